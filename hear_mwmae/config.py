@@ -1,0 +1,256 @@
+"""Everything that rebuilds a model: frozen dataclasses, the paper's presets by name, and a strict JSON round trip.
+
+Source of all numbers: "Masked Autoencoders with Multi-Window Local-Global Attention Are Better Audio Learners"
+(arXiv 2306.00561) and the authors' code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+
+__all__ = [
+    "DECODER_WIDTH",
+    "ENCODER_SIZES",
+    "PATCH_SIZES",
+    "DecoderConfig",
+    "EncoderConfig",
+    "FrontendConfig",
+    "ModelConfig",
+    "derive_window_sizes",
+    "preset",
+    "preset_names",
+]
+
+#: name -> (width, depth, heads)
+ENCODER_SIZES = {
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "medium": (512, 12, 8),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+    "huge": (1280, 32, 16),
+}
+#: (time frames, mel bands): the paper's default first, then those of its ablation.
+PATCH_SIZES = ((4, 16), (8, 16), (8, 8), (4, 8), (5, 5))
+DECODER_WIDTH, DECODER_DEPTH, DECODER_HEADS = 384, 4, 8
+
+
+def derive_window_sizes(num_tokens: int) -> tuple[int, ...]:
+    """The paper's rule for MW-MHA: one head per divisor of ``num_tokens`` in 2..num_tokens-1, then two global heads.
+
+    A window size of 0 stands for global attention. 250 tokens give (2, 5, 10, 25, 50, 125, 0, 0).
+    """
+    if num_tokens < 2:
+        raise ValueError(f"window sizes need at least 2 tokens, got {num_tokens}")
+    return (*(w for w in range(2, num_tokens) if num_tokens % w == 0), 0, 0)
+
+
+@dataclass(frozen=True)
+class FrontendConfig:
+    """Log-mel front-end: 25 ms windows every 10 ms at 16 kHz, 80 HTK mel bands, natural logarithm."""
+
+    sample_rate: int = 16000
+    n_fft: int = 400
+    win_length: int = 400
+    hop_length: int = 160
+    n_mels: int = 80
+    f_min: float = 50.0
+    f_max: float = 8000.0
+    log_offset: float = 1.1920929e-07  # float32 machine epsilon: the floor of the logarithm
+
+    def __post_init__(self) -> None:
+        for name in ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels"):
+            _require_positive_int(self, name)
+        if self.win_length > self.n_fft:
+            raise ValueError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}")
+        if not 0 <= self.f_min < self.f_max <= self.sample_rate / 2:
+            raise ValueError(
+                f"mel range {self.f_min}-{self.f_max} Hz must lie within 0 and half the sample rate, {self.sample_rate / 2} Hz"
+            )
+        if not self.log_offset > 0:
+            raise ValueError(f"log_offset must be above 0, got {self.log_offset}")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Pre-norm vision transformer. Empty ``window_sizes`` means plain self-attention, as in the paper's encoder."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    cls_token: bool = False
+    window_sizes: tuple[int, ...] = ()
+    shift_windows: bool = False
+
+    def __post_init__(self) -> None:
+        _check_transformer(self, "encoder")
+        if self.width % 4:
+            raise ValueError(f"encoder width {self.width} must be a multiple of 4 for the 2-D sin-cos positions")
+        if self.cls_token and self.window_sizes:
+            raise ValueError("encoder windows cannot be combined with a CLS token: it belongs to no window")
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Decoder of pretraining: MW-MHA (one window size per head, 0 = global), or plain self-attention without sizes."""
+
+    width: int = DECODER_WIDTH
+    depth: int = DECODER_DEPTH
+    heads: int = DECODER_HEADS
+    mlp_ratio: float = 4.0
+    window_sizes: tuple[int, ...] = ()
+    shift_windows: bool = False
+
+    def __post_init__(self) -> None:
+        _check_transformer(self, "decoder")
+        if self.width % 2:
+            raise ValueError(f"decoder width {self.width} must be even for the 1-D sin-cos positions")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A whole model. ``to_dict``/``from_dict`` are the ``config.json`` of a checkpoint."""
+
+    encoder: EncoderConfig
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    frontend: FrontendConfig = field(default_factory=FrontendConfig)
+    input_frames: int = 200
+    patch_size: tuple[int, int] = (4, 16)
+    mask_ratio: float = 0.8
+    norm_pix_loss: bool = False
+
+    def __post_init__(self) -> None:
+        _require_positive_int(self, "input_frames")
+        if len(self.patch_size) != 2 or min(self.patch_size) < 1:
+            raise ValueError(f"patch_size must be (time frames, mel bands), both above 0, got {self.patch_size}")
+        (frames, bands), n_mels = self.patch_size, self.frontend.n_mels
+        if self.input_frames % frames or n_mels % bands:
+            raise ValueError(
+                f"patches of {frames} x {bands} do not tile the input of {self.input_frames} frames x {n_mels} mel bands"
+            )
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio must lie between 0 and 1, got {self.mask_ratio}")
+        if self.num_kept < 1:
+            raise ValueError(f"mask_ratio {self.mask_ratio} keeps none of the {self.num_tokens} tokens")
+        if self.encoder.cls_token and self.decoder.window_sizes:
+            raise ValueError("a windowed decoder cannot be combined with a CLS token: it belongs to no window")
+        _check_windows(self.encoder.window_sizes, self.num_tokens, "encoder")
+        _check_windows(self.encoder.window_sizes, self.num_kept, "encoder (in pretraining)")
+        _check_windows(self.decoder.window_sizes, self.num_tokens, "decoder")
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Patches along (time, frequency): (50, 5) in the paper's default."""
+        return self.input_frames // self.patch_size[0], self.frontend.n_mels // self.patch_size[1]
+
+    @property
+    def num_tokens(self) -> int:
+        """Patches of one input, without a CLS token."""
+        return self.grid_size[0] * self.grid_size[1]
+
+    @property
+    def num_kept(self) -> int:
+        """Patches that the encoder sees in pretraining."""
+        # round(): 250 * (1 - 0.8) is 49.99... in binary floating point.
+        return int(round(self.num_tokens * (1 - self.mask_ratio), 6))
+
+    @property
+    def patch_dim(self) -> int:
+        """Values in one patch."""
+        return self.patch_size[0] * self.patch_size[1]
+
+    @property
+    def embedding_size(self) -> int:
+        """Size of a scene or timestamp embedding: mel bands of patches times encoder width."""
+        return self.grid_size[1] * self.encoder.width
+
+    @property
+    def kind(self) -> str:
+        """``"mwmae"`` when a window is in use anywhere, else ``"mae"``."""
+        return "mwmae" if self.decoder.window_sizes or self.encoder.window_sizes else "mae"
+
+    def to_dict(self) -> dict:
+        """JSON-ready nested dictionary; tuples become lists."""
+        return _to_plain(dataclasses.asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: object) -> ModelConfig:
+        """Inverse of ``to_dict``. Raises ValueError on unknown or missing keys and on values of a wrong type."""
+        return _from_plain(cls, values, "config")
+
+
+def preset_names() -> list[str]:
+    """``mwmae-tiny`` ... ``mwmae-huge`` and ``mae-tiny`` ... ``mae-huge``."""
+    return [f"{kind}-{size}" for kind in ("mwmae", "mae") for size in ENCODER_SIZES]
+
+
+def preset(name: str, patch_size: tuple[int, int] = (4, 16)) -> ModelConfig:
+    """A model of the paper by name, such as ``"mwmae-base"``, with decoder windows derived from the patch count."""
+    if name not in preset_names():
+        raise ValueError(f"unknown preset {name!r}; there are: {', '.join(preset_names())}")
+    kind, size = name.split("-")
+    width, depth, heads = ENCODER_SIZES[size]
+    config = ModelConfig(EncoderConfig(width, depth, heads, cls_token=kind == "mae"), patch_size=tuple(patch_size))
+    if kind == "mae":
+        return config
+    windows = derive_window_sizes(config.num_tokens)
+    return dataclasses.replace(config, decoder=DecoderConfig(heads=len(windows), window_sizes=windows))
+
+
+def _require_positive_int(config: object, name: str) -> None:
+    value = getattr(config, name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
+
+
+def _check_transformer(config: EncoderConfig | DecoderConfig, what: str) -> None:
+    for name in ("width", "depth", "heads"):
+        _require_positive_int(config, name)
+    if config.width % config.heads:
+        raise ValueError(f"{what} width {config.width} is not divisible by {config.heads} heads")
+    if not config.mlp_ratio > 0:
+        raise ValueError(f"{what} mlp_ratio must be above 0, got {config.mlp_ratio}")
+    if config.window_sizes and len(config.window_sizes) != config.heads:
+        raise ValueError(
+            f"{what} has {config.heads} heads but {len(config.window_sizes)} window sizes {list(config.window_sizes)}"
+        )
+    if config.shift_windows and not config.window_sizes:
+        raise ValueError(f"{what} shift_windows needs window_sizes")
+
+
+def _check_windows(window_sizes: tuple[int, ...], num_tokens: int, what: str) -> None:
+    bad = [w for w in window_sizes if w < 0 or w > num_tokens or (w and num_tokens % w)]
+    if bad:
+        raise ValueError(f"{what} windows {bad} do not divide its {num_tokens} tokens")
+
+
+def _to_plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _to_plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _from_plain(kind: type, value: object, where: str) -> object:
+    """Rebuild a dataclass (or a plain value) of type ``kind`` from parsed JSON, naming the place of any mistake."""
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} must be a JSON object, got {type(value).__name__}")
+        hints = typing.get_type_hints(kind)
+        unknown, missing = sorted(set(value) - set(hints)), sorted(set(hints) - set(value))
+        if unknown or missing:
+            parts = [f"unknown keys {unknown}"] * bool(unknown) + [f"missing keys {missing}"] * bool(missing)
+            raise ValueError(f"{where} has {' and '.join(parts)}; it takes exactly {sorted(hints)}")
+        return kind(**{name: _from_plain(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+    if isinstance(kind, types.GenericAlias):  # tuple[int, ...] and tuple[int, int]
+        if not isinstance(value, list):
+            raise ValueError(f"{where} must be a list, got {value!r}")
+        return tuple(_from_plain(int, item, where) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{where} must be {kind.__name__}, got {value!r}")
+    return value
