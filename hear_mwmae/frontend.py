@@ -1,0 +1,76 @@
+"""Waveform -> per-clip normalised log-mel spectrogram."""
+
+from __future__ import annotations
+
+import torch
+import torchaudio
+from torch import Tensor, nn
+
+from .config import FrontendConfig
+
+#: A clip whose log-mel deviates by less than this is silence (or one constant): nothing but rounding is left to scale.
+SILENCE_STD = 1e-5
+
+
+class LogMelFrontend(nn.Module):
+    """(B, samples) float waveform in [-1, 1] -> (B, frames, n_mels) float32, frames = samples // hop_length + 1.
+
+    Frames are centred on multiples of the hop; both ends are extended by reflection, repeatedly where the clip is shorter
+    than half a window. Always computed in float32.
+    """
+
+    #: Frames transformed at once: bounds the memory for hour-long clips, without any influence on the result.
+    block_frames = 1 << 15
+
+    def __init__(self, config: FrontendConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("window", torch.hann_window(config.win_length), persistent=False)
+        filterbank = torchaudio.functional.melscale_fbanks(
+            config.n_fft // 2 + 1, config.f_min, config.f_max, config.n_mels, config.sample_rate, mel_scale="htk"
+        )
+        self.register_buffer("filterbank", filterbank, persistent=False)  # (n_fft // 2 + 1, n_mels)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """The features of inference: :meth:`log_mel`, normalised per clip with the unbiased deviation."""
+        return normalise(self.log_mel(waveform), unbiased=True)
+
+    def log_mel(self, waveform: Tensor) -> Tensor:
+        """(B, samples) -> (B, frames, n_mels): log(power mel spectrogram + log_offset)."""
+        config = self.config
+        samples = waveform.shape[1]
+        half = config.n_fft // 2
+        padded = waveform.float()[:, reflect_index(samples, -half, samples + half, waveform.device)]
+        frames = samples // config.hop_length + 1
+        blocks = []
+        for first in range(0, frames, self.block_frames):
+            last = min(first + self.block_frames, frames) - 1
+            piece = padded[:, first * config.hop_length : last * config.hop_length + config.n_fft]
+            spectrum = torch.stft(
+                piece,
+                config.n_fft,
+                config.hop_length,
+                config.win_length,
+                self.window,
+                center=False,
+                return_complex=True,
+            )
+            power = spectrum.abs().square().transpose(1, 2)
+            blocks.append(torch.log(power @ self.filterbank + config.log_offset))
+        return torch.cat(blocks, dim=1)
+
+
+def normalise(log_mel: Tensor, unbiased: bool) -> Tensor:
+    """Zero mean and unit deviation over each whole clip, (B, frames, n_mels); silence becomes zeros.
+
+    The authors use the unbiased deviation at inference and the population deviation in pretraining.
+    """
+    std, mean = torch.std_mean(log_mel, dim=(1, 2), correction=int(unbiased), keepdim=True)
+    return torch.where(std > SILENCE_STD, (log_mel - mean) / (std + 1e-8), 0.0)
+
+
+def reflect_index(length: int, start: int, stop: int, device: torch.device | None = None) -> Tensor:
+    """Indices start..stop-1 bounced back and forth between 0 and length-1: reflection of any depth, (stop - start,) int64."""
+    period = max(2 * (length - 1), 1)
+    folded = torch.arange(start, stop, device=device) % period
+    return torch.minimum(folded, period - folded) if length > 1 else torch.zeros_like(folded)

@@ -1,0 +1,61 @@
+"""Spectrogram <-> patches, sin-cos position tables, random masking."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def patchify(spectrogram: Tensor, patch_size: tuple[int, int]) -> Tensor:
+    """(B, frames, mels) -> (B, tokens, patch values), tokens in time-major order, values (time, frequency) in a patch."""
+    batch, frames, mels = spectrogram.shape
+    p, q = patch_size
+    if frames % p or mels % q:
+        raise ValueError(f"a spectrogram of {frames} frames x {mels} bands cannot be cut into patches of {p} x {q}")
+    grid = spectrogram.reshape(batch, frames // p, p, mels // q, q).transpose(2, 3)
+    return grid.reshape(batch, (frames // p) * (mels // q), p * q)
+
+
+def unpatchify(patches: Tensor, patch_size: tuple[int, int], grid_size: tuple[int, int]) -> Tensor:
+    """Inverse of :func:`patchify`: (B, tokens, patch values) -> (B, frames, mels)."""
+    (p, q), (time, bands) = patch_size, grid_size
+    grid = patches.reshape(-1, time, bands, p, q).transpose(2, 3)
+    return grid.reshape(-1, time * p, bands * q)
+
+
+def sincos_1d(width: int, positions: Tensor) -> Tensor:
+    """Sine half, then cosine half, at wavelengths 2 pi to 10000 * 2 pi: (tokens,) -> (tokens, width) float32."""
+    if width % 2:
+        raise ValueError(f"a sin-cos table needs an even width, got {width}")
+    omega = 1.0 / 10000.0 ** (torch.arange(width // 2, dtype=torch.float32) / (width / 2))
+    angles = positions.float()[:, None] * omega
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def sincos_2d(width: int, grid_size: tuple[int, int]) -> Tensor:
+    """(tokens, width) table of a (time, frequency) grid in time-major order: frequency in the first half, time in the second."""
+    time, bands = torch.meshgrid(*(torch.arange(n) for n in grid_size), indexing="ij")
+    return torch.cat([sincos_1d(width // 2, bands.flatten()), sincos_1d(width // 2, time.flatten())], dim=1)
+
+
+def random_masking(tokens: Tensor, num_kept: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Keep the ``num_kept`` tokens of smallest noise in each row.
+
+    Args:
+        tokens: (B, tokens, D).
+        noise: (B, tokens) fixes the mask; drawn uniformly from torch's generator when not given.
+
+    Returns:
+        kept (B, num_kept, D); mask (B, tokens) float32, 1 = removed; ids_restore (B, tokens) int64, which puts the
+        sequence [kept, removed] back into its order.
+    """
+    batch, length, width = tokens.shape
+    if noise is None:
+        noise = torch.rand(batch, length, device=tokens.device)
+    elif noise.shape != (batch, length):
+        raise ValueError(f"noise must have shape ({batch}, {length}), one value per token, got {tuple(noise.shape)}")
+    ids_shuffle = noise.argsort(dim=1, stable=True)
+    ids_restore = ids_shuffle.argsort(dim=1)
+    kept = tokens.gather(1, ids_shuffle[:, :num_kept, None].expand(-1, -1, width))
+    mask = (ids_restore >= num_kept).float()
+    return kept, mask, ids_restore
