@@ -1,0 +1,200 @@
+"""Self-attention, and the paper's multi-window multi-head attention (MW-MHA).
+
+In MW-MHA every head has a window size of its own. A windowed head cuts the sequence into non-overlapping windows, attends
+inside each and adds a learned bias for every relative position; a head of window size 0 attends globally, without a bias.
+
+Heads are not computed one by one. Heads share a *tile*: the largest window at hand, up to ``MAX_TILE`` tokens, that theirs
+divides, with the scores outside their own windows masked. Heads of 2, 5, 10, 25 and 50 tokens so become one batched
+product over tiles of 50, cheaper than five products too small to fill a processor.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: Windows up to this size may be merged into one tile; above it the wasted arithmetic would cost more than it saves.
+MAX_TILE = 64
+
+
+class SelfAttention(nn.Module):
+    """Global multi-head self-attention, (B, tokens, width) -> (B, tokens, width)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not divisible by {heads} heads")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(y.transpose(1, 2).reshape(batch, length, width))
+
+    @torch.no_grad()
+    def attention_weights(self, x: Tensor) -> list[Tensor]:
+        """What each head attends to, for analysis: a (B, tokens, tokens) float32 tensor per head, rows sum to 1."""
+        batch, length, _ = x.shape
+        q, k, _ = self.qkv(x).float().view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+        return list(weights.unbind(1))
+
+
+class MultiWindowAttention(nn.Module):
+    """MW-MHA, (B, tokens, width) -> (B, tokens, width).
+
+    Args:
+        window_sizes: one per head; 0 = global. Each must divide the number of tokens.
+        shift: move the windows of every windowed head by half their size; positions that wrap around the end of the
+            sequence do not see those of its start.
+    """
+
+    def __init__(self, width: int, window_sizes: tuple[int, ...], shift: bool = False) -> None:
+        super().__init__()
+        heads = len(window_sizes)
+        if not heads or width % heads:
+            raise ValueError(f"width {width} is not divisible by {heads} heads (window sizes {list(window_sizes)})")
+        if min(window_sizes) < 0:
+            raise ValueError(f"window sizes must be 0 (global) or above, got {list(window_sizes)}")
+        self.window_sizes = tuple(window_sizes)
+        self.shift = shift
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.relative_position_bias_table = nn.ParameterDict(
+            {str(head): nn.Parameter(torch.zeros(2 * w - 1)) for head, w in enumerate(window_sizes) if w}
+        )
+        for table in self.relative_position_bias_table.values():
+            nn.init.trunc_normal_(table, std=(0.02 / len(table)) ** 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        heads = len(self.window_sizes)
+        qkv = self.qkv(x).view(batch, length, 3, heads, width // heads)
+        outputs = []
+        for group in self.plan(length, x.device):
+            chosen = qkv[:, :, :, group.heads] if group.order is None else _take(qkv, group.order, group.heads)
+            # (3, B, tiles, heads of this group, tile, head width)
+            q, k, v = chosen.unflatten(1, (-1, group.tile)).permute(3, 0, 1, 4, 2, 5)
+            if group.order is None:  # all tiles take the same bias: one batch dimension, as the fused kernels want it
+                q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(group, q.dtype))
+            y = y.transpose(-3, -2).reshape(batch, length, -1, width // heads)
+            outputs.append(y if group.order is None else _put_back(y, group.order))
+        y = torch.cat(outputs, dim=2)
+        order = [head for group in self.plan(length, x.device) for head in group.head_list]
+        if order != sorted(order):
+            y = y[:, :, torch.tensor(order, device=x.device).argsort()]
+        return self.proj(y.flatten(2))
+
+    def plan(self, length: int, device: torch.device) -> list[Group]:
+        """How the heads are grouped for a sequence of ``length`` tokens."""
+        return plan_groups(length, self.window_sizes, self.shift, str(device))
+
+    def bias(self, group: Group, dtype: torch.dtype) -> Tensor | None:
+        """Learned bias inside the windows and -inf outside, (1 or tiles, heads, tile, tile); None for global heads."""
+        if group.index is None:
+            return None
+        tables = [self.relative_position_bias_table[str(head)] for head in group.head_list]
+        outside = tables[0].new_full((1,), float("-inf"))
+        return torch.cat([*tables, outside])[group.index].to(dtype)
+
+    @torch.no_grad()
+    def attention_weights(self, x: Tensor) -> list[Tensor]:
+        """What each head attends to, for analysis and the parity tests; computed head by head in float32.
+
+        Returns one tensor per head: (B * windows, w, w) for a windowed head, windows of one clip in a row and in the
+        order of the (shifted) sequence; (B, tokens, tokens) for a global one. Rows sum to 1.
+        """
+        batch, length, _ = x.shape
+        qkv = self.qkv(x).float().view(batch, length, 3, len(self.window_sizes), -1)
+        weights = []
+        for head, w in enumerate(self.window_sizes):
+            (group,) = plan_groups(length, (w,), self.shift, str(x.device))
+            order = torch.arange(length, device=x.device) if group.order is None else group.order[:, 0]
+            q, k, _ = qkv[:, order, :, head].unflatten(1, (-1, group.tile)).permute(3, 0, 1, 2, 4)
+            scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+            if w:
+                table = self.relative_position_bias_table[str(head)].float()
+                scores = scores + torch.cat([table, table.new_full((1,), float("-inf"))])[group.index[:, 0]]
+            weights.append(scores.softmax(dim=-1).flatten(0, 1))
+        return weights
+
+
+class Group(NamedTuple):
+    """Heads that are computed together. Positions refer to the (shifted) sequence cut into tiles."""
+
+    tile: int  #: tokens in a tile
+    heads: slice | Tensor  #: picks the heads of this group, a view where they are neighbours
+    head_list: tuple[int, ...]
+    order: Tensor | None  #: (tokens, heads) int64: where each position comes from, when windows are shifted
+    index: Tensor | None  #: (1 or tiles, heads, tile, tile) int64 into the heads' tables in a row and a last entry "outside"
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # a plan made there would be unusable in training ever after
+def plan_groups(length: int, window_sizes: tuple[int, ...], shift: bool, device: str) -> list[Group]:
+    """Group the heads by tile, largest tile first. Raises ValueError where a window does not divide ``length``."""
+    bad = [w for w in window_sizes if w and length % w]
+    if bad:
+        raise ValueError(f"windows {bad} do not divide a sequence of {length} tokens")
+    members: dict[int, list[int]] = {}
+    # Largest first, so that a tile exists before the windows that fit into it. Global heads get a tile of their own.
+    for head in sorted(range(len(window_sizes)), key=lambda head: -(window_sizes[head] or length + 1)):
+        w = window_sizes[head]
+        host = next((t for t in members if w and 0 < t <= MAX_TILE and t % w == 0), w)
+        members.setdefault(host, []).append(head)
+    groups = []
+    for host, heads in members.items():
+        heads = sorted(heads)
+        neighbours = heads == list(range(heads[0], heads[-1] + 1))
+        picked = slice(heads[0], heads[-1] + 1) if neighbours else torch.tensor(heads, device=device)
+        sizes = [window_sizes[head] for head in heads]
+        shifted = shift and host > 0
+        order = torch.stack([torch.arange(length).roll(-(w // 2)) for w in sizes], dim=1) if shifted else None
+        index = _bias_index(length, host, sizes, shifted) if host else None
+        groups.append(
+            Group(
+                tile=host or length,
+                heads=picked,
+                head_list=tuple(heads),
+                order=None if order is None else order.to(device),
+                index=None if index is None else index.to(device),
+            )
+        )
+    return groups
+
+
+def _bias_index(length: int, tile: int, sizes: list[int], shifted: bool) -> Tensor:
+    """Where in [table of head 0, table of head 1, ..., outside] the bias of each pair of positions stands."""
+    position = torch.arange(length).view(-1, tile)  # (tiles, tile)
+    if not shifted:
+        position = position[:1]  # all tiles are alike
+    outside = sum(2 * w - 1 for w in sizes)
+    first, rows = 0, []
+    for w in sizes:
+        relative = position[:, :, None] - position[:, None, :] + w - 1
+        inside = position[:, :, None] // w == position[:, None, :] // w
+        if shifted:
+            wrapped = position >= length - w // 2
+            inside &= wrapped[:, :, None] == wrapped[:, None, :]
+        rows.append(torch.where(inside, relative + first, outside))
+        first += 2 * w - 1
+    return torch.stack(rows, dim=1)
+
+
+def _take(qkv: Tensor, order: Tensor, heads: slice | Tensor) -> Tensor:
+    """Each head's positions in its own order: (B, tokens, 3, all heads, d) -> (B, tokens, 3, heads, d)."""
+    chosen = qkv[:, :, :, heads]
+    return chosen.gather(1, order[None, :, None, :, None].expand_as(chosen))
+
+
+def _put_back(y: Tensor, order: Tensor) -> Tensor:
+    """Undo the order of :func:`_take` on (B, tokens, heads, d)."""
+    return y.gather(1, order.argsort(dim=0)[None, :, :, None].expand_as(y))
