@@ -1,0 +1,107 @@
+"""Transformer block and the encoder: spectrogram patches -> tokens."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import MultiWindowAttention, SelfAttention
+from .config import DecoderConfig, EncoderConfig, ModelConfig
+from .patches import patchify, random_masking, sincos_2d
+
+#: As in the authors' flax code; PyTorch's own default is 1e-5.
+LAYER_NORM_EPS = 1e-6
+
+
+class Mlp(nn.Module):
+    """Two linear layers around a GELU, in its tanh approximation as in the authors' code."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block, (B, tokens, width) -> the same; block ``number`` counts from 0 (odd ones may shift)."""
+
+    def __init__(self, config: EncoderConfig | DecoderConfig, number: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width, LAYER_NORM_EPS)
+        if config.window_sizes:
+            shift = config.shift_windows and number % 2 == 1
+            self.attn = MultiWindowAttention(config.width, config.window_sizes, shift)
+        else:
+            self.attn = SelfAttention(config.width, config.heads)
+        self.norm2 = nn.LayerNorm(config.width, LAYER_NORM_EPS)
+        self.mlp = Mlp(config.width, int(config.width * config.mlp_ratio))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class Encoder(nn.Module):
+    """Patches, positions, transformer blocks. ``config`` is the whole model's, since it sets the patch grid."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.encoder.width
+        # A linear map of flattened patches: the same as the authors' convolution of stride = kernel = patch.
+        self.patch_embed = nn.Linear(config.patch_dim, width)
+        # Trained like any weight in the authors' code, hence a parameter that checkpoints carry.
+        positions = sincos_2d(width, config.grid_size)
+        if config.encoder.cls_token:
+            positions = torch.cat([torch.zeros(1, width), positions])
+            self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+            nn.init.normal_(self.cls_token, std=0.02)
+        self.pos_embed = nn.Parameter(positions[None])
+        self.blocks = nn.ModuleList(Block(config.encoder, number) for number in range(config.encoder.depth))
+        self.norm = nn.LayerNorm(width, LAYER_NORM_EPS)
+        self.apply(init_linear)
+        # The fans of a (p, q, 1, width) convolution kernel: p * q and p * q * width.
+        bound = (6 / (config.patch_dim * (1 + width))) ** 0.5
+        nn.init.uniform_(self.patch_embed.weight, -bound, bound)
+
+    def forward(self, spectrogram: Tensor) -> Tensor:
+        """(B, input_frames, n_mels) -> (B, tokens, width), a CLS token first where the model has one."""
+        return self._transform(self._embed(spectrogram))
+
+    def forward_masked(self, spectrogram: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode only the patches that stay: latent (B, [1 +] kept, width), and mask, ids_restore of `random_masking`."""
+        kept, mask, ids_restore = random_masking(self._embed(spectrogram), self.config.num_kept, noise)
+        return self._transform(kept), mask, ids_restore
+
+    def forward_features(self, spectrogram: Tensor) -> Tensor:
+        """(B, input_frames, n_mels) -> (B, time steps, bands * width): the tokens of one time step side by side."""
+        tokens = self(spectrogram)[:, int(self.config.encoder.cls_token) :]
+        return tokens.reshape(len(tokens), self.config.grid_size[0], -1)
+
+    def _embed(self, spectrogram: Tensor) -> Tensor:
+        expected = (self.config.input_frames, self.config.frontend.n_mels)
+        if spectrogram.ndim != 3 or spectrogram.shape[1:] != expected:
+            raise ValueError(
+                f"the encoder takes spectrograms of shape (batch, {expected[0]}, {expected[1]}), got {tuple(spectrogram.shape)}"
+            )
+        patches = patchify(spectrogram, self.config.patch_size)
+        return self.patch_embed(patches) + self.pos_embed[:, int(self.config.encoder.cls_token) :]
+
+    def _transform(self, tokens: Tensor) -> Tensor:
+        if self.config.encoder.cls_token:
+            cls = self.cls_token + self.pos_embed[:, :1]
+            tokens = torch.cat([cls.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)
+
+
+def init_linear(module: nn.Module) -> None:
+    """Xavier-uniform weights (the fused qkv as one matrix) and zero biases."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)

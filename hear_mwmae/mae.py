@@ -1,0 +1,98 @@
+"""The masked autoencoder of pretraining: encoder, decoder and loss. Inference never imports this module."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .config import ModelConfig
+from .encoder import LAYER_NORM_EPS, Block, Encoder, init_linear
+from .patches import patchify, sincos_1d
+
+
+class MaskedAutoencoderOutput(NamedTuple):
+    """What a training forward pass gives."""
+
+    loss: Tensor  #: () mean squared error over the masked patches
+    pred: Tensor  #: (B, tokens, patch values) predicted patches
+    mask: Tensor  #: (B, tokens) 1 = removed and to be predicted
+    ids_restore: Tensor  #: (B, tokens) int64: where each token stands in [kept, removed]
+    latent: Tensor  #: (B, [1 +] kept, encoder width) encoded kept tokens, a CLS token first where the model has one
+
+
+class Decoder(nn.Module):
+    """(B, [1 +] kept, encoder width) latent -> (B, tokens, patch values) prediction of every patch."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, cls = config.decoder.width, int(config.encoder.cls_token)
+        self.decoder_embed = nn.Linear(config.encoder.width, width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        positions = sincos_1d(width, torch.arange(config.num_tokens))
+        self.decoder_pos_embed = nn.Parameter(torch.cat([torch.zeros(cls, width), positions])[None])
+        self.blocks = nn.ModuleList(Block(config.decoder, number) for number in range(config.decoder.depth))
+        self.norm = nn.LayerNorm(width, LAYER_NORM_EPS)
+        self.decoder_pred = nn.Linear(width, config.patch_dim)
+        self.apply(init_linear)
+        nn.init.normal_(self.mask_token, std=0.02)
+        for linear in (self.decoder_embed, self.decoder_pred):
+            lecun_normal_(linear.weight)
+
+    def forward(self, latent: Tensor, ids_restore: Tensor) -> Tensor:
+        cls = int(self.config.encoder.cls_token)
+        x = self.decoder_embed(latent)
+        batch, length = ids_restore.shape
+        missing = length + cls - x.shape[1]
+        shuffled = torch.cat([x[:, cls:], self.mask_token.to(x.dtype).expand(batch, missing, -1)], dim=1)
+        tokens = shuffled.gather(1, ids_restore[:, :, None].expand(-1, -1, x.shape[2]))
+        x = torch.cat([x[:, :cls], tokens], dim=1) + self.decoder_pos_embed
+        for block in self.blocks:
+            x = block(x)
+        return self.decoder_pred(self.norm(x))[:, cls:]
+
+
+class MaskedAutoencoder(nn.Module):
+    """MW-MAE, or the plain MAE baseline: ``MaskedAutoencoder(preset("mwmae-tiny"))``."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    def forward(self, spectrogram: Tensor, noise: Tensor | None = None) -> MaskedAutoencoderOutput:
+        """Mask, encode, predict, compare.
+
+        Args:
+            spectrogram: (B, input_frames, n_mels) float32, normalised.
+            noise: (B, tokens) fixes the mask: the tokens of smallest noise stay. Random when not given.
+        """
+        latent, mask, ids_restore = self.encoder.forward_masked(spectrogram, noise)
+        pred = self.decoder(latent, ids_restore)
+        return MaskedAutoencoderOutput(self.loss(spectrogram, pred, mask), pred, mask, ids_restore, latent)
+
+    def forward_features(self, spectrogram: Tensor) -> Tensor:
+        """(B, input_frames, n_mels) -> (B, time steps, bands * width), nothing masked."""
+        return self.encoder.forward_features(spectrogram)
+
+    def loss(self, spectrogram: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
+        """Mean squared error over the masked patches, in float32; patches are standardised first with norm_pix_loss."""
+        target = patchify(spectrogram, self.config.patch_size)
+        if self.config.norm_pix_loss:
+            var, mean = torch.var_mean(target, dim=-1, correction=NORM_PIX_CORRECTION, keepdim=True)
+            target = (target - mean) / (var + 1e-6).sqrt()
+        error = (pred.float() - target).square().mean(dim=-1)
+        return (error * mask).sum() / mask.sum()
+
+
+#: Population variance, as numpy's and jax's ``var``.
+NORM_PIX_CORRECTION = 0
+
+
+def lecun_normal_(weight: Tensor) -> None:
+    """Flax's default initialiser: a normal truncated at two deviations, rescaled to a variance of 1 / fan_in."""
+    std = weight.shape[1] ** -0.5 / 0.87962566103423978
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
