@@ -1,0 +1,108 @@
+"""Model cards: the README.md of a model directory, from its config.json and card.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from .checkpoint import CONFIG_NAME, read_config
+
+CARD_SOURCE = "card.json"
+
+_CITATION = """```bibtex
+@inproceedings{yadav2024masked,
+  title     = {Masked Autoencoders with Multi-Window Local-Global Attention Are Better Audio Learners},
+  author    = {Yadav, Sarthak and Theodoridis, Sergios and Hansen, Lars Kai and Tan, Zheng-Hua},
+  booktitle = {The Twelfth International Conference on Learning Representations (ICLR)},
+  year      = {2024},
+  url       = {https://arxiv.org/abs/2306.00561}
+}
+```"""
+
+
+def model_card(directory: str | Path, repo: str) -> str:
+    """The card as Markdown with the Hub's metadata header.
+
+    Everything comes from ``config.json`` and, where there is one, ``card.json``: an object with any of ``license`` (the Hub's
+    identifier), ``description``, ``datasets`` (list), ``data`` and ``training`` (Markdown), ``results`` (list of objects with
+    task, metric, value and, as columns beside it, whatever else is numeric), ``results_command`` and ``limits`` (list).
+
+    Args:
+        repo: org/repo on the Hub, as users will load it.
+    """
+    directory = Path(directory)
+    config = read_config(directory / CONFIG_NAME)
+    source = _read_source(directory / CARD_SOURCE)
+    kind = {"mwmae": "MW-MAE", "mae": "MAE"}[config.kind]
+    name = repo.split("/")[-1]
+    results = source.get("results", [])
+    header = ModelCardData(
+        library_name="hear-mwmae",
+        pipeline_tag="feature-extraction",
+        tags=["audio", "audio-embeddings", "self-supervised", "masked-autoencoder", config.kind, "hear-benchmark"],
+        license=source.get("license"),
+        datasets=source.get("datasets"),
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type="audio-classification",
+                dataset_type=row["task"].lower().replace(" ", "-"),
+                dataset_name=row["task"],
+                metric_type=row["metric"],
+                metric_value=row["value"],
+            )
+            for row in results
+        ]
+        or None,
+    )
+    encoder, decoder = config.encoder, config.decoder
+    windows = ", ".join(str(w) if w else "global" for w in decoder.window_sizes) or "global"
+    parts = [
+        f"---\n{header.to_yaml()}\n---",
+        f"# {name}",
+        source.get("description", f"{kind}, a masked autoencoder for general-purpose audio embeddings."),
+        "## Use",
+        "```python\nimport hear_mwmae\n\n"
+        f'model = hear_mwmae.load_model("{repo}")\n'
+        "# audio: (clips, samples) float32 at 16 kHz\n"
+        f"scenes = hear_mwmae.get_scene_embeddings(audio, model)  # (clips, {config.embedding_size})\n"
+        "steps, milliseconds = hear_mwmae.get_timestamp_embeddings(audio, model)\n```",
+        "## Model",
+        f"{kind}: log-mel patches of {config.patch_size[0]} frames x {config.patch_size[1]} bands, {config.num_tokens} tokens "
+        f"for {config.input_frames} frames. Encoder {encoder.width} wide, {encoder.depth} blocks, {encoder.heads} heads; "
+        f"decoder (pretraining only) {decoder.width} wide, {decoder.depth} blocks, heads with windows {windows}. "
+        "The file holds both.",
+    ]
+    for section in ("data", "training"):
+        if section in source:
+            parts += [f"## {section.capitalize()}", source[section]]
+    if results:
+        parts += ["## Results", _results_table(results)]
+        if "results_command" in source:
+            parts.append(f"By `{source['results_command']}`.")
+    if source.get("limits"):
+        parts += ["## Limits", "\n".join(f"- {limit}" for limit in source["limits"])]
+    parts += ["## Citation", _CITATION]
+    return "\n\n".join(parts) + "\n"
+
+
+def _read_source(path: Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        source = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    known = {"license", "description", "datasets", "data", "training", "results", "results_command", "limits"}
+    if not isinstance(source, dict) or (unknown := sorted(set(source) - known)):
+        raise ValueError(f"{path}: unknown keys {unknown if isinstance(source, dict) else source!r}; it takes {sorted(known)}")
+    return source
+
+
+def _results_table(results: list[dict]) -> str:
+    columns = list(results[0])
+    lines = ["| " + " | ".join(column.replace("_", " ") for column in columns) + " |", "|---" * len(columns) + "|"]
+    lines += ["| " + " | ".join(str(row.get(column, "")) for column in columns) + " |" for row in results]
+    return "\n".join(lines)

@@ -1,0 +1,163 @@
+"""Models on disk and by name: config.json + model.safetensors, and the way from a name to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from . import hub
+from .config import ModelConfig
+from .embedder import Embedder
+from .official import is_official_checkpoint, load_official
+from .weights import DEFAULT_MODEL, WEIGHTS_DIR, registry
+
+CONFIG_NAME, WEIGHTS_NAME = hub.CONFIG_NAME, hub.WEIGHTS_NAME
+ENCODER_PREFIX = "encoder."
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+
+
+def load_embedder(source: str | os.PathLike = "", **options: object) -> Embedder:
+    """What `hear_mwmae.load_model` does; see there for ``source`` and ``options``."""
+    known = ("dtype", "timestamps", "max_batch")
+    if unknown := sorted(set(options) - set(known)):
+        raise ValueError(f"unknown option {', '.join(unknown)}; load_model takes {', '.join(known)}")
+    config, state = read_model(source, ENCODER_PREFIX)
+    embedder = Embedder(config, **options)
+    load_strictly(embedder.encoder, state, str(source) or DEFAULT_MODEL)
+    return embedder
+
+
+def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Configuration and weights from anywhere: the names that `hear_mwmae.load_model` takes.
+
+    Args:
+        prefix: read only the weights whose names begin so, and strip it: ``"encoder."`` or ``"decoder."``.
+    """
+    name = os.fspath(source) or DEFAULT_MODEL
+    path = Path(name).expanduser()
+    if name in registry():
+        config_file, weights_file = _registered(name)
+    elif path.is_dir() and not is_official_checkpoint(path):
+        config_file, weights_file = _in_directory(path)
+    elif path.is_file() and path.suffix == ".safetensors":
+        config_file, weights_file = None, path
+    elif path.exists():
+        return _read_official(path, prefix)
+    elif _HUB_ID.fullmatch(name) and path.suffix != ".safetensors":
+        config_file, weights_file = hub.download(*name.partition("@")[::2])
+    else:
+        raise ValueError(
+            f"no model {name!r}: it is neither a file or directory, nor one of the registered models "
+            f"({', '.join(registry())}), nor a Hub repository (org/repo or org/repo@revision)"
+        )
+    # The configuration first: what is wrong with it explains what is wrong with the weights.
+    config = read_config(config_file) if config_file else None
+    return _read_safetensors(weights_file, config, prefix)
+
+
+def save_model(directory: str | Path, config: ModelConfig, state: dict[str, Tensor], dtype: torch.dtype | None = None) -> None:
+    """Write ``config.json`` and ``model.safetensors`` atomically; the weights file carries the configuration, too.
+
+    Args:
+        state: the state dict of a whole `MaskedAutoencoder`.
+        dtype: convert the weights; they keep their precision when not given.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {name: (value if dtype is None else value.to(dtype)).contiguous() for name, value in state.items()}
+    temporary = directory / f".{WEIGHTS_NAME}.tmp"
+    save_file(tensors, temporary, {"format": "pt", "config": json.dumps(config.to_dict())})
+    temporary.chmod(0o644)  # safetensors keeps its files to their owner; a shared model is for all
+    os.replace(temporary, directory / WEIGHTS_NAME)
+    temporary = directory / f".{CONFIG_NAME}.tmp"
+    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    os.replace(temporary, directory / CONFIG_NAME)
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Parse a config.json; ValueError naming the file and what is wrong."""
+    try:
+        return ModelConfig.from_dict(json.loads(path.read_text()))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:  # JSON and Unicode errors are ValueErrors, too
+        raise ValueError(f"{path}: {error}") from error
+
+
+def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
+    """``module.load_state_dict`` with a ValueError that lists what is missing, unexpected or of another shape."""
+    expected = module.state_dict()
+    problems = [f"missing {name} {list(expected[name].shape)}" for name in expected if name not in state]
+    problems += [f"unexpected {name} {list(state[name].shape)}" for name in state if name not in expected]
+    problems += [
+        f"{name} is {list(state[name].shape)}, should be {list(value.shape)}"
+        for name, value in expected.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if problems:
+        shown = "\n  ".join(problems[:10] + [f"... and {len(problems) - 10} more"] * (len(problems) > 10))
+        raise ValueError(f"the weights of {what} do not match its configuration:\n  {shown}")
+    module.load_state_dict(state)
+
+
+def _registered(name: str) -> tuple[Path, Path]:
+    entry = registry()[name]
+    if entry.unavailable:
+        raise ValueError(f"{name}: {entry.unavailable}")
+    if entry.repo:
+        files = hub.download(entry.repo, entry.revision)
+    else:
+        files = _in_directory(WEIGHTS_DIR / name)
+    for file in files:
+        expected, actual = entry.sha256.get(file.name), hub.sha256_of(file)
+        if expected and actual != expected:
+            raise ValueError(f"{file} is not the registered {name}: sha256 {actual}, expected {expected}")
+    return files
+
+
+def _in_directory(path: Path) -> tuple[Path, Path]:
+    missing = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if not (path / name).is_file()]
+    if missing:
+        raise ValueError(f"directory {path} holds no model: {' and '.join(missing)} missing")
+    return path / CONFIG_NAME, path / WEIGHTS_NAME
+
+
+def _read_official(path: Path, prefix: str) -> tuple[ModelConfig, dict[str, Tensor]]:
+    if not is_official_checkpoint(path):
+        raise ValueError(
+            f"{path} is not a model: expected a directory with {CONFIG_NAME} and {WEIGHTS_NAME}, a .safetensors file, or a "
+            "checkpoint of the authors' JAX code; pickled files (.pt, .pth, .ckpt) are never opened, since they can run code"
+        )
+    config, state = load_official(path)
+    return config, {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _read_safetensors(path: Path, config: ModelConfig | None, prefix: str) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Only the tensors under ``prefix`` are read from disk. Without ``config``, the one in the file's metadata counts."""
+    try:
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+            if config is None:
+                text = (file.metadata() or {}).get("config")
+                if text is None:
+                    raise ValueError(
+                        f"{path} carries no configuration in its metadata; load the directory with its {CONFIG_NAME}"
+                    )
+                try:
+                    config = ModelConfig.from_dict(json.loads(text))
+                except ValueError as error:
+                    raise ValueError(f"{path}: {error}") from error
+            state = {name.removeprefix(prefix): file.get_tensor(name) for name in names if name.startswith(prefix)}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file (damaged or truncated): {error}") from error
+    if strangers := [name for name in names if not name.startswith((ENCODER_PREFIX, "decoder."))]:
+        raise ValueError(f"{path} is not an MW-MAE: it holds {', '.join(strangers[:5])}, not only encoder.* and decoder.*")
+    return config, state

@@ -1,0 +1,120 @@
+"""Models on the Hugging Face Hub: download a pinned revision, push a directory with its card."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
+
+
+def download(repo: str, revision: str = "") -> tuple[Path, Path]:
+    """Fetch config.json and model.safetensors of ``repo``, and nothing else, into huggingface_hub's cache.
+
+    HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE count as everywhere. Both files come from one commit, even if the
+    branch moves in between. Raises ValueError with one clear line when that cannot be done.
+    """
+    config = _fetch(repo, CONFIG_NAME, revision or None)
+    # The cache lays files out as snapshots/<commit>/<name>: the second file is asked for by that commit.
+    weights = _fetch(repo, WEIGHTS_NAME, config.parent.name)
+    return config, weights
+
+
+def push(directory: Path, repo: str, card: str, private: bool = False, dry_run: Path | None = None) -> str:
+    """Upload a model directory with its card in one commit; returns where it went.
+
+    With ``dry_run`` nothing leaves the machine: that folder, new or empty, receives what would have gone up.
+    """
+    missing = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if not (directory / name).is_file()]
+    if missing:
+        raise ValueError(f"directory {directory} holds no model: {' and '.join(missing)} missing")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise ValueError(f"a Hub repository is written org/repo, got {repo!r}")
+    if dry_run:
+        if dry_run.exists() and not (dry_run.is_dir() and not any(dry_run.iterdir())):
+            raise ValueError(f"{dry_run} is not an empty folder")
+        dry_run.mkdir(parents=True, exist_ok=True)
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
+            shutil.copyfile(directory / name, dry_run / name)
+        (dry_run / CARD_NAME).write_text(card)
+        return str(dry_run)
+    api = HfApi()
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        operations = [CommitOperationAdd(name, str(directory / name)) for name in (CONFIG_NAME, WEIGHTS_NAME)]
+        operations.append(CommitOperationAdd(CARD_NAME, card.encode()))
+        return str(api.create_commit(repo, operations, commit_message=f"Upload {directory.name}").commit_url)
+    except HfHubHTTPError as error:
+        raise ValueError(f"cannot push to {repo}: {_reason(error)}; is HF_TOKEN set, with write access?") from error
+    except Exception as error:  # no network, an upload that breaks off, a card that the Hub does not take
+        why = ": ".join(_reason(part) for part in (error, error.__cause__) if part)
+        raise ValueError(f"cannot push to {repo}: {why}") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal sha256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _fetch(repo: str, name: str, revision: str | None) -> Path:
+    where = repo + (f"@{revision}" if revision else "")
+    try:
+        path = Path(hf_hub_download(repo, name, revision=revision))
+    except HFValidationError as error:
+        raise ValueError(f"{repo!r} is not a Hub repository: {_reason(error)}") from error
+    except GatedRepoError as error:
+        raise ValueError(f"{where} is gated: accept its terms on its page and set HF_TOKEN") from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(
+            f"no repository {where} on the Hub; if it is private, set HF_TOKEN to a token that may read it"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ValueError(f"{repo} has no revision {revision!r}") from error
+    except LocalEntryNotFoundError as error:
+        # Whatever kept the Hub from answering: no network, HF_HUB_OFFLINE, its own failure, a refusal.
+        why = _reason(error.__cause__ or error)
+        raise ValueError(f"{name} of {where} is not in the cache, and asking the Hub for it failed: {why}") from error
+    except EntryNotFoundError as error:
+        raise ValueError(f"{where} has no {name}: it is not a model of this package") from error
+    except Exception as error:  # whichever HTTP client huggingface_hub is built on, its errors and the disk's end here
+        raise ValueError(f"downloading {name} of {where} failed: {type(error).__name__}: {_reason(error)}") from error
+    _check_blob(path, where)
+    return path
+
+
+def _check_blob(path: Path, where: str) -> None:
+    """The cache names a large file by the sha256 that the Hub announced. huggingface_hub checks its size only."""
+    if not path.is_symlink():
+        return  # a cache without links keeps no such name
+    # One link only: behind a second one huggingface_hub shares what came by Xet, under a hash that is no sha256.
+    blob = path.parent / path.readlink()
+    if re.fullmatch(r"[0-9a-f]{64}", blob.name) and (actual := sha256_of(blob)) != blob.name:
+        # Out of the cache with it, so that the next call downloads anew.
+        for file in (blob.resolve(), blob, path):
+            file.unlink(missing_ok=True)
+        raise ValueError(
+            f"{path.name} of {where} arrived damaged (sha256 {actual}, announced {blob.name}) and was removed; try again"
+        )
+
+
+def _reason(error: BaseException) -> str:
+    """First line of the error's message, and of what the server said."""
+    lines = [str(text).strip().splitlines() for text in (error, getattr(error, "server_message", None)) if text]
+    return ": ".join(dict.fromkeys(text[0] for text in lines if text)) or type(error).__name__
