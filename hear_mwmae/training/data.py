@@ -1,0 +1,113 @@
+"""A folder of audio with a manifest -> normalised log-mel features on disk -> batches of random crops."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..config import FrontendConfig
+from ..frontend import SILENCE_STD, LogMelFrontend, normalise, reflect_index
+
+#: Long recordings are cut into clips of this length, that of AudioSet's. Normalisation is per clip.
+CLIP_SECONDS = 10.0
+#: What remains at the end of a cut recording is dropped when shorter than this.
+MIN_REST_SECONDS = 1.0
+
+
+class FeatureStore:
+    """Log-mel features of every clip, float16, memory-mapped: computed once, then read at no cost.
+
+    Lives in ``DIR/features``, beside ``DIR/manifest.csv`` (columns path, seconds and kind are used; 16 kHz mono audio).
+    Built on first use and again whenever the manifest or the front-end changed.
+    """
+
+    def __init__(self, directory: str | Path, config: FrontendConfig) -> None:
+        directory = Path(directory)
+        manifest = directory / "manifest.csv"
+        if not manifest.is_file():
+            raise ValueError(f"{directory} has no manifest.csv: see `python -m hear_mwmae.training.debian_audio --help`")
+        key = hashlib.sha256(manifest.read_bytes() + json.dumps(config.__dict__).encode()).hexdigest()
+        folder = directory / "features" / key[:16]
+        if not (folder / "clips.npy").is_file():
+            _build(manifest, folder, config)
+        self.clips = np.load(folder / "clips.npy")  # structured: first frame, frames, kind
+        self.frames = np.memmap(folder / "frames.f16", np.float16, "r").reshape(-1, config.n_mels)
+
+    def batches(self, kinds: dict[str, float], batch_size: int, crop_frames: int, seed: int) -> CropBatches:
+        """Random crops with the given share of each kind."""
+        return CropBatches(self, kinds, batch_size, crop_frames, seed)
+
+
+class CropBatches:
+    """``batches[step]`` is the batch of that step, (B, crop_frames, n_mels) float32: a pure function of seed and step.
+
+    So a run resumes at any step without a saved position. Within a kind, clips are drawn in proportion to the square root
+    of their length: a ten-second clip offers more crops than a drum hit, but not fifty times as much to learn. A clip shorter
+    than a crop is extended by repeated reflection, exactly as at inference.
+    """
+
+    def __init__(self, store: FeatureStore, kinds: dict[str, float], batch_size: int, crop_frames: int, seed: int) -> None:
+        known = set(np.unique(store.clips["kind"]))
+        if unknown := sorted(set(kinds) - known):
+            raise ValueError(f"the manifest has no clips of kind {unknown}; it has {sorted(known)}")
+        self.store, self.batch_size, self.crop_frames, self.seed = store, batch_size, crop_frames, seed
+        weights = np.zeros(len(store.clips))
+        for kind, share in kinds.items():
+            chosen = store.clips["kind"] == kind
+            root = np.sqrt(store.clips["frames"][chosen])
+            weights[chosen] = share * root / root.sum()
+        self.cumulative = np.cumsum(weights) / weights.sum()
+
+    def __getitem__(self, step: int) -> Tensor:
+        rng = np.random.default_rng([self.seed, step])
+        picks = np.searchsorted(self.cumulative, rng.random(self.batch_size), side="right")
+        return torch.stack([self._crop(self.store.clips[pick], rng) for pick in picks])
+
+    def _crop(self, clip: np.void, rng: np.random.Generator) -> Tensor:
+        first, length, size = int(clip["first"]), int(clip["frames"]), self.crop_frames
+        start = int(rng.integers(0, max(length - size, 0) + 1))
+        frames = torch.from_numpy(self.store.frames[first + start : first + min(start + size, length)].astype(np.float32))
+        return frames if len(frames) == size else frames[reflect_index(len(frames), 0, size)]
+
+
+def _build(manifest: Path, folder: Path, config: FrontendConfig) -> None:
+    """Write ``frames.f16`` and then ``clips.npy``, whose presence says that both are whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    frontend = LogMelFrontend(config)
+    clips, first = [], 0
+    with open(manifest, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    with open(folder / "frames.f16", "wb") as out:
+        for row in tqdm(rows, desc="features", unit="file"):
+            for waveform in _clips_of(manifest.parent / row["path"], config.sample_rate):
+                log_mel = frontend.log_mel(torch.from_numpy(waveform)[None])
+                if log_mel.std() <= SILENCE_STD:
+                    continue
+                features = normalise(log_mel, unbiased=False)[0].half().numpy()
+                out.write(features.tobytes())
+                clips.append((first, len(features), row["kind"]))
+                first += len(features)
+    if not clips:
+        raise ValueError(f"{manifest} lists no audio")
+    table = np.array(clips, dtype=[("first", np.int64), ("frames", np.int64), ("kind", "U16")])
+    temporary = folder / "clips.tmp.npy"
+    np.save(temporary, table)
+    os.replace(temporary, folder / "clips.npy")
+
+
+def _clips_of(path: Path, sample_rate: int) -> list[np.ndarray]:
+    audio, rate = soundfile.read(path, dtype="float32")
+    if rate != sample_rate or audio.ndim != 1:
+        raise ValueError(f"{path} must be {sample_rate} Hz mono, is {rate} Hz with {audio.ndim} dimensions")
+    size, rest = int(CLIP_SECONDS * rate), int(MIN_REST_SECONDS * rate)
+    pieces = [audio[start : start + size] for start in range(0, len(audio), size)]
+    return pieces[:1] + [piece for piece in pieces[1:] if len(piece) >= rest]
