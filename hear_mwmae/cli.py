@@ -1,0 +1,187 @@
+"""The `hear-mwmae` command."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from . import hub
+from ._version import __version__
+from .audio import find_audio
+from .batch import OUTPUT_SUFFIXES, embed_files, write_table
+from .card import model_card
+from .checkpoint import load_embedder, read_model, save_model
+from .embedder import DTYPES
+from .official import load_official
+
+MODEL_HELP = (
+    "The embedded model when not given; else a registered name, a directory, a .safetensors file, org/repo[@revision] on the "
+    "Hugging Face Hub, or a checkpoint of the authors' code."
+)
+
+
+class Group(click.Group):
+    """Turns the ValueErrors of bad input into one line on stderr and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__)
+def main() -> None:
+    """Audio embeddings from MW-MAE, the Multi-Window Masked Autoencoder.
+
+    \b
+    hear-mwmae embed talk.wav                    look at the embedding of one file
+    hear-mwmae embed clips/ -o clips.npz         one embedding per file of a folder
+    hear-mwmae embed talk.mp3 --timestamps -o talk.parquet     one every 40 ms
+    hear-mwmae info                              what the embedded model is
+    """
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True, metavar="FILES_OR_FOLDERS...")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Table to write, .npz or .parquet.")
+@click.option("--timestamps", is_flag=True, help="An embedding for every 40 ms instead of one per file.")
+@click.option("--model", default="", metavar="MODEL", help=MODEL_HELP)
+@click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True, help="Of the encoder.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps, ...")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Chunks of 2 s that are encoded together.",
+)
+def embed(
+    paths: tuple[str, ...], output: Path | None, timestamps: bool, model: str, dtype: str, device: str, batch_size: int
+) -> None:
+    """Embed audio files: any format and rate libsndfile reads (wav, flac, ogg, opus, mp3, ...).
+
+    Channels are mixed down and the rate converted to 16 kHz. Folders are searched for audio at any depth. Without -o, a line
+    per file shows what was computed. With -o, the table has the columns "file" and "embedding" (float32), and "timestamp" in
+    milliseconds with --timestamps: np.load("clips.npz")["embedding"], or pandas.read_parquet("clips.parquet").
+
+    A file that cannot be read is reported and does not stop the rest; the exit code is then 1.
+    """
+    if output and output.suffix not in OUTPUT_SUFFIXES:
+        raise ValueError(f"output must end in {' or '.join(OUTPUT_SUFFIXES)}, got {output}")
+    if output and not output.absolute().parent.is_dir():
+        raise ValueError(f"cannot write {output}: there is no folder {output.absolute().parent}")
+    if output and output.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ValueError("writing .parquet needs pyarrow: pip install 'hear-mwmae[parquet]'")
+    files = find_audio(paths)
+    embedder = load_embedder(model, dtype=dtype, max_batch=batch_size)
+    try:
+        embedder.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    failures: list[str] = []
+    results = []
+    for result in embed_files(embedder, files, timestamps, failures, progress=len(files) > 1):
+        if output:
+            results.append(result)
+        else:
+            click.echo(_summary(result.file, result.embedding))
+    if output:
+        write_table(output, results)
+        click.echo(f"{len(results)} of {len(files)} files -> {output}")
+    for failure in failures:
+        click.echo(f"not embedded: {failure}", err=True)
+    if failures:
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("model", default="")
+def info(model: str) -> None:
+    """Describe MODEL: sizes, windows, front-end. Without MODEL: the embedded one.
+
+    \b
+    MODEL may be whatever `hear-mwmae embed --model` takes.
+    """
+    config, state = read_model(model)
+    count = {part: sum(v.numel() for k, v in state.items() if k.startswith(part)) for part in ("encoder.", "decoder.")}
+    encoder, decoder, frontend = config.encoder, config.decoder, config.frontend
+    dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in state.values()})
+    rows = {
+        "model": model or "embedded",
+        "kind": {"mwmae": "MW-MAE (multi-window)", "mae": "MAE (global attention)"}[config.kind],
+        "encoder": f"width {encoder.width}, {encoder.depth} blocks, {encoder.heads} heads, {count['encoder.']:,} parameters",
+        "decoder": f"width {decoder.width}, {decoder.depth} blocks, {decoder.heads} heads, {count['decoder.']:,} parameters",
+        "decoder windows": ", ".join(str(w) if w else "global" for w in decoder.window_sizes) or "global",
+        "weights": ", ".join(dtypes),
+        "input": f"{frontend.sample_rate} Hz mono, log-mel {config.input_frames} frames x {frontend.n_mels} bands per chunk",
+        "patches": f"{config.patch_size[0]} frames x {config.patch_size[1]} bands, {config.num_tokens} tokens",
+        "scene embedding": f"{config.embedding_size} numbers per clip",
+        "timestamp embedding": f"{config.embedding_size} numbers every {10 * config.patch_size[0]} ms",
+    }
+    for name, value in rows.items():
+        click.echo(f"{name:20} {value}")
+
+
+@main.command()
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("destination", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--encoder-heads", type=click.IntRange(1), help="Attention heads, where the width is none of the paper's.")
+def convert(source: Path, destination: Path, encoder_heads: int | None) -> None:
+    """Convert a checkpoint of the authors' JAX code to config.json + model.safetensors in DESTINATION.
+
+    SOURCE is the flax checkpoint file, or the directory with a file named "checkpoint" in it. Everything is inferred from the
+    weights but the number of encoder heads, which follows from the width for the sizes of the paper.
+    """
+    config, state = load_official(source, encoder_heads)
+    save_model(destination, config, state)
+    click.echo(f"{sum(value.numel() for value in state.values()):,} parameters -> {destination}")
+
+
+def _summary(file: str, embedding: np.ndarray) -> str:
+    values = embedding.reshape(-1, embedding.shape[-1]).mean(axis=0)
+    shape = " x ".join(map(str, embedding.shape))
+    head = " ".join(f"{value:+.3f}" for value in values[:6])
+    return f"{file}: {shape} float32, mean {values.mean():+.3f}, norm {np.linalg.norm(values):.2f}, starts {head}"
+
+
+@main.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("repo", metavar="ORG/REPO")
+@click.option("--private", is_flag=True, help="Create the repository as a private one, if it does not exist yet.")
+@click.option(
+    "--dry-run",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Write what would be uploaded to this new folder, and upload nothing.",
+)
+def push(directory: Path, repo: str, private: bool, dry_run: Path | None) -> None:
+    """Push the model in DIRECTORY to the Hugging Face Hub, with a generated model card.
+
+    Goes up: config.json, model.safetensors, and a README.md made from the configuration and, where there is one, from card.json
+    (licence, data, results, ...). The token comes from HF_TOKEN or `hf auth login`.
+    """
+    click.echo(hub.push(directory, repo, model_card(directory, repo), private, dry_run))
+
+
+@main.command()
+@click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("run", type=click.Path(file_okay=False, path_type=Path))
+def pretrain(recipe: Path, data: Path, run: Path) -> None:
+    """Pretrain a model as RECIPE (a .toml file) says, on the audio in DATA, into RUN.
+
+    DATA holds manifest.csv and the audio it lists; `python -m hear_mwmae.training.debian_audio DATA` gathers such a folder. RUN
+    receives checkpoint.pt, log.csv and finally model/. The same command goes on where an interrupted run stopped.
+    """
+    # Only here: embedding needs none of what training does.
+    from .training.loop import pretrain as run_pretraining
+    from .training.recipe import Recipe
+
+    click.echo(f"model: {run_pretraining(Recipe.read(recipe), data, run)}")
