@@ -49,7 +49,7 @@ def push(directory: Path, repo: str, card: str, private: bool = False, dry_run: 
         dry_run.mkdir(parents=True, exist_ok=True)
         for name in (CONFIG_NAME, WEIGHTS_NAME):
             shutil.copyfile(directory / name, dry_run / name)
-        (dry_run / CARD_NAME).write_text(card)
+        (dry_run / CARD_NAME).write_bytes(card.encode())
         return str(dry_run)
     api = HfApi()
     try:
@@ -60,7 +60,7 @@ def push(directory: Path, repo: str, card: str, private: bool = False, dry_run: 
     except HfHubHTTPError as error:
         raise ValueError(f"cannot push to {repo}: {_reason(error)}; is HF_TOKEN set, with write access?") from error
     except Exception as error:  # no network, an upload that breaks off, a card that the Hub does not take
-        why = ": ".join(_reason(part) for part in (error, error.__cause__) if part)
+        why = ": ".join(dict.fromkeys(_reason(part) for part in (error, error.__cause__) if part))
         raise ValueError(f"cannot push to {repo}: {why}") from error
 
 
@@ -117,4 +117,4 @@ def _check_blob(path: Path, where: str) -> None:
 def _reason(error: BaseException) -> str:
     """First line of the error's message, and of what the server said."""
     lines = [str(text).strip().splitlines() for text in (error, getattr(error, "server_message", None)) if text]
-    return ": ".join(dict.fromkeys(text[0] for text in lines if text)) or type(error).__name__
+    return ": ".join(dict.fromkeys(text[0].rstrip(".") for text in lines if text)) or type(error).__name__
