@@ -23,7 +23,7 @@ OUTPUT_SUFFIXES = (".npz", ".parquet")
 class Embedded:
     """One file: (D,) scene embedding, or (T, D) timestamp embeddings with (T,) milliseconds."""
 
-    file: str
+    path: str
     embedding: np.ndarray
     timestamps: np.ndarray | None = None
 
@@ -47,20 +47,20 @@ def embed_files(
 def write_table(output: Path, rows: Sequence[Embedded]) -> None:
     """Write .npz or .parquet atomically.
 
-    Scenes: ``file`` and ``embedding``, a row per file. Timestamps: ``file``, ``timestamp`` (ms) and ``embedding``, a row per
+    Scenes: ``path`` and ``embedding``, a row per file. Timestamps: ``path``, ``timestamp`` (ms) and ``embedding``, a row per
     time step.
     """
     if output.suffix not in OUTPUT_SUFFIXES:
         raise ValueError(f"output must end in {' or '.join(OUTPUT_SUFFIXES)}, got {output}")
     if rows and rows[0].timestamps is not None:
         columns = {
-            "file": np.repeat([row.file for row in rows], [len(row.timestamps) for row in rows]),
+            "path": np.repeat([row.path for row in rows], [len(row.timestamps) for row in rows]),
             "timestamp": np.concatenate([row.timestamps for row in rows]),
             "embedding": np.concatenate([row.embedding for row in rows]),
         }
     else:
         columns = {
-            "file": np.array([row.file for row in rows], dtype=str),
+            "path": np.array([row.path for row in rows], dtype=str),
             "embedding": np.stack([row.embedding for row in rows]) if rows else np.zeros((0, 0), np.float32),
         }
     temporary = output.with_name(f".{output.name}.tmp")

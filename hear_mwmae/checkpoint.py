@@ -52,7 +52,7 @@ def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelC
     elif path.exists():
         return _read_official(path, prefix)
     elif _HUB_ID.fullmatch(name) and path.suffix != ".safetensors":
-        config_file, weights_file = hub.download(*name.partition("@")[::2])
+        config_file, weights_file = hub.download(*name.partition("@")[::2], read_config)
     else:
         raise ValueError(
             f"no model {name!r}: it is neither a file or directory, nor one of the registered models "
@@ -113,12 +113,12 @@ def _registered(name: str) -> tuple[Path, Path]:
     if entry.unavailable:
         raise ValueError(f"{name}: {entry.unavailable}")
     if entry.repo:
-        files = hub.download(entry.repo, entry.revision)
+        files = hub.download(entry.repo, entry.revision, read_config)
     else:
         files = _in_directory(WEIGHTS_DIR / name)
     for file in files:
-        expected, actual = entry.sha256.get(file.name), hub.sha256_of(file)
-        if expected and actual != expected:
+        expected = entry.sha256.get(file.name)
+        if expected and (actual := hub.sha256_of(file)) != expected:
             raise ValueError(f"{file} is not the registered {name}: sha256 {actual}, expected {expected}")
     return files
 

@@ -68,7 +68,7 @@ def embed(
     """Embed audio files: any format and rate libsndfile reads (wav, flac, ogg, opus, mp3, ...).
 
     Channels are mixed down and the rate converted to 16 kHz. Folders are searched for audio at any depth. Without -o, a line
-    per file shows what was computed. With -o, the table has the columns "file" and "embedding" (float32), and "timestamp" in
+    per file shows what was computed. With -o, the table has the columns "path" and "embedding" (float32), and "timestamp" in
     milliseconds with --timestamps: np.load("clips.npz")["embedding"], or pandas.read_parquet("clips.parquet").
 
     A file that cannot be read is reported and does not stop the rest; the exit code is then 1.
@@ -91,7 +91,7 @@ def embed(
         if output:
             results.append(result)
         else:
-            click.echo(_summary(result.file, result.embedding))
+            click.echo(_summary(result.path, result.embedding))
     if output:
         write_table(output, results)
         click.echo(f"{len(results)} of {len(files)} files -> {output}")
@@ -104,10 +104,10 @@ def embed(
 @main.command()
 @click.argument("model", default="")
 def info(model: str) -> None:
-    """Describe MODEL: sizes, windows, front-end. Without MODEL: the embedded one.
+    """Describe MODEL: kind, sizes, windows, front-end, and what its embeddings look like.
 
-    \b
-    MODEL may be whatever `hear-mwmae embed --model` takes.
+    Without MODEL: the one embedded in the package. Else a registered name, a directory, a .safetensors file, org/repo[@revision] on
+    the Hugging Face Hub, or a checkpoint of the authors' code.
     """
     config, state = read_model(model)
     count = {part: sum(v.numel() for k, v in state.items() if k.startswith(part)) for part in ("encoder.", "decoder.")}
@@ -185,3 +185,7 @@ def pretrain(recipe: Path, data: Path, run: Path) -> None:
     from .training.recipe import Recipe
 
     click.echo(f"model: {run_pretraining(Recipe.read(recipe), data, run)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
@@ -21,13 +22,18 @@ from huggingface_hub.errors import (
 CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
 
 
-def download(repo: str, revision: str = "") -> tuple[Path, Path]:
+def download(repo: str, revision: str, check_config: Callable[[Path], object]) -> tuple[Path, Path]:
     """Fetch config.json and model.safetensors of ``repo``, and nothing else, into huggingface_hub's cache.
 
     HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE count as everywhere. Both files come from one commit, even if the
     branch moves in between. Raises ValueError with one clear line when that cannot be done.
+
+    Args:
+        revision: branch, tag or commit; "" is the repository's default branch.
+        check_config: sees config.json before the weights, which may be large, are asked for; raises to stop there.
     """
     config = _fetch(repo, CONFIG_NAME, revision or None)
+    check_config(config)
     # The cache lays files out as snapshots/<commit>/<name>: the second file is asked for by that commit.
     weights = _fetch(repo, WEIGHTS_NAME, config.parent.name)
     return config, weights

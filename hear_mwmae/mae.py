@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .checkpoint import load_strictly, read_model
 from .config import ModelConfig
 from .encoder import LAYER_NORM_EPS, Block, Encoder, init_linear
 from .patches import patchify, sincos_1d
@@ -63,6 +64,14 @@ class MaskedAutoencoder(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
 
+    @classmethod
+    def from_pretrained(cls, source: str = "") -> MaskedAutoencoder:
+        """Encoder and decoder of a pretrained model, to go on training; ``source`` as in `hear_mwmae.load_model`."""
+        config, state = read_model(source)
+        model = cls(config)
+        load_strictly(model, state, source or "the embedded model")
+        return model
+
     def forward(self, spectrogram: Tensor, noise: Tensor | None = None) -> MaskedAutoencoderOutput:
         """Mask, encode, predict, compare.
 
@@ -82,14 +91,10 @@ class MaskedAutoencoder(nn.Module):
         """Mean squared error over the masked patches, in float32; patches are standardised first with norm_pix_loss."""
         target = patchify(spectrogram, self.config.patch_size)
         if self.config.norm_pix_loss:
-            var, mean = torch.var_mean(target, dim=-1, correction=NORM_PIX_CORRECTION, keepdim=True)
+            var, mean = torch.var_mean(target, dim=-1, correction=0, keepdim=True)  # population variance, as jax's
             target = (target - mean) / (var + 1e-6).sqrt()
         error = (pred.float() - target).square().mean(dim=-1)
         return (error * mask).sum() / mask.sum()
-
-
-#: Population variance, as numpy's and jax's ``var``.
-NORM_PIX_CORRECTION = 0
 
 
 def lecun_normal_(weight: Tensor) -> None:

@@ -278,8 +278,8 @@ def test_hub_that_cannot_be_reached(hub: HubServer, models: list[Path]) -> None:
 @pytest.mark.parametrize("text", ["{", "[]", '{"encoder": {}}'])
 def test_invalid_configuration(text: str, hub: HubServer, models: list[Path]) -> None:
     hub.commit(REPO, {**contents(models[0]), CONFIG: text.encode()})
-    # The weights are downloaded before the configuration is looked at; nothing here counts on that.
     assert CONFIG in refusal(naming="org--repo")
+    assert {file for _, file in hub.asked_for()} == {CONFIG}  # the weights, which may be large, were not asked for
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ def test_second_upload_to_the_same_repository(model: Path, hub: HubServer) -> No
 
 def test_download_of_what_was_uploaded(model: Path, hub: HubServer) -> None:
     pushing.push(model, REPO, CARD)
-    config, weights = pushing.download(REPO)
+    config, weights = pushing.download(REPO, "", lambda config: None)
     assert {file.name: file.read_bytes() for file in (config, weights)} == FILES
 
 

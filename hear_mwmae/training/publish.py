@@ -1,0 +1,120 @@
+"""A finished run -> a model directory to ship: float16 weights, measured results, model card.
+
+    python -m hear_mwmae.training.publish RECIPE DATA RUN TASK_DIR... -o weights/mwmae-tiny
+
+Everything the card says is computed here: hours and licences from the manifest, steps, time and loss from the log, accuracies
+by the probes on the HEAR-format tasks, of the very weights that are written, beside two baselines.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+from collections import defaultdict
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from ..card import CARD_SOURCE, model_card
+from ..checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_embedder, read_model, save_model
+from ..hub import CARD_NAME, sha256_of
+from .probe import Embed, log_mel_baseline, probe, untrained_baseline
+from .recipe import Recipe
+
+#: Steps over which the final loss is averaged: a single batch's is noise.
+LOSS_WINDOW = 200
+
+
+def describe_data(data_dir: Path) -> str:
+    """Markdown: hours per kind, and a row per package with its hours and licences."""
+    hours: dict[tuple[str, str, str], dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    totals: dict[str, float] = defaultdict(float)
+    with open(data_dir / "manifest.csv", newline="") as stream:
+        for row in csv.DictReader(stream):
+            seconds = float(row["seconds"])
+            hours[row["package"], row["version"], row["licence"]][row["kind"]] += seconds / 3600
+            totals[row["kind"]] += seconds / 3600
+    summary = ", ".join(f"{kind} {value:.1f} h" for kind, value in sorted(totals.items()))
+    lines = [
+        f"{sum(totals.values()):.1f} hours of freely licensed audio from {len(hours)} packages of Debian's main section, fetched by "
+        f"`python -m hear_mwmae.training.debian_audio`: {summary}. No clip of any task below is in it.",
+        "",
+        "| package | version | hours | licences of the audio |",
+        "|---|---|---|---|",
+    ]
+    for (package, version, licence), kinds in sorted(hours.items(), key=lambda item: -sum(item[1].values())):
+        parts = ", ".join(f"{kind} {value:.2f}" for kind, value in sorted(kinds.items()))
+        lines.append(f"| {package} | {version} | {parts} | {licence} |")
+    return "\n".join(lines)
+
+
+def describe_training(recipe: Recipe, recipe_path: Path, run_dir: Path) -> str:
+    """Markdown: recipe, steps, time, machine, loss."""
+    with open(run_dir / "log.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    if len(rows) != recipe.steps:
+        raise ValueError(f"{run_dir} has {len(rows)} steps of the {recipe.steps} of {recipe_path}: the run is not finished")
+    loss = np.mean([float(row["loss"]) for row in rows[-LOSS_WINDOW:]])
+    minutes = float(rows[-1]["seconds"]) / 60
+    optimiser = {"muon": "Muon on the hidden matrices and AdamW on the rest", "adamw": "AdamW"}[recipe.optimiser]
+    return (
+        f"Recipe `{recipe_path.name}`: {recipe.steps:,} steps of {recipe.batch_size} crops of two seconds "
+        f"({recipe.steps * recipe.batch_size:,} crops), {optimiser}, {recipe.precision}, seed {recipe.seed}. "
+        f"{minutes:.0f} minutes on {torch.get_num_threads()} cores of a shared {platform.machine()} machine without a GPU; "
+        f"loss {loss:.3f} over the last {LOSS_WINDOW} steps (mean squared error on masked, normalised log-mel patches)."
+    )
+
+
+def measure(tasks: tuple[Path, ...], columns: dict[str, Embed]) -> list[dict]:
+    """A row per task with the mean accuracy over its splits, in percent, of every column."""
+    rows = []
+    for task in tasks:
+        metadata = json.loads((task / "task_metadata.json").read_text())
+        accuracies = {name: round(100 * float(np.mean(probe(task, embed))), 1) for name, embed in columns.items()}
+        rows.append({"task": metadata["task_name"], "metric": "accuracy", **accuracies})
+    return rows
+
+
+@click.command(help=__doc__)
+@click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("tasks", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--limits", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Text file, a known limit per line.")
+def main(recipe: Path, data: Path, run: Path, tasks: tuple[Path, ...], output: Path, limits: Path | None) -> None:
+    settings = Recipe.read(recipe)
+    training = describe_training(settings, recipe, run)
+    config, state = read_model(run / "model")
+    # Rounded to 11 bits: half the size, and results as good as float32's to the digits shown.
+    save_model(output, config, state, torch.float16)
+    columns = {
+        "value": load_embedder(output).scene_embeddings,
+        "untrained": untrained_baseline(settings.preset),
+        "log_mel": log_mel_baseline(),
+    }
+    card = {
+        "license": "apache-2.0",
+        "description": (
+            f"{settings.preset} of [hear-mwmae](https://pypi.org/project/hear-mwmae), pretrained on two CPU cores on freely "
+            "licensed audio: the model embedded in the package. Small and general; not a rival of models trained on AudioSet."
+        ),
+        "data": describe_data(data),
+        "training": training,
+        "results": measure(tasks, columns),
+        "results_command": f"python -m hear_mwmae.training.publish {recipe.name} DATA RUN {' '.join(t.name for t in tasks)}",
+        "limits": limits.read_text().splitlines() if limits else [],
+    }
+    (output / CARD_SOURCE).write_text(json.dumps(card, indent=2) + "\n")
+    (output / CARD_NAME).write_text(model_card(output, f"hear-mwmae/{output.name}"))
+    for row in card["results"]:
+        click.echo(" ".join(f"{key} {value}" for key, value in row.items()))
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        click.echo(f"{name} sha256 {sha256_of(output / name)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""The HEAR API: shapes, timestamps, batches, bad input."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from reference import AUDIO
+
+import hear_mwmae
+from hear_mwmae.audio import read_audio
+from hear_mwmae.config import preset
+from hear_mwmae.embedder import Embedder
+from hear_mwmae.frontend import LogMelFrontend, normalise, reflect_index
+
+PIANO = AUDIO / "piano.flac"
+
+
+def tone(samples: int, hertz: float = 440.0) -> torch.Tensor:
+    return 0.5 * torch.sin(2 * torch.pi * hertz * torch.arange(samples) / 16000)
+
+
+def noise(samples: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(samples, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_the_api_is_what_hear_asks_for(embedded_model):
+    model = embedded_model
+    assert isinstance(model, torch.nn.Module) and not model.training
+    assert type(model.sample_rate) is type(model.scene_embedding_size) is type(model.timestamp_embedding_size) is int
+    assert (model.sample_rate, model.scene_embedding_size, model.timestamp_embedding_size) == (16000, 960, 960)
+    audio = torch.stack([noise(32000), tone(32000)])
+    scenes = hear_mwmae.get_scene_embeddings(audio, model)
+    assert scenes.shape == (2, 960) and scenes.dtype == torch.float32 and not scenes.requires_grad
+    steps, timestamps = hear_mwmae.get_timestamp_embeddings(audio, model)
+    assert steps.shape == (2, 50, 960) and steps.dtype == torch.float32
+    assert timestamps.shape == (2, 50) and timestamps.dtype == torch.float32
+
+
+def test_embeddings_of_real_audio_differ_and_repeat(embedded_model):
+    clips = [read_audio(path, 16000) for path in sorted(AUDIO.iterdir())]
+    scenes = embedded_model.scene_embeddings_of_clips(clips)
+    similarity = torch.corrcoef(scenes) - torch.eye(len(clips))
+    assert similarity.max() < 0.999
+    assert torch.equal(scenes, embedded_model.scene_embeddings_of_clips(clips))
+
+
+@pytest.mark.parametrize("samples", [1, 100, 239, 240, 16000, 31999, 32000, 53920, 160000])
+def test_centred_timestamps(embedded_model, samples):
+    steps, timestamps = embedded_model.timestamp_embeddings(noise(samples)[None])
+    assert steps.shape[:2] == timestamps.shape
+    times, duration = timestamps[0].double().numpy(), samples / 16
+    if duration < 15:
+        assert times.tolist() == pytest.approx([duration / 2])
+        return
+    assert times == pytest.approx(40 * np.arange(len(times)) + 15)
+    assert times[-1] <= duration < times[-1] + 40 + 15  # none beyond the end, none missing
+    assert torch.equal(embedded_model.timestamp_embeddings(noise(samples)[None])[1], timestamps)
+
+
+def test_timestamps_do_not_drift_over_an_hour(embedded_model):
+    times = embedded_model._timestamps(torch.empty(1, 3600 * 16000)).double().numpy()
+    assert len(times) == 90000
+    assert np.array_equal(times, 40.0 * np.arange(90000) + 15)
+
+
+@pytest.mark.parametrize("samples", [1, 16000, 32000, 53920])
+def test_official_timestamps_keep_the_last_step(embedded_model, samples):
+    official = copy.copy(embedded_model)
+    official.timestamps = "official"
+    steps, timestamps = official.timestamp_embeddings(noise(samples)[None])
+    count = -(-(samples // 160 + 1) // 4)
+    assert steps.shape[1] == timestamps.shape[1] == count
+    assert timestamps[0].numpy() == pytest.approx(np.arange(count) * samples / 16 / count)
+    # The scene is the mean over all of them.
+    torch.testing.assert_close(steps.mean(dim=1), official.scene_embeddings(noise(samples)[None]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("patch_size", [(8, 16), (5, 5)])
+def test_time_steps_follow_the_patch_size(patch_size):
+    model = Embedder(preset("mwmae-tiny", patch_size))
+    steps, timestamps = model.timestamp_embeddings(noise(16000)[None])
+    frames = patch_size[0]
+    assert timestamps[0].tolist() == pytest.approx(np.arange(0, 1000, 10 * frames)[: steps.shape[1]] + (frames - 1) * 5)
+    assert steps.shape[2] == model.timestamp_embedding_size == 80 // patch_size[1] * 192
+
+
+def test_a_clip_is_the_same_alone_in_a_batch_and_beside_any_other(embedded_model):
+    clip = noise(53920, seed=1)
+    alone = embedded_model.scene_embeddings(clip[None])[0]
+    others = [tone(53920), torch.zeros(53920), 1e-4 * noise(53920), torch.ones(53920)]
+    together = embedded_model.scene_embeddings(torch.stack([*others, clip]))[-1]
+    mixed = embedded_model.scene_embeddings_of_clips([tone(1), clip, tone(100000)])[1]
+    assert (together - alone).abs().max() < 1e-5
+    assert (mixed - alone).abs().max() < 1e-5
+    steps = embedded_model.timestamp_embeddings(torch.stack([*others, clip]))[0][-1]
+    assert (steps - embedded_model.timestamp_embeddings(clip[None])[0][0]).abs().max() < 1e-5
+
+
+def test_max_batch_changes_memory_not_results(embedded_model):
+    audio = torch.stack([noise(100000), tone(100000)])  # 2 clips of 4 chunks
+    sizes = []
+    handle = embedded_model.encoder.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    narrow = copy.copy(embedded_model)
+    narrow.max_batch = 3
+    whole, pieces = embedded_model.scene_embeddings(audio), narrow.scene_embeddings(audio)
+    handle.remove()
+    assert sizes == [8, 3, 3, 2]  # all chunks of the batch together, at most max_batch of them at a time
+    assert (whole - pieces).abs().max() < 1e-5
+
+
+def test_no_chunk_is_computed_for_nothing(embedded_model):
+    chunks, per_clip = embedded_model._chunks(noise(199 * 160)[None])  # exactly 200 frames
+    assert chunks.shape == (1, 200, 80) and per_clip == 1
+    chunks, per_clip = embedded_model._chunks(noise(200 * 160)[None])
+    assert chunks.shape == (2, 200, 80) and per_clip == 2
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_any_gradient_mode(embedded_model, mode):
+    audio = noise(16000)[None].requires_grad_()
+    with mode():
+        scenes = embedded_model.scene_embeddings(audio)
+    assert not scenes.requires_grad
+    assert (scenes - embedded_model.scene_embeddings(audio)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("audio", "message"),
+    [
+        (torch.zeros(1, 0), "empty audio"),
+        (torch.zeros(0, 16000), "no audio in the batch"),
+        (torch.zeros(16000), r"must have shape \(clips, samples\), got \(16000,\)"),
+        (torch.zeros(1, 1, 16000), r"got \(1, 1, 16000\)"),
+        (torch.zeros(1, 16000, dtype=torch.int16), "floating point.*int16"),
+        (torch.full((1, 100), float("nan")), "NaN or infinity in clip 0 of 1"),
+        (torch.stack([torch.zeros(100), torch.full((100,), -torch.inf)]), "NaN or infinity in clip 1 of 2"),
+        (np.zeros((1, 100), dtype=np.float32), "torch tensor.*ndarray"),
+    ],
+)
+def test_bad_audio_is_a_value_error(embedded_model, audio, message):
+    for get_embeddings in (hear_mwmae.get_scene_embeddings, hear_mwmae.get_timestamp_embeddings):
+        with pytest.raises(ValueError, match=message):
+            get_embeddings(audio, embedded_model)
+
+
+@pytest.mark.parametrize("options", [{"dtype": "float16"}, {"timestamps": "middle"}, {"max_batch": 0}, {"max_batch": 2.0}])
+def test_bad_option_values(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
+        hear_mwmae.load_model(**options)
+
+
+def test_unknown_option():
+    with pytest.raises(ValueError, match="unknown option batch; load_model takes dtype, timestamps, max_batch"):
+        hear_mwmae.load_model(batch=3)
+
+
+def test_one_sample_is_one_embedding(embedded_model):
+    audio = torch.tensor([[0.3]])
+    assert torch.isfinite(embedded_model.scene_embeddings(audio)).all()
+    steps, timestamps = embedded_model.timestamp_embeddings(audio)
+    assert steps.shape == (1, 1, 960) and torch.isfinite(steps).all() and timestamps.tolist() == [[1 / 32]]
+
+
+def test_silence_is_defined(embedded_model):
+    """Zeros after normalisation, whatever the length and the constant: not 0 / 1e-8 in float32."""
+    assert not LogMelFrontend(embedded_model.config.frontend)(torch.zeros(1, 53920)).any()
+    scenes = [embedded_model.scene_embeddings(torch.zeros(1, samples)) for samples in (400, 32000, 53920)]
+    assert all(torch.isfinite(scene).all() and scene.abs().max() < 50 for scene in scenes)
+    quiet = embedded_model.scene_embeddings(1e-9 * noise(32000)[None])
+    torch.testing.assert_close(quiet, scenes[1])
+
+
+def test_full_scale_clipping(embedded_model):
+    square = torch.sign(tone(32000))[None]
+    assert torch.isfinite(embedded_model.scene_embeddings(square)).all()
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.013, 0.05, 20 * 60])
+def test_short_and_long_clips(small_config, seconds):
+    model = Embedder(small_config)
+    scenes = model.scene_embeddings(noise(int(seconds * 16000))[None])
+    assert scenes.shape == (1, model.scene_embedding_size) and torch.isfinite(scenes).all()
+
+
+def test_blocks_of_the_frontend_leave_no_trace(embedded_model):
+    frontend = LogMelFrontend(embedded_model.config.frontend)
+    audio = noise(40000)[None]
+    whole = frontend.log_mel(audio)
+    frontend.block_frames = 37
+    assert torch.equal(frontend.log_mel(audio), whole)
+
+
+def test_reflection_bounces():
+    assert reflect_index(3, -3, 7).tolist() == [1, 2, 1, 0, 1, 2, 1, 0, 1, 2]
+    assert reflect_index(1, -2, 3).tolist() == [0] * 5
+    short = torch.tensor([[1.0, 2.0, 3.0]])
+    expected = torch.nn.functional.pad(short, (2, 2), mode="reflect")
+    assert torch.equal(short[:, reflect_index(3, -2, 5)], expected)
+
+
+def test_normalise_population_and_unbiased():
+    x = torch.randn(2, 3, 4) * 7 + 3
+    for unbiased in (True, False):
+        y = normalise(x, unbiased)
+        assert y.mean(dim=(1, 2)).abs().max() < 1e-6
+        assert y.flatten(1).std(dim=1, correction=int(unbiased)).tolist() == pytest.approx([1, 1], rel=1e-5)
+
+
+def test_bfloat16_is_close(embedded_model):
+    fast = hear_mwmae.load_model(dtype="bfloat16")
+    audio = torch.stack([read_audio(PIANO, 16000)[:40000], noise(40000)])
+    scenes, exact = fast.scene_embeddings(audio), embedded_model.scene_embeddings(audio)
+    assert scenes.dtype == torch.float32
+    assert torch.cosine_similarity(scenes, exact).min() > 0.9999
+
+
+def test_other_float_types_are_accepted(embedded_model):
+    audio = read_audio(PIANO, 16000)[None]
+    exact = embedded_model.scene_embeddings(audio)
+    assert torch.equal(embedded_model.scene_embeddings(audio.double()), exact)
+    assert torch.cosine_similarity(embedded_model.scene_embeddings(audio.half()), exact) > 0.99
