@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .linear import Linear
+
 #: Windows up to this size may be merged into one tile; above it the wasted arithmetic would cost more than it saves.
 MAX_TILE = 64
 
@@ -29,8 +31,8 @@ class SelfAttention(nn.Module):
         if width % heads:
             raise ValueError(f"width {width} is not divisible by {heads} heads")
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
@@ -65,8 +67,8 @@ class MultiWindowAttention(nn.Module):
             raise ValueError(f"window sizes must be 0 (global) or above, got {list(window_sizes)}")
         self.window_sizes = tuple(window_sizes)
         self.shift = shift
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
         self.relative_position_bias_table = nn.ParameterDict(
             {str(head): nn.Parameter(torch.zeros(2 * w - 1)) for head, w in enumerate(window_sizes) if w}
         )

@@ -106,8 +106,8 @@ def embed(
 def info(model: str) -> None:
     """Describe MODEL: kind, sizes, windows, front-end, and what its embeddings look like.
 
-    Without MODEL: the one embedded in the package. Else a registered name, a directory, a .safetensors file, org/repo[@revision] on
-    the Hugging Face Hub, or a checkpoint of the authors' code.
+    Without MODEL: the one embedded in the package. Else a registered name, a directory, a .safetensors file,
+    org/repo[@revision] on the Hugging Face Hub, or a checkpoint of the authors' code.
     """
     config, state = read_model(model)
     count = {part: sum(v.numel() for k, v in state.items() if k.startswith(part)) for part in ("encoder.", "decoder.")}

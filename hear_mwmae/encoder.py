@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import MultiWindowAttention, SelfAttention
 from .config import DecoderConfig, EncoderConfig, ModelConfig
+from .linear import Linear
 from .patches import patchify, random_masking, sincos_2d
 
 #: As in the authors' flax code; PyTorch's own default is 1e-5.
@@ -15,15 +15,15 @@ LAYER_NORM_EPS = 1e-6
 
 
 class Mlp(nn.Module):
-    """Two linear layers around a GELU, in its tanh approximation as in the authors' code."""
+    """Two linear layers around a GELU."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = Linear(width, hidden, gelu=True)
+        self.fc2 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(self.fc1(x))
 
 
 class Block(nn.Module):
@@ -53,7 +53,7 @@ class Encoder(nn.Module):
         self.config = config
         width = config.encoder.width
         # A linear map of flattened patches: the same as the authors' convolution of stride = kernel = patch.
-        self.patch_embed = nn.Linear(config.patch_dim, width)
+        self.patch_embed = Linear(config.patch_dim, width)
         # Trained like any weight in the authors' code, hence a parameter that checkpoints carry.
         positions = sincos_2d(width, config.grid_size)
         if config.encoder.cls_token:

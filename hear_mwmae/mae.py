@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .checkpoint import load_strictly, read_model
 from .config import ModelConfig
 from .encoder import LAYER_NORM_EPS, Block, Encoder, init_linear
+from .linear import Linear
 from .patches import patchify, sincos_1d
 
 
@@ -30,13 +31,13 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         width, cls = config.decoder.width, int(config.encoder.cls_token)
-        self.decoder_embed = nn.Linear(config.encoder.width, width)
+        self.decoder_embed = Linear(config.encoder.width, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         positions = sincos_1d(width, torch.arange(config.num_tokens))
         self.decoder_pos_embed = nn.Parameter(torch.cat([torch.zeros(cls, width), positions])[None])
         self.blocks = nn.ModuleList(Block(config.decoder, number) for number in range(config.decoder.depth))
         self.norm = nn.LayerNorm(width, LAYER_NORM_EPS)
-        self.decoder_pred = nn.Linear(width, config.patch_dim)
+        self.decoder_pred = Linear(width, config.patch_dim)
         self.apply(init_linear)
         nn.init.normal_(self.mask_token, std=0.02)
         for linear in (self.decoder_embed, self.decoder_pred):

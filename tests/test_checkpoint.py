@@ -232,7 +232,7 @@ def test_a_pickle_is_never_opened(tmp_path, name, writer):
         with pytest.raises(ValueError):
             hear_mwmae.load_model(str(source))
     assert not sprung.exists()
-    with pytest.raises(ValueError, match="pickled files.*never opened|damaged"):
+    with pytest.raises(ValueError, match=r"pickled files.*never opened|damaged"):
         hear_mwmae.load_model(str(file))
 
 

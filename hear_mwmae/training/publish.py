@@ -39,8 +39,8 @@ def describe_data(data_dir: Path) -> str:
             totals[row["kind"]] += seconds / 3600
     summary = ", ".join(f"{kind} {value:.1f} h" for kind, value in sorted(totals.items()))
     lines = [
-        f"{sum(totals.values()):.1f} hours of freely licensed audio from {len(hours)} packages of Debian's main section, fetched by "
-        f"`python -m hear_mwmae.training.debian_audio`: {summary}. No clip of any task below is in it.",
+        f"{sum(totals.values()):.1f} hours of freely licensed audio from {len(hours)} packages of Debian's main section, "
+        f"fetched by `python -m hear_mwmae.training.debian_audio`: {summary}. No clip of any task below is in it.",
         "",
         "| package | version | hours | licences of the audio |",
         "|---|---|---|---|",

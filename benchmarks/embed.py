@@ -1,0 +1,101 @@
+"""Seconds of audio embedded per second of time, and the share of the machine's matrix-product rate that this reaches.
+
+    python benchmarks/embed.py [--rounds 7] [--sizes tiny,base] [--threads 2]
+
+Models of random weights on a batch of 16 clips of 10 s. All variants are run in turn, round after round, so that a change of the
+machine's speed meets all of them; medians are printed. "plain" is float32 without the oneDNN path of hear_mwmae/linear.py.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import torch
+
+from hear_mwmae import linear
+from hear_mwmae.config import ModelConfig, preset
+from hear_mwmae.embedder import DTYPES, Embedder
+
+CLIPS, SECONDS = 16, 10
+
+
+def matmul_flops(config: ModelConfig, chunks: int) -> float:
+    """Floating-point operations of the encoder's matrix products."""
+    tokens, width, depth = config.num_tokens, config.encoder.width, config.encoder.depth
+    hidden = int(width * config.encoder.mlp_ratio)
+    weights = depth * (4 * width**2 + 2 * width * hidden) + config.patch_dim * width
+    return 2.0 * chunks * tokens * (weights + depth * 2 * tokens * width)
+
+
+def product_rate(dtype: torch.dtype) -> float:
+    """GFLOP/s of a matrix product of the size of the base model's MLP, by the faster of MKL and oneDNN."""
+    x, weight, bias = torch.randn(16000, 768).to(dtype), torch.randn(3072, 768).to(dtype), torch.zeros(3072).to(dtype)
+    ways: list[Callable[[], object]] = [lambda: torch.nn.functional.linear(x, weight, bias)]
+    if linear.ONEDNN:
+        ways.append(lambda: torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
+    return 2 * 16000 * 768 * 3072 / min(timed(way) for way in ways) / 1e9
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def processor() -> str:
+    """Name of the processor."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+@click.command(help=__doc__)
+@click.option("--rounds", default=7, show_default=True)
+@click.option("--sizes", default="tiny,base", show_default=True)
+@click.option("--threads", default=torch.get_num_threads(), show_default=True)
+@torch.inference_mode()
+def main(rounds: int, sizes: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    audio = torch.rand(CLIPS, SECONDS * 16000) * 2 - 1
+    with_onednn = linear.ONEDNN
+    models: dict[tuple[str, str], Embedder] = {}
+    for size in sizes.split(","):
+        exact = Embedder(preset(f"mwmae-{size}"))
+        fast = Embedder(exact.config, dtype="bfloat16")
+        fast.encoder.load_state_dict(exact.encoder.state_dict())
+        models |= {(size, "float32"): exact, (size, "plain"): exact, (size, "bfloat16"): fast}
+    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in models}
+    rates: dict[str, list[float]] = {name: [] for name in DTYPES}
+    for number in range(rounds + 1):
+        for name, dtype in DTYPES.items():
+            rates[name] += [product_rate(dtype)] * (number > 0)
+        for key, model in models.items():
+            linear.ONEDNN = with_onednn and key[1] != "plain"
+            duration = timed(lambda model=model: model.scene_embeddings(audio))
+            seconds[key] += [duration] * (number > 0)  # the first round warms up
+    linear.ONEDNN = with_onednn
+
+    print(f"{processor()}, {threads} threads, {platform.system()}, torch {torch.__version__}, medians of {rounds} rounds")
+    peak = {name: statistics.median(values) for name, values in rates.items()}
+    print("matrix products: " + ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in peak.items()))
+    print(f"{'model':8}{'precision':12}{'s of audio / s':>15}{'GFLOP/s':>9}{'share':>7}{'to plain':>10}{'cosine':>11}")
+    for (size, kind), model in models.items():
+        duration = statistics.median(seconds[size, kind])
+        chunks = CLIPS * -(-(SECONDS * 100 + 1) // model.config.input_frames)
+        rate = matmul_flops(model.config, chunks) / duration / 1e9
+        share = rate / peak["bfloat16" if kind == "bfloat16" else "float32"]
+        ratio = statistics.median(a / b for a, b in zip(seconds[size, "plain"], seconds[size, kind], strict=True))
+        exact = models[size, "float32"].scene_embeddings(audio[:2])
+        cosine = torch.cosine_similarity(model.scene_embeddings(audio[:2]), exact).min()
+        print(f"{size:8}{kind:12}{CLIPS * SECONDS / duration:15.1f}{rate:9.0f}{share:7.0%}{ratio:10.2f}{cosine:11.6f}")
+
+
+if __name__ == "__main__":
+    main()

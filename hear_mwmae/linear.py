@@ -1,0 +1,33 @@
+"""Linear layers that take the fastest exact path at inference on a CPU."""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: torch multiplies float32 matrices through MKL, which on AMD's processors reaches half the rate of oneDNN; and only oneDNN can
+#: apply the GELU while the product is still in the cache, which otherwise takes as long as the product itself. It has no
+#: backward pass, so training goes torch's usual way. benchmarks/embed.py measures the difference.
+ONEDNN = (
+    platform.machine() in ("x86_64", "AMD64")
+    and torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+
+
+class Linear(nn.Linear):
+    """``nn.Linear``, with ``gelu`` followed by a GELU in its tanh approximation, as in the authors' code."""
+
+    def __init__(self, in_features: int, out_features: int, gelu: bool = False) -> None:
+        super().__init__(in_features, out_features)
+        self.gelu = gelu
+
+    def forward(self, x: Tensor) -> Tensor:
+        if ONEDNN and x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
+            activation, variant = ("gelu", "tanh") if self.gelu else ("none", "")
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, activation, [], variant)
+        y = super().forward(x)
+        return F.gelu(y, approximate="tanh") if self.gelu else y
