@@ -1,0 +1,96 @@
+"""Which parity test notices which mistake: puts each trap back into a copy of the package and runs the parity tests on it.
+
+    python tests/mutate.py [NAME...]
+
+Prints a Markdown row per mutation; the table in docs/design.md is its output. Not collected by pytest: it takes minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: name -> (file, text, replacement)
+MUTATIONS = {
+    "bias tables dropped": ("attention.py", "torch.cat([*tables, outside])", "torch.cat([*(t * 0 for t in tables), outside])"),
+    "bias tables mirrored (j - i)": (
+        "attention.py",
+        "position[:, :, None] - position[:, None, :] + w - 1",
+        "position[:, None, :] - position[:, :, None] + w - 1",
+    ),
+    "shifted windows: wrapped positions not masked": ("attention.py", "inside &= wrapped", "inside |= False & wrapped"),
+    "all heads global": ("attention.py", "index = _bias_index(length, host, sizes, shifted) if host else None", "index = None"),
+    "erf GELU": ("linear.py", '"gelu", "tanh"', '"gelu", "none"'),
+    "erf GELU, in training": ("linear.py", 'approximate="tanh"', 'approximate="none"'),
+    "LayerNorm eps 1e-5": ("encoder.py", "LAYER_NORM_EPS = 1e-6", "LAYER_NORM_EPS = 1e-5"),
+    "position tables regenerated": (
+        "checkpoint.py",
+        "    module.load_state_dict(state)",
+        '    module.load_state_dict({**state, "pos_embed": expected["pos_embed"]})',
+    ),
+    "time in the first half of the position table": (
+        "patches.py",
+        "sincos_1d(width // 2, bands.flatten()), sincos_1d(width // 2, time.flatten())",
+        "sincos_1d(width // 2, time.flatten()), sincos_1d(width // 2, bands.flatten())",
+    ),
+    "frequency-major tokens": ("patches.py", "grid.reshape(batch, (frames", "grid.transpose(1, 2).reshape(batch, (frames"),
+    "population deviation at inference": ("frontend.py", "unbiased=True)", "unbiased=False)"),
+    "Slaney mel scale": ("frontend.py", 'mel_scale="htk"', 'mel_scale="slaney"'),
+    "zero padding of the waveform": (
+        "frontend.py",
+        "waveform.float()[:, reflect_index(samples, -half, samples + half, waveform.device)]",
+        "torch.nn.functional.pad(waveform.float(), (half, half))",
+    ),
+    "log offset 1e-6": ("config.py", "log_offset: float = 1.1920929e-07", "log_offset: float = 1e-06"),
+    "last chunk padded with zeros": (
+        "embedder.py",
+        "spectrogram[:, reflect_index(frames, 0, per_clip * size, audio.device)]",
+        "torch.nn.functional.pad(spectrogram, (0, 0, 0, per_clip * size - frames))",
+    ),
+    "padded time steps averaged, too": ("embedder.py", ".clamp(max=grid_steps)", ".clamp(min=grid_steps, max=grid_steps)"),
+    "unbiased variance in norm_pix_loss": ("mae.py", "correction=0", "correction=1"),
+    "loss over all patches": ("mae.py", "(error * mask).sum() / mask.sum()", "error.mean()"),
+    "decoder without positions": ("mae.py", "dim=1) + self.decoder_pos_embed", "dim=1)"),
+    "no weight decay": ("training/optim.py", "BETAS, EPS, recipe.weight_decay)", "BETAS, EPS, 0.0)"),
+}
+
+
+def run(name: str) -> str:
+    """One row: the mutation and the parity tests that fail under it."""
+    file, text, replacement = MUTATIONS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for part in ("hear_mwmae", "tests", "pyproject.toml"):
+            source = ROOT / part
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / part)
+        shutil.copytree(ROOT / "weights", copy / "hear_mwmae" / "weights")
+        target = copy / "hear_mwmae" / file
+        source = target.read_text()
+        if text not in source:
+            raise SystemExit(f"{name}: {text!r} is no longer in {file}")
+        target.write_text(source.replace(text, replacement))
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "tests/test_parity.py", "-q", "-p", "no:cacheprovider"],
+            cwd=copy,
+            env={**os.environ, "PYTHONPATH": str(copy)},
+            capture_output=True,
+            text=True,
+        )
+    failed = Counter(re.findall(r"^FAILED tests/test_parity.py::test_(\w+)", done.stdout, re.MULTILINE))
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{name}: pytest could not run\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return f"| {name} | {', '.join(f'{test} ({count})' for test, count in failed.items()) or '**none**'} |"
+
+
+if __name__ == "__main__":
+    print("| mutation | parity tests that fail (cases) |\n|---|---|")
+    for mutation in sys.argv[1:] or MUTATIONS:
+        print(run(mutation), flush=True)
