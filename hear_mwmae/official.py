@@ -1,7 +1,7 @@
 """The authors' JAX/flax checkpoints -> this package's configuration and weights, with msgpack and numpy alone.
 
-Two containers are read: flax's legacy file (one msgpack map) and a directory that holds such a map in a file named
-``checkpoint`` (orbax's aggregate file). Nothing is unpickled; the optimiser's state is skipped.
+Two containers are read: flax's legacy file (one msgpack map), and the directory of the orbax of 2023, which holds such a map in
+a file named ``checkpoint``. Nothing is unpickled, and nothing but the parameters is decoded.
 """
 
 from __future__ import annotations
@@ -15,61 +15,69 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .config import (
-    ENCODER_SIZES,
-    DecoderConfig,
-    EncoderConfig,
-    FrontendConfig,
-    ModelConfig,
-    derive_window_sizes,
-)
+from .config import ENCODER_SIZES, DecoderConfig, EncoderConfig, FrontendConfig, ModelConfig
+from .hub import WEIGHTS_NAME
 
-#: Heads of the authors' plain MAE decoder; it leaves no trace in the weights.
-MAE_DECODER_HEADS = 8
+#: Heads of the authors' decoder where it has no window; they leave no trace in the weights.
+PLAIN_DECODER_HEADS = 8
 
-_NDARRAY, _NATIVE_COMPLEX, _NUMPY_SCALAR = 1, 2, 3  # flax.serialization's msgpack extension types
+_NDARRAY, _NUMPY_SCALAR = 1, 3  # two of flax.serialization's msgpack extension types
 _CHUNKED = "__msgpack_chunked_array__"
+# numpy has no bfloat16: its bits are read as they are, see `_array`.
+_DTYPES = {"float32": np.float32, "bfloat16": np.uint16, "float16": np.float16, "float64": np.float64}
 
 
 def is_official_checkpoint(path: Path) -> bool:
-    """Whether ``path`` looks like one of the authors' checkpoints: a msgpack map, or a directory with one."""
-    file = path / "checkpoint" if path.is_dir() else path
-    if not file.is_file():
+    """Whether ``path`` looks like one of the authors' checkpoints (or like one that orbax spread over many files)."""
+    if (path / WEIGHTS_NAME).is_file():  # converted into the directory of the original
         return False
+    file = _locate(path)
+    if file is None:
+        return _is_spread(path)
     with open(file, "rb") as stream:
         first = stream.read(1)
-    # A msgpack map of a training state: fixmap (0x80-0x8f), map16 or map32.
-    return bool(first) and (0x80 <= first[0] <= 0x8F or first[0] in (0xDE, 0xDF)) and not _is_pickle(file)
+    # A msgpack map: fixmap, map16 or map32. An empty one, 0x80, would be no checkpoint; pickles begin so.
+    return bool(first) and (0x81 <= first[0] <= 0x8F or first[0] in (0xDE, 0xDF))
 
 
 def load_official(path: str | Path, encoder_heads: int | None = None) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Read one of the authors' checkpoints.
 
     Args:
-        path: the file, or the directory around it.
+        path: the file, or the directory around it; of several ``checkpoint_<step>`` in a directory, the one of the last step.
         encoder_heads: attention heads of the encoder, which leave no trace in the weights. Without it: those of the paper's
             size of the same width; else one head per 64 channels, and three where that does not divide the width.
 
     Returns:
         The inferred configuration and the float32 weights of a whole `MaskedAutoencoder`.
+
+    Raises:
+        ValueError: the file is damaged, or no MAE or MW-MAE; the message names what is wrong in one line.
     """
-    params = read_params(Path(path))
-    config = infer_config(params, encoder_heads)
+    try:
+        params = read_params(Path(path))
+        config = infer_config(params, encoder_heads)
+        _check(params, parameter_shapes(config))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return config, convert_params(params)
 
 
 def read_params(path: Path) -> dict[str, np.ndarray]:
-    """The flat ``params`` collection: ``"encoder_block_00/Mlp_0/Dense_0/kernel" -> array``."""
-    file = path / "checkpoint" if path.is_dir() else path
-    if not file.is_file():
-        raise ValueError(f"{path} holds no flax checkpoint: expected a file, or a directory with a file named 'checkpoint'")
-    state = _unpack_state(file)
-    params = state.get("params")
+    """The parameters by path: ``"encoder_block_00/Mlp_0/Dense_0/kernel" -> array``."""
+    file = _locate(path)
+    if file is None and _is_spread(path):
+        raise ValueError(_SPREAD)
+    if file is None:
+        raise ValueError("no flax checkpoint: expected a file, or a directory with a 'checkpoint' or 'checkpoint_<step>' in it")
+    collections, names = _unpack_collections(file)
+    params, frozen = collections.get("params"), collections.get("frozen_params")
     if isinstance(params, dict) and set(params) == {"params"}:
         params = params["params"]
     if not isinstance(params, dict):
-        raise ValueError(f"{file} has no 'params'; it holds {sorted(map(str, state))}")
-    return dict(_flatten(params))
+        raise ValueError(f"no checkpoint of MAE or MW-MAE: no map named 'params' among {', '.join(names[:10]) or 'nothing'}")
+    # Together they are the model, as in the authors' `get_all_params`; orbax writes None for an empty collection.
+    return _flatten(params) | (_flatten(frozen) if isinstance(frozen, dict) else {})
 
 
 def infer_config(params: dict[str, np.ndarray], encoder_heads: int | None = None) -> ModelConfig:
@@ -83,14 +91,16 @@ def infer_config(params: dict[str, np.ndarray], encoder_heads: int | None = None
     if frontend.n_mels % bands or tokens % (frontend.n_mels // bands):
         raise ValueError(f"{tokens} positions do not fit patches of {frames} x {bands} on {frontend.n_mels} mel bands")
 
-    encoder_windows = _window_sizes(params, "encoder_block_00", tokens, encoder_heads)
-    decoder_windows = _window_sizes(params, "decoder_block_00", tokens, None)
-    heads = len(encoder_windows) or encoder_heads or _heads_of_width(width)
+    heads = encoder_heads or _heads_of_width(width)
+    encoder_windows = _window_sizes(params, "encoder_block_00", width, heads)
+    decoder_windows = _window_sizes(params, "decoder_block_00", decoder_width, None)
+    if encoder_heads and encoder_windows and len(encoder_windows) != encoder_heads:
+        raise ValueError(f"the encoder has {len(encoder_windows)} heads with windows {encoder_windows}, not {encoder_heads}")
     return ModelConfig(
         encoder=EncoderConfig(
             width,
             _depth(params, "encoder_block_"),
-            heads,
+            len(encoder_windows) or heads,
             mlp_ratio=_shape(params, "encoder_block_00/Mlp_0/Dense_0/kernel", 2)[1] / width,
             cls_token=cls_token,
             window_sizes=encoder_windows,
@@ -98,7 +108,7 @@ def infer_config(params: dict[str, np.ndarray], encoder_heads: int | None = None
         decoder=DecoderConfig(
             decoder_width,
             _depth(params, "decoder_block_"),
-            len(decoder_windows) or MAE_DECODER_HEADS,
+            len(decoder_windows) or math.gcd(PLAIN_DECODER_HEADS, decoder_width),
             mlp_ratio=_shape(params, "decoder_block_00/Mlp_0/Dense_0/kernel", 2)[1] / decoder_width,
             window_sizes=decoder_windows,
         ),
@@ -106,6 +116,38 @@ def infer_config(params: dict[str, np.ndarray], encoder_heads: int | None = None
         input_frames=tokens // (frontend.n_mels // bands) * frames,
         patch_size=(frames, bands),
     )
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Path and shape of every parameter that the authors' code has for such a model."""
+    encoder, decoder, rows = config.encoder, config.decoder, config.num_tokens + config.encoder.cls_token
+    shapes = {
+        "patch_embed/proj/kernel": (*config.patch_size, 1, encoder.width),
+        "patch_embed/proj/bias": (encoder.width,),
+        "pos_embed": (1, rows, encoder.width),
+        "mask_token": (1, 1, decoder.width),
+        "decoder_pos_embed": (1, rows, decoder.width),
+    }
+    if encoder.cls_token:
+        shapes["cls_token"] = (1, 1, encoder.width)
+    dense = {"decoder_embed": (encoder.width, decoder.width), "decoder_pred": (decoder.width, config.patch_dim)}
+    norms = {"encoder_norm": encoder.width, "decoder_norm": decoder.width}
+    for part, stack in (("encoder", encoder), ("decoder", decoder)):
+        width, hidden = stack.width, int(stack.width * stack.mlp_ratio)
+        qkv = "wmha_block/qkv" if stack.window_sizes else "Attention_0/Dense_0"
+        proj = "wmha_block/proj" if stack.window_sizes else "Attention_0/Dense_1"
+        for block in (f"{part}_block_{number:02d}" for number in range(stack.depth)):
+            norms |= {f"{block}/LayerNorm_0": width, f"{block}/LayerNorm_1": width}
+            dense |= {f"{block}/{qkv}": (width, 3 * width), f"{block}/{proj}": (width, width)}
+            dense |= {f"{block}/Mlp_0/Dense_0": (width, hidden), f"{block}/Mlp_0/Dense_1": (hidden, width)}
+            for head, w in enumerate(stack.window_sizes):
+                if w:
+                    shapes[f"{block}/wmha_block/attn_heads_{head}/relative_position_bias_table"] = (2 * w - 1, 1)
+    for path, shape in dense.items():
+        shapes |= {f"{path}/kernel": shape, f"{path}/bias": shape[1:]}
+    for path, width in norms.items():
+        shapes |= {f"{path}/scale": (width,), f"{path}/bias": (width,)}
+    return shapes
 
 
 def convert_params(params: dict[str, np.ndarray]) -> dict[str, Tensor]:
@@ -133,16 +175,13 @@ _RENAMES = [
 
 
 def _rename(path: str) -> str:
-    name = path
     for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    if "/" in name:
-        raise ValueError(f"unknown parameter {path!r}: this is not a checkpoint of MAE or MW-MAE")
-    return name
+        path = re.sub(pattern, replacement, path)
+    return path
 
 
 def _tensor(path: str, value: np.ndarray) -> Tensor:
-    value = np.array(value, dtype=np.float32)  # a copy: the file's buffer is read-only
+    value = np.array(value, dtype=np.float32)  # a copy: the buffer of what was read is not writable
     if path.endswith("kernel"):  # (in, out) of a dense layer; (p, q, 1, out) of the patch convolution
         value = value.reshape(-1, value.shape[-1]).T
     elif path.endswith("relative_position_bias_table"):
@@ -150,15 +189,24 @@ def _tensor(path: str, value: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(value))
 
 
-def _window_sizes(params: dict[str, np.ndarray], block: str, tokens: int, heads: int | None) -> tuple[int, ...]:
-    """Window of each head from its bias table (2w - 1 rows). Global heads have no table: two follow the last one."""
+def _window_sizes(params: dict[str, np.ndarray], block: str, width: int, likely: int | None) -> tuple[int, ...]:
+    """Window of each head from its bias table (2w - 1 rows); () for a block of plain attention.
+
+    Global heads have no table, so those after the last table cannot be counted. Taken is the first fitting number of heads:
+    ``likely``; the paper's two global heads, or one, or none; then whatever divides the width.
+    """
     pattern = re.compile(re.escape(block) + r"/wmha_block/attn_heads_(\d+)/relative_position_bias_table")
-    windows = {int(m[1]): (len(value) + 1) // 2 for path, value in params.items() if (m := pattern.fullmatch(path))}
+    tables = {int(m[1]): path for path in params if (m := pattern.fullmatch(path))}
+    windows = {head: (_shape(params, path, 2)[0] + 1) // 2 for head, path in tables.items()}
     if not windows:
-        # All heads may be global: then the rule can only have given two of them.
-        return (0, 0) if f"{block}/wmha_block/qkv/kernel" in params else ()
-    count = heads or max(windows) + 1 + derive_window_sizes(tokens).count(0)
-    return tuple(windows.get(head, 0) for head in range(count))
+        heads = likely or math.gcd(PLAIN_DECODER_HEADS, width)
+        return (0,) * heads if f"{block}/wmha_block/qkv/kernel" in params else ()
+    fewest, windowed = max(windows) + 1, len(windows)
+    guesses = (likely or 0, windowed + 2, windowed + 1, *range(fewest, width + 1))
+    heads = next((n for n in guesses if n >= fewest and width % n == 0), None)
+    if heads is None:
+        raise ValueError(f"{block} has a window for head {max(windows)}, but {width} channels only")
+    return tuple(windows.get(head, 0) for head in range(heads))
 
 
 def _heads_of_width(width: int) -> int:
@@ -174,71 +222,117 @@ def _depth(params: dict[str, np.ndarray], prefix: str) -> int:
 
 def _shape(params: dict[str, np.ndarray], path: str, ndim: int) -> tuple[int, ...]:
     if path not in params:
-        raise ValueError(f"parameter {path!r} is missing: this is not a checkpoint of MAE or MW-MAE")
+        raise ValueError(f"no checkpoint of MAE or MW-MAE: parameter {path!r} is missing")
     if params[path].ndim != ndim:
         raise ValueError(f"parameter {path!r} should have {ndim} dimensions, has shape {params[path].shape}")
     return params[path].shape
 
 
-def _flatten(tree: dict, prefix: str = "") -> list[tuple[str, np.ndarray]]:
-    leaves = []
-    for key, value in tree.items():
-        if isinstance(value, dict) and _CHUNKED in value:
-            leaves.append((prefix + str(key), _join_chunks(value)))
-        elif isinstance(value, dict):
-            leaves += _flatten(value, f"{prefix}{key}/")
-        elif isinstance(value, np.ndarray):
-            leaves.append((prefix + str(key), value))
+def _check(params: dict[str, np.ndarray], expected: dict[str, tuple[int, ...]]) -> None:
+    problems = [f"parameter {path!r} is missing" for path in expected if path not in params]
+    problems += [f"parameter {path!r:.100} is unknown" for path in params if path not in expected]
+    for path, value in params.items():
+        if path in expected and value.shape != expected[path]:
+            problems.append(f"parameter {path!r} has shape {value.shape} instead of {expected[path]}")
+        elif not np.isfinite(value).all():
+            problems.append(f"parameter {path!r:.100} holds values that are not finite")
+    if problems:
+        more = f" (and {len(problems) - 1} more such problems)" if len(problems) > 1 else ""
+        raise ValueError(f"no checkpoint of MAE or MW-MAE: {problems[0]}{more}")
+
+
+def _flatten(tree: dict) -> dict[str, np.ndarray]:
+    leaves, nodes = {}, [(str(key), child) for key, child in tree.items()]
+    while nodes:
+        path, node = nodes.pop()
+        if isinstance(node, dict) and _CHUNKED in node:
+            leaves[path] = _join_chunks(path, node)
+        elif isinstance(node, dict):
+            nodes += [(f"{path}/{key}", child) for key, child in node.items()]
+        elif isinstance(node, np.ndarray):
+            leaves[path] = node
+        elif isinstance(node, str) and node.startswith("PLACEHOLDER://"):
+            raise ValueError(_SPREAD)
         else:
-            raise ValueError(f"parameter {prefix}{key} is {value!r}, not an array: it may be stored in another file")
+            raise ValueError(f"parameter {path!r:.100} is {node!r:.60}, not an array")
     return leaves
 
 
-def _join_chunks(node: dict) -> np.ndarray:
-    """Flax cuts arrays above 2^30 bytes: {shape: {"0": ...}, chunks: {"0": flat array, ...}}."""
-    chunks = [node["chunks"][key] for key in sorted(node["chunks"], key=int)]
-    shape = [int(node["shape"][key]) for key in sorted(node["shape"], key=int)]
-    return np.concatenate(chunks).reshape(shape)
+def _join_chunks(path: str, node: dict) -> np.ndarray:
+    """Flax cuts arrays above 2^30 bytes: {"shape": {"0": ...}, "chunks": {"0": flat array, ...}}."""
+    try:
+        shape, chunks = ([node[name][str(i)] for i in range(len(node[name]))] for name in ("shape", "chunks"))
+        if not all(isinstance(chunk, np.ndarray) for chunk in chunks):
+            raise TypeError("not all of them are arrays")
+        return np.concatenate(chunks).reshape(shape)
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"the chunks of parameter {path!r:.100} do not fit together: {error!r:.100}") from error
 
 
-def _unpack_state(file: Path) -> dict:
-    """The top-level map with opt_state skipped, not decoded: it is twice the size of the weights."""
-    state = {}
+_SPREAD = (
+    "an orbax checkpoint whose arrays lie in files of their own (OCDBT or zarr), which only orbax can read. Supported are flax's "
+    "legacy file and orbax's single file: restore this one with orbax, and write flax.serialization.to_bytes(state) to a file"
+)
+
+
+def _places(path: Path) -> list[Path]:
+    """Where a checkpoint may be: ``path``, orbax's ``default`` in it, and the same in the directory of the last step."""
+    if not path.is_dir():
+        return [path]
+    steps = [entry for entry in path.iterdir() if re.fullmatch(r"(checkpoint_)?[0-9]+", entry.name)]
+    # Flax's checkpoint_<step> come before the bare numbers of an orbax manager, which other directories may have, too.
+    last = sorted(steps, key=lambda entry: (entry.name.startswith("c"), int(entry.name.removeprefix("checkpoint_"))))[-1:]
+    return [place for parent in [path, *last] for place in (parent, parent / "default")]
+
+
+def _locate(path: Path) -> Path | None:
+    files = [file for place in _places(path) for file in (place, place / "checkpoint")]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _is_spread(path: Path) -> bool:
+    return any((place / name).exists() for place in _places(path) for name in ("_METADATA", "manifest.ocdbt"))
+
+
+def _unpack_collections(file: Path) -> tuple[dict[str, object], list[str]]:
+    """``params`` and ``frozen_params`` of the top-level map, and the names of all that it holds.
+
+    The rest is skipped, not decoded: the optimiser's state alone is twice the size of the weights.
+    """
+    found, names = {}, []
     try:
         with open(file, "rb") as stream:
-            unpacker = msgpack.Unpacker(stream, ext_hook=_unpack_ext, raw=False, strict_map_key=False, max_buffer_size=2**32 - 1)
+            # Older msgpack creates lists at their declared length: the limit keeps five bytes from asking for gigabytes.
+            unpacker = msgpack.Unpacker(stream, ext_hook=_unpack_ext, max_buffer_size=2**31 - 1, max_array_len=1000)
             for _ in range(unpacker.read_map_header()):
-                key = unpacker.unpack()
-                if key == "opt_state":
-                    unpacker.skip()
+                name = f"{unpacker.unpack()!s:.40}"
+                names.append(name)
+                if name in ("params", "frozen_params"):
+                    found[name] = unpacker.unpack()
                 else:
-                    state[key] = unpacker.unpack()
-    except (msgpack.exceptions.UnpackException, ValueError, EOFError) as error:
-        raise ValueError(f"{file} is not a readable flax checkpoint (damaged or truncated): {error}") from error
-    return state
+                    unpacker.skip()
+            if unpacker.tell() != file.stat().st_size:
+                raise ValueError("there is more after its end")
+    except (msgpack.exceptions.UnpackException, ValueError) as error:
+        raise ValueError(f"not a readable flax checkpoint (damaged or truncated): {error}") from error
+    return found, names
 
 
 def _unpack_ext(code: int, data: bytes) -> object:
-    if code in (_NDARRAY, _NUMPY_SCALAR):
-        shape, dtype, buffer = msgpack.unpackb(data, raw=False)
-        return _array(tuple(shape), dtype, buffer)
-    if code == _NATIVE_COMPLEX:
-        return complex(*msgpack.unpackb(data))
-    raise ValueError(f"unknown msgpack extension type {code}")
+    if code not in (_NDARRAY, _NUMPY_SCALAR):
+        return msgpack.ExtType(code, data)
+    fields = msgpack.unpackb(data)
+    if not isinstance(fields, list) or [type(field) for field in fields] != [list, str, bytes]:
+        raise ValueError("an array is not stored as (shape, dtype, bytes)")
+    return _array(*fields)
 
 
-def _array(shape: tuple[int, ...], dtype: str, buffer: bytes) -> np.ndarray:
-    if dtype in ("bfloat16", "V2"):  # numpy has none: the upper half of a float32
-        bits = np.frombuffer(buffer, np.uint16).astype(np.uint32) << 16
-        return bits.view(np.float32).reshape(shape)
-    kind = np.dtype(dtype)
-    if kind.hasobject:
-        raise ValueError(f"array of dtype {dtype} in a checkpoint")
-    return np.frombuffer(buffer, kind).reshape(shape)
-
-
-def _is_pickle(file: Path) -> bool:
-    """A pickle of protocol 2 and above also starts with 0x80, then its protocol and an opcode; a map's key is a string."""
-    with open(file, "rb") as stream:
-        head = stream.read(2)
-    return head[:1] == b"\x80" and len(head) == 2 and head[1] <= 5
+def _array(shape: list, dtype: str, buffer: bytes) -> np.ndarray:
+    if dtype not in _DTYPES:
+        raise ValueError(f"an array has dtype {dtype!r:.40}, none of {', '.join(_DTYPES)}")
+    if any(type(n) is not int or n < 1 for n in shape) or math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize != len(buffer):
+        raise ValueError(f"an array of shape {shape!r:.60} and dtype {dtype} has {len(buffer)} bytes")
+    values = np.frombuffer(buffer, _DTYPES[dtype])
+    if dtype == "bfloat16":  # the upper half of a float32
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32, copy=False).reshape(shape)
