@@ -79,8 +79,9 @@ class MultiWindowAttention(nn.Module):
         batch, length, width = x.shape
         heads = len(self.window_sizes)
         qkv = self.qkv(x).view(batch, length, 3, heads, width // heads)
+        groups = self.plan(length, x.device)
         outputs = []
-        for group in self.plan(length, x.device):
+        for group in groups:
             chosen = qkv[:, :, :, group.heads] if group.order is None else _take(qkv, group.order, group.heads)
             # (3, B, tiles, heads of this group, tile, head width)
             q, k, v = chosen.unflatten(1, (-1, group.tile)).permute(3, 0, 1, 4, 2, 5)
@@ -90,7 +91,7 @@ class MultiWindowAttention(nn.Module):
             y = y.transpose(-3, -2).reshape(batch, length, -1, width // heads)
             outputs.append(y if group.order is None else _put_back(y, group.order))
         y = torch.cat(outputs, dim=2)
-        order = [head for group in self.plan(length, x.device) for head in group.head_list]
+        order = [head for group in groups for head in group.head_list]
         if order != sorted(order):
             y = y[:, :, torch.tensor(order, device=x.device).argsort()]
         return self.proj(y.flatten(2))
@@ -142,7 +143,7 @@ class Group(NamedTuple):
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # a plan made there would be unusable in training ever after
 def plan_groups(length: int, window_sizes: tuple[int, ...], shift: bool, device: str) -> list[Group]:
-    """Group the heads by tile, largest tile first. Raises ValueError where a window does not divide ``length``."""
+    """Group the heads by tile. Raises ValueError where a window does not divide ``length``."""
     bad = [w for w in window_sizes if w and length % w]
     if bad:
         raise ValueError(f"windows {bad} do not divide a sequence of {length} tokens")
@@ -153,8 +154,8 @@ def plan_groups(length: int, window_sizes: tuple[int, ...], shift: bool, device:
         host = next((t for t in members if w and 0 < t <= MAX_TILE and t % w == 0), w)
         members.setdefault(host, []).append(head)
     groups = []
-    for host, heads in members.items():
-        heads = sorted(heads)
+    # By their first heads: the paper's windows then need no reordering after the groups are joined.
+    for host, heads in sorted(((host, sorted(heads)) for host, heads in members.items()), key=lambda item: item[1]):
         neighbours = heads == list(range(heads[0], heads[-1] + 1))
         picked = slice(heads[0], heads[-1] + 1) if neighbours else torch.tensor(heads, device=device)
         sizes = [window_sizes[head] for head in heads]
