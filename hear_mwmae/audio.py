@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -39,13 +40,35 @@ def read_audio(path: str | Path, sample_rate: int) -> Tensor:
     try:
         with soundfile.SoundFile(path) as file:
             announced, rate = file.frames, file.samplerate
+            cut_short = _lacks_data(file.extra_info) or _lacks_page(path)
             audio = file.read(dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
         reason = "no such file" if not path.exists() else "not an audio file that libsndfile reads, or damaged"
         raise ValueError(f"{path}: {reason} ({str(error).splitlines()[0]})") from error
-    if len(audio) < announced:
-        raise ValueError(f"{path}: truncated, {len(audio)} of {announced} samples could be read")
+    if cut_short or len(audio) < announced:
+        raise ValueError(f"{path}: truncated, only {len(audio)} samples could be read")
     if not len(audio):
         raise ValueError(f"{path}: empty, no samples")
     mono = torch.from_numpy(audio).mean(dim=1)
     return torchaudio.functional.resample(mono, rate, sample_rate) if rate != sample_rate else mono
+
+
+def _lacks_data(log: str) -> bool:
+    """Whether libsndfile's log says that the samples (of WAV, AIFF, AU) are fewer than the header announces.
+
+    It reads such files without complaint. Sizes close to 2^32 are those of streams, whose length was not known beforehand.
+    """
+    sizes = re.findall(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", log, re.MULTILINE)
+    return any(int(actual) < int(announced) < 0xFFFFFF00 for announced, actual in sizes)
+
+
+def _lacks_page(path: Path) -> bool:
+    """Whether the last page of an Ogg file (Vorbis, Opus) is incomplete: libsndfile passes over it in silence."""
+    with open(path, "rb") as stream:
+        if stream.read(4) != b"OggS":
+            return False
+        stream.seek(max(path.stat().st_size - 65307, 0))  # the largest page
+        tail = stream.read()
+    page = tail[max(tail.rfind(b"OggS"), 0) :]
+    # 27 bytes of header, the last of which counts the segments; their sizes; the segments.
+    return len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])

@@ -144,15 +144,15 @@ class Embedder(nn.Module):
 
     def _timestamps(self, audio: Tensor) -> Tensor:
         """(T,) float32 milliseconds; computed in float64, so that nothing drifts over hours."""
-        steps = torch.arange(self._time_steps(audio), dtype=torch.float64, device=audio.device)
+        steps = torch.arange(self._time_steps(audio), dtype=torch.float64)  # on the CPU: not every device has float64
         duration = 1000.0 * audio.shape[1] / self.sample_rate
         if self.timestamps == "official":
-            return (steps * duration / len(steps)).float()
+            return (steps * duration / len(steps)).float().to(audio.device)
         hop = 1000.0 * self.config.frontend.hop_length / self.sample_rate
         frames = self.config.patch_size[0]
         # The middle of the first and the last frame of a patch; frame f is centred at f * hop.
         centres = steps * frames * hop + (frames - 1) / 2 * hop
         centres = centres[centres <= duration]
         if not len(centres):
-            centres = torch.tensor([duration / 2], dtype=torch.float64, device=audio.device)
-        return centres.float()
+            centres = torch.tensor([duration / 2], dtype=torch.float64)
+        return centres.float().to(audio.device)

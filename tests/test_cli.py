@@ -74,6 +74,24 @@ def test_unreadable_files_have_a_clear_reason(tmp_path):
         read_audio(tmp_path / "missing.wav", 16000)
 
 
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.suffix)
+def test_truncated_files_are_noticed_in_every_format(path, share, tmp_path):
+    content = path.read_bytes()
+    (tmp_path / path.name).write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ValueError, match=r"truncated|damaged|empty"):
+        read_audio(tmp_path / path.name, 16000)
+
+
+def test_a_wav_that_was_streamed_is_whole(tmp_path):
+    """Its header announces the largest size, since the length was not known when it was written."""
+    content = bytearray((AUDIO / "crow.wav").read_bytes())
+    place = content.find(b"data") + 4
+    content[place : place + 4] = b"\xff\xff\xff\xff"
+    (tmp_path / "stream.wav").write_bytes(content)
+    assert torch.equal(read_audio(tmp_path / "stream.wav", 16000), read_audio(AUDIO / "crow.wav", 16000))
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
 @pytest.mark.parametrize("timestamps", [False, True])
 def test_embed_a_folder(model, tmp_path, suffix, timestamps):
