@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from .audio import read_audio
 from .embedder import Embedder
+from .files import replacing
 
 #: Audio that is read before it is embedded together, so that short clips fill the encoder's batches.
 GROUP_SECONDS = 120.0
@@ -52,7 +52,9 @@ def write_table(output: Path, rows: Sequence[Embedded]) -> None:
     """
     if output.suffix not in OUTPUT_SUFFIXES:
         raise ValueError(f"output must end in {' or '.join(OUTPUT_SUFFIXES)}, got {output}")
-    if rows and rows[0].timestamps is not None:
+    if not rows:
+        raise ValueError(f"nothing to write to {output}: no file could be embedded")
+    if rows[0].timestamps is not None:
         columns = {
             "path": np.repeat([row.path for row in rows], [len(row.timestamps) for row in rows]),
             "timestamp": np.concatenate([row.timestamps for row in rows]),
@@ -61,18 +63,15 @@ def write_table(output: Path, rows: Sequence[Embedded]) -> None:
     else:
         columns = {
             "path": np.array([row.path for row in rows], dtype=str),
-            "embedding": np.stack([row.embedding for row in rows]) if rows else np.zeros((0, 0), np.float32),
+            "embedding": np.stack([row.embedding for row in rows]),
         }
-    temporary = output.with_name(f".{output.name}.tmp")
     try:
-        with open(temporary, "wb") as stream:
+        with replacing(output) as temporary, open(temporary, "wb") as stream:
             if output.suffix == ".npz":
                 np.savez(stream, **columns)
             else:
                 _write_parquet(stream, columns)
-        os.replace(temporary, output)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ValueError(f"cannot write {output}: {error.strerror or error}") from error
 
 
@@ -102,5 +101,5 @@ def _write_parquet(stream: object, columns: dict[str, np.ndarray]) -> None:
     embedding = columns["embedding"]
     values = pa.array(embedding.reshape(-1))
     arrays = {name: pa.array(value) for name, value in columns.items() if name != "embedding"}
-    arrays["embedding"] = pa.FixedSizeListArray.from_arrays(values, embedding.shape[1] or 1)
+    arrays["embedding"] = pa.FixedSizeListArray.from_arrays(values, embedding.shape[1])
     pq.write_table(pa.table(arrays), stream)

@@ -66,7 +66,7 @@ def model_card(directory: str | Path, repo: str) -> str:
         "## Use",
         "```python\nimport hear_mwmae\n\n"
         f'model = hear_mwmae.load_model("{repo}")\n'
-        "# audio: (clips, samples) float32 at 16 kHz\n"
+        f"# audio: (clips, samples) float32 at {config.frontend.sample_rate} Hz\n"
         f"scenes = hear_mwmae.get_scene_embeddings(audio, model)  # (clips, {config.embedding_size})\n"
         "steps, milliseconds = hear_mwmae.get_timestamp_embeddings(audio, model)\n```",
         "## Model",
@@ -98,6 +98,9 @@ def _read_source(path: Path) -> dict:
     known = {"license", "description", "datasets", "data", "training", "results", "results_command", "limits"}
     if not isinstance(source, dict) or (unknown := sorted(set(source) - known)):
         raise ValueError(f"{path}: unknown keys {unknown if isinstance(source, dict) else source!r}; it takes {sorted(known)}")
+    for row in source.get("results", []):
+        if missing := sorted({"task", "metric", "value"} - set(row)):
+            raise ValueError(f"{path}: a row of results lacks {', '.join(missing)}")
     return source
 
 

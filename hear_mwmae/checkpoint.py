@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from . import hub
 from .config import ModelConfig
 from .embedder import Embedder
+from .files import replacing
 from .official import is_official_checkpoint, load_official
 from .weights import DEFAULT_MODEL, WEIGHTS_DIR, registry
 
@@ -30,7 +31,8 @@ def load_embedder(source: str | os.PathLike = "", **options: object) -> Embedder
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(f"unknown option {', '.join(unknown)}; load_model takes {', '.join(known)}")
     config, state = read_model(source, ENCODER_PREFIX)
-    embedder = Embedder(config, **options)
+    with torch.device("meta"):  # no memory, no initialisation, no random numbers: all weights are about to be replaced
+        embedder = Embedder(config, **options)
     load_strictly(embedder.encoder, state, str(source) or DEFAULT_MODEL)
     return embedder
 
@@ -41,6 +43,8 @@ def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelC
     Args:
         prefix: read only the weights whose names begin so, and strip it: ``"encoder."`` or ``"decoder."``.
     """
+    if not isinstance(source, (str, os.PathLike)) or len(os.fspath(source)) > 4000 or "\0" in str(source):
+        raise ValueError(f"a model is named by a string or a path, got {source!r:.100}")
     name = os.fspath(source) or DEFAULT_MODEL
     path = Path(name).expanduser()
     if name in registry():
@@ -72,28 +76,30 @@ def save_model(directory: str | Path, config: ModelConfig, state: dict[str, Tens
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    values = config.to_dict()
     tensors = {name: (value if dtype is None else value.to(dtype)).contiguous() for name, value in state.items()}
-    temporary = directory / f".{WEIGHTS_NAME}.tmp"
-    save_file(tensors, temporary, {"format": "pt", "config": json.dumps(config.to_dict())})
-    temporary.chmod(0o644)  # safetensors keeps its files to their owner; a shared model is for all
-    os.replace(temporary, directory / WEIGHTS_NAME)
-    temporary = directory / f".{CONFIG_NAME}.tmp"
-    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    os.replace(temporary, directory / CONFIG_NAME)
+    with replacing(directory / WEIGHTS_NAME) as temporary:
+        save_file(tensors, temporary, {"format": "pt", "config": json.dumps(values)})
+        temporary.chmod(0o644)  # safetensors keeps its files to their owner; a shared model is for all
+    with replacing(directory / CONFIG_NAME) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def read_config(path: Path) -> ModelConfig:
     """Parse a config.json; ValueError naming the file and what is wrong."""
     try:
-        return ModelConfig.from_dict(json.loads(path.read_text()))
+        return _parse_config(path.read_text(), path)
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:  # JSON and Unicode errors are ValueErrors, too
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
-    """``module.load_state_dict`` with a ValueError that lists what is missing, unexpected or of another shape."""
+    """Give ``module`` the weights of ``state``, in its own precision; it may have been built on the meta device.
+
+    Raises ValueError with a list of what is missing, unexpected, of another shape, or not finite floating-point numbers.
+    """
     expected = module.state_dict()
     problems = [f"missing {name} {list(expected[name].shape)}" for name in expected if name not in state]
     problems += [f"unexpected {name} {list(state[name].shape)}" for name in state if name not in expected]
@@ -102,10 +108,16 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> Non
         for name, value in expected.items()
         if name in state and state[name].shape != value.shape
     ]
+    problems += [f"{name} is {value.dtype}" for name, value in state.items() if not value.is_floating_point()]
+    problems += [
+        f"{name} holds NaN or infinity"
+        for name, value in state.items()
+        if value.is_floating_point() and not torch.isfinite(value).all()
+    ]
     if problems:
         shown = "\n  ".join(problems[:10] + [f"... and {len(problems) - 10} more"] * (len(problems) > 10))
         raise ValueError(f"the weights of {what} do not match its configuration:\n  {shown}")
-    module.load_state_dict(state)
+    module.load_state_dict({name: value.to(expected[name].dtype) for name, value in state.items()}, assign=True)
 
 
 def _registered(name: str) -> tuple[Path, Path]:
@@ -141,23 +153,43 @@ def _read_official(path: Path, prefix: str) -> tuple[ModelConfig, dict[str, Tens
 
 
 def _read_safetensors(path: Path, config: ModelConfig | None, prefix: str) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Only the tensors under ``prefix`` are read from disk. Without ``config``, the one in the file's metadata counts."""
+    """Only the tensors under ``prefix`` are read from disk. The configuration in the file's metadata must agree with ``config``.
+
+    Shapes alone would not tell: other heads, other patches of as many values or another mel scale fit the same weights.
+    """
     try:
         with safe_open(path, "pt") as file:
             names = list(file.keys())
-            if config is None:
-                text = (file.metadata() or {}).get("config")
-                if text is None:
-                    raise ValueError(
-                        f"{path} carries no configuration in its metadata; load the directory with its {CONFIG_NAME}"
-                    )
-                try:
-                    config = ModelConfig.from_dict(json.loads(text))
-                except ValueError as error:
-                    raise ValueError(f"{path}: {error}") from error
+            text = (file.metadata() or {}).get("config")
+            own_config = _parse_config(text, path) if text is not None else None
+            if config is None and own_config is None:
+                raise ValueError(f"{path} carries no configuration in its metadata; load the directory with its {CONFIG_NAME}")
+            if config and own_config and config != own_config:
+                raise ValueError(
+                    f"{path} was saved with another configuration than the {CONFIG_NAME} beside it: "
+                    + ", ".join(_differences(own_config.to_dict(), config.to_dict()))
+                )
+            config = config or own_config
             state = {name.removeprefix(prefix): file.get_tensor(name) for name in names if name.startswith(prefix)}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a readable safetensors file (damaged or truncated): {error}") from error
     if strangers := [name for name in names if not name.startswith((ENCODER_PREFIX, "decoder."))]:
         raise ValueError(f"{path} is not an MW-MAE: it holds {', '.join(strangers[:5])}, not only encoder.* and decoder.*")
     return config, state
+
+
+def _parse_config(text: str, path: Path) -> ModelConfig:
+    try:
+        return ModelConfig.from_dict(json.loads(text))
+    except (ValueError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _differences(saved: dict, beside: dict, where: str = "") -> list[str]:
+    found = []
+    for key, value in saved.items():
+        if isinstance(value, dict):
+            found += _differences(value, beside[key], f"{where}{key}.")
+        elif value != beside[key]:
+            found.append(f"{where}{key} is {value} in the weights, {beside[key]} in {CONFIG_NAME}")
+    return found

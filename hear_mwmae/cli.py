@@ -26,13 +26,15 @@ MODEL_HELP = (
 
 
 class Group(click.Group):
-    """Turns the ValueErrors of bad input into one line on stderr and exit code 1."""
+    """Turns what bad input, the disk or the network raise into one line on stderr and exit code 1."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except ValueError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            raise click.ClickException(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -83,7 +85,8 @@ def embed(
     embedder = load_embedder(model, dtype=dtype, max_batch=batch_size)
     try:
         embedder.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()  # "meta", say, is a device that holds no values
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
     failures: list[str] = []
     results = []
@@ -92,11 +95,11 @@ def embed(
             results.append(result)
         else:
             click.echo(_summary(result.path, result.embedding))
+    for failure in failures:
+        click.echo(f"not embedded: {failure}", err=True)
     if output:
         write_table(output, results)
         click.echo(f"{len(results)} of {len(files)} files -> {output}")
-    for failure in failures:
-        click.echo(f"not embedded: {failure}", err=True)
     if failures:
         sys.exit(1)
 
@@ -113,6 +116,7 @@ def info(model: str) -> None:
     count = {part: sum(v.numel() for k, v in state.items() if k.startswith(part)) for part in ("encoder.", "decoder.")}
     encoder, decoder, frontend = config.encoder, config.decoder, config.frontend
     dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in state.values()})
+    step = 1000 * config.patch_size[0] * frontend.hop_length / frontend.sample_rate
     rows = {
         "model": model or "embedded",
         "kind": {"mwmae": "MW-MAE (multi-window)", "mae": "MAE (global attention)"}[config.kind],
@@ -123,7 +127,7 @@ def info(model: str) -> None:
         "input": f"{frontend.sample_rate} Hz mono, log-mel {config.input_frames} frames x {frontend.n_mels} bands per chunk",
         "patches": f"{config.patch_size[0]} frames x {config.patch_size[1]} bands, {config.num_tokens} tokens",
         "scene embedding": f"{config.embedding_size} numbers per clip",
-        "timestamp embedding": f"{config.embedding_size} numbers every {10 * config.patch_size[0]} ms",
+        "timestamp embedding": f"{config.embedding_size} numbers every {step:g} ms",
     }
     for name, value in rows.items():
         click.echo(f"{name:20} {value}")
@@ -167,7 +171,11 @@ def push(directory: Path, repo: str, private: bool, dry_run: Path | None) -> Non
     Goes up: config.json, model.safetensors, and a README.md made from the configuration and, where there is one, from card.json
     (licence, data, results, ...). The token comes from HF_TOKEN or `hf auth login`.
     """
-    click.echo(hub.push(directory, repo, model_card(directory, repo), private, dry_run))
+    from .mae import MaskedAutoencoder  # only here: embedding needs no decoder
+
+    card = model_card(directory, repo)
+    MaskedAutoencoder.from_pretrained(str(directory))  # what goes up has to load
+    click.echo(hub.push(directory, repo, card, private, dry_run))
 
 
 @main.command()

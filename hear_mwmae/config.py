@@ -7,6 +7,7 @@ Source of all numbers: "Masked Autoencoders with Multi-Window Local-Global Atten
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 import typing
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ ENCODER_SIZES = {
 #: (time frames, mel bands): the paper's default first, then those of its ablation.
 PATCH_SIZES = ((4, 16), (8, 16), (8, 8), (4, 8), (5, 5))
 DECODER_WIDTH, DECODER_DEPTH, DECODER_HEADS = 384, 4, 8
+#: Of any size in a configuration.
+LARGEST = 1_000_000
 
 
 def derive_window_sizes(num_tokens: int) -> tuple[int, ...]:
@@ -62,16 +65,17 @@ class FrontendConfig:
     log_offset: float = 1.1920929e-07  # float32 machine epsilon: the floor of the logarithm
 
     def __post_init__(self) -> None:
-        for name in ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels"):
-            _require_positive_int(self, name)
+        _check_fields(self)
         if self.win_length > self.n_fft:
             raise ValueError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}")
         if not 0 <= self.f_min < self.f_max <= self.sample_rate / 2:
             raise ValueError(
                 f"mel range {self.f_min}-{self.f_max} Hz must lie within 0 and half the sample rate, {self.sample_rate / 2} Hz"
             )
-        if not self.log_offset > 0:
-            raise ValueError(f"log_offset must be above 0, got {self.log_offset}")
+        if not 0 < self.log_offset <= 1:
+            raise ValueError(f"log_offset must lie above 0 and not above 1, got {self.log_offset}")
+        if self.hop_length > self.win_length:
+            raise ValueError(f"hop_length {self.hop_length} leaves gaps between windows of {self.win_length}")
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ class ModelConfig:
     norm_pix_loss: bool = False
 
     def __post_init__(self) -> None:
-        _require_positive_int(self, "input_frames")
+        _check_fields(self)
         if len(self.patch_size) != 2 or min(self.patch_size) < 1:
             raise ValueError(f"patch_size must be (time frames, mel bands), both above 0, got {self.patch_size}")
         (frames, bands), n_mels = self.patch_size, self.frontend.n_mels
@@ -134,8 +138,8 @@ class ModelConfig:
             )
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio must lie between 0 and 1, got {self.mask_ratio}")
-        if self.num_kept < 1:
-            raise ValueError(f"mask_ratio {self.mask_ratio} keeps none of the {self.num_tokens} tokens")
+        if not 0 < self.num_kept < self.num_tokens:
+            raise ValueError(f"mask_ratio {self.mask_ratio} keeps {self.num_kept} of the {self.num_tokens} tokens")
         if self.encoder.cls_token and self.decoder.window_sizes:
             raise ValueError("a windowed decoder cannot be combined with a CLS token: it belongs to no window")
         _check_windows(self.encoder.window_sizes, self.num_tokens, "encoder")
@@ -194,26 +198,45 @@ def preset(name: str, patch_size: tuple[int, int] = (4, 16)) -> ModelConfig:
         raise ValueError(f"unknown preset {name!r}; there are: {', '.join(preset_names())}")
     kind, size = name.split("-")
     width, depth, heads = ENCODER_SIZES[size]
-    config = ModelConfig(EncoderConfig(width, depth, heads, cls_token=kind == "mae"), patch_size=tuple(patch_size))
+    config = ModelConfig(EncoderConfig(width, depth, heads, cls_token=kind == "mae"), patch_size=patch_size)
     if kind == "mae":
         return config
     windows = derive_window_sizes(config.num_tokens)
     return dataclasses.replace(config, decoder=DecoderConfig(heads=len(windows), window_sizes=windows))
 
 
-def _require_positive_int(config: object, name: str) -> None:
-    value = getattr(config, name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
+def _check_fields(config: object) -> None:
+    """Types and sanity of every field by its annotation; lists become tuples, whole numbers floats where a float is meant."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if hint is int:
+            _check_whole(name, value, 1)
+        elif hint is float:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < sys.float_info.max:
+                raise ValueError(f"{name} must be a finite number, got {value!r:.100}")
+            object.__setattr__(config, name, float(value))
+        elif isinstance(hint, types.GenericAlias):  # tuple[int, ...] and tuple[int, int]
+            if not isinstance(value, tuple | list):
+                raise ValueError(f"{name} must be a tuple of whole numbers, got {value!r:.100}")
+            for item in value:
+                _check_whole(name, item, 0)
+            object.__setattr__(config, name, tuple(value))
+        elif not isinstance(value, hint):
+            raise ValueError(f"{name} must be a {hint.__name__}, got {value!r:.100}")
+
+
+def _check_whole(name: str, value: object, least: int) -> None:
+    # No model or front-end comes near the upper bound; a damaged configuration must not ask for petabytes.
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= LARGEST:
+        raise ValueError(f"{name} must be a whole number from {least} to {LARGEST}, got {value!r:.100}")
 
 
 def _check_transformer(config: EncoderConfig | DecoderConfig, what: str) -> None:
-    for name in ("width", "depth", "heads"):
-        _require_positive_int(config, name)
+    _check_fields(config)
     if config.width % config.heads:
         raise ValueError(f"{what} width {config.width} is not divisible by {config.heads} heads")
-    if not config.mlp_ratio > 0:
-        raise ValueError(f"{what} mlp_ratio must be above 0, got {config.mlp_ratio}")
+    if not 1 <= config.width * config.mlp_ratio <= LARGEST:
+        raise ValueError(f"{what} mlp_ratio {config.mlp_ratio} gives a hidden layer of {config.width * config.mlp_ratio:g} units")
     if config.window_sizes and len(config.window_sizes) != config.heads:
         raise ValueError(
             f"{what} has {config.heads} heads but {len(config.window_sizes)} window sizes {list(config.window_sizes)}"
@@ -249,8 +272,6 @@ def _from_plain(kind: type, value: object, where: str) -> object:
         if not isinstance(value, list):
             raise ValueError(f"{where} must be a list, got {value!r}")
         return tuple(_from_plain(int, item, where) for item in value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind:
+    if type(value) is not kind and not (kind is float and type(value) is int):
         raise ValueError(f"{where} must be {kind.__name__}, got {value!r}")
     return value

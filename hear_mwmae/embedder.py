@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .config import ModelConfig
 from .encoder import Encoder
-from .frontend import LogMelFrontend, reflect_index
+from .frontend import LogMelFrontend, reflect_pad
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TIMESTAMPS = ("centred", "official")
@@ -34,12 +34,12 @@ class Embedder(nn.Module):
 
     def __init__(self, config: ModelConfig, dtype: str = "float32", timestamps: str = "centred", max_batch: int = 64) -> None:
         super().__init__()
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        if timestamps not in TIMESTAMPS:
+        if not isinstance(timestamps, str) or timestamps not in TIMESTAMPS:
             raise ValueError(f"timestamps must be one of {', '.join(TIMESTAMPS)}, got {timestamps!r}")
-        if not isinstance(max_batch, int) or isinstance(max_batch, bool) or max_batch < 1:
-            raise ValueError(f"max_batch must be a whole number above 0, got {max_batch!r}")
+        if not isinstance(max_batch, int) or isinstance(max_batch, bool) or not 0 < max_batch < 1 << 31:
+            raise ValueError(f"max_batch must be a whole number of chunks above 0, got {max_batch!r}")
         self.config = config
         self.timestamps = timestamps
         self.max_batch = max_batch
@@ -87,6 +87,8 @@ class Embedder(nn.Module):
             raise ValueError(f"audio must be a torch tensor of shape (clips, samples), got {type(audio).__name__}")
         if audio.ndim != 2:
             raise ValueError(f"audio must have shape (clips, samples), got {tuple(audio.shape)}; one clip is audio[None]")
+        if audio.layout != torch.strided:
+            raise ValueError(f"audio must be a dense tensor, got layout {audio.layout}")
         if not audio.is_floating_point():
             raise ValueError(f"audio must be floating point within [-1, 1], got {audio.dtype}: divide integers by their range")
         if not len(audio):
@@ -128,14 +130,14 @@ class Embedder(nn.Module):
         spectrogram = self.frontend(audio)
         frames, size = spectrogram.shape[1], self.config.input_frames
         per_clip = -(-frames // size)
-        padded = spectrogram[:, reflect_index(frames, 0, per_clip * size, audio.device)]
-        return padded.reshape(len(audio) * per_clip, size, -1), per_clip
+        return reflect_pad(spectrogram, 0, per_clip * size - frames).reshape(len(audio) * per_clip, size, -1), per_clip
 
     def _encode(self, chunks: Tensor) -> Iterator[Tensor]:
         """(chunks, input_frames, n_mels) -> float32 (up to max_batch, time steps, bands * width), piece by piece."""
-        dtype = self.encoder.pos_embed.dtype
-        for piece in chunks.split(self.max_batch):
-            yield self.encoder.forward_features(piece.to(dtype)).float()
+        # An ambient autocast would silently change the precision that was asked for.
+        with torch.autocast(chunks.device.type, enabled=False):
+            for piece in chunks.split(self.max_batch):
+                yield self.encoder.forward_features(piece).float()
 
     def _time_steps(self, audio: Tensor) -> int:
         """Time steps that hold any of the clip's frames; those of the padding are cut off."""

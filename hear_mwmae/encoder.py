@@ -84,11 +84,12 @@ class Encoder(nn.Module):
 
     def _embed(self, spectrogram: Tensor) -> Tensor:
         expected = (self.config.input_frames, self.config.frontend.n_mels)
-        if spectrogram.ndim != 3 or spectrogram.shape[1:] != expected:
+        if spectrogram.ndim != 3 or spectrogram.shape[1:] != expected or not spectrogram.is_floating_point():
             raise ValueError(
-                f"the encoder takes spectrograms of shape (batch, {expected[0]}, {expected[1]}), got {tuple(spectrogram.shape)}"
+                f"the encoder takes floating-point spectrograms of shape (batch, {expected[0]}, {expected[1]}), "
+                f"got {tuple(spectrogram.shape)} of {spectrogram.dtype}"
             )
-        patches = patchify(spectrogram, self.config.patch_size)
+        patches = patchify(spectrogram.to(self.pos_embed.dtype), self.config.patch_size)
         return self.patch_embed(patches) + self.pos_embed[:, int(self.config.encoder.cls_token) :]
 
     def _transform(self, tokens: Tensor) -> Tensor:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torchaudio
 from torch import Tensor, nn
 
 from .config import FrontendConfig
 
-#: A clip whose log-mel deviates by less than this is silence (or one constant): nothing but rounding is left to scale.
-SILENCE_STD = 1e-5
+#: A clip whose log-mel deviates by less than this is silence or a constant: what is left is the rounding of the transform.
+SILENCE_STD = 1e-4
 
 
 class LogMelFrontend(nn.Module):
@@ -19,17 +21,23 @@ class LogMelFrontend(nn.Module):
     than half a window. Always computed in float32.
     """
 
-    #: Frames transformed at once: bounds the memory for hour-long clips, without any influence on the result.
+    #: Frames transformed at once: bounds the memory for long and for many clips, without any influence on the result.
     block_frames = 1 << 15
 
     def __init__(self, config: FrontendConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("window", torch.hann_window(config.win_length), persistent=False)
-        filterbank = torchaudio.functional.melscale_fbanks(
-            config.n_fft // 2 + 1, config.f_min, config.f_max, config.n_mels, config.sample_rate, mel_scale="htk"
-        )
-        self.register_buffer("filterbank", filterbank, persistent=False)  # (n_fft // 2 + 1, n_mels)
+        with torch.device("cpu"):  # even where a model is built on the meta device: these are no weights that follow later
+            window = torch.hann_window(config.win_length, dtype=torch.float32)
+            filterbank = torchaudio.functional.melscale_fbanks(
+                config.n_fft // 2 + 1, config.f_min, config.f_max, config.n_mels, config.sample_rate, mel_scale="htk"
+            )
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("filterbank", filterbank.float(), persistent=False)  # (n_fft // 2 + 1, n_mels)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMelFrontend:
+        """Follow the model to its device, but stay float32: half-precision features would be silently wrong ones."""
+        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """The features of inference: :meth:`log_mel`, normalised per clip with the unbiased deviation."""
@@ -38,26 +46,26 @@ class LogMelFrontend(nn.Module):
     def log_mel(self, waveform: Tensor) -> Tensor:
         """(B, samples) -> (B, frames, n_mels): log(power mel spectrogram + log_offset)."""
         config = self.config
-        samples = waveform.shape[1]
         half = config.n_fft // 2
-        padded = waveform.float()[:, reflect_index(samples, -half, samples + half, waveform.device)]
-        frames = samples // config.hop_length + 1
-        blocks = []
-        for first in range(0, frames, self.block_frames):
-            last = min(first + self.block_frames, frames) - 1
-            piece = padded[:, first * config.hop_length : last * config.hop_length + config.n_fft]
-            spectrum = torch.stft(
-                piece,
-                config.n_fft,
-                config.hop_length,
-                config.win_length,
-                self.window,
-                center=False,
-                return_complex=True,
-            )
-            power = spectrum.abs().square().transpose(1, 2)
-            blocks.append(torch.log(power @ self.filterbank + config.log_offset))
-        return torch.cat(blocks, dim=1)
+        frames = waveform.shape[1] // config.hop_length + 1
+        # Many short clips at once, or a part of one long clip.
+        clips = []
+        for group in waveform.float().split(max(self.block_frames // frames, 1)):
+            padded = reflect_pad(group, half, half)
+            starts = range(0, frames, self.block_frames)
+            pieces = [self._log_mel_block(padded, first, min(first + self.block_frames, frames)) for first in starts]
+            clips.append(torch.cat(pieces, dim=1))
+        return torch.cat(clips)
+
+    def _log_mel_block(self, padded: Tensor, first: int, last: int) -> Tensor:
+        """Frames first..last-1 of padded waveforms."""
+        config = self.config
+        piece = padded[:, first * config.hop_length : (last - 1) * config.hop_length + config.n_fft]
+        spectrum = torch.stft(
+            piece, config.n_fft, config.hop_length, config.win_length, self.window, center=False, return_complex=True
+        )
+        power = spectrum.abs().square().transpose(1, 2)
+        return torch.log(power @ self.filterbank + config.log_offset)
 
 
 def normalise(log_mel: Tensor, unbiased: bool) -> Tensor:
@@ -67,6 +75,12 @@ def normalise(log_mel: Tensor, unbiased: bool) -> Tensor:
     """
     std, mean = torch.std_mean(log_mel, dim=(1, 2), correction=int(unbiased), keepdim=True)
     return torch.where(std > SILENCE_STD, (log_mel - mean) / (std + 1e-8), 0.0)
+
+
+def reflect_pad(x: Tensor, before: int, after: int) -> Tensor:
+    """Extend (B, n, ...) along dimension 1 by repeated reflection at both ends."""
+    n = x.shape[1]
+    return torch.cat([x[:, reflect_index(n, -before, 0, x.device)], x, x[:, reflect_index(n, n, n + after, x.device)]], dim=1)
 
 
 def reflect_index(length: int, start: int, stop: int, device: torch.device | None = None) -> Tensor:

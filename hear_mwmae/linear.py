@@ -16,6 +16,10 @@ ONEDNN = (
     and torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
+#: oneDNN refuses bfloat16 on processors that would have to emulate it.
+ONEDNN_DTYPES = {torch.float32}
+if ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    ONEDNN_DTYPES.add(torch.bfloat16)
 
 
 class Linear(nn.Linear):
@@ -26,7 +30,8 @@ class Linear(nn.Linear):
         self.gelu = gelu
 
     def forward(self, x: Tensor) -> Tensor:
-        if ONEDNN and x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
+        inference = x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+        if ONEDNN and inference and x.dtype == self.weight.dtype and x.dtype in ONEDNN_DTYPES:
             activation, variant = ("gelu", "tanh") if self.gelu else ("none", "")
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, activation, [], variant)
         y = super().forward(x)

@@ -186,7 +186,7 @@ def test_masks_follow_torchs_generator():
     [
         (lambda: EncoderConfig(190, 12, 3), "width 190 is not divisible by 3 heads"),
         (lambda: EncoderConfig(6, 1, 3), "width 6 must be a multiple of 4"),
-        (lambda: EncoderConfig(64, 0, 2), "depth must be a whole number above 0, got 0"),
+        (lambda: EncoderConfig(64, 0, 2), "depth must be a whole number from 1 to 1000000, got 0"),
         (lambda: EncoderConfig(64, 1, 2, cls_token=True, window_sizes=(2, 0)), "CLS token"),
         (lambda: DecoderConfig(64, 1, 2, window_sizes=(2, 5, 0)), r"2 heads but 3 window sizes \[2, 5, 0\]"),
         (lambda: DecoderConfig(63, 1, 3), "width 63 must be even"),
