@@ -155,6 +155,8 @@ def test_position_tables_are_loaded_not_regenerated(model_dir):
         (lambda t: t.pop("encoder.norm.weight"), r"missing norm.weight \[32\]"),
         (lambda t: t.update({"encoder.extra": torch.zeros(3)}), r"unexpected extra \[3\]"),
         (lambda t: t.update({"encoder.norm.bias": torch.zeros(5)}), r"norm.bias is \[5\], should be \[32\]"),
+        (lambda t: t["encoder.norm.bias"].fill_(torch.nan), "norm.bias holds NaN or infinity"),
+        (lambda t: t.update({"encoder.norm.bias": torch.zeros(32, dtype=torch.int64)}), r"norm.bias is torch.int64"),
         (lambda t: t.update({"classifier.weight": torch.zeros(3)}), r"not an MW-MAE: it holds classifier.weight"),
         (lambda t: t.clear() or t.update({"decoder.x": torch.zeros(1)}), "missing.*\n.*and 19 more"),
     ],
@@ -171,6 +173,7 @@ def test_weights_that_do_not_match(model_dir, change, message):
         ("{", "config.json: Expecting"),
         ("[]", "must be a JSON object"),
         ('{"encoder": {}}', "missing keys"),
+        ("[" * 200_000, "config.json"),
     ],
 )
 def test_bad_config_is_named_before_the_weights(model_dir, text, message):
@@ -184,6 +187,22 @@ def test_unknown_key_in_config(model_dir):
     values = json.loads((model_dir / CONFIG_NAME).read_text())
     (model_dir / CONFIG_NAME).write_text(json.dumps({**values, "colour": "red"}))
     with pytest.raises(ValueError, match=r"config.json: config has unknown keys \['colour'\]"):
+        hear_mwmae.load_model(str(model_dir))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(("encoder", "heads"), 4), (("patch_size",), [8, 8]), (("frontend", "f_max"), 7000.0)],
+)
+def test_a_config_of_another_model_of_the_same_shapes(model_dir, place, value):
+    """Each of these fits the weights, and would give wrong numbers."""
+    values = json.loads((model_dir / CONFIG_NAME).read_text())
+    inner = values
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    (model_dir / CONFIG_NAME).write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=f"another configuration.*{place[-1]} is"):
         hear_mwmae.load_model(str(model_dir))
 
 
@@ -239,6 +258,12 @@ def test_a_pickle_is_never_opened(tmp_path, name, writer):
 @pytest.mark.parametrize("source", ["nowhere", "./nowhere/at/all", "missing/model.safetensors", "a b/c", "org/repo/file"])
 def test_no_such_model(source):
     with pytest.raises(ValueError, match="neither a file or directory, nor one of the registered models"):
+        hear_mwmae.load_model(source)
+
+
+@pytest.mark.parametrize("source", [None, 3, b"bytes", "x" * 5000, "nul\0"])
+def test_what_is_no_name(source):
+    with pytest.raises(ValueError, match="named by a string or a path"):
         hear_mwmae.load_model(source)
 
 

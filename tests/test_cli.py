@@ -21,6 +21,7 @@ from hear_mwmae.checkpoint import save_model
 from hear_mwmae.cli import main
 from hear_mwmae.mae import MaskedAutoencoder
 
+OFFICIAL = REFERENCE / "official_checkpoint" / "checkpoint_198400"
 CLIPS = sorted(AUDIO.iterdir())
 
 
@@ -81,6 +82,16 @@ def test_truncated_files_are_noticed_in_every_format(path, share, tmp_path):
     (tmp_path / path.name).write_bytes(content[: int(len(content) * share)])
     with pytest.raises(ValueError, match=r"truncated|damaged|empty"):
         read_audio(tmp_path / path.name, 16000)
+
+
+@pytest.mark.parametrize("rate", [11127, 44101, 192007])
+def test_odd_rates_are_resampled_in_no_time(rate, tmp_path):
+    tone = np.sin(2 * np.pi * 1000 * np.arange(rate) / rate)
+    soundfile.write(tmp_path / "odd.wav", tone, rate, subtype="FLOAT")
+    audio = read_audio(tmp_path / "odd.wav", 16000)
+    assert len(audio) == pytest.approx(16000, abs=2)
+    spectrum = torch.fft.rfft(audio * torch.hann_window(len(audio))).abs()
+    assert spectrum.argmax().item() * 16000 / len(audio) == pytest.approx(1000, abs=1.1)
 
 
 def test_a_wav_that_was_streamed_is_whole(tmp_path):
@@ -146,13 +157,15 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path):
         (["embed", "{clip}", "-o", "{tmp}/no/out.npz"], "there is no folder"),
         (["embed", "{clip}", "--device", "toaster"], "device 'toaster' cannot be used"),
         (["embed", "{clip}", "--model", "nonsense"], "no model 'nonsense'"),
+        (["embed", "{clip}", "--device", "meta"], "device 'meta' cannot be used"),
+        (["convert", "{official}", "{clip}/sub"], "crow.wav"),
         (["info", "nonsense"], "no model 'nonsense'"),
         (["convert", "{clip}", "{tmp}/out"], "crow.wav"),
         (["push", "{tmp}", "org/repo", "--dry-run", "{tmp}/up"], "config.json"),
     ],
 )
 def test_errors_are_one_line_and_a_code(tmp_path, args, message):
-    filled = [arg.format(tmp=tmp_path, clip=AUDIO / "crow.wav") for arg in args]
+    filled = [arg.format(tmp=tmp_path, clip=AUDIO / "crow.wav", official=OFFICIAL) for arg in args]
     result = run(*filled)
     assert result.exit_code == 1
     assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1
@@ -165,7 +178,7 @@ def test_info(model):
 
 
 def test_convert(tmp_path):
-    result = run("convert", REFERENCE / "official_checkpoint" / "checkpoint_198400", tmp_path / "converted")
+    result = run("convert", OFFICIAL, tmp_path / "converted")
     assert result.exit_code == 0, result.output
     assert hear_mwmae.load_model(str(tmp_path / "converted")).scene_embedding_size == 240
 

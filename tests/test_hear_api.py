@@ -137,6 +137,7 @@ def test_any_gradient_mode(embedded_model, mode):
         (torch.zeros(1, 16000, dtype=torch.int16), "floating point.*int16"),
         (torch.full((1, 100), float("nan")), "NaN or infinity in clip 0 of 1"),
         (torch.stack([torch.zeros(100), torch.full((100,), -torch.inf)]), "NaN or infinity in clip 1 of 2"),
+        (torch.zeros(1, 100).to_sparse(), "dense tensor"),
         (np.zeros((1, 100), dtype=np.float32), "torch tensor.*ndarray"),
     ],
 )
@@ -146,7 +147,14 @@ def test_bad_audio_is_a_value_error(embedded_model, audio, message):
             get_embeddings(audio, embedded_model)
 
 
-@pytest.mark.parametrize("options", [{"dtype": "float16"}, {"timestamps": "middle"}, {"max_batch": 0}, {"max_batch": 2.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"dtype": value} for value in ("float16", torch.bfloat16, ["float32"], None)),
+        *({"timestamps": value} for value in ("middle", {}, 1)),
+        *({"max_batch": value} for value in (0, 2.0, True, 10**30, float("nan"))),
+    ],
+)
 def test_bad_option_values(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
         hear_mwmae.load_model(**options)
@@ -171,6 +179,11 @@ def test_silence_is_defined(embedded_model):
     assert all(torch.isfinite(scene).all() and scene.abs().max() < 50 for scene in scenes)
     quiet = embedded_model.scene_embeddings(1e-9 * noise(32000)[None])
     torch.testing.assert_close(quiet, scenes[1])
+
+
+@pytest.mark.parametrize("level", [1.0, 0.9, -0.5, 1e-3])
+def test_a_constant_is_silence(embedded_model, level):
+    assert not LogMelFrontend(embedded_model.config.frontend)(torch.full((1, 53920), level)).any()
 
 
 def test_full_scale_clipping(embedded_model):
@@ -215,6 +228,37 @@ def test_bfloat16_is_close(embedded_model):
     scenes, exact = fast.scene_embeddings(audio), embedded_model.scene_embeddings(audio)
     assert scenes.dtype == torch.float32
     assert torch.cosine_similarity(scenes, exact).min() > 0.9999
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_may_be_cast(dtype):
+    """The encoder changes its precision; the front-end stays float32."""
+    model, audio = hear_mwmae.load_model(), read_audio(PIANO, 16000)[None]
+    exact = model.scene_embeddings(audio)
+    cast = model.to(dtype).scene_embeddings(audio)
+    assert cast.dtype == torch.float32 and torch.cosine_similarity(cast, exact) > 0.9999
+    assert model.frontend.filterbank.dtype == torch.float32
+
+
+def test_bfloat16_is_the_same_in_any_batch():
+    model = hear_mwmae.load_model(dtype="bfloat16")
+    clip = noise(40000)
+    together = model.scene_embeddings(torch.stack([tone(40000), clip, torch.zeros(40000)]))[1]
+    assert (together - model.scene_embeddings(clip[None])[0]).abs().max() < 1e-5
+
+
+def test_an_ambient_autocast_changes_nothing(embedded_model):
+    audio = noise(20000)[None]
+    exact = embedded_model.scene_embeddings(audio)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(embedded_model.scene_embeddings(audio), exact)
+
+
+def test_loading_leaves_torchs_random_state_alone():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    hear_mwmae.load_model()
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_other_float_types_are_accepted(embedded_model):

@@ -227,6 +227,12 @@ def test_config_json_round_trip(name):
     [
         (lambda c: c.update(colour="red"), r"unknown keys \['colour'\]"),
         (lambda c: c["encoder"].pop("heads"), r"config.encoder has missing keys \['heads'\]"),
+        (lambda c: c["encoder"].update(mlp_ratio=10**400), "mlp_ratio must be a finite number"),
+        (lambda c: c["encoder"].update(mlp_ratio=1e-3), "hidden layer of 0.192 units"),
+        (lambda c: c["frontend"].update(n_fft=10**15), "n_fft must be a whole number from 1 to 1000000"),
+        (lambda c: c["frontend"].update(log_offset=float("inf")), "log_offset must be a finite number"),
+        (lambda c: c["frontend"].update(hop_length=10**6), "leaves gaps"),
+        (lambda c: c.update(mask_ratio=1e-9), "keeps 250 of the 250 tokens|keeps 249 of the 250 tokens"),
         (lambda c: c["encoder"].update(width="192"), "config.encoder.width must be int, got '192'"),
         (lambda c: c.update(patch_size=4), "config.patch_size must be a list, got 4"),
         (lambda c: c.update(patch_size=[4, 16, 1]), "patch_size must be"),

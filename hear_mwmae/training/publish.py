@@ -40,7 +40,7 @@ def describe_data(data_dir: Path) -> str:
     summary = ", ".join(f"{kind} {value:.1f} h" for kind, value in sorted(totals.items()))
     lines = [
         f"{sum(totals.values()):.1f} hours of freely licensed audio from {len(hours)} packages of Debian's main section, "
-        f"fetched by `python -m hear_mwmae.training.debian_audio`: {summary}. No clip of any task below is in it.",
+        f"fetched by `python -m hear_mwmae.training.debian_audio`: {summary}.",
         "",
         "| package | version | hours | licences of the audio |",
         "|---|---|---|---|",
@@ -99,9 +99,10 @@ def main(recipe: Path, data: Path, run: Path, tasks: tuple[Path, ...], output: P
     card = {
         "license": "apache-2.0",
         "description": (
-            f"{settings.preset} of [hear-mwmae](https://pypi.org/project/hear-mwmae), pretrained on two CPU cores on freely "
-            "licensed audio: the model embedded in the package. Small and general; not a rival of models trained on AudioSet."
+            f"{settings.preset}, a small masked autoencoder for general-purpose audio embeddings, pretrained on freely licensed "
+            "audio. For the package `hear-mwmae`."
         ),
+        "datasets": ["audio-of-debian-packages"],
         "data": describe_data(data),
         "training": training,
         "results": measure(tasks, columns),
