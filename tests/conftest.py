@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 # MKL picks its Fourier transform by processor, and their float32 roundings differ: in the nearly empty bands of a pure tone by
-# 5e-4 after the logarithm, in a scene embedding by up to 3e-5. The authors' outputs were computed on the path of processors
+# 5e-3 after the logarithm, in a scene embedding by up to 3e-5. The authors' outputs were computed on the path of processors
 # without AVX2 kernels of MKL's own (AMD's, for example). With this every x86 processor takes it, and parity shows to 1e-6.
 os.environ["MKL_CBWR"] = "AVX"
 # Nothing in the tests may reach for the network.
