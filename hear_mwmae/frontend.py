@@ -65,7 +65,8 @@ class LogMelFrontend(nn.Module):
             piece, config.n_fft, config.hop_length, config.win_length, self.window, center=False, return_complex=True
         )
         power = spectrum.abs().square().transpose(1, 2)
-        return torch.log(power @ self.filterbank + config.log_offset)
+        with torch.autocast(power.device.type, enabled=False):  # an ambient one would round the product to half precision
+            return torch.log(power @ self.filterbank + config.log_offset)
 
 
 def normalise(log_mel: Tensor, unbiased: bool) -> Tensor:

