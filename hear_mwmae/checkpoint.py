@@ -31,7 +31,9 @@ def load_embedder(source: str | os.PathLike = "", **options: object) -> Embedder
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(f"unknown option {', '.join(unknown)}; load_model takes {', '.join(known)}")
     config, state = read_model(source, ENCODER_PREFIX)
-    with torch.device("meta"):  # no memory, no initialisation, no random numbers: all weights are about to be replaced
+    # The initial weights are about to be replaced; drawing them must not move the caller's random numbers. (Building on the meta
+    # device would spare them, but makes torch import triton, which crashes in a process that has loaded tensorflow.)
+    with torch.random.fork_rng(devices=[]):
         embedder = Embedder(config, **options)
     load_strictly(embedder.encoder, state, str(source) or DEFAULT_MODEL)
     return embedder
@@ -96,7 +98,7 @@ def read_config(path: Path) -> ModelConfig:
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
-    """Give ``module`` the weights of ``state``, in its own precision; it may have been built on the meta device.
+    """Give ``module`` the weights of ``state``, in its own precision.
 
     Raises ValueError with a list of what is missing, unexpected, of another shape, or not finite floating-point numbers.
     """

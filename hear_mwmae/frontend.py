@@ -27,11 +27,10 @@ class LogMelFrontend(nn.Module):
     def __init__(self, config: FrontendConfig) -> None:
         super().__init__()
         self.config = config
-        with torch.device("cpu"):  # even where a model is built on the meta device: these are no weights that follow later
-            window = torch.hann_window(config.win_length, dtype=torch.float32)
-            filterbank = torchaudio.functional.melscale_fbanks(
-                config.n_fft // 2 + 1, config.f_min, config.f_max, config.n_mels, config.sample_rate, mel_scale="htk"
-            )
+        window = torch.hann_window(config.win_length, dtype=torch.float32)
+        filterbank = torchaudio.functional.melscale_fbanks(
+            config.n_fft // 2 + 1, config.f_min, config.f_max, config.n_mels, config.sample_rate, mel_scale="htk"
+        )
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("filterbank", filterbank.float(), persistent=False)  # (n_fft // 2 + 1, n_mels)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sys
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +12,7 @@ from torch import Tensor, nn
 #: apply the GELU while the product is still in the cache, which otherwise takes as long as the product itself. It has no
 #: backward pass, so training goes torch's usual way. benchmarks/embed.py measures the difference.
 ONEDNN = (
-    "tensorflow" not in sys.modules  # hear-validator crashed with both in one process; the cause is not understood yet
-    and platform.machine() in ("x86_64", "AMD64")
+    platform.machine() in ("x86_64", "AMD64")
     and torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )

@@ -69,7 +69,7 @@ class MaskedAutoencoder(nn.Module):
     def from_pretrained(cls, source: str = "") -> MaskedAutoencoder:
         """Encoder and decoder of a pretrained model, to go on training; ``source`` as in `hear_mwmae.load_model`."""
         config, state = read_model(source)
-        with torch.device("meta"):  # as in load_embedder
+        with torch.random.fork_rng(devices=[]):  # as in load_embedder
             model = cls(config)
         load_strictly(model, state, source or "the embedded model")
         return model
