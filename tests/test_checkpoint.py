@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hear_mwmae.weights import DEFAULT_MODEL, WEIGHTS_DIR, registry
 from reference import AUDIO, REFERENCE
 from safetensors.torch import load_file, save_file
 
@@ -18,6 +17,7 @@ from hear_mwmae.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_model, save_mo
 from hear_mwmae.config import preset
 from hear_mwmae.hub import CARD_NAME, sha256_of
 from hear_mwmae.mae import MaskedAutoencoder
+from hear_mwmae.weights import DEFAULT_MODEL, WEIGHTS_DIR, registry
 
 CLIP = torch.rand(1, 20000, generator=torch.Generator().manual_seed(0)) * 2 - 1
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from hear_mwmae.weights import Entry
 from hub_server import HubServer, Request, use_hub
 from huggingface_hub import constants
 
@@ -23,6 +22,7 @@ import hear_mwmae
 from hear_mwmae import checkpoint
 from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig
 from hear_mwmae.mae import MaskedAutoencoder
+from hear_mwmae.weights import Entry
 
 REPO = "org/repo"
 CONFIG, WEIGHTS = checkpoint.CONFIG_NAME, checkpoint.WEIGHTS_NAME

@@ -10,9 +10,9 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from hear_mwmae.weights import WEIGHTS_DIR
 
 import hear_mwmae
+from hear_mwmae.weights import WEIGHTS_DIR
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -53,7 +53,11 @@ checkpoint_every = 2
 
 def write_recipe(path: Path, **changes: object) -> Path:
     lines = [line for line in RECIPE.strip().splitlines() if line.split(" = ")[0] not in changes]
-    lines += [f"{key} = {json.dumps(value)}" for key, value in changes.items() if value is not None]
+    lines += [
+        f"{key} = {json.dumps(value).replace('NaN', 'nan').replace('Infinity', 'inf')}"
+        for key, value in changes.items()
+        if value is not None
+    ]
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -91,6 +95,10 @@ def test_shipped_recipes_are_valid(path):
         ({"optimiser": "sgd"}, "optimiser must be one of adamw, muon"),
         ({"precision": "float8"}, "precision must be one of"),
         ({"preset": "mwmae-giant"}, "unknown preset"),
+        ({"weight_decay": -0.1}, "weight_decay must be a finite number of at least 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number"),
+        ({"muon_learning_rate": float("inf")}, "muon_learning_rate must be a finite number"),
+        ({"seed": -1}, "seed must be at least 0"),
     ],
 )
 def test_bad_recipes(tmp_path, changes, message):
@@ -102,6 +110,8 @@ def test_bad_recipes(tmp_path, changes, message):
     ("old", "new", "message"),
     [
         ("notes = 0.5", "notes = 0.6", "sum to 1"),
+        ("notes = 0.5", "notes = nan", "sum to 1"),
+        ("notes = 0.5", "notes = 'half'", "sum to 1"),
         ("width = 32, depth = 1, heads = 2", "widht = 32", r"unknown keys \['widht'\]"),
         ("preset =", "preset", "cannot read recipe"),
     ],
@@ -176,6 +186,24 @@ def test_data_errors(data, tmp_path):
         FeatureStore(data, FrontendConfig()).batches({"speech": 1.0}, 1, 200, 0)
 
 
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        ("file,kind\ncrow.flac,effects\n", "has no column path"),
+        ("", "has no column kind or path"),
+        ("path,kind\ngone.flac,effects\n", r"lists .*gone.flac, which cannot be read"),
+        ("path,kind\nmanifest.csv,effects\n", r"lists .*manifest.csv, which cannot be read"),
+        ("path,kind\nfast.wav,effects\n", "must be 16000 Hz mono, is 44100 Hz"),
+        ("path,kind\n", "lists no audio"),
+    ],
+)
+def test_bad_manifests(tmp_path, manifest, message):
+    soundfile.write(tmp_path / "fast.wav", np.zeros(1000), 44100)
+    (tmp_path / "manifest.csv").write_text(manifest)
+    with pytest.raises(ValueError, match=message):
+        FeatureStore(tmp_path, FrontendConfig())
+
+
 def log(run: Path) -> list[dict[str, str]]:
     with open(run / "log.csv", newline="") as stream:
         return list(csv.DictReader(stream))
@@ -222,6 +250,45 @@ def test_a_run_may_be_lengthened_but_not_changed(data, tmp_path):
         pretrain(Recipe.read(write_recipe(tmp_path / "recipe.toml", seed=1)), data, tmp_path / "run")
 
 
+def test_a_run_keeps_to_its_data(data, tmp_path):
+    recipe = Recipe.read(write_recipe(tmp_path / "recipe.toml"))
+    pretrain(recipe, data, tmp_path / "run")
+    for file in data.glob("*.*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with open(tmp_path / "manifest.csv", "a") as stream:
+        stream.write("crow.flac,1.0,another-package,1.0,effects,CC0-1.0\n")
+    with pytest.raises(ValueError, match="belongs to another data"):
+        pretrain(recipe, tmp_path, tmp_path / "run")
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:1000], lambda content: b"", lambda content: b"no checkpoint"])
+def test_a_damaged_checkpoint(data, tmp_path, damage):
+    recipe = Recipe.read(write_recipe(tmp_path / "recipe.toml"))
+    pretrain(recipe, data, tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    with pytest.raises(ValueError, match=r"checkpoint.pt is no checkpoint of a run, or damaged"):
+        pretrain(recipe, data, tmp_path / "run")
+
+
+def test_a_checkpoint_with_code_in_it_does_not_run(data, tmp_path):
+    class Code:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    (tmp_path / "run").mkdir()
+    torch.save({"identity": Code()}, tmp_path / "run" / "checkpoint.pt")
+    with pytest.raises(ValueError, match="no checkpoint of a run"):
+        pretrain(Recipe.read(write_recipe(tmp_path / "recipe.toml")), data, tmp_path / "run")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_signal_handlers_are_restored(data, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    pretrain(Recipe.read(write_recipe(tmp_path / "recipe.toml")), data, tmp_path / "run")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):
     recipe = Recipe.read(write_recipe(tmp_path / "recipe.toml", learning_rate=1e30, optimiser="adamw"))
     with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step"):
@@ -249,7 +316,7 @@ def task(tmp_path_factory) -> Path:
 
 
 def test_probe(task, embedded_model):
-    for embed in (log_mel_baseline(), untrained_baseline("mwmae-tiny"), embedded_model.scene_embeddings):
+    for embed in (log_mel_baseline(), untrained_baseline(preset("mwmae-tiny")), embedded_model.scene_embeddings):
         assert probe(task, embed) == [1.0, 1.0, 1.0]
     assert np.mean(probe(task, lambda audio: torch.rand(1, 4))) < 0.9
     result = CliRunner().invoke(probe_command, [str(task), "--log-mel"])
@@ -261,11 +328,17 @@ def test_publish_a_finished_run(data, task, tmp_path):
     pretrain(Recipe.read(recipe), data, tmp_path / "run")
     (tmp_path / "limits").write_text("Knows three clips.\n")
     arguments = [recipe, data, tmp_path / "run", task, "-o", tmp_path / "out", "--limits", tmp_path / "limits"]
+    arguments += ["--hardware", "two cores"]
     result = CliRunner().invoke(publish_command, list(map(str, arguments)))
     assert result.exit_code == 0, result.output
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| some-package | 1.0 | effects 0.00, notes 0.01 | CC0-1.0 |" in card
-    assert "12 steps of 8 crops" in card and "- Knows three clips." in card and "| tones | accuracy | " in card
+    assert (
+        "12 steps of 8 crops" in card
+        and "minutes on two cores;" in card
+        and "- Knows three clips." in card
+        and "| tones | accuracy | " in card
+    )
     _, state = hear_mwmae.checkpoint.read_model(tmp_path / "out")
     assert {value.dtype for value in state.values()} == {torch.float16}
     longer = write_recipe(tmp_path / "recipe.toml", steps=50)

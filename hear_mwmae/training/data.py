@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..config import FrontendConfig
+from ..files import replacing
 from ..frontend import SILENCE_STD, LogMelFrontend, normalise, reflect_index
 
 #: Long recordings are cut into clips of this length, that of AudioSet's. Normalisation is per clip.
@@ -27,7 +27,9 @@ class FeatureStore:
     """Log-mel features of every clip, float16, memory-mapped: computed once, then read at no cost.
 
     Lives in ``DIR/features``, beside ``DIR/manifest.csv`` (columns path, seconds and kind are used; 16 kHz mono audio).
-    Built on first use and again whenever the manifest or the front-end changed.
+    Built on first use and again whenever the manifest or the front-end changed. ``key`` is the hash of both.
+
+    Raises ValueError when there is no manifest, or when it lacks a column, or lists a file that is not such audio.
     """
 
     def __init__(self, directory: str | Path, config: FrontendConfig) -> None:
@@ -35,8 +37,8 @@ class FeatureStore:
         manifest = directory / "manifest.csv"
         if not manifest.is_file():
             raise ValueError(f"{directory} has no manifest.csv: see `python -m hear_mwmae.training.debian_audio --help`")
-        key = hashlib.sha256(manifest.read_bytes() + json.dumps(config.__dict__).encode()).hexdigest()
-        folder = directory / "features" / key[:16]
+        self.key = hashlib.sha256(manifest.read_bytes() + json.dumps(config.__dict__).encode()).hexdigest()
+        folder = directory / "features" / self.key[:16]
         if not (folder / "clips.npy").is_file():
             _build(manifest, folder, config)
         self.clips = np.load(folder / "clips.npy")  # structured: first frame, frames, kind
@@ -85,7 +87,10 @@ def _build(manifest: Path, folder: Path, config: FrontendConfig) -> None:
     frontend = LogMelFrontend(config)
     clips, first = [], 0
     with open(manifest, newline="") as stream:
-        rows = list(csv.DictReader(stream))
+        reader = csv.DictReader(stream)
+        rows, columns = list(reader), reader.fieldnames or []
+    if missing := {"path", "kind"} - set(columns):
+        raise ValueError(f"{manifest} has no column {' or '.join(sorted(missing))}; its first line names {columns}")
     with open(folder / "frames.f16", "wb") as out:
         for row in tqdm(rows, desc="features", unit="file"):
             for waveform in _clips_of(manifest.parent / row["path"], config.sample_rate):
@@ -99,13 +104,15 @@ def _build(manifest: Path, folder: Path, config: FrontendConfig) -> None:
     if not clips:
         raise ValueError(f"{manifest} lists no audio")
     table = np.array(clips, dtype=[("first", np.int64), ("frames", np.int64), ("kind", "U16")])
-    temporary = folder / "clips.tmp.npy"
-    np.save(temporary, table)
-    os.replace(temporary, folder / "clips.npy")
+    with replacing(folder / "clips.npy") as temporary, open(temporary, "wb") as out:
+        np.save(out, table)
 
 
 def _clips_of(path: Path, sample_rate: int) -> list[np.ndarray]:
-    audio, rate = soundfile.read(path, dtype="float32")
+    try:
+        audio, rate = soundfile.read(path, dtype="float32")
+    except (OSError, soundfile.SoundFileError) as error:
+        raise ValueError(f"the manifest lists {path}, which cannot be read: {error}") from error
     if rate != sample_rate or audio.ndim != 1:
         raise ValueError(f"{path} must be {sample_rate} Hz mono, is {rate} Hz with {audio.ndim} dimensions")
     size, rest = int(CLIP_SECONDS * rate), int(MIN_REST_SECONDS * rate)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
+import pickle
 import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -13,6 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..checkpoint import save_model
+from ..files import replacing
 from ..mae import MaskedAutoencoder
 from .data import FeatureStore
 from .optim import make_optimisers, schedule
@@ -25,8 +29,8 @@ def pretrain(recipe: Recipe, data_dir: str | Path, run_dir: str | Path) -> Path:
     """Train from scratch, or go on from ``run_dir/checkpoint.pt``; returns the directory of the finished model.
 
     Batches and masks are functions of the seed and the step, so that a run that was interrupted, and then started again
-    with the same arguments, ends with the very weights of one that was not. SIGTERM saves a checkpoint and stops.
-    Raises ValueError when the loss is no longer finite.
+    with the same arguments, ends with the very weights of one that was not. SIGTERM saves a checkpoint and stops (SystemExit).
+    Raises ValueError when the loss is no longer finite, and when the checkpoint is damaged or of another recipe or other data.
     """
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -34,27 +38,28 @@ def pretrain(recipe: Recipe, data_dir: str | Path, run_dir: str | Path) -> Path:
     torch.manual_seed(recipe.seed)
     model = MaskedAutoencoder(config)
     optimisers = make_optimisers(model, recipe)
-    batches = FeatureStore(data_dir, config.frontend).batches(recipe.kinds, recipe.batch_size, config.input_frames, recipe.seed)
+    store = FeatureStore(data_dir, config.frontend)
+    batches = store.batches(recipe.kinds, recipe.batch_size, config.input_frames, recipe.seed)
+    # What must not change between the parts of a run.
+    identity = {"recipe": recipe.fingerprint(), "data": store.key}
     checkpoint = run_dir / "checkpoint.pt"
-    first, seconds = _resume(checkpoint, model, optimisers, recipe) if checkpoint.is_file() else (0, 0.0)
+    first, seconds = _resume(checkpoint, model, optimisers, identity) if checkpoint.is_file() else (0, 0.0)
 
-    stop = _StopOnSignal()
-    log = _Log(run_dir / "log.csv", first)
-    began = time.monotonic() - seconds
-    for step in tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc="pretrain", unit="step"):
-        factor = schedule(step, recipe)
-        for optimiser in optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = factor * group["initial_lr"]
-        loss = train_step(model, optimisers, batches[step], recipe, step)
-        if not torch.isfinite(loss):
-            raise ValueError(f"the loss is {loss.item()} at step {step}: lower the learning rate, or look at the data")
-        log.write(step, loss.item(), factor, time.monotonic() - began)
-        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps or stop.asked:
-            _save(checkpoint, model, optimisers, recipe, step + 1, time.monotonic() - began)
-        if stop.asked:
-            raise SystemExit(f"stopped by a signal at step {step + 1}; the same command goes on from there")
-    log.close()
+    with _sigterm() as terminated, closing(_Log(run_dir / "log.csv", first)) as log:
+        began = time.monotonic() - seconds
+        for step in tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc="pretrain", unit="step"):
+            factor = schedule(step, recipe)
+            for optimiser in optimisers:
+                for group in optimiser.param_groups:
+                    group["lr"] = factor * group["initial_lr"]
+            loss = train_step(model, optimisers, batches[step], recipe, step)
+            if not torch.isfinite(loss):
+                raise ValueError(f"the loss is {loss.item()} at step {step}: lower the learning rate, or look at the data")
+            log.write(step, loss.item(), factor, time.monotonic() - began)
+            if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps or terminated.is_set():
+                _save(checkpoint, model, optimisers, identity, step + 1, time.monotonic() - began)
+            if terminated.is_set():
+                raise SystemExit(f"stopped by a signal at step {step + 1}; the same command goes on from there")
     save_model(run_dir / "model", config, model.state_dict())
     return run_dir / "model"
 
@@ -79,39 +84,46 @@ def train_step(
 
 
 def _save(
-    path: Path, model: nn.Module, optimisers: list[torch.optim.Optimizer], recipe: Recipe, step: int, seconds: float
+    path: Path, model: nn.Module, optimisers: list[torch.optim.Optimizer], identity: dict[str, str], step: int, seconds: float
 ) -> None:
     state = {
-        "recipe": recipe.fingerprint(),
+        "identity": identity,
         "step": step,
         "seconds": seconds,
         "model": model.state_dict(),
         "optimisers": [optimiser.state_dict() for optimiser in optimisers],
     }
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
 
 
-def _resume(path: Path, model: nn.Module, optimisers: list[torch.optim.Optimizer], recipe: Recipe) -> tuple[int, float]:
-    state = torch.load(path, weights_only=True)
-    if state["recipe"] != recipe.fingerprint():
-        raise ValueError(f"{path} belongs to another recipe:\n  {state['recipe']}\nthis one is\n  {recipe.fingerprint()}")
+def _resume(path: Path, model: nn.Module, optimisers: list[torch.optim.Optimizer], identity: dict[str, str]) -> tuple[int, float]:
+    try:
+        state = torch.load(path, weights_only=True)
+        saved_identity = state["identity"]
+    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is no checkpoint of a run, or damaged; remove it to begin anew") from error
+    for what, value in identity.items():
+        if saved_identity[what] != value:
+            raise ValueError(f"{path} belongs to another {what}:\n  {saved_identity[what]}\nthis one is\n  {value}")
     model.load_state_dict(state["model"])
     for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
         optimiser.load_state_dict(saved)
     return state["step"], state["seconds"]
 
 
-class _StopOnSignal:
-    """Remembers SIGTERM, so that the loop can finish its step and save."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        signal.signal(signal.SIGTERM, self._ask)
-
-    def _ask(self, *_: object) -> None:
-        self.asked = True
+@contextmanager
+def _sigterm() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, so that the loop can finish its step and save. Only a main thread may listen to signals."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class _Log:
@@ -122,10 +134,12 @@ class _Log:
         if path.is_file():
             with open(path, newline="") as stream:
                 kept = [row for row in csv.DictReader(stream) if row["seconds"] and int(row["step"]) < first]
-        self.stream = open(path, "w", newline="", buffering=1)  # noqa: SIM115 - open as long as the run
+        with replacing(path) as temporary, open(temporary, "w", newline="") as stream:
+            writer = csv.DictWriter(stream, LOG_FIELDS)
+            writer.writeheader()
+            writer.writerows(kept)
+        self.stream = open(path, "a", newline="", buffering=1)  # noqa: SIM115 - open as long as the run
         self.writer = csv.DictWriter(self.stream, LOG_FIELDS)
-        self.writer.writeheader()
-        self.writer.writerows(kept)
 
     def write(self, step: int, loss: float, rate: float, seconds: float) -> None:
         values = (step, f"{loss:.6f}", f"{rate:.6f}", f"{seconds:.1f}")

@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from ..checkpoint import load_embedder
-from ..config import FrontendConfig, preset
+from ..config import FrontendConfig, ModelConfig, preset
 from ..embedder import Embedder
 from ..frontend import LogMelFrontend
 
@@ -61,32 +61,33 @@ def probe(task_dir: str | Path, embed: Embed) -> list[float]:
 
 
 def log_mel_baseline() -> Embed:
-    """Mean and deviation over time of the log-mel spectrogram: what no learning at all gives."""
+    """Mean and deviation over time of the encoder's input, the normalised log-mel spectrogram: no learning at all."""
     frontend = LogMelFrontend(FrontendConfig())
 
     def embed(audio: Tensor) -> Tensor:
-        std, mean = torch.std_mean(frontend.log_mel(audio), dim=1)
+        std, mean = torch.std_mean(frontend(audio), dim=1)
         return torch.cat([mean, std], dim=1)
 
     return embed
 
 
-def untrained_baseline(preset_name: str, seed: int = 0) -> Embed:
+def untrained_baseline(config: ModelConfig, seed: int = 0) -> Embed:
     """The same encoder at its random initialisation."""
-    torch.manual_seed(seed)
-    return Embedder(preset(preset_name)).scene_embeddings
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Embedder(config).scene_embeddings
 
 
 @click.command(help=__doc__)
 @click.argument("tasks", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
 @click.option("--model", default="", help="What load_model takes. Default: the embedded model.")
 @click.option("--untrained", metavar="PRESET", help="Probe this preset at its random initialisation instead.")
-@click.option("--log-mel", is_flag=True, help="Probe mean and deviation of the log-mel spectrogram instead.")
+@click.option("--log-mel", is_flag=True, help="Probe mean and deviation of the normalised log-mel spectrogram instead.")
 def main(tasks: tuple[str, ...], model: str, untrained: str | None, log_mel: bool) -> None:
     if log_mel:
         embed = log_mel_baseline()
     elif untrained:
-        embed = untrained_baseline(untrained)
+        embed = untrained_baseline(preset(untrained))
     else:
         embed = load_embedder(model).scene_embeddings
     for task in tasks:

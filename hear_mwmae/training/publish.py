@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import json
-import platform
 from collections import defaultdict
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import torch
 
 from ..card import CARD_SOURCE, model_card
 from ..checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_embedder, read_model, save_model
+from ..files import replacing
 from ..hub import CARD_NAME, sha256_of
 from .probe import Embed, log_mel_baseline, probe, untrained_baseline
 from .recipe import Recipe
@@ -51,7 +51,7 @@ def describe_data(data_dir: Path) -> str:
     return "\n".join(lines)
 
 
-def describe_training(recipe: Recipe, recipe_path: Path, run_dir: Path) -> str:
+def describe_training(recipe: Recipe, recipe_path: Path, run_dir: Path, hardware: str) -> str:
     """Markdown: recipe, steps, time, machine, loss."""
     with open(run_dir / "log.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -63,7 +63,7 @@ def describe_training(recipe: Recipe, recipe_path: Path, run_dir: Path) -> str:
     return (
         f"Recipe `{recipe_path.name}`: {recipe.steps:,} steps of {recipe.batch_size} crops of two seconds "
         f"({recipe.steps * recipe.batch_size:,} crops), {optimiser}, {recipe.precision}, seed {recipe.seed}. "
-        f"{minutes:.0f} minutes on {torch.get_num_threads()} cores of a shared {platform.machine()} machine without a GPU; "
+        f"{minutes:.0f} minutes on {hardware}; "
         f"loss {loss:.3f} over the last {LOSS_WINDOW} steps (mean squared error on masked, normalised log-mel patches)."
     )
 
@@ -84,16 +84,17 @@ def measure(tasks: tuple[Path, ...], columns: dict[str, Embed]) -> list[dict]:
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("tasks", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--hardware", required=True, help="What the run ran on, for the card.")
 @click.option("--limits", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Text file, a known limit per line.")
-def main(recipe: Path, data: Path, run: Path, tasks: tuple[Path, ...], output: Path, limits: Path | None) -> None:
+def main(recipe: Path, data: Path, run: Path, tasks: tuple[Path, ...], output: Path, hardware: str, limits: Path | None) -> None:
     settings = Recipe.read(recipe)
-    training = describe_training(settings, recipe, run)
+    training = describe_training(settings, recipe, run, hardware)
     config, state = read_model(run / "model")
     # Rounded to 11 bits: half the size, and results as good as float32's to the digits shown.
     save_model(output, config, state, torch.float16)
     columns = {
         "value": load_embedder(output).scene_embeddings,
-        "untrained": untrained_baseline(settings.preset),
+        "untrained": untrained_baseline(config),
         "log_mel": log_mel_baseline(),
     }
     card = {
@@ -109,8 +110,10 @@ def main(recipe: Path, data: Path, run: Path, tasks: tuple[Path, ...], output: P
         "results_command": f"python -m hear_mwmae.training.publish {recipe.name} DATA RUN {' '.join(t.name for t in tasks)}",
         "limits": limits.read_text().splitlines() if limits else [],
     }
-    (output / CARD_SOURCE).write_text(json.dumps(card, indent=2) + "\n")
-    (output / CARD_NAME).write_text(model_card(output, f"hear-mwmae/{output.name}"))
+    with replacing(output / CARD_SOURCE) as temporary:
+        temporary.write_text(json.dumps(card, indent=2) + "\n")
+    with replacing(output / CARD_NAME) as temporary:
+        temporary.write_text(model_card(output, f"hear-mwmae/{output.name}"))
     for row in card["results"]:
         click.echo(" ".join(f"{key} {value}" for key, value in row.items()))
     for name in (CONFIG_NAME, WEIGHTS_NAME):

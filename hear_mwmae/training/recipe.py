@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,11 +43,18 @@ class Recipe:
         for name in ("steps", "batch_size", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"recipe: {name} must be above 0, got {getattr(self, name)}")
+        for name in ("learning_rate", "muon_learning_rate", "weight_decay"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"recipe: {name} must be a finite number of at least 0, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"recipe: seed must be at least 0, got {self.seed}")
         if self.warmup_steps < 0 or self.decay_steps < 1 or self.warmup_steps + self.decay_steps > self.steps:
             raise ValueError(
                 f"recipe: warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} must fit into steps, {self.steps}"
             )
-        if not self.kinds or min(self.kinds.values()) < 0 or abs(sum(self.kinds.values()) - 1) > 1e-6:
+        numbers = all(isinstance(share, (int, float)) and not isinstance(share, bool) for share in self.kinds.values())
+        # Said this way round, the comparison fails on NaN.
+        if not (self.kinds and numbers and min(self.kinds.values()) >= 0 and abs(sum(self.kinds.values()) - 1) <= 1e-6):
             raise ValueError(f"recipe: kinds must be shares that sum to 1, got {self.kinds}")
         self.model_config()
 
