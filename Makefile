@@ -15,7 +15,6 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.tested-with lint
 	$(BIN)/hear-validator hear_mwmae
-	$(BIN)/hear-validator hear_mwmae --model weights/mwmae-tiny/model.safetensors
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.tested-with

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -252,6 +253,14 @@ def test_an_ambient_autocast_changes_nothing(embedded_model):
     exact = embedded_model.scene_embeddings(audio)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(embedded_model.scene_embeddings(audio), exact)
+
+
+def test_a_model_can_be_copied_and_pickled(embedded_model):
+    """Both happen to a model that is handed to other processes."""
+    audio = noise(20000)[None]
+    exact = embedded_model.scene_embeddings(audio)
+    for copied in (copy.deepcopy(embedded_model), pickle.loads(pickle.dumps(embedded_model))):
+        assert torch.equal(copied.scene_embeddings(audio), exact) and copied.sample_rate == 16000
 
 
 def test_loading_leaves_torchs_random_state_alone():
