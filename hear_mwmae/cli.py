@@ -179,20 +179,36 @@ def push(directory: Path, repo: str, private: bool, dry_run: Path | None) -> Non
 
 
 @main.command()
-@click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("run", type=click.Path(file_okay=False, path_type=Path))
-def pretrain(recipe: Path, data: Path, run: Path) -> None:
-    """Pretrain a model as RECIPE (a .toml file) says, on the audio in DATA, into RUN.
+@click.argument("recipe")
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False)
+@click.argument("run", type=click.Path(file_okay=False, path_type=Path), required=False)
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the recipe: steps=100, model.decoder.depth=2.")
+@click.option("--accelerator", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
+@click.option("--dry-run", is_flag=True, help="Only say what the run would take: shapes, parameters, memory, time.")
+def pretrain(recipe: str, data: Path | None, run: Path | None, changes: tuple[str, ...], accelerator: str, dry_run: bool) -> None:
+    """Pretrain a model as RECIPE says, on the audio in DATA, into RUN.
 
-    DATA holds manifest.csv and the audio it lists; `python -m hear_mwmae.training.debian_audio DATA` gathers such a folder. RUN
-    receives checkpoint.pt, log.csv and finally model/. The same command goes on where an interrupted run stopped.
+    RECIPE is a .toml file, or the name of one that comes with the package, such as mwmae-tiny-cpu. DATA holds manifest.csv and
+    the audio it lists; `python -m hear_mwmae.training.debian_audio DATA` gathers such a folder. RUN receives checkpoint.pt,
+    log.csv and finally model/. The same command goes on where an interrupted run stopped. For several processes, on one or many
+    machines: torchrun --nproc-per-node 8 --no-python hear-mwmae pretrain RECIPE DATA RUN.
     """
     # Only here: embedding needs none of what training does.
-    from .training.loop import pretrain as run_pretraining
-    from .training.recipe import Recipe
+    try:
+        from .training.dry_run import dry_run as estimate
+        from .training.loop import pretrain as run_pretraining
+        from .training.recipe import Recipe
+    except ModuleNotFoundError as error:
+        raise ValueError(f"pretraining needs {error.name}: pip install 'hear-mwmae[train]'") from error
 
-    click.echo(f"model: {run_pretraining(Recipe.read(recipe), data, run)}")
+    settings = Recipe.read(recipe, changes)
+    if dry_run:
+        for what, value in estimate(settings, accelerator):
+            click.echo(f"{what:20} {value}")
+    elif data is None or run is None:
+        raise click.UsageError("DATA and RUN are needed, unless --dry-run is given")
+    else:
+        click.echo(f"model: {run_pretraining(settings, data, run, accelerator)}")
 
 
 if __name__ == "__main__":

@@ -16,10 +16,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import csv
+
 import pytest
+import soundfile
 import torch
+from reference import AUDIO
 
 from hear_mwmae import load_model
+from hear_mwmae.audio import read_audio
 from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig, derive_window_sizes
 from hear_mwmae.embedder import Embedder
 
@@ -37,3 +42,19 @@ def small_config() -> ModelConfig:
 def embedded_model() -> Embedder:
     """The model that the package carries."""
     return load_model()
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """A folder as debian_audio leaves it: 16 kHz FLAC and a manifest. One clip is long, one shorter than a crop."""
+    folder = tmp_path_factory.mktemp("data")
+    long = torch.cat([read_audio(AUDIO / name, 16000) for name in ("piano.flac", "glass.mp3", "till.opus")] * 3)
+    clips = {"long.flac": (long, "notes"), "crow.flac": (read_audio(AUDIO / "crow.wav", 16000), "effects")}
+    clips["silence.flac"] = torch.zeros(16000), "effects"
+    with open(folder / "manifest.csv", "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "seconds", "package", "version", "kind", "licence"])
+        for name, (audio, kind) in clips.items():
+            soundfile.write(folder / name, audio.numpy(), 16000, subtype="PCM_16")
+            writer.writerow([name, len(audio) / 16000, "some-package", "1.0", kind, "CC0-1.0"])
+    return folder

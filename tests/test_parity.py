@@ -164,25 +164,32 @@ def test_adamw_steps():
     fixture, model = load("train_trajectory_mwmae_tiny.npz"), reference_model("mwmae")
     recipe = Recipe(
         preset="mwmae-tiny",
+        patch_size=[4, 16],
         model={},
-        kinds={"any": 1.0},
+        kinds={},
+        data_fraction=1.0,
         steps=8,
         warmup_steps=4,
         decay_steps=4,
         batch_size=2,
         optimiser="adamw",
-        learning_rate=1e-3,
-        muon_learning_rate=0.0,
+        base_learning_rate=0.128,  # 1e-3 for a batch of 2
+        base_muon_learning_rate=0.0,
         weight_decay=0.05,
+        clip_gradient=0.0,
         precision="float32",
         seed=0,
         checkpoint_every=8,
+        accumulate=1,
+        strategy="ddp",
+        activation_checkpointing=False,
+        compile=False,
     )
     (optimiser,) = make_optimisers(model, recipe)
     initial = {name: p.detach().clone() for name, p in model.named_parameters()}
     x, noise = spectrogram(4321), torch.from_numpy(load("mae_forward_mwmae_tiny.npz")["noise"])
     for step, (loss, rate) in enumerate(zip(fixture["losses_f64"], fixture["lrs_f64"], strict=True)):
-        optimiser.param_groups[0]["lr"] = recipe.learning_rate * schedule(step, recipe)
+        optimiser.param_groups[0]["lr"] = recipe.learning_rates[0] * schedule(step, recipe)
         assert optimiser.param_groups[0]["lr"] == pytest.approx(float(rate), rel=1e-5, abs=1e-12)
         out = model(x, noise)
         assert out.loss.item() == pytest.approx(float(loss), abs=2e-6)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,10 @@ from tqdm import tqdm
 from ..config import FrontendConfig
 from ..files import replacing
 from ..frontend import SILENCE_STD, LogMelFrontend, normalise, reflect_index
+from .recipe import Recipe
 
+#: (step, generator of the step) -> indices of the clips in its batch.
+Draw = Callable[[int, np.random.Generator], Sequence[int]]
 #: Long recordings are cut into clips of this length, that of AudioSet's. Normalisation is per clip.
 CLIP_SECONDS = 10.0
 #: What remains at the end of a cut recording is dropped when shorter than this.
@@ -44,41 +49,68 @@ class FeatureStore:
         self.clips = np.load(folder / "clips.npy")  # structured: first frame, frames, kind
         self.frames = np.memmap(folder / "frames.f16", np.float16, "r").reshape(-1, config.n_mels)
 
-    def batches(self, kinds: dict[str, float], batch_size: int, crop_frames: int, seed: int) -> CropBatches:
-        """Random crops with the given share of each kind."""
-        return CropBatches(self, kinds, batch_size, crop_frames, seed)
+    def batches(self, recipe: Recipe, crop_frames: int) -> CropBatches:
+        """Random crops as the recipe says."""
+        clips = self.clips
+        if recipe.data_fraction < 1:
+            order = np.random.default_rng(recipe.seed).permutation(len(clips))
+            clips = clips[np.sort(order[: max(1, round(recipe.data_fraction * len(clips)))])]
+        draw = _by_kind(clips, recipe) if recipe.kinds else _by_epoch(len(clips), recipe)
+        return CropBatches(self.frames, clips, draw, crop_frames, recipe.seed)
 
 
 class CropBatches:
     """``batches[step]`` is the batch of that step, (B, crop_frames, n_mels) float32: a pure function of seed and step.
 
-    So a run resumes at any step without a saved position. Within a kind, clips are drawn in proportion to the square root
-    of their length: a ten-second clip offers more crops than a drum hit, but not fifty times as much to learn. A clip shorter
+    So a run resumes at any step without a saved position, and the batch is the same for any number of processes. A clip shorter
     than a crop is extended by repeated reflection, exactly as at inference.
     """
 
-    def __init__(self, store: FeatureStore, kinds: dict[str, float], batch_size: int, crop_frames: int, seed: int) -> None:
-        known = set(np.unique(store.clips["kind"]))
-        if unknown := sorted(set(kinds) - known):
-            raise ValueError(f"the manifest has no clips of kind {unknown}; it has {sorted(known)}")
-        self.store, self.batch_size, self.crop_frames, self.seed = store, batch_size, crop_frames, seed
-        weights = np.zeros(len(store.clips))
-        for kind, share in kinds.items():
-            chosen = store.clips["kind"] == kind
-            root = np.sqrt(store.clips["frames"][chosen])
-            weights[chosen] = share * root / root.sum()
-        self.cumulative = np.cumsum(weights) / weights.sum()
+    def __init__(self, frames: np.ndarray, clips: np.ndarray, draw: Draw, crop_frames: int, seed: int) -> None:
+        self.frames, self.clips, self.draw, self.crop_frames, self.seed = frames, clips, draw, crop_frames, seed
 
     def __getitem__(self, step: int) -> Tensor:
         rng = np.random.default_rng([self.seed, step])
-        picks = np.searchsorted(self.cumulative, rng.random(self.batch_size), side="right")
-        return torch.stack([self._crop(self.store.clips[pick], rng) for pick in picks])
+        return torch.stack([self._crop(self.clips[pick], rng) for pick in self.draw(step, rng)])
 
     def _crop(self, clip: np.void, rng: np.random.Generator) -> Tensor:
         first, length, size = int(clip["first"]), int(clip["frames"]), self.crop_frames
         start = int(rng.integers(0, max(length - size, 0) + 1))
-        frames = torch.from_numpy(self.store.frames[first + start : first + min(start + size, length)].astype(np.float32))
+        frames = torch.from_numpy(self.frames[first + start : first + min(start + size, length)].astype(np.float32))
         return frames if len(frames) == size else frames[reflect_index(len(frames), 0, size)]
+
+
+def _by_kind(clips: np.ndarray, recipe: Recipe) -> Draw:
+    """Draw with replacement, the recipe's share of each kind.
+
+    Within a kind, clips are drawn in proportion to the square root of their length: a ten-second clip offers more crops than a
+    drum hit, but not fifty times as much to learn.
+    """
+    known = set(np.unique(clips["kind"]))
+    if unknown := sorted(set(recipe.kinds) - known):
+        raise ValueError(f"the manifest has no clips of kind {unknown}; it has {sorted(known)}")
+    weights = np.zeros(len(clips))
+    for kind, share in recipe.kinds.items():
+        chosen = clips["kind"] == kind
+        root = np.sqrt(clips["frames"][chosen])
+        weights[chosen] = share * root / root.sum()
+    cumulative = np.cumsum(weights) / weights.sum()
+    return lambda step, rng: np.searchsorted(cumulative, rng.random(recipe.batch_size), side="right")
+
+
+def _by_epoch(count: int, recipe: Recipe) -> Draw:
+    """Every clip once per epoch, in an order of the epoch's own; a batch may span two epochs."""
+
+    @lru_cache(maxsize=2)
+    def order(epoch: int) -> np.ndarray:
+        # A word of its own in the seed: not the generator of any step.
+        return np.random.default_rng([recipe.seed, epoch, 1]).permutation(count)
+
+    def draw(step: int, rng: np.random.Generator) -> list[int]:
+        places = range(step * recipe.batch_size, (step + 1) * recipe.batch_size)
+        return [order(place // count)[place % count] for place in places]
+
+    return draw
 
 
 def _build(manifest: Path, folder: Path, config: FrontendConfig) -> None:

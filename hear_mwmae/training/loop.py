@@ -1,115 +1,123 @@
-"""The pretraining loop: one process, resumable at any moment."""
+"""The pretraining loop, resumable at any moment."""
 
 from __future__ import annotations
 
 import csv
-import pickle
+import math
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from torch import nn
+from lightning_fabric import Fabric
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checkpoint import save_model
 from ..files import replacing
 from ..mae import MaskedAutoencoder
 from .data import FeatureStore
+from .engine import load_state, make_fabric, prepare, save_state
 from .optim import make_optimisers, schedule
 from .recipe import Recipe
 
 LOG_FIELDS = ("step", "loss", "rate", "seconds")
 
 
-def pretrain(recipe: Recipe, data_dir: str | Path, run_dir: str | Path) -> Path:
+def pretrain(recipe: Recipe, data_dir: str | Path, run_dir: str | Path, accelerator: str = "auto") -> Path:
     """Train from scratch, or go on from ``run_dir/checkpoint.pt``; returns the directory of the finished model.
 
-    Batches and masks are functions of the seed and the step, so that a run that was interrupted, and then started again
-    with the same arguments, ends with the very weights of one that was not. SIGTERM saves a checkpoint and stops (SystemExit).
-    Raises ValueError when the loss is no longer finite, and when the checkpoint is damaged or of another recipe or other data.
+    Batches and masks are functions of the seed and the step, whatever the number of processes, so that a run that was
+    interrupted, and then started again with the same arguments, ends with the very weights of one that was not. SIGTERM saves a
+    checkpoint and stops (SystemExit). Raises ValueError when the loss is no longer finite, and when the checkpoint is damaged or
+    of another recipe or other data.
+
+    Args:
+        accelerator: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for what there is.
     """
+    fabric = make_fabric(recipe, accelerator)
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     config = recipe.model_config()
     torch.manual_seed(recipe.seed)
-    model = MaskedAutoencoder(config)
-    optimisers = make_optimisers(model, recipe)
-    store = FeatureStore(data_dir, config.frontend)
-    batches = store.batches(recipe.kinds, recipe.batch_size, config.input_frames, recipe.seed)
-    # What must not change between the parts of a run.
-    identity = {"recipe": recipe.fingerprint(), "data": store.key}
+    model = prepare(fabric, MaskedAutoencoder(config), recipe)
+    optimisers = [fabric.setup_optimizers(optimiser) for optimiser in make_optimisers(model, recipe)]
+    with fabric.rank_zero_first():  # builds the features
+        store = FeatureStore(data_dir, config.frontend)
+    batches = store.batches(recipe, config.input_frames)
+    state = {
+        "model": model,
+        **{f"optimiser{number}": optimiser for number, optimiser in enumerate(optimisers)},
+        "step": 0,
+        "seconds": 0.0,
+        # What must not change between the parts of a run.
+        "identity": {"recipe": recipe.fingerprint(), "data": store.key},
+    }
     checkpoint = run_dir / "checkpoint.pt"
-    first, seconds = _resume(checkpoint, model, optimisers, identity) if checkpoint.is_file() else (0, 0.0)
+    if checkpoint.is_file():
+        load_state(fabric, checkpoint, state)
 
-    with _sigterm() as terminated, closing(_Log(run_dir / "log.csv", first)) as log:
-        began = time.monotonic() - seconds
-        for step in tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc="pretrain", unit="step"):
+    with _sigterm() as terminated, closing(_Log(run_dir / "log.csv", state["step"], fabric.is_global_zero)) as log:
+        began = time.monotonic() - state["seconds"]
+        steps = range(state["step"], recipe.steps)
+        bar = tqdm(
+            steps, "pretrain", recipe.steps, initial=state["step"], unit="step", smoothing=0.05, disable=not fabric.is_global_zero
+        )
+        for step in bar:
             factor = schedule(step, recipe)
             for optimiser in optimisers:
                 for group in optimiser.param_groups:
                     group["lr"] = factor * group["initial_lr"]
-            loss = train_step(model, optimisers, batches[step], recipe, step)
-            if not torch.isfinite(loss):
-                raise ValueError(f"the loss is {loss.item()} at step {step}: lower the learning rate, or look at the data")
-            log.write(step, loss.item(), factor, time.monotonic() - began)
-            if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps or terminated.is_set():
-                _save(checkpoint, model, optimisers, identity, step + 1, time.monotonic() - began)
-            if terminated.is_set():
+            loss = train_step(fabric, model, optimisers, batches[step], recipe, step)
+            # Every process has to stop at the same step, so they share what they were told.
+            loss, stopping = fabric.all_reduce(torch.stack([loss, loss.new_tensor(float(terminated.is_set()))])).tolist()
+            if not math.isfinite(loss):
+                raise ValueError(f"the loss is {loss} at step {step}: lower the learning rate, or look at the data")
+            log.write(step, loss, factor, time.monotonic() - began)
+            state |= {"step": step + 1, "seconds": time.monotonic() - began}
+            if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps or stopping:
+                save_state(fabric, checkpoint, state)
+            if stopping:
                 raise SystemExit(f"stopped by a signal at step {step + 1}; the same command goes on from there")
-    save_model(run_dir / "model", config, model.state_dict())
+    if fabric.is_global_zero:
+        # From the checkpoint, where the weights are whole, even if they were shared out among processes.
+        save_model(run_dir / "model", config, torch.load(checkpoint, weights_only=True)["model"])
+    fabric.barrier()
     return run_dir / "model"
 
 
 def train_step(
-    model: MaskedAutoencoder,
+    fabric: Fabric,
+    model: nn.Module,
     optimisers: list[torch.optim.Optimizer],
-    spectrogram: torch.Tensor,
+    spectrogram: Tensor,
     recipe: Recipe,
     step: int,
-) -> torch.Tensor:
-    """One update on a (B, frames, mels) batch; returns the loss before it, ()."""
+) -> Tensor:
+    """One update on a global batch, (B, frames, mels) on the CPU; returns this process's loss before it, ()."""
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    noise = torch.rand(len(spectrogram), model.config.num_tokens, generator=generator)
-    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-        loss = model(spectrogram, noise).loss
-    loss.backward()
+    noise = torch.rand(len(spectrogram), recipe.model_config().num_tokens, generator=generator)
+    # Equal shares, each with equally many masked patches: the mean of their losses is the loss of the whole.
+    mine = slice(fabric.global_rank, None, fabric.world_size)
+    parts = [
+        fabric.to_device(part)
+        for part in zip(spectrogram[mine].chunk(recipe.accumulate), noise[mine].chunk(recipe.accumulate), strict=True)
+    ]
+    total = torch.zeros((), device=fabric.device)
+    for number, (part, part_noise) in enumerate(parts, 1):
+        with fabric.no_backward_sync(model, enabled=number < len(parts)) if len(parts) > 1 else nullcontext():
+            loss = model(part, part_noise).loss / len(parts)
+            fabric.backward(loss)
+        total += loss.detach()
+    if recipe.clip_gradient:
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_gradient)
     for optimiser in optimisers:
         optimiser.step()
         optimiser.zero_grad()
-    return loss.detach()
-
-
-def _save(
-    path: Path, model: nn.Module, optimisers: list[torch.optim.Optimizer], identity: dict[str, str], step: int, seconds: float
-) -> None:
-    state = {
-        "identity": identity,
-        "step": step,
-        "seconds": seconds,
-        "model": model.state_dict(),
-        "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-    }
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
-
-
-def _resume(path: Path, model: nn.Module, optimisers: list[torch.optim.Optimizer], identity: dict[str, str]) -> tuple[int, float]:
-    try:
-        state = torch.load(path, weights_only=True)
-        saved_identity = state["identity"]
-    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is no checkpoint of a run, or damaged; remove it to begin anew") from error
-    for what, value in identity.items():
-        if saved_identity[what] != value:
-            raise ValueError(f"{path} belongs to another {what}:\n  {saved_identity[what]}\nthis one is\n  {value}")
-    model.load_state_dict(state["model"])
-    for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
-        optimiser.load_state_dict(saved)
-    return state["step"], state["seconds"]
+    return total
 
 
 @contextmanager
@@ -129,7 +137,10 @@ def _sigterm() -> Iterator[threading.Event]:
 class _Log:
     """A CSV with a row per step; rows at and after the step of a resumed run are dropped first."""
 
-    def __init__(self, path: Path, first: int) -> None:
+    def __init__(self, path: Path, first: int, enabled: bool) -> None:
+        self.stream = None
+        if not enabled:
+            return
         kept = []
         if path.is_file():
             with open(path, newline="") as stream:
@@ -142,8 +153,10 @@ class _Log:
         self.writer = csv.DictWriter(self.stream, LOG_FIELDS)
 
     def write(self, step: int, loss: float, rate: float, seconds: float) -> None:
-        values = (step, f"{loss:.6f}", f"{rate:.6f}", f"{seconds:.1f}")
-        self.writer.writerow(dict(zip(LOG_FIELDS, values, strict=True)))
+        if self.stream:
+            values = (step, f"{loss:.6f}", f"{rate:.6f}", f"{seconds:.1f}")
+            self.writer.writerow(dict(zip(LOG_FIELDS, values, strict=True)))
 
     def close(self) -> None:
-        self.stream.close()
+        if self.stream:
+            self.stream.close()

@@ -20,17 +20,16 @@ def make_optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
     hidden = {name for name, p in model.named_parameters() if p.ndim == 2 and ".blocks." in name}
     if recipe.optimiser == "adamw":
         hidden = set()
+    learning_rate, muon_learning_rate = recipe.learning_rates
     groups = {True: [], False: []}
     for name, parameter in model.named_parameters():
         groups[name in hidden].append(parameter)
-    optimisers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups[False], recipe.learning_rate, BETAS, EPS, recipe.weight_decay)
-    ]
+    optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups[False], learning_rate, BETAS, EPS, recipe.weight_decay)]
     if hidden:
         optimisers.append(
             torch.optim.Muon(
                 groups[True],
-                recipe.muon_learning_rate,
+                muon_learning_rate,
                 recipe.weight_decay,
                 adjust_lr_fn="match_rms_adamw",  # one rate then suits matrices of every shape
             )

@@ -1,9 +1,10 @@
-"""A recipe: one small TOML file that says everything about a pretraining run."""
+"""A recipe: one small TOML file that says everything about a pretraining run, or how it departs from another file."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,11 @@ except ModuleNotFoundError:  # Python 3.10
 
 PRECISIONS = ("float32", "bfloat16")
 OPTIMISERS = ("adamw", "muon")
+STRATEGIES = ("ddp", "fsdp")
+#: The batch that base rates are given for.
+BASE_BATCH_SIZE = 256
+EXTENDS = "extends"
+RECIPES_DIR = Path(__file__).with_name("recipes")
 
 
 @dataclass(frozen=True)
@@ -23,29 +29,40 @@ class Recipe:
     """Everything that decides the weights, but the audio itself. Fields are the keys of the file."""
 
     preset: str  #: a model of the paper, see `hear_mwmae.config.preset_names`
+    patch_size: list  #: [time frames, mel bands]; the decoder's windows follow from it by the paper's rule
     model: dict  #: departures from the preset, nested like config.json
-    kinds: dict[str, float]  #: share of the crops drawn from each kind of the manifest; must sum to 1
+    kinds: dict[str, float]  #: shares of the crops by kind of clip, summing to 1; empty: each clip once per epoch
+    data_fraction: float  #: part of the clips that is used, chosen by the seed
     steps: int
     warmup_steps: int
     decay_steps: int  #: length of the final cosine to 0; the rate is constant before. steps - warmup_steps is the paper's
-    batch_size: int
+    batch_size: int  #: crops per update, over all processes and accumulated parts
     optimiser: str  #: "adamw" (the paper's), or "muon" on hidden matrices and AdamW on the rest
-    learning_rate: float  #: peak rate of AdamW's parameters
-    muon_learning_rate: float  #: peak rate of Muon's, scaled to match AdamW's update size; unused with "adamw"
+    base_learning_rate: float  #: AdamW's peak rate for a batch of 256; the rate is proportional to batch_size
+    base_muon_learning_rate: float  #: Muon's likewise, scaled to match AdamW's update size; unused with "adamw"
     weight_decay: float
+    clip_gradient: float  #: largest norm of the whole gradient; 0 does not clip
     precision: str  #: of the forward pass, by autocast
     seed: int
+    # What follows decides how the computation is laid out, not what is computed; a run may go on with other values.
     checkpoint_every: int  #: steps
+    accumulate: int  #: parts that a process's share of a batch goes through the model in
+    strategy: str  #: among several processes: "ddp", or "fsdp", which shares out the weights, too
+    activation_checkpointing: bool  #: recompute the blocks in the backward pass: less memory, more time
+    compile: bool  #: torch.compile
 
     def __post_init__(self) -> None:
         _choice("precision", self.precision, PRECISIONS)
         _choice("optimiser", self.optimiser, OPTIMISERS)
-        for name in ("steps", "batch_size", "checkpoint_every"):
+        _choice("strategy", self.strategy, STRATEGIES)
+        for name in ("steps", "batch_size", "checkpoint_every", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"recipe: {name} must be above 0, got {getattr(self, name)}")
-        for name in ("learning_rate", "muon_learning_rate", "weight_decay"):
+        for name in ("base_learning_rate", "base_muon_learning_rate", "weight_decay", "clip_gradient"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"recipe: {name} must be a finite number of at least 0, got {getattr(self, name)}")
+        if not 0 < self.data_fraction <= 1:
+            raise ValueError(f"recipe: data_fraction must lie above 0 and not above 1, got {self.data_fraction}")
         if self.seed < 0:
             raise ValueError(f"recipe: seed must be at least 0, got {self.seed}")
         if self.warmup_steps < 0 or self.decay_steps < 1 or self.warmup_steps + self.decay_steps > self.steps:
@@ -54,34 +71,95 @@ class Recipe:
             )
         numbers = all(isinstance(share, (int, float)) and not isinstance(share, bool) for share in self.kinds.values())
         # Said this way round, the comparison fails on NaN.
-        if not (self.kinds and numbers and min(self.kinds.values()) >= 0 and abs(sum(self.kinds.values()) - 1) <= 1e-6):
+        if self.kinds and not (numbers and min(self.kinds.values()) >= 0 and abs(sum(self.kinds.values()) - 1) <= 1e-6):
             raise ValueError(f"recipe: kinds must be shares that sum to 1, got {self.kinds}")
+        if len(self.patch_size) != 2 or not all(type(size) is int for size in self.patch_size):
+            raise ValueError(f"recipe: patch_size must be [time frames, mel bands], got {self.patch_size}")
+        if self.strategy == "fsdp" and self.optimiser == "muon":
+            raise ValueError("recipe: muon works on whole matrices, which fsdp cuts into pieces; take adamw or ddp")
         self.model_config()
 
+    @property
+    def learning_rates(self) -> tuple[float, float]:
+        """Peak rates of AdamW and of Muon, for this batch size."""
+        scale = self.batch_size / BASE_BATCH_SIZE
+        return self.base_learning_rate * scale, self.base_muon_learning_rate * scale
+
     def fingerprint(self) -> str:
-        """What must not change between the parts of a run; where it ends, and how often it saves, may."""
-        fixed = dataclasses.replace(self, steps=1 << 40, decay_steps=1, checkpoint_every=1)
-        return repr(fixed)
+        """What must not change between the parts of a run; where it ends, how often it saves and what it runs on, may."""
+        free = {"steps": 1 << 40, "decay_steps": 1, "checkpoint_every": 1, "accumulate": 1}
+        free |= {"strategy": "ddp", "activation_checkpointing": False, "compile": False}
+        return repr(dataclasses.replace(self, **free))
 
     def model_config(self) -> ModelConfig:
         """The preset with this recipe's departures; raises ValueError when they are not valid."""
-        return ModelConfig.from_dict(_merge(preset(self.preset).to_dict(), self.model))
+        base = preset(self.preset, tuple(self.patch_size))
+        return ModelConfig.from_dict(_merge(base.to_dict(), self.model))
 
     @classmethod
-    def read(cls, path: str | Path) -> Recipe:
-        """Parse a recipe file. Raises ValueError on unknown or missing keys and on values of a wrong type."""
-        try:
-            values = tomllib.loads(Path(path).read_text())
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise ValueError(f"cannot read recipe {path}: {error}") from error
+    def read(cls, path: str | Path, changes: Iterable[str] = ()) -> Recipe:
+        """Parse a recipe: a file, or one of the package's by its name, such as ``"mwmae-base-audioset"``.
+
+        ``changes``, such as ``"steps=100"`` or ``"model.decoder.depth=2"``, come on top.
+
+        A file may begin with ``extends = "other.toml"`` (relative to its own folder), and then gives departures only.
+        Raises ValueError on unknown or missing keys and on values of a wrong type.
+        """
+        values = _read_file(_find(path))
+        for change in changes:
+            values = _merge(values, _parse_change(change))
         kinds = {field.name: field.type.split("[")[0] for field in dataclasses.fields(cls)}
         unknown, missing = sorted(set(values) - set(kinds)), sorted(set(kinds) - set(values))
         if unknown or missing:
             raise ValueError(f"recipe {path}: unknown keys {unknown}, missing keys {missing}")
         for name, value in values.items():
+            if kinds[name] == "float" and type(value) is int:
+                values[name] = value = float(value)
             if type(value).__name__ != kinds[name]:
                 raise ValueError(f"recipe {path}: {name} must be {kinds[name]}, got {value!r}")
         return cls(**values)
+
+
+def recipe_names() -> list[str]:
+    """Recipes that come with the package."""
+    return sorted(file.stem for file in RECIPES_DIR.glob("*.toml"))
+
+
+def _find(path: str | Path) -> Path:
+    if Path(path).is_file():
+        return Path(path)
+    if str(path) in recipe_names():
+        return RECIPES_DIR / f"{path}.toml"
+    raise ValueError(f"no recipe {path}: it is neither a file nor one of the package's: {', '.join(recipe_names())}")
+
+
+def _read_file(path: Path, above: tuple[Path, ...] = ()) -> dict:
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"cannot read recipe {path}: {error}") from error
+    base = values.pop(EXTENDS, None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ValueError(f"recipe {path}: {EXTENDS} must name a file, got {base!r}")
+    if path.resolve() in above:
+        raise ValueError(f"recipe {path} extends itself, by way of {', '.join(file.name for file in above)}")
+    return _merge(_read_file(path.parent / base, (*above, path.resolve())), values)
+
+
+def _parse_change(text: str) -> dict:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"a change of the recipe is key=value, got {text!r}")
+    try:
+        return tomllib.loads(f"{key} = {value}")
+    except tomllib.TOMLDecodeError:
+        pass
+    try:  # A bare word is a string: the shell has eaten the quotes.
+        return tomllib.loads(f'{key} = "{value}"')
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"cannot understand {text!r}: {error}") from error
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -92,5 +170,7 @@ def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 def _merge(base: dict, changes: dict) -> dict:
     merged = dict(base)
     for key, value in changes.items():
-        merged[key] = _merge(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+        # "kinds" is one statement, of shares that sum to 1, and is replaced as a whole.
+        both = isinstance(value, dict) and isinstance(base.get(key), dict) and key != "kinds"
+        merged[key] = _merge(base[key], value) if both else value
     return merged

@@ -1,0 +1,76 @@
+"""What a run would be like, before it is started: shapes, parameters, memory and time."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from ..mae import MaskedAutoencoder
+from .engine import make_fabric, prepare
+from .loop import train_step
+from .optim import make_optimisers
+from .recipe import Recipe
+
+#: Crops in the update that is really computed, and how often: enough to estimate from, little enough for a laptop.
+TRIAL_CROPS, TRIAL_STEPS = 16, 3
+GIB = 1 << 30
+
+
+def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, str]]:
+    """(what, value) lines about ``recipe`` on this machine. Computes a few small updates on noise, and scales what they took."""
+    config = recipe.model_config()
+    small = min(recipe.batch_size, TRIAL_CROPS)
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    trial = Recipe(**{**recipe.__dict__, "batch_size": small - small % world or world, "accumulate": 1, "compile": False})
+    fabric = make_fabric(trial, accelerator)
+    model = prepare(fabric, MaskedAutoencoder(config), trial)
+    optimisers = [fabric.setup_optimizers(optimiser) for optimiser in make_optimisers(model, trial)]
+    spectrogram = torch.randn(trial.batch_size, config.input_frames, config.frontend.n_mels)
+    kept, bands = config.num_kept, config.frontend.n_mels
+    yield "input", f"{recipe.batch_size} x {config.input_frames} frames x {bands} bands, {config.num_tokens} tokens, {kept} kept"
+    for name, part in (("encoder", config.encoder), ("decoder", config.decoder)):
+        windows = ", windows " + ", ".join(str(w) if w else "global" for w in part.window_sizes) if part.window_sizes else ""
+        count = sum(p.numel() for p in getattr(model, name).parameters())
+        yield name, f"{count:,} parameters: width {part.width}, {part.depth} blocks, {part.heads} heads{windows}"
+    weights = sum(p.numel() for p in model.parameters()) * 4 / GIB
+    mine = recipe.batch_size // world // recipe.accumulate
+    activations = _saved_bytes(model, spectrogram.to(fabric.device)) / len(spectrogram) * mine / GIB
+    yield "processes", f"{world}, each {mine} crops at a time on {fabric.device.type}, {recipe.precision}"
+    # Weights, gradients, and two moments of AdamW (Muon has one).
+    yield "memory per process", f"{4 * weights:.2f} GiB of weights, gradients and moments, {activations:.2f} GiB of activations"
+    seconds = []
+    for step in range(TRIAL_STEPS + 1):
+        start = time.perf_counter()
+        train_step(fabric, model, optimisers, spectrogram, trial, step).item()
+        seconds.append(time.perf_counter() - start)
+    per_step = median(seconds[1:]) * recipe.batch_size / trial.batch_size
+    yield (
+        "time",
+        (
+            f"{recipe.batch_size / per_step:.1f} crops per second by {TRIAL_STEPS} updates of {trial.batch_size} crops, so "
+            f"{per_step:.2f} s a step and {recipe.steps * per_step / 3600:.1f} hours for {recipe.steps:,} steps, without the data"
+        ),
+    )
+
+
+def _saved_bytes(model: torch.nn.Module, spectrogram: Tensor) -> int:
+    """Bytes that a forward pass keeps for the backward pass, each storage counted once, weights not."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    storages: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(spectrogram)  # held until the bytes are counted, so that no storage is freed and used again
+        total = sum(storages.values())
+    del output
+    return total

@@ -1,0 +1,131 @@
+"""Recipes: those of the package, changes, inheritance, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from tiny_run import RECIPE, tiny_recipe, write_recipe
+
+from hear_mwmae.config import derive_window_sizes, preset
+from hear_mwmae.training.recipe import Recipe, recipe_names
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipes_are_what_their_names_say(name):
+    recipe = Recipe.read(name)
+    config = recipe.model_config()
+    assert name.startswith(recipe.preset) and config.encoder == preset(recipe.preset).encoder
+    if config.kind == "mwmae":
+        assert config.decoder.window_sizes == derive_window_sizes(config.num_tokens)
+    if name.startswith("mwmae-base-audioset"):
+        departures = {
+            field.name
+            for field in dataclasses.fields(Recipe)
+            if getattr(recipe, field.name) != getattr(Recipe.read("mwmae-base-audioset"), field.name)
+        }
+        assert len(departures) == (name != "mwmae-base-audioset")
+
+
+def test_the_paper_in_numbers():
+    recipe = Recipe.read("mwmae-base-audioset")
+    assert recipe.steps * recipe.batch_size == pytest.approx(100 * 2_032_320, rel=1e-5)
+    assert recipe.warmup_steps * recipe.batch_size == pytest.approx(10 * 2_032_320, rel=1e-4)
+    assert recipe.warmup_steps + recipe.decay_steps == recipe.steps and recipe.learning_rates[0] == pytest.approx(6e-5)
+    assert Recipe.read("mwmae-base-audioset-patch5x5").model_config().decoder.heads == 16
+    assert Recipe.read("mwmae-base-audioset-depth8").model_config().decoder.depth == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"colour": "red"}, r"unknown keys \['colour'\]"),
+        ({"steps": None}, r"missing keys \['steps'\]"),
+        ({"steps": "many"}, "steps must be int, got 'many'"),
+        ({"steps": 5}, "must fit into steps, 5"),
+        ({"batch_size": 0}, "batch_size must be above 0"),
+        ({"optimiser": "sgd"}, "optimiser must be one of adamw, muon"),
+        ({"precision": "float8"}, "precision must be one of"),
+        ({"preset": "mwmae-giant"}, "unknown preset"),
+        ({"weight_decay": -0.1}, "weight_decay must be a finite number of at least 0"),
+        ({"base_learning_rate": float("nan")}, "base_learning_rate must be a finite number"),
+        ({"base_muon_learning_rate": float("inf")}, "base_muon_learning_rate must be a finite number"),
+        ({"seed": -1}, "seed must be at least 0"),
+    ],
+)
+def test_bad_recipes(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_recipe(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("notes = 0.5", "notes = 0.6", "sum to 1"),
+        ("notes = 0.5", "notes = nan", "sum to 1"),
+        ("notes = 0.5", "notes = 'half'", "sum to 1"),
+        ("width = 32, depth = 1, heads = 2", "widht = 32", r"unknown keys \['widht'\]"),
+        ("preset =", "preset", "cannot read recipe"),
+    ],
+)
+def test_bad_tables_in_recipes(tmp_path, old, new, message):
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        Recipe.read(tmp_path / "recipe.toml")
+
+
+def test_changes_come_on_top(tmp_path):
+    path = write_recipe(tmp_path / "recipe.toml")
+    recipe = Recipe.read(path, ["steps=100", "model.decoder.depth=2", "precision=bfloat16", "kinds={notes = 1.0}", "seed = 3"])
+    assert (recipe.steps, recipe.precision, recipe.kinds, recipe.seed) == (100, "bfloat16", {"notes": 1.0}, 3)
+    assert recipe.model_config().decoder.depth == 2 and recipe.model_config().decoder.width == 32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("steps", "key=value, got 'steps'"),
+        ("=3", "key=value"),
+        ("stepz=3", r"unknown keys \['stepz'\]"),
+        ("steps=soon", "steps must be int, got 'soon'"),
+        ("model.decoder.dept=2", r"unknown keys \['dept'\]"),
+        ("a b=3", "cannot understand"),
+        ("strategy=fsdp", "muon works on whole matrices"),
+        ("data_fraction=1.5", "data_fraction must lie above 0"),
+        ("patch_size=[4]", "patch_size must be"),
+        ("patch_size=[7, 16]", "do not tile"),
+        ("accumulate=0", "accumulate must be above 0"),
+        ("compile=1", "compile must be bool"),
+    ],
+)
+def test_bad_changes(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe.read(write_recipe(tmp_path / "recipe.toml"), [change])
+
+
+def test_a_recipe_extends_another(tmp_path):
+    write_recipe(tmp_path / "base.toml")
+    (tmp_path / "more.toml").write_text('extends = "base.toml"\nsteps = 30\nmodel = { decoder = { depth = 3 } }\n')
+    (tmp_path / "most.toml").write_text('extends = "more.toml"\nseed = 4\n')
+    recipe = Recipe.read(tmp_path / "most.toml")
+    assert (recipe.steps, recipe.seed, recipe.model_config().decoder.depth) == (30, 4, 3)
+    assert recipe.model_config().decoder.width == 32
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('extends = "gone.toml"', "cannot read recipe .*gone.toml"),
+        ("extends = 3", "extends must name a file, got 3"),
+        ('extends = "self.toml"', "extends itself"),
+    ],
+)
+def test_bad_inheritance(tmp_path, text, message):
+    (tmp_path / "self.toml").write_text(text + "\n")
+    with pytest.raises(ValueError, match=message):
+        Recipe.read(tmp_path / "self.toml")
+
+
+def test_an_unknown_recipe_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"no recipe paper: .*mwmae-base-audioset"):
+        Recipe.read("paper")
