@@ -184,14 +184,32 @@ def push(directory: Path, repo: str, private: bool, dry_run: Path | None) -> Non
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path), required=False)
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the recipe: steps=100, model.decoder.depth=2.")
 @click.option("--accelerator", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
+@click.option("--look-every", type=click.IntRange(0), default=500, show_default=True, help="Steps between pictures and probes.")
+@click.option(
+    "--probe",
+    "tasks",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="HEAR-format task folder for linear probes on the way; may be given again.",
+)
 @click.option("--dry-run", is_flag=True, help="Only say what the run would take: shapes, parameters, memory, time.")
-def pretrain(recipe: str, data: Path | None, run: Path | None, changes: tuple[str, ...], accelerator: str, dry_run: bool) -> None:
+def pretrain(
+    recipe: str,
+    data: Path | None,
+    run: Path | None,
+    changes: tuple[str, ...],
+    accelerator: str,
+    look_every: int,
+    tasks: tuple[Path, ...],
+    dry_run: bool,
+) -> None:
     """Pretrain a model as RECIPE says, on the audio in DATA, into RUN.
 
     RECIPE is a .toml file, or the name of one that comes with the package, such as mwmae-tiny-cpu. DATA holds manifest.csv and
     the audio it lists; `python -m hear_mwmae.training.debian_audio DATA` gathers such a folder. RUN receives checkpoint.pt,
-    log.csv and finally model/. The same command goes on where an interrupted run stopped. For several processes, on one or many
-    machines: torchrun --nproc-per-node 8 --no-python hear-mwmae pretrain RECIPE DATA RUN.
+    log.csv, tensorboard/, pictures/ of reconstructions, probes.csv and finally model/. The same command goes on where an
+    interrupted run stopped. For several processes, on one or many machines:
+    torchrun --nproc-per-node 8 --no-python hear-mwmae pretrain RECIPE DATA RUN.
     """
     # Only here: embedding needs none of what training does.
     try:
@@ -208,7 +226,7 @@ def pretrain(recipe: str, data: Path | None, run: Path | None, changes: tuple[st
     elif data is None or run is None:
         raise click.UsageError("DATA and RUN are needed, unless --dry-run is given")
     else:
-        click.echo(f"model: {run_pretraining(settings, data, run, accelerator)}")
+        click.echo(f"model: {run_pretraining(settings, data, run, accelerator, look_every, tasks)}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -10,7 +11,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import matplotlib.image
 import numpy as np
 import pytest
 import soundfile
@@ -23,12 +26,14 @@ import hear_mwmae
 from hear_mwmae.cli import main
 from hear_mwmae.config import preset
 from hear_mwmae.mae import MaskedAutoencoder
+from hear_mwmae.patches import patchify, random_masking
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.optim import make_optimisers, schedule
 from hear_mwmae.training.probe import log_mel_baseline, probe, untrained_baseline
 from hear_mwmae.training.probe import main as probe_command
 from hear_mwmae.training.publish import main as publish_command
 from hear_mwmae.training.recipe import Recipe
+from hear_mwmae.training.watch import reconstruction
 
 
 def test_schedule(tmp_path):
@@ -129,6 +134,39 @@ def test_the_layout_of_the_computation_does_not_change_it(data, tmp_path, change
     pretrain(Recipe.read(recipe), data, tmp_path / "plain")
     pretrain(Recipe.read(recipe, [change]), data, tmp_path / "other")
     assert losses(tmp_path / "other") == pytest.approx(losses(tmp_path / "plain"), abs=1e-5)
+
+
+def test_a_watched_run_is_like_any_other(data, task, tmp_path):
+    """Pictures, probes and TensorBoard files are written, and the weights are those of a run that nobody looked at."""
+    recipe = tiny_recipe(tmp_path)
+    half = dataclasses.replace(recipe, steps=9)
+    for settings in (half, recipe):  # the second goes on where the first ended
+        pretrain(settings, data, tmp_path / "watched", look_every=4, tasks=(task,))
+    pictures = sorted((tmp_path / "watched" / "pictures").iterdir())
+    assert [picture.name for picture in pictures] == ["step-000004.png", "step-000008.png", "step-000012.png"]
+    assert matplotlib.image.imread(pictures[0]).std() > 0.1
+    assert list((tmp_path / "watched" / "tensorboard").glob("events*"))
+    probes = [line.split(",") for line in (tmp_path / "watched" / "probes.csv").read_text().split()]
+    assert [step for step, _, _ in probes] == ["4", "8", "12"] and all(0.3 <= float(score) <= 1 for _, _, score in probes)
+    fresh = tmp_path / "half"
+    pretrain(half, data, fresh)
+    pretrain(recipe, data, fresh)
+    plain, watched = (load_file(run / "model" / "model.safetensors") for run in (fresh, tmp_path / "watched"))
+    assert all(torch.equal(plain[name], watched[name]) for name in plain)
+
+
+@pytest.mark.parametrize("norm_pix_loss", [False, True])
+def test_reconstructions(small_config, norm_pix_loss):
+    """A perfect prediction gives back the target; what was not masked is shown, what was is not."""
+    config = dataclasses.replace(small_config, norm_pix_loss=norm_pix_loss)
+    clips, noise = torch.randn(2, 200, 80), torch.rand(2, 250)
+    target = patchify(clips, config.patch_size)
+    if norm_pix_loss:
+        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, correction=0, keepdim=True) + 1e-6).sqrt()
+    *_, mask, _ = random_masking(target, config.num_kept, noise)
+    hidden, whole, shown = reconstruction(config, lambda *_: SimpleNamespace(mask=mask, pred=target), clips, noise)
+    assert torch.equal(shown, clips) and torch.allclose(whole, clips, atol=1e-4)
+    assert hidden.isnan().float().mean() == pytest.approx(0.8) and torch.equal(hidden[~hidden.isnan()], clips[~hidden.isnan()])
 
 
 def test_gradients_are_clipped(data, tmp_path):

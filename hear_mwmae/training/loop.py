@@ -23,11 +23,19 @@ from .data import FeatureStore
 from .engine import load_state, make_fabric, prepare, save_state
 from .optim import make_optimisers, schedule
 from .recipe import Recipe
+from .watch import Watch
 
 LOG_FIELDS = ("step", "loss", "rate", "seconds")
 
 
-def pretrain(recipe: Recipe, data_dir: str | Path, run_dir: str | Path, accelerator: str = "auto") -> Path:
+def pretrain(
+    recipe: Recipe,
+    data_dir: str | Path,
+    run_dir: str | Path,
+    accelerator: str = "auto",
+    look_every: int = 0,
+    tasks: tuple[Path, ...] = (),
+) -> Path:
     """Train from scratch, or go on from ``run_dir/checkpoint.pt``; returns the directory of the finished model.
 
     Batches and masks are functions of the seed and the step, whatever the number of processes, so that a run that was
@@ -37,7 +45,11 @@ def pretrain(recipe: Recipe, data_dir: str | Path, run_dir: str | Path, accelera
 
     Args:
         accelerator: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for what there is.
+        look_every: steps between pictures of reconstructions and probes of ``tasks``; 0 for none.
+        tasks: HEAR-format task folders for linear probes while the run goes on.
     """
+    if tasks and recipe.strategy == "fsdp":
+        raise ValueError("probes need the whole encoder in one process, which fsdp cuts into pieces: probe RUN/model afterwards")
     fabric = make_fabric(recipe, accelerator)
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -60,7 +72,10 @@ def pretrain(recipe: Recipe, data_dir: str | Path, run_dir: str | Path, accelera
     if checkpoint.is_file():
         load_state(fabric, checkpoint, state)
 
-    with _sigterm() as terminated, closing(_Log(run_dir / "log.csv", state["step"], fabric.is_global_zero)) as log:
+    clips = fabric.to_device(batches[0])
+    watch = Watch(run_dir, config, state["step"], look_every, clips, tasks, fabric.is_global_zero)
+    log = _Log(run_dir / "log.csv", state["step"], fabric.is_global_zero)
+    with _sigterm() as terminated, closing(log), closing(watch):
         began = time.monotonic() - state["seconds"]
         steps = range(state["step"], recipe.steps)
         bar = tqdm(
@@ -77,6 +92,9 @@ def pretrain(recipe: Recipe, data_dir: str | Path, run_dir: str | Path, accelera
             if not math.isfinite(loss):
                 raise ValueError(f"the loss is {loss} at step {step}: lower the learning rate, or look at the data")
             log.write(step, loss, factor, time.monotonic() - began)
+            watch.scalars(step, loss=loss, rate=factor)
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            watch.look(step + 1, model)
             state |= {"step": step + 1, "seconds": time.monotonic() - began}
             if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps or stopping:
                 save_state(fabric, checkpoint, state)

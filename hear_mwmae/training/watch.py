@@ -1,0 +1,135 @@
+"""Seeing a run: scalars for TensorBoard, pictures of reconstructions, and linear probes while it goes on.
+
+Nothing here draws from torch's random generator or changes the model, so that a watched run ends with the weights of any other.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+from tensorboardX import SummaryWriter
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+from ..embedder import Embedder
+from ..files import replacing
+from ..patches import patchify, unpatchify
+from .probe import probe
+
+#: Clips in the picture, and the seed of their masks.
+PICTURED, MASK_SEED = 4, 0
+PANELS = ("masked input", "reconstruction", "target")
+
+
+class Watch:
+    """Writes ``tensorboard/``, ``pictures/step-N.png`` and ``probes.csv`` below a run; only the first process writes.
+
+    Args:
+        first: the step that the run begins or goes on at.
+        every: steps between pictures and probes; 0 for none.
+        clips: (B, input_frames, n_mels) spectrograms for the pictures.
+        tasks: HEAR-format task folders to probe.
+    """
+
+    def __init__(
+        self, run_dir: Path, config: ModelConfig, first: int, every: int, clips: Tensor, tasks: tuple[Path, ...], writes: bool
+    ) -> None:
+        self.run_dir, self.config, self.every, self.tasks, self.writes = run_dir, config, every, tasks, writes
+        self.clips = clips[:PICTURED]
+        noise = torch.rand(len(self.clips), config.num_tokens, generator=torch.Generator().manual_seed(MASK_SEED))
+        self.noise = noise.to(clips.device)
+        self.board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first) if writes else None
+        _drop_rows(run_dir / "probes.csv", first)
+
+    def scalars(self, step: int, **values: float) -> None:
+        """Every value under its name."""
+        if self.board:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+
+    @torch.no_grad()
+    def look(self, step: int, model: nn.Module) -> None:
+        """A picture, and a probe of every task, after ``step`` updates; every process has to call it."""
+        if not self.every or step % self.every:
+            return
+        model.eval()
+        panels = reconstruction(self.config, model, self.clips, self.noise)
+        if self.writes:
+            picture = draw([panel.float().cpu().numpy() for panel in panels])
+            folder = self.run_dir / "pictures"
+            folder.mkdir(exist_ok=True)
+            with replacing(folder / f"step-{step:06d}.png") as temporary:
+                _write_png(temporary, picture)
+            self.board.add_image("reconstruction", picture, step, dataformats="HWC")
+            self._probe(step, model)
+        model.train()
+
+    def _probe(self, step: int, model: nn.Module) -> None:
+        if not self.tasks:
+            return
+        embedder = Embedder(self.config).to(self.clips.device)
+        embedder.encoder.load_state_dict(model.encoder.state_dict())
+        for task in self.tasks:
+            accuracy = float(np.mean(probe(task, lambda audio: embedder.scene_embeddings(audio).cpu())))
+            self.board.add_scalar(f"probe/{task.name}", accuracy, step)
+            with open(self.run_dir / "probes.csv", "a", newline="") as stream:
+                csv.writer(stream).writerow([step, task.name, f"{accuracy:.4f}"])
+
+    def close(self) -> None:
+        if self.board:
+            self.board.close()
+
+
+def reconstruction(config: ModelConfig, model: nn.Module, clips: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Masked input (NaN where masked), reconstruction (predicted where masked) and target, each (B, frames, mels)."""
+    out = model(clips, noise)
+    patches, masked = patchify(clips, config.patch_size), out.mask[:, :, None].bool()
+    pred = out.pred.float()
+    if config.norm_pix_loss:  # predictions are of standardised patches
+        var, mean = torch.var_mean(patches, dim=-1, correction=0, keepdim=True)
+        pred = pred * (var + 1e-6).sqrt() + mean
+    hidden = patches.masked_fill(masked, float("nan"))
+    whole = torch.where(masked, pred, patches)
+    return tuple(unpatchify(part, config.patch_size, config.grid_size) for part in (hidden, whole, patches))
+
+
+def draw(panels: list[np.ndarray]) -> np.ndarray:
+    """Panels of (B, frames, mels) -> a picture (height, width, 3) uint8, a row per clip."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = len(panels[0])
+    figure = Figure(figsize=(12, 0.6 + 1.6 * rows), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, len(panels), squeeze=False)
+    for row in range(rows):
+        low, high = panels[-1][row].min(), panels[-1][row].max()
+        for column, (title, panel) in enumerate(zip(PANELS, panels, strict=True)):
+            axis = axes[row, column]
+            axis.imshow(
+                panel[row].T, origin="lower", aspect="auto", vmin=low, vmax=high, extent=(0, len(panel[row]) / 100, 0, 80)
+            )
+            axis.set_facecolor("0.85")
+            axis.set_title(title if row == 0 else "")
+            axis.set_xlabel("seconds" if row == rows - 1 else "")
+            axis.set_ylabel("mel band" if column == 0 else "")
+            axis.label_outer()
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
+
+
+def _write_png(path: Path, picture: np.ndarray) -> None:
+    from matplotlib.image import imsave
+
+    imsave(path, picture, format="png")
+
+
+def _drop_rows(path: Path, first: int) -> None:
+    """Rows of steps that a run which goes on at ``first`` will come to again."""
+    if path.is_file():
+        rows = [row for row in csv.reader(path.read_text().splitlines()) if row and int(row[0]) <= first]
+        with replacing(path) as temporary, open(temporary, "w", newline="") as stream:
+            csv.writer(stream).writerows(rows)
