@@ -87,7 +87,11 @@ class MultiWindowAttention(nn.Module):
             q, k, v = chosen.unflatten(1, (-1, group.tile)).permute(3, 0, 1, 4, 2, 5)
             if group.order is None:  # all tiles take the same bias: one batch dimension, as the fused kernels want it
                 q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(group, q.dtype))
+            bias = self.bias(group, q.dtype)
+            if bias is not None and bias.requires_grad and x.device.type == "cpu":
+                y = BiasedAttention.apply(q, k, v, bias)
+            else:
+                y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
             y = y.transpose(-3, -2).reshape(batch, length, -1, width // heads)
             outputs.append(y if group.order is None else _put_back(y, group.order))
         y = torch.cat(outputs, dim=2)
@@ -128,6 +132,36 @@ class MultiWindowAttention(nn.Module):
                 scores = scores + torch.cat([table, table.new_full((1,), float("-inf"))])[group.index[:, 0]]
             weights.append(scores.softmax(dim=-1).flatten(0, 1))
         return weights
+
+
+class BiasedAttention(torch.autograd.Function):
+    """Attention with a bias that learns, on a CPU: q, k, v (..., heads, tile, d) and a bias that broadcasts over the rest.
+
+    torch's fused attention has no gradient for the bias there, and its fallback keeps the scores of every head for the backward
+    pass. Tiles are small, so they are computed again instead: as fast, and less memory than global attention takes.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k, v, bias)
+        return _weights(q, k, bias) @ v
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        q, k, v, bias = ctx.saved_tensors
+        weights, scale = _weights(q, k, bias), q.shape[-1] ** -0.5
+        grad_weights = grad @ v.transpose(-2, -1)
+        grad_scores = weights * (grad_weights - (grad_weights * weights).sum(dim=-1, keepdim=True))
+        return (
+            grad_scores @ k * scale,
+            grad_scores.transpose(-2, -1) @ q * scale,
+            weights.transpose(-2, -1) @ grad,
+            grad_scores.sum_to_size(bias.shape),
+        )
+
+
+def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+    return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1) + bias).softmax(dim=-1)
 
 
 class Group(NamedTuple):

@@ -31,6 +31,7 @@ MUTATIONS = {
         "inside &= wrapped[:, :, None] == wrapped[:, None, :]",
         "pass",
     ),
+    "bias tables do not learn": ("attention.py", "grad_scores.sum_to_size(bias.shape)", "torch.zeros_like(bias)"),
     "all heads global": ("attention.py", "index = _bias_index(length, host, sizes, shifted) if host else None", "index = None"),
     "erf GELU": ("linear.py", '"gelu", "tanh"', '"gelu", "none"'),
     "erf GELU, in training": ("linear.py", 'approximate="tanh"', 'approximate="none"'),

@@ -9,6 +9,7 @@ from reference import LENGTHS, REFERENCE, load, parameter, reference_model, spec
 
 import hear_mwmae
 from hear_mwmae.attention import MultiWindowAttention
+from hear_mwmae.checkpoint import read_model
 from hear_mwmae.config import FrontendConfig, preset
 from hear_mwmae.embedder import Embedder
 from hear_mwmae.frontend import LogMelFrontend
@@ -215,3 +216,23 @@ def test_converted_checkpoint():
     for label in ("0.50s", "2.00s", "3.37s"):
         _, timestamps = hear_mwmae.get_timestamp_embeddings(waveform(label), official)
         assert timestamps.shape[1] == expected[f"n_timestamps_{label}"]
+
+
+def test_a_checkpoints_own_position_tables_are_used(tmp_path):
+    """Training moves them. The checkpoint at hand still has the initial ones, so they are moved in a copy of the file."""
+    source = REFERENCE / "official_checkpoint" / "checkpoint_198400"
+    _, state = read_model(source)
+    content, moved = source.read_bytes(), {}
+    for name in ("encoder.pos_embed", "decoder.decoder_pos_embed"):
+        stored = state[name].numpy().tobytes()
+        assert content.count(stored) == 1
+        moved[name] = state[name] + 0.1 * torch.randn(state[name].shape, generator=torch.Generator().manual_seed(0))
+        content = content.replace(stored, moved[name].numpy().tobytes())
+    (tmp_path / "checkpoint").write_bytes(content)
+    initial, model = (hear_mwmae.load_model(str(file)) for file in (source, tmp_path / "checkpoint"))
+    autoencoder = MaskedAutoencoder.from_pretrained(str(tmp_path / "checkpoint"))
+    assert torch.equal(model.encoder.pos_embed, moved["encoder.pos_embed"])
+    assert torch.equal(autoencoder.encoder.pos_embed, moved["encoder.pos_embed"])
+    assert torch.equal(autoencoder.decoder.decoder_pos_embed, moved["decoder.decoder_pos_embed"])
+    before, after = (m.encoder.forward_features(spectrogram(1234)).detach() for m in (initial, model))
+    assert distance(before, after.numpy()) > 0.01

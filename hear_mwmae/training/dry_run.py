@@ -39,7 +39,7 @@ def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, st
         yield name, f"{count:,} parameters: width {part.width}, {part.depth} blocks, {part.heads} heads{windows}"
     weights = sum(p.numel() for p in model.parameters()) * 4 / GIB
     mine = recipe.batch_size // world // recipe.accumulate
-    activations = _saved_bytes(model, spectrogram.to(fabric.device)) / len(spectrogram) * mine / GIB
+    activations = saved_bytes(model, spectrogram.to(fabric.device)) / len(spectrogram) * mine / GIB
     yield "processes", f"{world}, each {mine} crops at a time on {fabric.device.type}, {recipe.precision}"
     # Weights, gradients, and two moments of AdamW (Muon has one).
     yield "memory per process", f"{4 * weights:.2f} GiB of weights, gradients and moments, {activations:.2f} GiB of activations"
@@ -58,7 +58,7 @@ def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, st
     )
 
 
-def _saved_bytes(model: torch.nn.Module, spectrogram: Tensor) -> int:
+def saved_bytes(model: torch.nn.Module, spectrogram: Tensor) -> int:
     """Bytes that a forward pass keeps for the backward pass, each storage counted once, weights not."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     storages: dict[int, int] = {}

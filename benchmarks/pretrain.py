@@ -1,0 +1,90 @@
+"""A pretraining step of MW-MAE beside one of MAE of the same sizes: time, memory, and the share of the machine's product rate.
+
+    python benchmarks/pretrain.py [--rounds 7] [--size tiny] [--batch-size 32] [--threads 2]
+
+With the paper's decoder and AdamW, update included, on noise. The models are run in turn, round after round, so that a change of
+the machine's speed meets all of them; medians are printed, and the ratio is the median of each round's own. Memory is what the
+forward pass keeps for the backward pass.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import click
+import torch
+from embed import processor, product_rate
+from torch.profiler import ProfilerActivity, profile
+
+from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig, preset
+from hear_mwmae.mae import MaskedAutoencoder
+from hear_mwmae.training.dry_run import saved_bytes
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def matmul_flops(config: ModelConfig) -> float:
+    """Operations of the matrix products of one update on one crop: forward, and twice that backward."""
+
+    def blocks(part: EncoderConfig | DecoderConfig, tokens: int) -> float:
+        windows = part.window_sizes or (0,) * part.heads
+        scores = sum(w or tokens for w in windows) / len(windows)  # what the windows themselves need, no tiles
+        return part.depth * 2 * tokens * part.width * (4 * part.width + 2 * part.width * part.mlp_ratio + 2 * scores)
+
+    cls = int(config.encoder.cls_token)
+    ends = 2 * config.num_tokens * config.patch_dim * (config.encoder.width + config.decoder.width)
+    middle = 2 * config.num_kept * config.encoder.width * config.decoder.width
+    return 3 * (blocks(config.encoder, config.num_kept + cls) + blocks(config.decoder, config.num_tokens + cls) + ends + middle)
+
+
+def step(model: MaskedAutoencoder, optimiser: torch.optim.Optimizer, batch: torch.Tensor, dtype: torch.dtype) -> None:
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        loss = model(batch).loss
+    loss.backward()
+    optimiser.step()
+    optimiser.zero_grad()
+
+
+@click.command(help=__doc__)
+@click.option("--rounds", default=7, show_default=True)
+@click.option("--size", default="tiny", show_default=True)
+@click.option("--batch-size", default=32, show_default=True)
+@click.option("--threads", default=torch.get_num_threads(), show_default=True)
+@click.option("--where", is_flag=True, help="Say where the time of the MW-MAE step goes, by operation.")
+def main(rounds: int, size: str, batch_size: int, threads: int, where: bool) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    models = {kind: MaskedAutoencoder(preset(f"{kind}-{size}")) for kind in ("mae", "mwmae")}
+    optimisers = {kind: torch.optim.AdamW(model.parameters(), 1e-5) for kind, model in models.items()}
+    batch = torch.randn(batch_size, 200, 80)
+    seconds: dict[tuple[str, str], list[float]] = {(kind, name): [] for name in PRECISIONS for kind in models}
+    rates: dict[str, list[float]] = {name: [] for name in PRECISIONS}
+    for number in range(rounds + 1):
+        for name, dtype in PRECISIONS.items():
+            rates[name] += [product_rate(dtype)] * (number > 0)
+        for kind, name in seconds:
+            start = time.perf_counter()
+            step(models[kind], optimisers[kind], batch, PRECISIONS[name])
+            seconds[kind, name] += [time.perf_counter() - start] * (number > 0)  # the first round warms up
+
+    print(f"{processor()}, {threads} threads, torch {torch.__version__}, {size}, batch {batch_size}, medians of {rounds} rounds")
+    print(f"{'model':8}{'precision':12}{'crops / s':>10}{'GFLOP/s':>9}{'share':>7}{'MiB kept / crop':>17}{'time to MAE':>13}")
+    for (kind, name), durations in seconds.items():
+        model, duration, peak = models[kind], statistics.median(durations), statistics.median(rates[name])
+        rate = matmul_flops(model.config) * batch_size / duration / 1e9
+        with torch.autocast("cpu", PRECISIONS[name], enabled=name != "float32"):
+            kept = saved_bytes(model, batch) / batch_size / (1 << 20)
+        ratio = statistics.median(a / b for a, b in zip(durations, seconds["mae", name], strict=True))
+        print(f"{kind:8}{name:12}{batch_size / duration:10.1f}{rate:9.0f}{rate / peak:7.0%}{kept:17.1f}{ratio:13.2f}")
+    print("matrix products: " + ", ".join(f"{name} {statistics.median(values):.0f} GFLOP/s" for name, values in rates.items()))
+    if where:
+        for name, dtype in PRECISIONS.items():
+            with profile(activities=[ProfilerActivity.CPU]) as profiled:
+                step(models["mwmae"], optimisers["mwmae"], batch, dtype)
+            print(f"\nMW-MAE, {name}")
+            print(profiled.key_averages().table(sort_by="self_cpu_time_total", row_limit=14, max_name_column_width=44))
+
+
+if __name__ == "__main__":
+    main()
