@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -283,3 +284,31 @@ def test_publish_a_finished_run(data, task, tmp_path):
     longer = write_recipe(tmp_path / "recipe.toml", steps=50)
     result = CliRunner().invoke(publish_command, list(map(str, [longer, *arguments[1:]])))
     assert result.exit_code != 0 and "not finished" in str(result.exception)
+
+
+def test_a_full_disk_ends_the_run_with_one_line_and_loses_nothing(data, tmp_path):
+    """The nearest thing to a full disk: no file may grow beyond a limit. What was saved before is whole."""
+    recipe = write_recipe(tmp_path / "recipe.toml", steps=4, decay_steps=1)
+    pretrain(Recipe.read(recipe), data, tmp_path / "run")
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    write_recipe(recipe, steps=20)
+    done = subprocess.run(
+        [sys.executable, "-m", "hear_mwmae.cli", "pretrain", str(recipe), str(data), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2)),
+    )
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("Error: ") and "Traceback" not in done.stderr
+    assert "File too large" in done.stderr
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+    pretrain(Recipe.read(recipe), data, tmp_path / "run")
+    assert len(log(tmp_path / "run")) == 20
+
+
+def test_a_run_that_cannot_be_written(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = CliRunner().invoke(
+        main, ["pretrain", str(write_recipe(tmp_path / "r.toml")), str(data), str(tmp_path / "file" / "run")]
+    )
+    assert result.exit_code == 1 and "Not a directory" in result.output and str(tmp_path / "file") in result.output
