@@ -20,6 +20,8 @@ from huggingface_hub.errors import (
 )
 
 CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
+#: The curve of the loss, which a card may show.
+LOSS_NAME = "loss.png"
 
 
 def download(repo: str, revision: str, check_config: Callable[[Path], object]) -> tuple[Path, Path]:
@@ -49,18 +51,19 @@ def push(directory: Path, repo: str, card: str, private: bool = False, dry_run: 
         raise ValueError(f"directory {directory} holds no model: {' and '.join(missing)} missing")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise ValueError(f"a Hub repository is written org/repo, got {repo!r}")
+    files = [name for name in (CONFIG_NAME, WEIGHTS_NAME, LOSS_NAME) if (directory / name).is_file()]
     if dry_run:
         if dry_run.exists() and not (dry_run.is_dir() and not any(dry_run.iterdir())):
             raise ValueError(f"{dry_run} is not an empty folder")
         dry_run.mkdir(parents=True, exist_ok=True)
-        for name in (CONFIG_NAME, WEIGHTS_NAME):
+        for name in files:
             shutil.copyfile(directory / name, dry_run / name)
         (dry_run / CARD_NAME).write_bytes(card.encode())
         return str(dry_run)
     api = HfApi()
     try:
         api.create_repo(repo, private=private, exist_ok=True)
-        operations = [CommitOperationAdd(name, str(directory / name)) for name in (CONFIG_NAME, WEIGHTS_NAME)]
+        operations = [CommitOperationAdd(name, str(directory / name)) for name in files]
         operations.append(CommitOperationAdd(CARD_NAME, card.encode()))
         return str(api.create_commit(repo, operations, commit_message=f"Upload {directory.name}").commit_url)
     except HfHubHTTPError as error:

@@ -279,6 +279,7 @@ def test_publish_a_finished_run(data, task, tmp_path):
         and "- Knows three clips." in card
         and "| tones | accuracy | " in card
     )
+    assert "![Loss by step](loss.png)" in card and matplotlib.image.imread(tmp_path / "out" / "loss.png").std() > 0.05
     _, state = hear_mwmae.checkpoint.read_model(tmp_path / "out")
     assert {value.dtype for value in state.values()} == {torch.float16}
     longer = write_recipe(tmp_path / "recipe.toml", steps=50)

@@ -16,11 +16,13 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from ..card import CARD_SOURCE, model_card
 from ..checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_embedder, read_model, save_model
 from ..files import replacing
-from ..hub import CARD_NAME, sha256_of
+from ..hub import CARD_NAME, LOSS_NAME, sha256_of
 from .probe import Embed, log_mel_baseline, probe, untrained_baseline
 from .recipe import Recipe
 
@@ -53,8 +55,7 @@ def describe_data(data_dir: Path) -> str:
 
 def describe_training(recipe: Recipe, recipe_path: Path, run_dir: Path, hardware: str) -> str:
     """Markdown: recipe, steps, time, machine, loss."""
-    with open(run_dir / "log.csv", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_log(run_dir)
     if len(rows) != recipe.steps:
         raise ValueError(f"{run_dir} has {len(rows)} steps of the {recipe.steps} of {recipe_path}: the run is not finished")
     loss = np.mean([float(row["loss"]) for row in rows[-LOSS_WINDOW:]])
@@ -64,8 +65,33 @@ def describe_training(recipe: Recipe, recipe_path: Path, run_dir: Path, hardware
         f"Recipe `{recipe_path.name}`: {recipe.steps:,} steps of {recipe.batch_size} crops of two seconds "
         f"({recipe.steps * recipe.batch_size:,} crops), {optimiser}, {recipe.precision}, seed {recipe.seed}. "
         f"{minutes:.0f} minutes on {hardware}; "
-        f"loss {loss:.3f} over the last {LOSS_WINDOW} steps (mean squared error on masked, normalised log-mel patches)."
+        f"loss {loss:.3f} over the last {LOSS_WINDOW} steps (mean squared error on masked, normalised log-mel patches).\n\n"
+        f"![Loss by step]({LOSS_NAME})"
     )
+
+
+def read_log(run_dir: Path) -> list[dict[str, str]]:
+    """The rows of a run's log.csv."""
+    with open(run_dir / "log.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def draw_loss(run_dir: Path, path: Path) -> None:
+    """The loss of every step, and its running mean, as a PNG."""
+    loss = np.array([float(row["loss"]) for row in read_log(run_dir)])
+    window = min(LOSS_WINDOW // 4, len(loss))
+    figure = Figure(figsize=(8, 3.2), dpi=100, layout="constrained")
+    axis = figure.subplots()
+    axis.semilogy(loss, linewidth=0.5, alpha=0.4, label="loss of a step")
+    mean = np.convolve(loss, np.full(window, 1 / window), "valid")
+    axis.semilogy(np.arange(len(mean)) + window / 2, mean, label=f"mean of {window} steps")
+    axis.set(xlabel="step", ylabel="mean squared error")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+    axis.yaxis.set_minor_formatter("{x:g}")
+    axis.grid(alpha=0.3, which="both")
+    axis.legend()
+    figure.savefig(path, format="png")
 
 
 def measure(tasks: tuple[Path, ...], columns: dict[str, Embed]) -> list[dict]:
@@ -110,6 +136,8 @@ def main(recipe: Path, data: Path, run: Path, tasks: tuple[Path, ...], output: P
         "results_command": f"python -m hear_mwmae.training.publish {recipe.name} DATA RUN {' '.join(t.name for t in tasks)}",
         "limits": limits.read_text().splitlines() if limits else [],
     }
+    with replacing(output / LOSS_NAME) as temporary:
+        draw_loss(run, temporary)
     with replacing(output / CARD_SOURCE) as temporary:
         temporary.write_text(json.dumps(card, indent=2) + "\n")
     with replacing(output / CARD_NAME) as temporary:
