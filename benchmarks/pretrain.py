@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig, preset
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.training.dry_run import saved_bytes
+from hear_mwmae.training.dry_run import bytes_per_crop
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -74,7 +74,7 @@ def main(rounds: int, size: str, batch_size: int, threads: int, where: bool) -> 
         model, duration, peak = models[kind], statistics.median(durations), statistics.median(rates[name])
         rate = matmul_flops(model.config) * batch_size / duration / 1e9
         with torch.autocast("cpu", PRECISIONS[name], enabled=name != "float32"):
-            kept = saved_bytes(model, batch) / batch_size / (1 << 20)
+            kept = bytes_per_crop(model, batch) / (1 << 20)
         ratio = statistics.median(a / b for a, b in zip(durations, seconds["mae", name], strict=True))
         print(f"{kind:8}{name:12}{batch_size / duration:10.1f}{rate:9.0f}{rate / peak:7.0%}{kept:17.1f}{ratio:13.2f}")
     print("matrix products: " + ", ".join(f"{name} {statistics.median(values):.0f} GFLOP/s" for name, values in rates.items()))

@@ -81,7 +81,10 @@ def save_model(directory: str | Path, config: ModelConfig, state: dict[str, Tens
     values = config.to_dict()
     tensors = {name: (value if dtype is None else value.to(dtype)).contiguous() for name, value in state.items()}
     with replacing(directory / WEIGHTS_NAME) as temporary:
-        save_file(tensors, temporary, {"format": "pt", "config": json.dumps(values)})
+        try:
+            save_file(tensors, temporary, {"format": "pt", "config": json.dumps(values)})
+        except SafetensorError as error:  # a full disk, say
+            raise OSError(f"cannot write {directory / WEIGHTS_NAME}: {error}") from error
         temporary.chmod(0o644)  # safetensors keeps its files to their owner; a shared model is for all
     with replacing(directory / CONFIG_NAME) as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -25,7 +26,7 @@ MODEL_HELP = (
 )
 
 
-class Group(click.Group):
+class OneLineErrors:
     """Turns what bad input, the disk or the network raise into one line on stderr and exit code 1."""
 
     def invoke(self, ctx: click.Context) -> object:
@@ -35,6 +36,14 @@ class Group(click.Group):
             raise click.ClickException(str(error)) from error
         except OSError as error:
             raise click.ClickException(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
+
+
+class Group(OneLineErrors, click.Group):
+    """A command of commands."""
+
+
+class Command(OneLineErrors, click.Command):
+    """A command by itself."""
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -222,11 +231,17 @@ def pretrain(
     settings = Recipe.read(recipe, changes)
     if dry_run:
         for what, value in estimate(settings, accelerator):
-            click.echo(f"{what:20} {value}")
+            _echo_once(f"{what:20} {value}")
     elif data is None or run is None:
         raise click.UsageError("DATA and RUN are needed, unless --dry-run is given")
     else:
-        click.echo(f"model: {run_pretraining(settings, data, run, accelerator, look_every, tasks)}")
+        _echo_once(f"model: {run_pretraining(settings, data, run, accelerator, look_every, tasks)}")
+
+
+def _echo_once(text: str) -> None:
+    """By one of the processes that torchrun started."""
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(text)
 
 
 if __name__ == "__main__":

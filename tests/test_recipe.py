@@ -50,7 +50,7 @@ def test_the_paper_in_numbers():
         ({"weight_decay": -0.1}, "weight_decay must be a finite number of at least 0"),
         ({"base_learning_rate": float("nan")}, "base_learning_rate must be a finite number"),
         ({"base_muon_learning_rate": float("inf")}, "base_muon_learning_rate must be a finite number"),
-        ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": -1}, "seed must lie between 0"),
     ],
 )
 def test_bad_recipes(tmp_path, changes, message):

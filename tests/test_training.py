@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from tiny_run import tiny_recipe, write_recipe
 import hear_mwmae
 from hear_mwmae.cli import main
 from hear_mwmae.config import preset
+from hear_mwmae.encoder import Mlp
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.patches import patchify, random_masking
 from hear_mwmae.training.loop import pretrain
@@ -117,7 +119,7 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.parametrize(("optimiser", "tolerance"), [("adamw", 1e-5), ("muon", 1e-3)])  # Muon orthogonalises in bfloat16
-def test_two_processes_compute_what_one_does(data, tmp_path, optimiser, tolerance):
+def test_two_processes_compute_what_one_does(data, task, tmp_path, optimiser, tolerance):
     """Really two, joined by gloo: the same losses, and one log and one model."""
     recipe = write_recipe(tmp_path / "recipe.toml", optimiser=optimiser)
     pretrain(Recipe.read(recipe), data, tmp_path / "one", "cpu")
@@ -127,14 +129,68 @@ def test_two_processes_compute_what_one_does(data, tmp_path, optimiser, toleranc
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=tolerance)
     assert (tmp_path / "two" / "model" / "model.safetensors").is_file()
+    # On from there, watched: both processes look, one of them writes.
+    more = [*command, "--set", "steps=14", "--look-every", "2", "--probe", task]
+    for _ in range(2):
+        done = subprocess.run(list(map(str, more)), capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("model:") == 1
+    assert [line.split(",")[0] for line in (tmp_path / "two" / "probes.csv").read_text().split()] == ["14"]
+    assert len(losses(tmp_path / "two")) == 14
 
 
-@pytest.mark.parametrize("change", ["accumulate=4", "activation_checkpointing=true"])
-def test_the_layout_of_the_computation_does_not_change_it(data, tmp_path, change):
+@pytest.mark.parametrize(("change", "blocks"), [("accumulate=4", 4), ("activation_checkpointing=true", 2)])
+def test_the_layout_of_the_computation_does_not_change_it(data, tmp_path, monkeypatch, change, blocks):
+    """But how often the encoder's one block runs in a step: once a part, and once more in a backward pass that recomputes."""
+    calls, forward = [], Mlp.forward
+    monkeypatch.setattr(Mlp, "forward", lambda self, x: calls.append(len(x)) or forward(self, x))
     recipe = write_recipe(tmp_path / "recipe.toml", optimiser="adamw")
     pretrain(Recipe.read(recipe), data, tmp_path / "plain")
+    plain = len(calls)
     pretrain(Recipe.read(recipe, [change]), data, tmp_path / "other")
     assert losses(tmp_path / "other") == pytest.approx(losses(tmp_path / "plain"), abs=1e-5)
+    assert len(calls) - plain == blocks * plain
+
+
+def test_bfloat16_is_near_float32(data, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.toml", optimiser="adamw")
+    pretrain(Recipe.read(recipe), data, tmp_path / "float32")
+    pretrain(Recipe.read(recipe, ["precision=bfloat16"]), data, tmp_path / "bfloat16")
+    one, other = losses(tmp_path / "float32"), losses(tmp_path / "bfloat16")
+    assert one != other and one == pytest.approx(other, rel=0.02)
+
+
+def test_weights_that_are_not_finite_are_not_saved(data, tmp_path, monkeypatch):
+    """The loss of a step is that before its update, so an update that breaks the model shows in the weights first."""
+    recipe = tiny_recipe(tmp_path)
+    pretrain(dataclasses.replace(recipe, steps=9), data, tmp_path / "run")
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    step = torch.optim.AdamW.step
+
+    def broken(self: torch.optim.AdamW) -> None:
+        step(self)
+        self.param_groups[0]["params"][0].data.fill_(torch.nan)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", broken)
+    with pytest.raises(ValueError, match="weights are no longer finite after step 9"):
+        pretrain(dataclasses.replace(recipe, checkpoint_every=1), data, tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["metadata", "split", "kind"])
+def test_a_task_that_cannot_be_probed_is_refused_before_the_run(data, task, tmp_path, damage):
+    copied = shutil.copytree(task, tmp_path / "task")
+    if damage == "metadata":
+        (copied / "task_metadata.json").write_text("{}")
+    elif damage == "split":
+        (copied / "fold01.json").unlink()
+    else:
+        metadata = json.loads((copied / "task_metadata.json").read_text())
+        (copied / "task_metadata.json").write_text(json.dumps({**metadata, "embedding_type": "event"}))
+    with pytest.raises(ValueError, match=r"task is not a HEAR task that can be probed"):
+        pretrain(tiny_recipe(tmp_path), data, tmp_path / "run", look_every=4, tasks=(copied,))
+    result = CliRunner().invoke(probe_command, [str(copied)])
+    assert result.exit_code == 1 and "not a HEAR task that can be probed" in result.output
 
 
 def test_a_watched_run_is_like_any_other(data, task, tmp_path):
@@ -185,6 +241,15 @@ def test_a_batch_that_cannot_be_shared(data, tmp_path, monkeypatch):
         pretrain(tiny_recipe(tmp_path, accumulate=3), data, tmp_path / "run")
 
 
+@pytest.mark.parametrize("accelerator", ["cuda", "mps"])
+def test_an_accelerator_that_is_not_there(tmp_path, accelerator):
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        pytest.skip("has one")
+    recipe = str(write_recipe(tmp_path / "recipe.toml"))
+    result = CliRunner().invoke(main, ["pretrain", recipe, "--dry-run", "--accelerator", accelerator])
+    assert result.exit_code == 1 and f"accelerator '{accelerator}' cannot be had here" in result.output
+
+
 def test_dry_run(tmp_path):
     path = write_recipe(tmp_path / "recipe.toml")
     result = CliRunner().invoke(main, ["pretrain", str(path), "--dry-run", "--set", "steps=3600000"])
@@ -197,6 +262,8 @@ def test_dry_run(tmp_path):
     ):
         assert text in result.output
     assert not list(tmp_path.glob("*/"))
+    result = CliRunner().invoke(main, ["pretrain", str(path), "--dry-run", "--set", "accumulate=3"])
+    assert result.exit_code == 1 and "cannot be shared" in result.output
     result = CliRunner().invoke(main, ["pretrain", str(path)])
     assert result.exit_code == 2 and "DATA and RUN are needed" in result.output
 
@@ -282,9 +349,9 @@ def test_publish_a_finished_run(data, task, tmp_path):
     assert "![Loss by step](loss.png)" in card and matplotlib.image.imread(tmp_path / "out" / "loss.png").std() > 0.05
     _, state = hear_mwmae.checkpoint.read_model(tmp_path / "out")
     assert {value.dtype for value in state.values()} == {torch.float16}
-    longer = write_recipe(tmp_path / "recipe.toml", steps=50)
-    result = CliRunner().invoke(publish_command, list(map(str, [longer, *arguments[1:]])))
-    assert result.exit_code != 0 and "not finished" in str(result.exception)
+    for change, message in (("steps=50", "not finished"), ("batch_size=16", "belongs to another recipe")):
+        result = CliRunner().invoke(publish_command, list(map(str, [*arguments, "--set", change])))
+        assert result.exit_code == 1 and message in result.output
 
 
 def test_a_full_disk_ends_the_run_with_one_line_and_loses_nothing(data, tmp_path):

@@ -31,21 +31,17 @@ MIN_REST_SECONDS = 1.0
 class FeatureStore:
     """Log-mel features of every clip, float16, memory-mapped: computed once, then read at no cost.
 
-    Lives in ``DIR/features``, beside ``DIR/manifest.csv`` (columns path, seconds and kind are used; 16 kHz mono audio).
-    Built on first use and again whenever the manifest or the front-end changed. ``key`` is the hash of both.
+    Lives in ``DIR/features``, beside ``DIR/manifest.csv`` (columns path and kind are used; 16 kHz mono audio).
+    Built on first use and again whenever the manifest or the front-end changed, not when a file changed under its name.
 
     Raises ValueError when there is no manifest, or when it lacks a column, or lists a file that is not such audio.
     """
 
     def __init__(self, directory: str | Path, config: FrontendConfig) -> None:
         directory = Path(directory)
-        manifest = directory / "manifest.csv"
-        if not manifest.is_file():
-            raise ValueError(f"{directory} has no manifest.csv: see `python -m hear_mwmae.training.debian_audio --help`")
-        self.key = hashlib.sha256(manifest.read_bytes() + json.dumps(config.__dict__).encode()).hexdigest()
-        folder = directory / "features" / self.key[:16]
+        folder = directory / "features" / data_key(directory, config)[:16]
         if not (folder / "clips.npy").is_file():
-            _build(manifest, folder, config)
+            _build(directory / "manifest.csv", folder, config)
         self.clips = np.load(folder / "clips.npy")  # structured: first frame, frames, kind
         self.frames = np.memmap(folder / "frames.f16", np.float16, "r").reshape(-1, config.n_mels)
 
@@ -59,6 +55,14 @@ class FeatureStore:
         return CropBatches(self.frames, clips, draw, crop_frames, recipe.seed)
 
 
+def data_key(directory: str | Path, config: FrontendConfig) -> str:
+    """Hash of the manifest and the front-end, hexadecimal."""
+    manifest = Path(directory) / "manifest.csv"
+    if not manifest.is_file():
+        raise ValueError(f"{directory} has no manifest.csv: see `python -m hear_mwmae.training.debian_audio --help`")
+    return hashlib.sha256(manifest.read_bytes() + json.dumps(config.__dict__).encode()).hexdigest()
+
+
 class CropBatches:
     """``batches[step]`` is the batch of that step, (B, crop_frames, n_mels) float32: a pure function of seed and step.
 
@@ -70,12 +74,17 @@ class CropBatches:
         self.frames, self.clips, self.draw, self.crop_frames, self.seed = frames, clips, draw, crop_frames, seed
 
     def __getitem__(self, step: int) -> Tensor:
-        rng = np.random.default_rng([self.seed, step])
-        return torch.stack([self._crop(self.clips[pick], rng) for pick in self.draw(step, rng)])
+        return self.share(step, 0, 1)
 
-    def _crop(self, clip: np.void, rng: np.random.Generator) -> Tensor:
+    def share(self, step: int, rank: int, world: int) -> Tensor:
+        """Every ``world``-th crop of the batch, from the ``rank``-th on; only these are read."""
+        rng = np.random.default_rng([self.seed, step])
+        clips = [self.clips[pick] for pick in self.draw(step, rng)]
+        starts = [int(rng.integers(0, max(int(clip["frames"]) - self.crop_frames, 0) + 1)) for clip in clips]
+        return torch.stack([self._crop(clip, start) for clip, start in zip(clips[rank::world], starts[rank::world], strict=True)])
+
+    def _crop(self, clip: np.void, start: int) -> Tensor:
         first, length, size = int(clip["first"]), int(clip["frames"]), self.crop_frames
-        start = int(rng.integers(0, max(length - size, 0) + 1))
         frames = torch.from_numpy(self.frames[first + start : first + min(start + size, length)].astype(np.float32))
         return frames if len(frames) == size else frames[reflect_index(len(frames), 0, size)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Iterator
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..mae import MaskedAutoencoder
-from .engine import make_fabric, prepare
-from .loop import train_step
+from .engine import check_shares, make_fabric, prepare
+from .loop import mask_noise, train_step
 from .optim import make_optimisers
 from .recipe import Recipe
 
@@ -24,13 +25,14 @@ GIB = 1 << 30
 def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, str]]:
     """(what, value) lines about ``recipe`` on this machine. Computes a few small updates on noise, and scales what they took."""
     config = recipe.model_config()
-    small = min(recipe.batch_size, TRIAL_CROPS)
     world = int(os.environ.get("WORLD_SIZE", 1))
-    trial = Recipe(**{**recipe.__dict__, "batch_size": small - small % world or world, "accumulate": 1, "compile": False})
+    check_shares(recipe, world)
+    crops = max(min(recipe.batch_size, TRIAL_CROPS) // world, 1)  # of one process
+    trial = dataclasses.replace(recipe, batch_size=crops * world, accumulate=1, compile=False)
     fabric = make_fabric(trial, accelerator)
     model = prepare(fabric, MaskedAutoencoder(config), trial)
     optimisers = [fabric.setup_optimizers(optimiser) for optimiser in make_optimisers(model, trial)]
-    spectrogram = torch.randn(trial.batch_size, config.input_frames, config.frontend.n_mels)
+    spectrogram = torch.randn(crops, config.input_frames, config.frontend.n_mels)
     kept, bands = config.num_kept, config.frontend.n_mels
     yield "input", f"{recipe.batch_size} x {config.input_frames} frames x {bands} bands, {config.num_tokens} tokens, {kept} kept"
     for name, part in (("encoder", config.encoder), ("decoder", config.decoder)):
@@ -39,14 +41,14 @@ def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, st
         yield name, f"{count:,} parameters: width {part.width}, {part.depth} blocks, {part.heads} heads{windows}"
     weights = sum(p.numel() for p in model.parameters()) * 4 / GIB
     mine = recipe.batch_size // world // recipe.accumulate
-    activations = saved_bytes(model, spectrogram.to(fabric.device)) / len(spectrogram) * mine / GIB
+    activations = bytes_per_crop(model, spectrogram.to(fabric.device)) * mine / GIB
     yield "processes", f"{world}, each {mine} crops at a time on {fabric.device.type}, {recipe.precision}"
     # Weights, gradients, and two moments of AdamW (Muon has one).
     yield "memory per process", f"{4 * weights:.2f} GiB of weights, gradients and moments, {activations:.2f} GiB of activations"
     seconds = []
     for step in range(TRIAL_STEPS + 1):
         start = time.perf_counter()
-        train_step(fabric, model, optimisers, spectrogram, trial, step).item()
+        train_step(fabric, model, optimisers, spectrogram, mask_noise(trial, step)[:crops], trial).item()
         seconds.append(time.perf_counter() - start)
     per_step = median(seconds[1:]) * recipe.batch_size / trial.batch_size
     yield (
@@ -58,7 +60,16 @@ def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, st
     )
 
 
-def saved_bytes(model: torch.nn.Module, spectrogram: Tensor) -> int:
+def bytes_per_crop(model: torch.nn.Module, spectrogram: Tensor) -> float:
+    """Bytes that a forward pass keeps for each crop, by the difference that more of them make.
+
+    What is kept once, such as autocast's copies of the weights, so drops out.
+    """
+    few, many = spectrogram[:1], torch.cat([spectrogram] * 2)
+    return (_saved_bytes(model, many) - _saved_bytes(model, few)) / (len(many) - len(few))
+
+
+def _saved_bytes(model: torch.nn.Module, spectrogram: Tensor) -> int:
     """Bytes that a forward pass keeps for the backward pass, each storage counted once, weights not."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     storages: dict[int, int] = {}

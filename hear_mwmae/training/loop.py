@@ -19,11 +19,12 @@ from tqdm import tqdm
 from ..checkpoint import save_model
 from ..files import replacing
 from ..mae import MaskedAutoencoder
-from .data import FeatureStore
-from .engine import load_state, make_fabric, prepare, save_state
+from .data import FeatureStore, data_key
+from .engine import clip_gradient, load_state, make_fabric, prepare, save_state
 from .optim import make_optimisers, schedule
+from .probe import read_task
 from .recipe import Recipe
-from .watch import Watch
+from .watch import PICTURED, Watch
 
 LOG_FIELDS = ("step", "loss", "rate", "seconds")
 
@@ -50,6 +51,8 @@ def pretrain(
     """
     if tasks and recipe.strategy == "fsdp":
         raise ValueError("probes need the whole encoder in one process, which fsdp cuts into pieces: probe RUN/model afterwards")
+    for task in tasks:
+        read_task(task)  # what is wrong with a task should be known before the run, not hours later
     fabric = make_fabric(recipe, accelerator)
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -65,14 +68,13 @@ def pretrain(
         **{f"optimiser{number}": optimiser for number, optimiser in enumerate(optimisers)},
         "step": 0,
         "seconds": 0.0,
-        # What must not change between the parts of a run.
-        "identity": {"recipe": recipe.fingerprint(), "data": store.key},
+        "identity": run_identity(recipe, data_dir),
     }
     checkpoint = run_dir / "checkpoint.pt"
     if checkpoint.is_file():
         load_state(fabric, checkpoint, state)
 
-    clips = fabric.to_device(batches[0])
+    clips = fabric.to_device(batches[0][:PICTURED])
     watch = Watch(run_dir, config, state["step"], look_every, clips, tasks, fabric.is_global_zero)
     log = _Log(run_dir / "log.csv", state["step"], fabric.is_global_zero)
     with _sigterm() as terminated, closing(log), closing(watch):
@@ -86,23 +88,28 @@ def pretrain(
             for optimiser in optimisers:
                 for group in optimiser.param_groups:
                     group["lr"] = factor * group["initial_lr"]
-            loss = train_step(fabric, model, optimisers, batches[step], recipe, step)
+            spectrogram = batches.share(step, fabric.global_rank, fabric.world_size)
+            noise = mask_noise(recipe, step)[fabric.global_rank :: fabric.world_size]
+            loss = train_step(fabric, model, optimisers, spectrogram, noise, recipe)
             # Every process has to stop at the same step, so they share what they were told.
             loss, stopping = fabric.all_reduce(torch.stack([loss, loss.new_tensor(float(terminated.is_set()))])).tolist()
             if not math.isfinite(loss):
                 raise ValueError(f"the loss is {loss} at step {step}: lower the learning rate, or look at the data")
             log.write(step, loss, factor, time.monotonic() - began)
-            watch.scalars(step, loss=loss, rate=factor)
+            watch.scalars(step + 1, loss=loss, rate=factor)
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            watch.look(step + 1, model)
             state |= {"step": step + 1, "seconds": time.monotonic() - began}
             if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps or stopping:
+                _check_weights(fabric, model, step)
                 save_state(fabric, checkpoint, state)
+                watch.flush()
+            watch.look(step + 1, model)
             if stopping:
                 raise SystemExit(f"stopped by a signal at step {step + 1}; the same command goes on from there")
     if fabric.is_global_zero:
         # From the checkpoint, where the weights are whole, even if they were shared out among processes.
-        save_model(run_dir / "model", config, torch.load(checkpoint, weights_only=True)["model"])
+        saved = torch.load(checkpoint, weights_only=True, mmap=True, map_location="cpu")
+        save_model(run_dir / "model", config, saved["model"])
     fabric.barrier()
     return run_dir / "model"
 
@@ -112,18 +119,19 @@ def train_step(
     model: nn.Module,
     optimisers: list[torch.optim.Optimizer],
     spectrogram: Tensor,
+    noise: Tensor,
     recipe: Recipe,
-    step: int,
 ) -> Tensor:
-    """One update on a global batch, (B, frames, mels) on the CPU; returns this process's loss before it, ()."""
-    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    noise = torch.rand(len(spectrogram), recipe.model_config().num_tokens, generator=generator)
-    # Equal shares, each with equally many masked patches: the mean of their losses is the loss of the whole.
-    mine = slice(fabric.global_rank, None, fabric.world_size)
-    parts = [
-        fabric.to_device(part)
-        for part in zip(spectrogram[mine].chunk(recipe.accumulate), noise[mine].chunk(recipe.accumulate), strict=True)
-    ]
+    """One update on a process's share of a batch; returns its loss before it, ().
+
+    Shares are equal, and each crop has equally many masked patches: the mean of the processes' losses is the loss of the whole.
+
+    Args:
+        spectrogram: (B, frames, mels), anywhere.
+        noise: (B, tokens), which fixes the masks.
+    """
+    pairs = zip(spectrogram.chunk(recipe.accumulate), noise.chunk(recipe.accumulate), strict=True)
+    parts = [fabric.to_device(pair) for pair in pairs]
     total = torch.zeros((), device=fabric.device)
     for number, (part, part_noise) in enumerate(parts, 1):
         with fabric.no_backward_sync(model, enabled=number < len(parts)) if len(parts) > 1 else nullcontext():
@@ -131,11 +139,29 @@ def train_step(
             fabric.backward(loss)
         total += loss.detach()
     if recipe.clip_gradient:
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_gradient)
+        clip_gradient(fabric, model, optimisers, recipe.clip_gradient)
     for optimiser in optimisers:
         optimiser.step()
         optimiser.zero_grad()
     return total
+
+
+def run_identity(recipe: Recipe, data_dir: str | Path) -> dict[str, str]:
+    """What must not change between the parts of a run."""
+    return {"recipe": recipe.fingerprint(), "data": data_key(data_dir, recipe.model_config().frontend)}
+
+
+def mask_noise(recipe: Recipe, step: int) -> Tensor:
+    """(batch_size, tokens) uniform noise of the whole batch: a function of seed and step."""
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    return torch.rand(recipe.batch_size, recipe.model_config().num_tokens, generator=generator)
+
+
+def _check_weights(fabric: Fabric, model: nn.Module, step: int) -> None:
+    """The loss that was looked at is that before the update: what is saved has to be finite, too."""
+    finite = all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+    if fabric.all_reduce(torch.tensor(float(finite), device=fabric.device)) < 1:
+        raise ValueError(f"the weights are no longer finite after step {step}: lower the learning rate, or look at the data")
 
 
 @contextmanager

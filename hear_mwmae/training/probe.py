@@ -14,20 +14,23 @@ from pathlib import Path
 
 import click
 import numpy as np
-import soundfile
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from ..audio import read_audio
 from ..checkpoint import load_embedder
+from ..cli import Command
 from ..config import FrontendConfig, ModelConfig, preset
 from ..embedder import Embedder
 from ..frontend import LogMelFrontend
 
 #: Strong regularisation: there are a few hundred clips and about a thousand dimensions.
 INVERSE_REGULARISATION = 0.05
+
+SAMPLE_RATE = 16000
 
 Embed = Callable[[Tensor], Tensor]
 
@@ -38,26 +41,41 @@ def probe(task_dir: str | Path, embed: Embed) -> list[float]:
     Args:
         embed: (1, samples) float32 at 16 kHz -> (1, D).
     """
-    task_dir = Path(task_dir)
-    metadata = json.loads((task_dir / "task_metadata.json").read_text())
-    if metadata["embedding_type"] != "scene" or metadata["prediction_type"] != "multiclass":
-        raise ValueError(f"{task_dir}: the probe takes scene tasks with one label per clip")
+    splits = read_task(task_dir)
     features, labels, folds = [], [], []
-    for fold, split in enumerate(metadata["splits"]):
-        for name, label in json.loads((task_dir / f"{split}.json").read_text()).items():
-            audio, _ = soundfile.read(task_dir / "16000" / split / name, dtype="float32")
-            features.append(embed(torch.from_numpy(audio)[None])[0].numpy())
-            labels.append(label[0])
+    for fold, clips in enumerate(splits):
+        for path, label in clips.items():
+            features.append(embed(read_audio(path, SAMPLE_RATE)[None])[0].numpy())
+            labels.append(label)
             folds.append(fold)
     x, y, fold = np.stack(features), np.array(labels), np.array(folds)
     accuracies = []
-    for held_out in range(len(metadata["splits"])):
+    for held_out in range(len(splits)):
         train, test = fold != held_out, fold == held_out
         classifier = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_REGULARISATION, max_iter=2000)).fit(
             x[train], y[train]
         )
         accuracies.append(float(classifier.score(x[test], y[test])))
     return accuracies
+
+
+def read_task(task_dir: str | Path) -> list[dict[Path, str]]:
+    """The splits of a task folder, each a label by audio file. Raises ValueError where the probe cannot take it."""
+    task_dir = Path(task_dir)
+    try:
+        metadata = json.loads((task_dir / "task_metadata.json").read_text())
+        if metadata["embedding_type"] != "scene" or metadata["prediction_type"] != "multiclass":
+            raise ValueError("the probe takes scene tasks with one label per clip")
+        splits = [json.loads((task_dir / f"{split}.json").read_text()) for split in metadata["splits"]]
+        clips = [
+            {task_dir / str(SAMPLE_RATE) / split / name: labels[0] for name, labels in clips.items()}
+            for split, clips in zip(metadata["splits"], splits, strict=True)
+        ]
+        if len(clips) < 2 or not all(clips):
+            raise ValueError("the probe needs two splits or more, none of them empty")
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"{task_dir} is not a HEAR task that can be probed: {type(error).__name__}: {error}") from error
+    return clips
 
 
 def log_mel_baseline() -> Embed:
@@ -78,7 +96,7 @@ def untrained_baseline(config: ModelConfig, seed: int = 0) -> Embed:
         return Embedder(config).scene_embeddings
 
 
-@click.command(help=__doc__)
+@click.command(cls=Command, help=__doc__)
 @click.argument("tasks", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
 @click.option("--model", default="", help="What load_model takes. Default: the embedded model.")
 @click.option("--untrained", metavar="PRESET", help="Probe this preset at its random initialisation instead.")

@@ -1,6 +1,6 @@
 """A finished run -> a model directory to ship: float16 weights, measured results, model card.
 
-    python -m hear_mwmae.training.publish RECIPE DATA RUN TASK_DIR... -o weights/mwmae-tiny
+    python -m hear_mwmae.training.publish RECIPE DATA RUN TASK_DIR... -o weights/mwmae-tiny --hardware "two cores"
 
 Everything the card says is computed here: hours and licences from the manifest, steps, time and loss from the log, accuracies
 by the probes on the HEAR-format tasks, of the very weights that are written, beside two baselines.
@@ -21,8 +21,11 @@ from matplotlib.ticker import LogLocator
 
 from ..card import CARD_SOURCE, model_card
 from ..checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_embedder, read_model, save_model
+from ..cli import Command
 from ..files import replacing
 from ..hub import CARD_NAME, LOSS_NAME, sha256_of
+from .engine import check_identity
+from .loop import run_identity
 from .probe import Embed, log_mel_baseline, probe, untrained_baseline
 from .recipe import Recipe
 
@@ -53,16 +56,16 @@ def describe_data(data_dir: Path) -> str:
     return "\n".join(lines)
 
 
-def describe_training(recipe: Recipe, recipe_path: Path, run_dir: Path, hardware: str) -> str:
+def describe_training(recipe: Recipe, name: str, run_dir: Path, hardware: str) -> str:
     """Markdown: recipe, steps, time, machine, loss."""
     rows = read_log(run_dir)
     if len(rows) != recipe.steps:
-        raise ValueError(f"{run_dir} has {len(rows)} steps of the {recipe.steps} of {recipe_path}: the run is not finished")
+        raise ValueError(f"{run_dir} has {len(rows)} steps of the {recipe.steps} of {name}: the run is not finished")
     loss = np.mean([float(row["loss"]) for row in rows[-LOSS_WINDOW:]])
     minutes = float(rows[-1]["seconds"]) / 60
     optimiser = {"muon": "Muon on the hidden matrices and AdamW on the rest", "adamw": "AdamW"}[recipe.optimiser]
     return (
-        f"Recipe `{recipe_path.name}`: {recipe.steps:,} steps of {recipe.batch_size} crops of two seconds "
+        f"Recipe `{name}`: {recipe.steps:,} steps of {recipe.batch_size} crops of two seconds "
         f"({recipe.steps * recipe.batch_size:,} crops), {optimiser}, {recipe.precision}, seed {recipe.seed}. "
         f"{minutes:.0f} minutes on {hardware}; "
         f"loss {loss:.3f} over the last {LOSS_WINDOW} steps (mean squared error on masked, normalised log-mel patches).\n\n"
@@ -104,17 +107,28 @@ def measure(tasks: tuple[Path, ...], columns: dict[str, Embed]) -> list[dict]:
     return rows
 
 
-@click.command(help=__doc__)
-@click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.command(cls=Command, help=__doc__)
+@click.argument("recipe")
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("tasks", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="As in the command that made the run.")
 @click.option("--hardware", required=True, help="What the run ran on, for the card.")
 @click.option("--limits", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Text file, a known limit per line.")
-def main(recipe: Path, data: Path, run: Path, tasks: tuple[Path, ...], output: Path, hardware: str, limits: Path | None) -> None:
-    settings = Recipe.read(recipe)
-    training = describe_training(settings, recipe, run, hardware)
+def main(
+    recipe: str,
+    data: Path,
+    run: Path,
+    tasks: tuple[Path, ...],
+    output: Path,
+    changes: tuple[str, ...],
+    hardware: str,
+    limits: Path | None,
+) -> None:
+    settings, name = Recipe.read(recipe, changes), " ".join((Path(recipe).stem, *changes))
+    check_identity(run / "checkpoint.pt", run_identity(settings, data))
+    training = describe_training(settings, name, run, hardware)
     config, state = read_model(run / "model")
     # Rounded to 11 bits: half the size, and results as good as float32's to the digits shown.
     save_model(output, config, state, torch.float16)
@@ -133,7 +147,9 @@ def main(recipe: Path, data: Path, run: Path, tasks: tuple[Path, ...], output: P
         "data": describe_data(data),
         "training": training,
         "results": measure(tasks, columns),
-        "results_command": f"python -m hear_mwmae.training.publish {recipe.name} DATA RUN {' '.join(t.name for t in tasks)}",
+        "results_command": (
+            f"python -m hear_mwmae.training.publish {recipe} DATA RUN {' '.join(t.name for t in tasks)} -o OUT --hardware TEXT"
+        ),
         "limits": limits.read_text().splitlines() if limits else [],
     }
     with replacing(output / LOSS_NAME) as temporary:

@@ -63,8 +63,8 @@ class Recipe:
                 raise ValueError(f"recipe: {name} must be a finite number of at least 0, got {getattr(self, name)}")
         if not 0 < self.data_fraction <= 1:
             raise ValueError(f"recipe: data_fraction must lie above 0 and not above 1, got {self.data_fraction}")
-        if self.seed < 0:
-            raise ValueError(f"recipe: seed must be at least 0, got {self.seed}")
+        if not 0 <= self.seed < 1 << 32:
+            raise ValueError(f"recipe: seed must lie between 0 and 2^32 - 1, got {self.seed}")
         if self.warmup_steps < 0 or self.decay_steps < 1 or self.warmup_steps + self.decay_steps > self.steps:
             raise ValueError(
                 f"recipe: warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} must fit into steps, {self.steps}"

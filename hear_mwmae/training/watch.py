@@ -1,6 +1,6 @@
 """Seeing a run: scalars for TensorBoard, pictures of reconstructions, and linear probes while it goes on.
 
-Nothing here draws from torch's random generator or changes the model, so that a watched run ends with the weights of any other.
+Nothing here moves torch's random generator or changes the model, so that a watched run ends with the weights of any other.
 """
 
 from __future__ import annotations
@@ -41,11 +41,13 @@ class Watch:
         self.clips = clips[:PICTURED]
         noise = torch.rand(len(self.clips), config.num_tokens, generator=torch.Generator().manual_seed(MASK_SEED))
         self.noise = noise.to(clips.device)
-        self.board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first) if writes else None
-        _drop_rows(run_dir / "probes.csv", first)
+        # What was seen after ``first`` updates is kept, what came later is seen again.
+        self.board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first + 1) if writes else None
+        if writes:
+            _drop_rows(run_dir / "probes.csv", first)
 
     def scalars(self, step: int, **values: float) -> None:
-        """Every value under its name."""
+        """Every value under its name, after ``step`` updates."""
         if self.board:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
@@ -70,13 +72,19 @@ class Watch:
     def _probe(self, step: int, model: nn.Module) -> None:
         if not self.tasks:
             return
-        embedder = Embedder(self.config).to(self.clips.device)
+        with torch.random.fork_rng(devices=[]):
+            embedder = Embedder(self.config).to(self.clips.device)
         embedder.encoder.load_state_dict(model.encoder.state_dict())
         for task in self.tasks:
             accuracy = float(np.mean(probe(task, lambda audio: embedder.scene_embeddings(audio).cpu())))
             self.board.add_scalar(f"probe/{task.name}", accuracy, step)
             with open(self.run_dir / "probes.csv", "a", newline="") as stream:
                 csv.writer(stream).writerow([step, task.name, f"{accuracy:.4f}"])
+
+    def flush(self) -> None:
+        """Have everything on disk, as often as the run's state is."""
+        if self.board:
+            self.board.flush()
 
     def close(self) -> None:
         if self.board:
