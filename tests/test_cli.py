@@ -189,7 +189,12 @@ def test_push_dry_run(tmp_path):
     shutil.copytree(WEIGHTS_DIR / "mwmae-tiny", tmp_path / "mwmae-tiny")
     result = run("push", tmp_path / "mwmae-tiny", "some-org/mwmae-tiny", "--dry-run", tmp_path / "up")
     assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in (tmp_path / "up").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "up").iterdir()) == [
+        "README.md",
+        "config.json",
+        "loss.png",
+        "model.safetensors",
+    ]
     from huggingface_hub import ModelCard
 
     card = ModelCard.load(tmp_path / "up" / "README.md")

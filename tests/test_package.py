@@ -37,7 +37,7 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_the_wheel_carries_model_recipes_and_lists(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("config.json", "model.safetensors", "README.md", "card.json"):
+    for name in ("config.json", "model.safetensors", "README.md", "card.json", "loss.png"):
         assert f"hear_mwmae/weights/mwmae-tiny/{name}" in names
     assert {"hear_mwmae/weights/registry.json", "hear_mwmae/training/recipes/mwmae-tiny-cpu.toml"} <= set(names)
     assert "hear_mwmae/training/debian_packages.csv" in names
