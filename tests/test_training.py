@@ -1,24 +1,19 @@
-"""Pretraining: schedule, optimisers, runs that are really killed or really shared, the probe, publication."""
+"""Pretraining: schedule, optimisers, runs that are really killed or really shared."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
-import matplotlib.image
 import numpy as np
 import pytest
-import soundfile
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
@@ -26,17 +21,11 @@ from tiny_run import tiny_recipe, write_recipe
 
 import hear_mwmae
 from hear_mwmae.cli import main
-from hear_mwmae.config import preset
 from hear_mwmae.encoder import Mlp
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.patches import patchify, random_masking
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.optim import make_optimisers, schedule
-from hear_mwmae.training.probe import log_mel_baseline, probe, untrained_baseline
-from hear_mwmae.training.probe import main as probe_command
-from hear_mwmae.training.publish import main as publish_command
 from hear_mwmae.training.recipe import Recipe
-from hear_mwmae.training.watch import reconstruction
 
 
 def test_schedule(tmp_path):
@@ -62,11 +51,15 @@ def log(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+def losses(run: Path) -> list[float]:
+    return [float(row["loss"]) for row in log(run)]
+
+
 def test_the_loss_goes_down(data, tmp_path):
     recipe = tiny_recipe(tmp_path, steps=60)
     model = pretrain(recipe, data, tmp_path / "run")
-    losses = [float(row["loss"]) for row in log(tmp_path / "run")]
-    assert len(losses) == 60 and np.mean(losses[-5:]) < 0.6 * losses[0]
+    values = losses(tmp_path / "run")
+    assert len(values) == 60 and np.mean(values[-5:]) < 0.6 * values[0]
     assert MaskedAutoencoder.from_pretrained(str(model)).config == recipe.model_config()
     assert hear_mwmae.load_model(str(model)).scene_embedding_size == 160
 
@@ -112,10 +105,6 @@ def test_a_run_keeps_to_its_data(data, tmp_path):
         stream.write("crow.flac,1.0,another-package,1.0,effects,CC0-1.0\n")
     with pytest.raises(ValueError, match="belongs to another data"):
         pretrain(recipe, tmp_path, tmp_path / "run")
-
-
-def losses(run: Path) -> list[float]:
-    return [float(row["loss"]) for row in log(run)]
 
 
 @pytest.mark.parametrize(("optimiser", "tolerance"), [("adamw", 1e-5), ("muon", 1e-3)])  # Muon orthogonalises in bfloat16
@@ -177,55 +166,6 @@ def test_weights_that_are_not_finite_are_not_saved(data, tmp_path, monkeypatch):
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["metadata", "split", "kind"])
-def test_a_task_that_cannot_be_probed_is_refused_before_the_run(data, task, tmp_path, damage):
-    copied = shutil.copytree(task, tmp_path / "task")
-    if damage == "metadata":
-        (copied / "task_metadata.json").write_text("{}")
-    elif damage == "split":
-        (copied / "fold01.json").unlink()
-    else:
-        metadata = json.loads((copied / "task_metadata.json").read_text())
-        (copied / "task_metadata.json").write_text(json.dumps({**metadata, "embedding_type": "event"}))
-    with pytest.raises(ValueError, match=r"task is not a HEAR task that can be probed"):
-        pretrain(tiny_recipe(tmp_path), data, tmp_path / "run", look_every=4, tasks=(copied,))
-    result = CliRunner().invoke(probe_command, [str(copied)])
-    assert result.exit_code == 1 and "not a HEAR task that can be probed" in result.output
-
-
-def test_a_watched_run_is_like_any_other(data, task, tmp_path):
-    """Pictures, probes and TensorBoard files are written, and the weights are those of a run that nobody looked at."""
-    recipe = tiny_recipe(tmp_path)
-    half = dataclasses.replace(recipe, steps=9)
-    for settings in (half, recipe):  # the second goes on where the first ended
-        pretrain(settings, data, tmp_path / "watched", look_every=4, tasks=(task,))
-    pictures = sorted((tmp_path / "watched" / "pictures").iterdir())
-    assert [picture.name for picture in pictures] == ["step-000004.png", "step-000008.png", "step-000012.png"]
-    assert matplotlib.image.imread(pictures[0]).std() > 0.1
-    assert list((tmp_path / "watched" / "tensorboard").glob("events*"))
-    probes = [line.split(",") for line in (tmp_path / "watched" / "probes.csv").read_text().split()]
-    assert [step for step, _, _ in probes] == ["4", "8", "12"] and all(0.3 <= float(score) <= 1 for _, _, score in probes)
-    fresh = tmp_path / "half"
-    pretrain(half, data, fresh)
-    pretrain(recipe, data, fresh)
-    plain, watched = (load_file(run / "model" / "model.safetensors") for run in (fresh, tmp_path / "watched"))
-    assert all(torch.equal(plain[name], watched[name]) for name in plain)
-
-
-@pytest.mark.parametrize("norm_pix_loss", [False, True])
-def test_reconstructions(small_config, norm_pix_loss):
-    """A perfect prediction gives back the target; what was not masked is shown, what was is not."""
-    config = dataclasses.replace(small_config, norm_pix_loss=norm_pix_loss)
-    clips, noise = torch.randn(2, 200, 80), torch.rand(2, 250)
-    target = patchify(clips, config.patch_size)
-    if norm_pix_loss:
-        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, correction=0, keepdim=True) + 1e-6).sqrt()
-    *_, mask, _ = random_masking(target, config.num_kept, noise)
-    hidden, whole, shown = reconstruction(config, lambda *_: SimpleNamespace(mask=mask, pred=target), clips, noise)
-    assert torch.equal(shown, clips) and torch.allclose(whole, clips, atol=1e-4)
-    assert hidden.isnan().float().mean() == pytest.approx(0.8) and torch.equal(hidden[~hidden.isnan()], clips[~hidden.isnan()])
-
-
 def test_gradients_are_clipped(data, tmp_path):
     """To so little that Adam's eps outweighs it: as if the rate were 0."""
     settings = {"optimiser": "adamw", "weight_decay": 0.0}
@@ -236,7 +176,7 @@ def test_gradients_are_clipped(data, tmp_path):
     assert losses(tmp_path / "free")[-1] < losses(tmp_path / "still")[-1] - 0.05
 
 
-def test_a_batch_that_cannot_be_shared(data, tmp_path, monkeypatch):
+def test_a_batch_that_cannot_be_shared(data, tmp_path):
     with pytest.raises(ValueError, match="batch_size 8 cannot be shared by 1 processes with accumulate = 3"):
         pretrain(tiny_recipe(tmp_path, accumulate=3), data, tmp_path / "run")
 
@@ -300,58 +240,6 @@ def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):
     recipe = tiny_recipe(tmp_path, base_learning_rate=1e30, optimiser="adamw")
     with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step"):
         pretrain(recipe, data, tmp_path / "run")
-
-
-@pytest.fixture(scope="module")
-def task(tmp_path_factory) -> Path:
-    """A HEAR task of three splits: low and high tones."""
-    folder = tmp_path_factory.mktemp("tones")
-    splits = ["fold00", "fold01", "fold02"]
-    metadata = {"task_name": "tones", "embedding_type": "scene", "prediction_type": "multiclass", "splits": splits}
-    (folder / "task_metadata.json").write_text(json.dumps(metadata))
-    rng = np.random.default_rng(0)
-    for split in splits:
-        (folder / "16000" / split).mkdir(parents=True)
-        labels = {}
-        for number in range(8):
-            hertz = rng.uniform(200, 400) * (8 if number % 2 else 1)
-            audio = 0.3 * np.sin(2 * np.pi * hertz * np.arange(8000) / 16000) + 0.01 * rng.standard_normal(8000)
-            soundfile.write(folder / "16000" / split / f"{number}.wav", audio, 16000)
-            labels[f"{number}.wav"] = ["high" if number % 2 else "low"]
-        (folder / f"{split}.json").write_text(json.dumps(labels))
-    return folder
-
-
-def test_probe(task, embedded_model):
-    for embed in (log_mel_baseline(), untrained_baseline(preset("mwmae-tiny")), embedded_model.scene_embeddings):
-        assert probe(task, embed) == [1.0, 1.0, 1.0]
-    assert np.mean(probe(task, lambda audio: torch.rand(1, 4))) < 0.9
-    result = CliRunner().invoke(probe_command, [str(task), "--log-mel"])
-    assert result.exit_code == 0 and "100.0" in result.output
-
-
-def test_publish_a_finished_run(data, task, tmp_path):
-    recipe = write_recipe(tmp_path / "recipe.toml")
-    pretrain(Recipe.read(recipe), data, tmp_path / "run")
-    (tmp_path / "limits").write_text("Knows three clips.\n")
-    arguments = [recipe, data, tmp_path / "run", task, "-o", tmp_path / "out", "--limits", tmp_path / "limits"]
-    arguments += ["--hardware", "two cores"]
-    result = CliRunner().invoke(publish_command, list(map(str, arguments)))
-    assert result.exit_code == 0, result.output
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert "| some-package | 1.0 | effects 0.00, notes 0.01 | CC0-1.0 |" in card
-    assert (
-        "12 steps of 8 crops" in card
-        and "minutes on two cores;" in card
-        and "- Knows three clips." in card
-        and "| tones | accuracy | " in card
-    )
-    assert "![Loss by step](loss.png)" in card and matplotlib.image.imread(tmp_path / "out" / "loss.png").std() > 0.05
-    _, state = hear_mwmae.checkpoint.read_model(tmp_path / "out")
-    assert {value.dtype for value in state.values()} == {torch.float16}
-    for change, message in (("steps=50", "not finished"), ("batch_size=16", "belongs to another recipe")):
-        result = CliRunner().invoke(publish_command, list(map(str, [*arguments, "--set", change])))
-        assert result.exit_code == 1 and message in result.output
 
 
 def test_a_full_disk_ends_the_run_with_one_line_and_loses_nothing(data, tmp_path):

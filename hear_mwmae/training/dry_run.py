@@ -48,7 +48,7 @@ def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, st
     seconds = []
     for step in range(TRIAL_STEPS + 1):
         start = time.perf_counter()
-        train_step(fabric, model, optimisers, spectrogram, mask_noise(trial, step)[:crops], trial).item()
+        train_step(fabric, model, optimisers, spectrogram, mask_noise(trial, config.num_tokens, step)[:crops], trial).item()
         seconds.append(time.perf_counter() - start)
     per_step = median(seconds[1:]) * recipe.batch_size / trial.batch_size
     yield (

@@ -89,7 +89,7 @@ def pretrain(
                 for group in optimiser.param_groups:
                     group["lr"] = factor * group["initial_lr"]
             spectrogram = batches.share(step, fabric.global_rank, fabric.world_size)
-            noise = mask_noise(recipe, step)[fabric.global_rank :: fabric.world_size]
+            noise = mask_noise(recipe, config.num_tokens, step)[fabric.global_rank :: fabric.world_size]
             loss = train_step(fabric, model, optimisers, spectrogram, noise, recipe)
             # Every process has to stop at the same step, so they share what they were told.
             loss, stopping = fabric.all_reduce(torch.stack([loss, loss.new_tensor(float(terminated.is_set()))])).tolist()
@@ -151,10 +151,10 @@ def run_identity(recipe: Recipe, data_dir: str | Path) -> dict[str, str]:
     return {"recipe": recipe.fingerprint(), "data": data_key(data_dir, recipe.model_config().frontend)}
 
 
-def mask_noise(recipe: Recipe, step: int) -> Tensor:
-    """(batch_size, tokens) uniform noise of the whole batch: a function of seed and step."""
+def mask_noise(recipe: Recipe, num_tokens: int, step: int) -> Tensor:
+    """(batch_size, num_tokens) uniform noise of the whole batch: a function of seed and step."""
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    return torch.rand(recipe.batch_size, recipe.model_config().num_tokens, generator=generator)
+    return torch.rand(recipe.batch_size, num_tokens, generator=generator)
 
 
 def _check_weights(fabric: Fabric, model: nn.Module, step: int) -> None:

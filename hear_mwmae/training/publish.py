@@ -56,11 +56,10 @@ def describe_data(data_dir: Path) -> str:
     return "\n".join(lines)
 
 
-def describe_training(recipe: Recipe, name: str, run_dir: Path, hardware: str) -> str:
+def describe_training(recipe: Recipe, name: str, rows: list[dict[str, str]], hardware: str) -> str:
     """Markdown: recipe, steps, time, machine, loss."""
-    rows = read_log(run_dir)
     if len(rows) != recipe.steps:
-        raise ValueError(f"{run_dir} has {len(rows)} steps of the {recipe.steps} of {name}: the run is not finished")
+        raise ValueError(f"the run has {len(rows)} steps of the {recipe.steps} of {name}: the run is not finished")
     loss = np.mean([float(row["loss"]) for row in rows[-LOSS_WINDOW:]])
     minutes = float(rows[-1]["seconds"]) / 60
     optimiser = {"muon": "Muon on the hidden matrices and AdamW on the rest", "adamw": "AdamW"}[recipe.optimiser]
@@ -79,9 +78,9 @@ def read_log(run_dir: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def draw_loss(run_dir: Path, path: Path) -> None:
+def draw_loss(rows: list[dict[str, str]], path: Path) -> None:
     """The loss of every step, and its running mean, as a PNG."""
-    loss = np.array([float(row["loss"]) for row in read_log(run_dir)])
+    loss = np.array([float(row["loss"]) for row in rows])
     window = min(LOSS_WINDOW // 4, len(loss))
     figure = Figure(figsize=(8, 3.2), dpi=100, layout="constrained")
     axis = figure.subplots()
@@ -128,7 +127,8 @@ def main(
 ) -> None:
     settings, name = Recipe.read(recipe, changes), " ".join((Path(recipe).stem, *changes))
     check_identity(run / "checkpoint.pt", run_identity(settings, data))
-    training = describe_training(settings, name, run, hardware)
+    rows = read_log(run)
+    training = describe_training(settings, name, rows, hardware)
     config, state = read_model(run / "model")
     # Rounded to 11 bits: half the size, and results as good as float32's to the digits shown.
     save_model(output, config, state, torch.float16)
@@ -153,7 +153,7 @@ def main(
         "limits": limits.read_text().splitlines() if limits else [],
     }
     with replacing(output / LOSS_NAME) as temporary:
-        draw_loss(run, temporary)
+        draw_loss(rows, temporary)
     with replacing(output / CARD_SOURCE) as temporary:
         temporary.write_text(json.dumps(card, indent=2) + "\n")
     with replacing(output / CARD_NAME) as temporary:

@@ -1,0 +1,107 @@
+"""What one sees of a run: pictures and probes on the way, and the card of a finished one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from types import SimpleNamespace
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+from tiny_run import tiny_recipe, write_recipe
+
+import hear_mwmae
+from hear_mwmae.config import preset
+from hear_mwmae.patches import patchify, random_masking
+from hear_mwmae.training.loop import pretrain
+from hear_mwmae.training.probe import log_mel_baseline, probe, untrained_baseline
+from hear_mwmae.training.probe import main as probe_command
+from hear_mwmae.training.publish import main as publish_command
+from hear_mwmae.training.recipe import Recipe
+from hear_mwmae.training.watch import reconstruction
+
+
+@pytest.mark.parametrize("damage", ["metadata", "split", "kind"])
+def test_a_task_that_cannot_be_probed_is_refused_before_the_run(data, task, tmp_path, damage):
+    copied = shutil.copytree(task, tmp_path / "task")
+    if damage == "metadata":
+        (copied / "task_metadata.json").write_text("{}")
+    elif damage == "split":
+        (copied / "fold01.json").unlink()
+    else:
+        metadata = json.loads((copied / "task_metadata.json").read_text())
+        (copied / "task_metadata.json").write_text(json.dumps({**metadata, "embedding_type": "event"}))
+    with pytest.raises(ValueError, match=r"task is not a HEAR task that can be probed"):
+        pretrain(tiny_recipe(tmp_path), data, tmp_path / "run", look_every=4, tasks=(copied,))
+    result = CliRunner().invoke(probe_command, [str(copied)])
+    assert result.exit_code == 1 and "not a HEAR task that can be probed" in result.output
+
+
+def test_a_watched_run_is_like_any_other(data, task, tmp_path):
+    """Pictures, probes and TensorBoard files are written, and the weights are those of a run that nobody looked at."""
+    recipe = tiny_recipe(tmp_path)
+    half = dataclasses.replace(recipe, steps=9)
+    for settings in (half, recipe):  # the second goes on where the first ended
+        pretrain(settings, data, tmp_path / "watched", look_every=4, tasks=(task,))
+    pictures = sorted((tmp_path / "watched" / "pictures").iterdir())
+    assert [picture.name for picture in pictures] == ["step-000004.png", "step-000008.png", "step-000012.png"]
+    assert matplotlib.image.imread(pictures[0]).std() > 0.1
+    assert list((tmp_path / "watched" / "tensorboard").glob("events*"))
+    probes = [line.split(",") for line in (tmp_path / "watched" / "probes.csv").read_text().split()]
+    assert [step for step, _, _ in probes] == ["4", "8", "12"] and all(0.3 <= float(score) <= 1 for _, _, score in probes)
+    fresh = tmp_path / "half"
+    pretrain(half, data, fresh)
+    pretrain(recipe, data, fresh)
+    plain, watched = (load_file(run / "model" / "model.safetensors") for run in (fresh, tmp_path / "watched"))
+    assert all(torch.equal(plain[name], watched[name]) for name in plain)
+
+
+@pytest.mark.parametrize("norm_pix_loss", [False, True])
+def test_reconstructions(small_config, norm_pix_loss):
+    """A perfect prediction gives back the target; what was not masked is shown, what was is not."""
+    config = dataclasses.replace(small_config, norm_pix_loss=norm_pix_loss)
+    clips, noise = torch.randn(2, 200, 80), torch.rand(2, 250)
+    target = patchify(clips, config.patch_size)
+    if norm_pix_loss:
+        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, correction=0, keepdim=True) + 1e-6).sqrt()
+    *_, mask, _ = random_masking(target, config.num_kept, noise)
+    hidden, whole, shown = reconstruction(config, lambda *_: SimpleNamespace(mask=mask, pred=target), clips, noise)
+    assert torch.equal(shown, clips) and torch.allclose(whole, clips, atol=1e-4)
+    assert hidden.isnan().float().mean() == pytest.approx(0.8) and torch.equal(hidden[~hidden.isnan()], clips[~hidden.isnan()])
+
+
+def test_probe(task, embedded_model):
+    for embed in (log_mel_baseline(), untrained_baseline(preset("mwmae-tiny")), embedded_model.scene_embeddings):
+        assert probe(task, embed) == [1.0, 1.0, 1.0]
+    assert np.mean(probe(task, lambda audio: torch.rand(1, 4))) < 0.9
+    result = CliRunner().invoke(probe_command, [str(task), "--log-mel"])
+    assert result.exit_code == 0 and "100.0" in result.output
+
+
+def test_publish_a_finished_run(data, task, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.toml")
+    pretrain(Recipe.read(recipe), data, tmp_path / "run")
+    (tmp_path / "limits").write_text("Knows three clips.\n")
+    arguments = [recipe, data, tmp_path / "run", task, "-o", tmp_path / "out", "--limits", tmp_path / "limits"]
+    arguments += ["--hardware", "two cores"]
+    result = CliRunner().invoke(publish_command, list(map(str, arguments)))
+    assert result.exit_code == 0, result.output
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| some-package | 1.0 | effects 0.00, notes 0.01 | CC0-1.0 |" in card
+    assert (
+        "12 steps of 8 crops" in card
+        and "minutes on two cores;" in card
+        and "- Knows three clips." in card
+        and "| tones | accuracy | " in card
+    )
+    assert "![Loss by step](loss.png)" in card and matplotlib.image.imread(tmp_path / "out" / "loss.png").std() > 0.05
+    _, state = hear_mwmae.checkpoint.read_model(tmp_path / "out")
+    assert {value.dtype for value in state.values()} == {torch.float16}
+    for change, message in (("steps=50", "not finished"), ("batch_size=16", "belongs to another recipe")):
+        result = CliRunner().invoke(publish_command, list(map(str, [*arguments, "--set", change])))
+        assert result.exit_code == 1 and message in result.output
