@@ -188,8 +188,34 @@ def push(directory: Path, repo: str, private: bool, dry_run: Path | None) -> Non
 
 
 @main.command()
+@click.argument("sources", nargs=-1, required=True)
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--codec", type=click.Choice(["flac", "opus"]), default="flac", show_default=True, help="flac is lossless.")
+@click.option("--kind", default="audio", show_default=True, help="Of clips whose source says none; recipes give shares by kind.")
+@click.option(
+    "--shard-size", type=click.IntRange(1), default=256, show_default=True, metavar="MIB", help="Of source files in a shard."
+)
+@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help="Processes.")
+def pack(sources: tuple[str, ...], out: Path, codec: str, kind: str, shard_size: int, jobs: int) -> None:
+    """Pack audio for `pretrain`: 16 kHz mono clips of at most ten seconds, in WebDataset shards with an index, in the folder OUT.
+
+    SOURCES are folders, audio files, a manifest (.csv: path, and kind or what else is known of the clips), or shards (.tar,
+    .parquet) here or on a server, such as 'hf://datasets/confit/audioset-16khz-wds/2m/train/*.tar'. An interrupted pack goes on
+    with the same command. What cannot be read is listed in OUT/skipped.csv.
+    """
+    try:
+        from .training.pack import pack as run_packing
+    except ModuleNotFoundError as error:
+        raise ValueError(f"packing needs {error.name}: pip install 'hear-mwmae[train]'") from error
+
+    packed = run_packing(sources, out, codec, kind, shard_size << 20, jobs)
+    skipped = f"; {packed.skipped} skipped, see {out / 'skipped.csv'}" if packed.skipped else ""
+    click.echo(f"{packed.clips:,} clips, {packed.hours:.2f} hours, {packed.shards} shards -> {out}{skipped}")
+
+
+@main.command()
 @click.argument("recipe")
-@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False)
+@click.argument("data", required=False)
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path), required=False)
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the recipe: steps=100, model.decoder.depth=2.")
 @click.option("--accelerator", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
@@ -204,7 +230,7 @@ def push(directory: Path, repo: str, private: bool, dry_run: Path | None) -> Non
 @click.option("--dry-run", is_flag=True, help="Only say what the run would take: shapes, parameters, memory, time.")
 def pretrain(
     recipe: str,
-    data: Path | None,
+    data: str | None,
     run: Path | None,
     changes: tuple[str, ...],
     accelerator: str,
@@ -214,11 +240,10 @@ def pretrain(
 ) -> None:
     """Pretrain a model as RECIPE says, on the audio in DATA, into RUN.
 
-    RECIPE is a .toml file, or the name of one that comes with the package, such as mwmae-tiny-cpu. DATA holds manifest.csv and
-    the audio it lists; `python -m hear_mwmae.training.debian_audio DATA` gathers such a folder. RUN receives checkpoint.pt,
-    log.csv, tensorboard/, pictures/ of reconstructions, probes.csv and finally model/. The same command goes on where an
-    interrupted run stopped. For several processes, on one or many machines:
-    torchrun --nproc-per-node 8 --no-python hear-mwmae pretrain RECIPE DATA RUN.
+    RECIPE is a .toml file, or the name of one that comes with the package, such as mwmae-tiny-cpu. DATA is a pack of audio, made
+    by `hear-mwmae pack`: a folder, or its URL (https, s3, gs, hf, ...). RUN receives checkpoints/, log.csv, tensorboard/,
+    pictures/ of reconstructions, probes.csv and finally model/. The same command goes on where an interrupted run stopped. For
+    several processes, on one or many machines: torchrun --nproc-per-node 8 --no-python hear-mwmae pretrain RECIPE DATA RUN.
     """
     # Only here: embedding needs none of what training does.
     try:

@@ -29,6 +29,7 @@ from hear_mwmae import load_model
 from hear_mwmae.audio import read_audio
 from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig, derive_window_sizes
 from hear_mwmae.embedder import Embedder
+from hear_mwmae.training.pack import Packed, pack
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 
@@ -47,9 +48,17 @@ def embedded_model() -> Embedder:
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory) -> Path:
+def data(audio_folder, tmp_path_factory) -> Path:
+    """A pack of that folder: three clips of notes, one of effects."""
+    out = tmp_path_factory.mktemp("data") / "pack"
+    assert pack([str(audio_folder / "manifest.csv")], out) == Packed(4, pytest.approx(0.0077, abs=1e-3), 1, 1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def audio_folder(tmp_path_factory) -> Path:
     """A folder as debian_audio leaves it: 16 kHz FLAC and a manifest. One clip is long, one shorter than a crop."""
-    folder = tmp_path_factory.mktemp("data")
+    folder = tmp_path_factory.mktemp("audio")
     long = torch.cat([read_audio(AUDIO / name, 16000) for name in ("piano.flac", "glass.mp3", "till.opus")] * 3)
     clips = {"long.flac": (long, "notes"), "crow.flac": (read_audio(AUDIO / "crow.wav", 16000), "effects")}
     clips["silence.flac"] = torch.zeros(16000), "effects"

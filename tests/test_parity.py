@@ -163,29 +163,9 @@ def test_hear_embeddings(kind, label):
 
 def test_adamw_steps():
     fixture, model = load("train_trajectory_mwmae_tiny.npz"), reference_model("mwmae")
-    recipe = Recipe(
-        preset="mwmae-tiny",
-        patch_size=[4, 16],
-        model={},
-        kinds={},
-        data_fraction=1.0,
-        steps=8,
-        warmup_steps=4,
-        decay_steps=4,
-        batch_size=2,
-        optimiser="adamw",
-        base_learning_rate=0.128,  # 1e-3 for a batch of 2
-        base_muon_learning_rate=0.0,
-        weight_decay=0.05,
-        clip_gradient=0.0,
-        precision="float32",
-        seed=0,
-        checkpoint_every=8,
-        accumulate=1,
-        strategy="ddp",
-        activation_checkpointing=False,
-        compile=False,
-    )
+    # 1e-3 for a batch of 2
+    changes = ["preset=mwmae-tiny", "steps=8", "warmup_steps=4", "decay_steps=4", "batch_size=2", "base_learning_rate=0.128"]
+    recipe = Recipe.read("mwmae-base-audioset", changes)
     (optimiser,) = make_optimisers(model, recipe)
     initial = {name: p.detach().clone() for name, p in model.named_parameters()}
     x, noise = spectrogram(4321), torch.from_numpy(load("mae_forward_mwmae_tiny.npz")["noise"])

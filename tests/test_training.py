@@ -25,7 +25,9 @@ from hear_mwmae.encoder import Mlp
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.optim import make_optimisers, schedule
+from hear_mwmae.training.pack import pack
 from hear_mwmae.training.recipe import Recipe
+from hear_mwmae.training.run_files import Board, newest_checkpoint
 
 
 def test_schedule(tmp_path):
@@ -49,6 +51,11 @@ def test_muon_takes_the_hidden_matrices_only(tmp_path):
 def log(run: Path) -> list[dict[str, str]]:
     with open(run / "log.csv", newline="") as stream:
         return list(csv.DictReader(stream))
+
+
+def checkpoints(run: Path) -> dict[str, bytes]:
+    """Contents by name."""
+    return {path.name: path.read_bytes() for path in sorted((run / "checkpoints").iterdir())}
 
 
 def losses(run: Path) -> list[float]:
@@ -96,15 +103,12 @@ def test_a_run_may_be_lengthened_but_not_changed(data, tmp_path):
         pretrain(tiny_recipe(tmp_path, seed=1), data, tmp_path / "run")
 
 
-def test_a_run_keeps_to_its_data(data, tmp_path):
+def test_a_run_keeps_to_its_data(data, audio_folder, tmp_path):
     recipe = tiny_recipe(tmp_path)
     pretrain(recipe, data, tmp_path / "run")
-    for file in data.glob("*.*"):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    with open(tmp_path / "manifest.csv", "a") as stream:
-        stream.write("crow.flac,1.0,another-package,1.0,effects,CC0-1.0\n")
+    pack([str(audio_folder / "manifest.csv")], tmp_path / "opus", "opus")
     with pytest.raises(ValueError, match="belongs to another data"):
-        pretrain(recipe, tmp_path, tmp_path / "run")
+        pretrain(recipe, tmp_path / "opus", tmp_path / "run")
 
 
 @pytest.mark.parametrize(("optimiser", "tolerance"), [("adamw", 1e-5), ("muon", 1e-3)])  # Muon orthogonalises in bfloat16
@@ -124,7 +128,7 @@ def test_two_processes_compute_what_one_does(data, task, tmp_path, optimiser, to
         done = subprocess.run(list(map(str, more)), capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("model:") == 1
-    assert [line.split(",")[0] for line in (tmp_path / "two" / "probes.csv").read_text().split()] == ["14"]
+    assert [line.split(",")[0] for line in (tmp_path / "two" / "probes.csv").read_text().split()] == ["step", "14"]
     assert len(losses(tmp_path / "two")) == 14
 
 
@@ -153,7 +157,7 @@ def test_weights_that_are_not_finite_are_not_saved(data, tmp_path, monkeypatch):
     """The loss of a step is that before its update, so an update that breaks the model shows in the weights first."""
     recipe = tiny_recipe(tmp_path)
     pretrain(dataclasses.replace(recipe, steps=9), data, tmp_path / "run")
-    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    before = checkpoints(tmp_path / "run")
     step = torch.optim.AdamW.step
 
     def broken(self: torch.optim.AdamW) -> None:
@@ -163,7 +167,7 @@ def test_weights_that_are_not_finite_are_not_saved(data, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.optim.AdamW, "step", broken)
     with pytest.raises(ValueError, match="weights are no longer finite after step 9"):
         pretrain(dataclasses.replace(recipe, checkpoint_every=1), data, tmp_path / "run")
-    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+    assert checkpoints(tmp_path / "run") == before
 
 
 def test_gradients_are_clipped(data, tmp_path):
@@ -212,10 +216,36 @@ def test_dry_run(tmp_path):
 def test_a_damaged_checkpoint(data, tmp_path, damage):
     recipe = tiny_recipe(tmp_path)
     pretrain(recipe, data, tmp_path / "run")
-    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    checkpoint = newest_checkpoint(tmp_path / "run")
     checkpoint.write_bytes(damage(checkpoint.read_bytes()))
-    with pytest.raises(ValueError, match=r"checkpoint.pt is no checkpoint of a run, or damaged"):
+    with pytest.raises(ValueError, match=r"step-00000012.pt is no checkpoint of a run, or damaged; remove it"):
         pretrain(recipe, data, tmp_path / "run")
+    checkpoint.unlink()  # the one before is whole, and leads to the same end
+    pretrain(recipe, data, tmp_path / "run")
+    again = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert len(log(tmp_path / "run")) == 12 and all(torch.equal(again[name], weights[name]) for name in weights)
+
+
+def test_checkpoints_that_are_kept(data, tmp_path):
+    recipe = tiny_recipe(tmp_path, keep_last=2, keep_every=4, checkpoint_every=2)
+    pretrain(recipe, data, tmp_path / "run")
+    assert list(checkpoints(tmp_path / "run")) == [f"step-{step:08d}.pt" for step in (4, 8, 10, 12)]
+    pretrain(dataclasses.replace(recipe, keep_last=1, keep_every=0, steps=14), data, tmp_path / "run")
+    assert list(checkpoints(tmp_path / "run")) == ["step-00000014.pt"]
+
+
+def test_a_finished_run_may_go_on_with_a_restart(data, tmp_path):
+    """As if it had been known from the beginning that it would."""
+    recipe = tiny_recipe(tmp_path)
+    twice = dataclasses.replace(recipe, steps=24, restarts=[12])
+    factors = [schedule(step, twice) for step in range(24)]
+    assert factors[:12] == factors[12:] == [schedule(step, recipe) for step in range(12)]
+    for settings in (recipe, twice):
+        pretrain(settings, data, tmp_path / "parts")
+    pretrain(twice, data, tmp_path / "whole")
+    whole, parts = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
 def test_a_checkpoint_with_code_in_it_does_not_run(data, tmp_path):
@@ -223,8 +253,8 @@ def test_a_checkpoint_with_code_in_it_does_not_run(data, tmp_path):
         def __reduce__(self):
             return Path.touch, (tmp_path / "ran",)
 
-    (tmp_path / "run").mkdir()
-    torch.save({"identity": Code()}, tmp_path / "run" / "checkpoint.pt")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    torch.save({"identity": Code()}, tmp_path / "run" / "checkpoints" / "step-00000001.pt")
     with pytest.raises(ValueError, match="no checkpoint of a run"):
         pretrain(tiny_recipe(tmp_path), data, tmp_path / "run")
     assert not (tmp_path / "ran").exists()
@@ -246,20 +276,39 @@ def test_a_full_disk_ends_the_run_with_one_line_and_loses_nothing(data, tmp_path
     """The nearest thing to a full disk: no file may grow beyond a limit. What was saved before is whole."""
     recipe = write_recipe(tmp_path / "recipe.toml", steps=4, decay_steps=1)
     pretrain(Recipe.read(recipe), data, tmp_path / "run")
-    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    before = checkpoints(tmp_path / "run")
+    limit = len(before["step-00000004.pt"]) // 2
     write_recipe(recipe, steps=20)
     done = subprocess.run(
         [sys.executable, "-m", "hear_mwmae.cli", "pretrain", str(recipe), str(data), str(tmp_path / "run")],
         capture_output=True,
         text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("Error: ") and "Traceback" not in done.stderr
     assert "File too large" in done.stderr
-    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
-    assert not list((tmp_path / "run").glob(".*.tmp"))
+    assert checkpoints(tmp_path / "run") == before
+    assert not list((tmp_path / "run").rglob(".*.tmp"))
     pretrain(Recipe.read(recipe), data, tmp_path / "run")
     assert len(log(tmp_path / "run")) == 20
+
+
+def test_a_full_disk_does_not_stall_the_events(tmp_path):
+    """But is an error, at the latest when they are flushed."""
+
+    def write_until_full() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        board = Board(tmp_path / "tensorboard", 0)
+        for step in range(10_000):
+            board.scalar("loss", 1.0, step)
+        board.flush()
+
+    with pytest.raises(OSError, match="File too large"):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        try:
+            write_until_full()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limits[1], limits[1]))
 
 
 def test_a_run_that_cannot_be_written(data, tmp_path):

@@ -1,4 +1,4 @@
-"""Training data: features, batches, manifests, and audio out of Debian packages."""
+"""Training data: batches of a pack, and audio out of Debian packages."""
 
 from __future__ import annotations
 
@@ -18,95 +18,82 @@ from tiny_run import write_recipe
 from hear_mwmae.config import FrontendConfig
 from hear_mwmae.frontend import LogMelFrontend, normalise
 from hear_mwmae.training import debian_audio
-from hear_mwmae.training.data import FeatureStore
+from hear_mwmae.training.data import CropBatches, log_mel_crops, read_batches
 from hear_mwmae.training.recipe import Recipe
+from hear_mwmae.training.shards import Pack
 
 
-def test_features_are_those_of_the_frontend(data):
-    store = FeatureStore(data, FrontendConfig())
-    assert store.clips["kind"].tolist() == ["notes", "notes", "notes", "effects"]  # 28 s in clips of 10 s; silence is dropped
-    assert store.clips["frames"].tolist()[:2] == [1001, 1001]
-    audio, _ = soundfile.read(data / "long.flac", dtype="float32")
+def crops(batches: CropBatches, step: int) -> torch.Tensor:
+    """(B, 200, 80) of a step."""
+    return log_mel_crops(LogMelFrontend(FrontendConfig()), batches[step], 200)
+
+
+def recipe_of(folder: Path, kinds: str = "{notes = 0.5, effects = 0.5}", **changes: object) -> Recipe:
+    return Recipe.read(write_recipe(folder / "recipe.toml", **changes), [f"kinds={kinds}"])
+
+
+def test_crops_are_those_of_the_frontend(data, audio_folder, tmp_path):
+    """Of the log-mel of a whole clip, normalised as a whole: ten seconds of a longer recording are such a clip."""
+    audio, _ = soundfile.read(audio_folder / "long.flac", dtype="float32")
     frontend = LogMelFrontend(FrontendConfig())
-    expected = normalise(frontend.log_mel(torch.from_numpy(audio[160000:320000])[None]), unbiased=False)[0]
-    first = store.clips["first"][1]
-    assert np.abs(store.frames[first : first + 1001].astype("f4") - expected.numpy()).max() < 5e-3  # float16
-
-
-def test_features_are_built_anew_when_the_manifest_changes(data, tmp_path):
-    for file in data.glob("*.*"):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    assert len(FeatureStore(tmp_path, FrontendConfig()).clips) == 4
-    lines = (tmp_path / "manifest.csv").read_text().splitlines()
-    (tmp_path / "manifest.csv").write_text("\n".join(lines[:2]) + "\n")
-    assert len(FeatureStore(tmp_path, FrontendConfig()).clips) == 3
+    features = [normalise(frontend.log_mel(torch.from_numpy(audio[s : s + 160000])[None]), False)[0] for s in (0, 160000, 320000)]
+    batches = CropBatches(Pack(data), recipe_of(tmp_path, "{notes = 1.0}"))
+    for start, picked, crop in zip(
+        batches[0].starts, batches.draw(0, np.random.default_rng([0, 0])), crops(batches, 0), strict=True
+    ):
+        assert torch.allclose(crop, features[picked][start : start + 200], atol=1e-5)
 
 
 @pytest.mark.parametrize("kinds", ["{notes = 0.5, effects = 0.5}", "{}"])
 def test_batches_are_functions_of_seed_and_step(data, tmp_path, kinds):
-    store = FeatureStore(data, FrontendConfig())
-    one, two = (Recipe.read(write_recipe(tmp_path / "recipe.toml", seed=seed), [f"kinds={kinds}"]) for seed in (1, 2))
-    batches = store.batches(one, 200)
-    assert batches[3].shape == (8, 200, 80) and batches[3].dtype == torch.float32
-    assert torch.equal(batches[3], store.batches(one, 200)[3])
-    assert not torch.equal(batches[3], batches[4]) and not torch.equal(batches[3], store.batches(two, 200)[3])
+    pack = Pack(data)
+    one, two = (recipe_of(tmp_path, kinds, seed=seed) for seed in (1, 2))
+    third = crops(CropBatches(pack, one), 3)
+    assert third.shape == (8, 200, 80) and third.dtype == torch.float32
+    assert torch.equal(third, crops(CropBatches(pack, one), 3))
+    assert not torch.equal(third, crops(CropBatches(pack, one), 4)) and not torch.equal(third, crops(CropBatches(pack, two), 3))
+    for rank in range(2):  # equal up to the rounding of products of other sizes
+        assert torch.allclose(crops(CropBatches(pack, one, rank, 2), 3), third[rank::2], atol=1e-5)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_worker_processes_read_the_same(data, tmp_path, workers):
+    batches = CropBatches(Pack(data), recipe_of(tmp_path))
+    state = torch.get_rng_state()
+    for step, batch in zip(range(2, 9), read_batches(batches, 2, 9, workers), strict=True):
+        assert torch.equal(batch.audio, batches[step].audio) and batch.starts == batches[step].starts
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_without_kinds_every_clip_comes_once_per_epoch(data, tmp_path):
-    store = FeatureStore(data, FrontendConfig())
-    recipe = Recipe.read(write_recipe(tmp_path / "recipe.toml", batch_size=6), ["kinds={}"])
-    batches = store.batches(recipe, 200)
-    drawn = [pick for step in range(4) for pick in batches.draw(step, None)]  # 4 clips: six epochs in four batches
+    batches = CropBatches(Pack(data), recipe_of(tmp_path, "{}", batch_size=6))
+    drawn = [int(pick) for step in range(4) for pick in batches.draw(step, None)]  # 4 clips: six epochs in four batches
     epochs = [drawn[start : start + 4] for start in range(0, 24, 4)]
     assert all(sorted(epoch) == [0, 1, 2, 3] for epoch in epochs) and len({tuple(epoch) for epoch in epochs}) > 1
+    assert [int(pick) for pick in batches.draw(1, None)] == drawn[6:12]  # out of order, too
 
 
 def test_a_fraction_of_the_data(data, tmp_path):
-    store = FeatureStore(data, FrontendConfig())
-    clips = {
-        seed: store.batches(
-            Recipe.read(write_recipe(tmp_path / "r.toml", seed=seed), ["kinds={}", "data_fraction=0.5"]), 200
-        ).clips
-        for seed in range(6)
-    }
-    assert {len(chosen) for chosen in clips.values()} == {2} and len({tuple(c["first"]) for c in clips.values()}) > 1
+    pack = Pack(data)
+    chosen = {tuple(CropBatches(pack, recipe_of(tmp_path, "{}", seed=s, data_fraction=0.5)).numbers) for s in range(6)}
+    assert {len(numbers) for numbers in chosen} == {2} and len(chosen) > 1
 
 
 def test_short_clips_are_reflected_and_shares_kept(data, tmp_path):
-    store = FeatureStore(data, FrontendConfig())
-    crow = store.clips[store.clips["kind"] == "effects"][0]
-    frames = torch.from_numpy(store.frames[crow["first"] : crow["first"] + crow["frames"]].astype("f4"))
-    path = write_recipe(tmp_path / "recipe.toml", batch_size=1000)
-    crop = store.batches(Recipe.read(path, ["kinds={effects = 1.0}"]), 200)[0][0]
-    assert torch.equal(crop[: len(frames)], frames) and torch.equal(crop[len(frames)], frames[-2])
-    batch = store.batches(Recipe.read(path, ["kinds={notes = 0.25, effects = 0.75}"]), 200)[0]
-    assert 0.7 < (batch == crop).all(dim=2).all(dim=1).float().mean() < 0.8
+    pack = Pack(data)
+    (crow,) = np.flatnonzero(pack.clips["kind"] == "effects")
+    audio = torch.from_numpy(pack.read(crow)).float() / 32768
+    frames = normalise(LogMelFrontend(FrontendConfig()).log_mel(audio[None]), unbiased=False)[0]
+    crop = crops(CropBatches(pack, recipe_of(tmp_path, "{effects = 1.0}")), 0)[0]
+    assert len(frames) < 200 and torch.allclose(crop[: len(frames)], frames, atol=1e-5)
+    assert torch.equal(crop[len(frames)], crop[len(frames) - 2])
+    batch = CropBatches(pack, recipe_of(tmp_path, "{notes = 0.25, effects = 0.75}", batch_size=1000))
+    assert 0.7 < np.mean(batch.draw(0, np.random.default_rng(0)) == crow) < 0.8
 
 
-def test_data_errors(data, tmp_path):
-    with pytest.raises(ValueError, match=r"no manifest.csv"):
-        FeatureStore(tmp_path, FrontendConfig())
-    with pytest.raises(ValueError, match=r"no clips of kind \['speech'\]"):
-        recipe = Recipe.read(write_recipe(tmp_path / "recipe.toml"), ["kinds={speech = 1.0}"])
-        FeatureStore(data, FrontendConfig()).batches(recipe, 200)
-
-
-@pytest.mark.parametrize(
-    ("manifest", "message"),
-    [
-        ("file,kind\ncrow.flac,effects\n", "has no column path"),
-        ("", "has no column kind or path"),
-        ("path,kind\ngone.flac,effects\n", r"lists .*gone.flac, which cannot be read"),
-        ("path,kind\nmanifest.csv,effects\n", r"lists .*manifest.csv, which cannot be read"),
-        ("path,kind\nfast.wav,effects\n", "must be 16000 Hz mono, is 44100 Hz"),
-        ("path,kind\n", "lists no audio"),
-    ],
-)
-def test_bad_manifests(tmp_path, manifest, message):
-    soundfile.write(tmp_path / "fast.wav", np.zeros(1000), 44100)
-    (tmp_path / "manifest.csv").write_text(manifest)
-    with pytest.raises(ValueError, match=message):
-        FeatureStore(tmp_path, FrontendConfig())
+def test_kinds_that_are_not_there(data, tmp_path):
+    with pytest.raises(ValueError, match=r"the pack has no clips of kind \['speech'\]; it has \['effects', 'notes'\]"):
+        CropBatches(Pack(data), recipe_of(tmp_path, "{speech = 1.0}"))
 
 
 def test_package_list_and_kinds():

@@ -52,7 +52,8 @@ def test_a_watched_run_is_like_any_other(data, task, tmp_path):
     assert [picture.name for picture in pictures] == ["step-000004.png", "step-000008.png", "step-000012.png"]
     assert matplotlib.image.imread(pictures[0]).std() > 0.1
     assert list((tmp_path / "watched" / "tensorboard").glob("events*"))
-    probes = [line.split(",") for line in (tmp_path / "watched" / "probes.csv").read_text().split()]
+    header, *probes = [line.split(",") for line in (tmp_path / "watched" / "probes.csv").read_text().split()]
+    assert header == ["step", "task", "accuracy"]
     assert [step for step, _, _ in probes] == ["4", "8", "12"] and all(0.3 <= float(score) <= 1 for _, _, score in probes)
     fresh = tmp_path / "half"
     pretrain(half, data, fresh)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import signal
 import threading
@@ -17,34 +16,35 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checkpoint import save_model
-from ..files import replacing
+from ..frontend import LogMelFrontend
 from ..mae import MaskedAutoencoder
-from .data import FeatureStore, data_key
-from .engine import clip_gradient, load_state, make_fabric, prepare, save_state
+from .data import CropBatches, log_mel_crops, read_batches
+from .engine import clip_gradient, make_fabric, prepare
 from .optim import make_optimisers, schedule
 from .probe import read_task
 from .recipe import Recipe
+from .run_files import Checkpoints, newest_checkpoint
+from .shards import Pack
 from .watch import PICTURED, Watch
-
-LOG_FIELDS = ("step", "loss", "rate", "seconds")
 
 
 def pretrain(
     recipe: Recipe,
-    data_dir: str | Path,
+    data: str | Path,
     run_dir: str | Path,
     accelerator: str = "auto",
     look_every: int = 0,
     tasks: tuple[Path, ...] = (),
 ) -> Path:
-    """Train from scratch, or go on from ``run_dir/checkpoint.pt``; returns the directory of the finished model.
+    """Train from scratch, or go on from the newest of ``run_dir/checkpoints``; returns the directory of the finished model.
 
     Batches and masks are functions of the seed and the step, whatever the number of processes, so that a run that was
     interrupted, and then started again with the same arguments, ends with the very weights of one that was not. SIGTERM saves a
-    checkpoint and stops (SystemExit). Raises ValueError when the loss is no longer finite, and when the checkpoint is damaged or
-    of another recipe or other data.
+    checkpoint and stops (SystemExit). Raises ValueError when the loss is no longer finite, when a shard is gone, and when the
+    checkpoint is damaged or of another recipe or other data.
 
     Args:
+        data: a pack, see `shards.Pack`.
         accelerator: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for what there is.
         look_every: steps between pictures of reconstructions and probes of ``tasks``; 0 for none.
         tasks: HEAR-format task folders for linear probes while the run goes on.
@@ -54,64 +54,72 @@ def pretrain(
     for task in tasks:
         read_task(task)  # what is wrong with a task should be known before the run, not hours later
     fabric = make_fabric(recipe, accelerator)
-    run_dir = Path(run_dir)
+    run_dir, pack, config = Path(run_dir), Pack(data), recipe.model_config()
+    batches = CropBatches(pack, recipe, fabric.global_rank, fabric.world_size)
     run_dir.mkdir(parents=True, exist_ok=True)
-    config = recipe.model_config()
     torch.manual_seed(recipe.seed)
     model = prepare(fabric, MaskedAutoencoder(config), recipe)
     optimisers = [fabric.setup_optimizers(optimiser) for optimiser in make_optimisers(model, recipe)]
-    with fabric.rank_zero_first():  # builds the features
-        store = FeatureStore(data_dir, config.frontend)
-    batches = store.batches(recipe, config.input_frames)
-    state = {
-        "model": model,
-        **{f"optimiser{number}": optimiser for number, optimiser in enumerate(optimisers)},
-        "step": 0,
-        "seconds": 0.0,
-        "identity": run_identity(recipe, data_dir),
-    }
-    checkpoint = run_dir / "checkpoint.pt"
-    if checkpoint.is_file():
-        load_state(fabric, checkpoint, state)
+    state = {"model": model, **{f"optimiser{number}": optimiser for number, optimiser in enumerate(optimisers)}}
+    state |= {"step": 0, "seconds": 0.0, "bad_clips": 0}
+    checkpoints = Checkpoints(fabric, run_dir, run_identity(recipe, pack), recipe)
+    checkpoints.load(state)
+    frontend = fabric.to_device(LogMelFrontend(config.frontend))
+    pictured = next(read_batches(batches, 0, 1, workers=0))
+    clips = log_mel_crops(frontend, pictured, config.input_frames)[:PICTURED]
+    with closing(Watch(run_dir, config, state["step"], look_every, clips, tasks, fabric.is_global_zero)) as watch:
+        _loop(fabric, recipe, model, optimisers, frontend, batches, state, checkpoints, watch)
+    if fabric.is_global_zero:
+        # From the checkpoint, where the weights are whole, even if they were shared out among processes.
+        saved = torch.load(newest_checkpoint(run_dir), weights_only=True, mmap=True, map_location="cpu")
+        save_model(run_dir / "model", config, saved["model"])
+    fabric.barrier()
+    return run_dir / "model"
 
-    clips = fabric.to_device(batches[0][:PICTURED])
-    watch = Watch(run_dir, config, state["step"], look_every, clips, tasks, fabric.is_global_zero)
-    log = _Log(run_dir / "log.csv", state["step"], fabric.is_global_zero)
-    with _sigterm() as terminated, closing(log), closing(watch):
-        began = time.monotonic() - state["seconds"]
-        steps = range(state["step"], recipe.steps)
-        bar = tqdm(
-            steps, "pretrain", recipe.steps, initial=state["step"], unit="step", smoothing=0.05, disable=not fabric.is_global_zero
-        )
-        for step in bar:
+
+def _loop(
+    fabric: Fabric,
+    recipe: Recipe,
+    model: nn.Module,
+    optimisers: list[torch.optim.Optimizer],
+    frontend: LogMelFrontend,
+    batches: CropBatches,
+    state: dict,
+    checkpoints: Checkpoints,
+    watch: Watch,
+) -> None:
+    """Every step from that of ``state`` on."""
+    config, steps = recipe.model_config(), range(state["step"], recipe.steps)
+    began = time.monotonic() - state["seconds"]
+    bar = tqdm(
+        steps, "pretrain", recipe.steps, initial=state["step"], unit="step", smoothing=0.05, disable=not fabric.is_global_zero
+    )
+    with _sigterm() as terminated:
+        ahead = read_batches(batches, steps.start, steps.stop, recipe.workers, fabric.device.type == "cuda")
+        for step, raw in zip(bar, ahead, strict=True):
             factor = schedule(step, recipe)
             for optimiser in optimisers:
                 for group in optimiser.param_groups:
                     group["lr"] = factor * group["initial_lr"]
-            spectrogram = batches.share(step, fabric.global_rank, fabric.world_size)
+            spectrogram = log_mel_crops(frontend, raw, config.input_frames)
             noise = mask_noise(recipe, config.num_tokens, step)[fabric.global_rank :: fabric.world_size]
             loss = train_step(fabric, model, optimisers, spectrogram, noise, recipe)
             # Every process has to stop at the same step, so they share what they were told.
-            loss, stopping = fabric.all_reduce(torch.stack([loss, loss.new_tensor(float(terminated.is_set()))])).tolist()
+            told = torch.stack([loss, loss.new_tensor(float(terminated.is_set())), loss.new_tensor(float(raw.bad))])
+            loss, stopping, bad = fabric.all_reduce(told).tolist()
             if not math.isfinite(loss):
                 raise ValueError(f"the loss is {loss} at step {step}: lower the learning rate, or look at the data")
-            log.write(step, loss, factor, time.monotonic() - began)
-            watch.scalars(step + 1, loss=loss, rate=factor)
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            state |= {"step": step + 1, "seconds": time.monotonic() - began}
+            bad_clips = state["bad_clips"] + round(bad * fabric.world_size)
+            state |= {"step": step + 1, "seconds": time.monotonic() - began, "bad_clips": bad_clips}
+            watch.step(step, loss, factor, bad_clips, state["seconds"])
+            bar.set_postfix(loss=f"{loss:.4f}", **({"bad_clips": bad_clips} if bad_clips else {}), refresh=False)
             if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps or stopping:
                 _check_weights(fabric, model, step)
-                save_state(fabric, checkpoint, state)
+                checkpoints.save(state)
                 watch.flush()
             watch.look(step + 1, model)
             if stopping:
                 raise SystemExit(f"stopped by a signal at step {step + 1}; the same command goes on from there")
-    if fabric.is_global_zero:
-        # From the checkpoint, where the weights are whole, even if they were shared out among processes.
-        saved = torch.load(checkpoint, weights_only=True, mmap=True, map_location="cpu")
-        save_model(run_dir / "model", config, saved["model"])
-    fabric.barrier()
-    return run_dir / "model"
 
 
 def train_step(
@@ -146,9 +154,9 @@ def train_step(
     return total
 
 
-def run_identity(recipe: Recipe, data_dir: str | Path) -> dict[str, str]:
+def run_identity(recipe: Recipe, pack: Pack) -> dict[str, str]:
     """What must not change between the parts of a run."""
-    return {"recipe": recipe.fingerprint(), "data": data_key(data_dir, recipe.model_config().frontend)}
+    return {"recipe": recipe.fingerprint(), "data": pack.identity}
 
 
 def mask_noise(recipe: Recipe, num_tokens: int, step: int) -> Tensor:
@@ -176,31 +184,3 @@ def _sigterm() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-class _Log:
-    """A CSV with a row per step; rows at and after the step of a resumed run are dropped first."""
-
-    def __init__(self, path: Path, first: int, enabled: bool) -> None:
-        self.stream = None
-        if not enabled:
-            return
-        kept = []
-        if path.is_file():
-            with open(path, newline="") as stream:
-                kept = [row for row in csv.DictReader(stream) if row["seconds"] and int(row["step"]) < first]
-        with replacing(path) as temporary, open(temporary, "w", newline="") as stream:
-            writer = csv.DictWriter(stream, LOG_FIELDS)
-            writer.writeheader()
-            writer.writerows(kept)
-        self.stream = open(path, "a", newline="", buffering=1)  # noqa: SIM115 - open as long as the run
-        self.writer = csv.DictWriter(self.stream, LOG_FIELDS)
-
-    def write(self, step: int, loss: float, rate: float, seconds: float) -> None:
-        if self.stream:
-            values = (step, f"{loss:.6f}", f"{rate:.6f}", f"{seconds:.1f}")
-            self.writer.writerow(dict(zip(LOG_FIELDS, values, strict=True)))
-
-    def close(self) -> None:
-        if self.stream:
-            self.stream.close()

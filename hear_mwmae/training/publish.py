@@ -24,10 +24,12 @@ from ..checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_embedder, read_model, s
 from ..cli import Command
 from ..files import replacing
 from ..hub import CARD_NAME, LOSS_NAME, sha256_of
-from .engine import check_identity
 from .loop import run_identity
+from .pack import MANIFEST
 from .probe import Embed, log_mel_baseline, probe, untrained_baseline
 from .recipe import Recipe
+from .run_files import check_identity, newest_checkpoint
+from .shards import Pack
 
 #: Steps over which the final loss is averaged: a single batch's is noise.
 LOSS_WINDOW = 200
@@ -37,7 +39,7 @@ def describe_data(data_dir: Path) -> str:
     """Markdown: hours per kind, and a row per package with its hours and licences."""
     hours: dict[tuple[str, str, str], dict[str, float]] = defaultdict(lambda: defaultdict(float))
     totals: dict[str, float] = defaultdict(float)
-    with open(data_dir / "manifest.csv", newline="") as stream:
+    with open(data_dir / MANIFEST, newline="") as stream:
         for row in csv.DictReader(stream):
             seconds = float(row["seconds"])
             hours[row["package"], row["version"], row["licence"]][row["kind"]] += seconds / 3600
@@ -126,7 +128,9 @@ def main(
     limits: Path | None,
 ) -> None:
     settings, name = Recipe.read(recipe, changes), " ".join((Path(recipe).stem, *changes))
-    check_identity(run / "checkpoint.pt", run_identity(settings, data))
+    if not (checkpoint := newest_checkpoint(run)):
+        raise ValueError(f"{run} is no run: it has no checkpoints")
+    check_identity(checkpoint, run_identity(settings, Pack(data)))
     rows = read_log(run)
     training = describe_training(settings, name, rows, hardware)
     config, state = read_model(run / "model")

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from ..config import ModelConfig, preset
@@ -36,6 +37,9 @@ class Recipe:
     steps: int
     warmup_steps: int
     decay_steps: int  #: length of the final cosine to 0; the rate is constant before. steps - warmup_steps is the paper's
+    restarts: (
+        list  #: steps at which the schedule begins anew, warm-up and all, having come to its end: how a finished run goes on
+    )
     batch_size: int  #: crops per update, over all processes and accumulated parts
     optimiser: str  #: "adamw" (the paper's), or "muon" on hidden matrices and AdamW on the rest
     base_learning_rate: float  #: AdamW's peak rate for a batch of 256; the rate is proportional to batch_size
@@ -46,6 +50,9 @@ class Recipe:
     seed: int
     # What follows decides how the computation is laid out, not what is computed; a run may go on with other values.
     checkpoint_every: int  #: steps
+    keep_last: int  #: checkpoints that are kept, from the newest on
+    keep_every: int  #: steps between checkpoints that are kept for good, a multiple of checkpoint_every; 0 for none
+    workers: int  #: processes that read audio ahead of the model, per training process
     accumulate: int  #: parts that a process's share of a batch goes through the model in
     strategy: str  #: among several processes: "ddp", or "fsdp", which shares out the weights, too
     activation_checkpointing: bool  #: recompute the blocks in the backward pass: less memory, more time
@@ -55,7 +62,7 @@ class Recipe:
         _choice("precision", self.precision, PRECISIONS)
         _choice("optimiser", self.optimiser, OPTIMISERS)
         _choice("strategy", self.strategy, STRATEGIES)
-        for name in ("steps", "batch_size", "checkpoint_every", "accumulate"):
+        for name in ("steps", "batch_size", "checkpoint_every", "keep_last", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"recipe: {name} must be above 0, got {getattr(self, name)}")
         for name in ("base_learning_rate", "base_muon_learning_rate", "weight_decay", "clip_gradient"):
@@ -65,9 +72,18 @@ class Recipe:
             raise ValueError(f"recipe: data_fraction must lie above 0 and not above 1, got {self.data_fraction}")
         if not 0 <= self.seed < 1 << 32:
             raise ValueError(f"recipe: seed must lie between 0 and 2^32 - 1, got {self.seed}")
-        if self.warmup_steps < 0 or self.decay_steps < 1 or self.warmup_steps + self.decay_steps > self.steps:
+        if self.keep_every < 0 or self.keep_every % self.checkpoint_every:
+            raise ValueError(f"recipe: keep_every must be 0 or a multiple of checkpoint_every, got {self.keep_every}")
+        if self.workers < 0:
+            raise ValueError(f"recipe: workers must be at least 0, got {self.workers}")
+        if not all(type(step) is int for step in self.restarts):
+            raise ValueError(f"recipe: restarts must be steps, got {self.restarts}")
+        ends = [0, *self.restarts, self.steps]
+        shortest = min(end - begin for begin, end in pairwise(ends))
+        if self.warmup_steps < 0 or self.decay_steps < 1 or self.warmup_steps + self.decay_steps > shortest:
+            places = f"steps, {self.steps}" + (f", between restarts {self.restarts}" if self.restarts else "")
             raise ValueError(
-                f"recipe: warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} must fit into steps, {self.steps}"
+                f"recipe: warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} must fit into {places}"
             )
         numbers = all(isinstance(share, (int, float)) and not isinstance(share, bool) for share in self.kinds.values())
         # Said this way round, the comparison fails on NaN.
@@ -87,8 +103,9 @@ class Recipe:
 
     def fingerprint(self) -> str:
         """What must not change between the parts of a run; where it ends, how often it saves and what it runs on, may."""
-        free = {"steps": 1 << 40, "decay_steps": 1, "checkpoint_every": 1, "accumulate": 1}
-        free |= {"strategy": "ddp", "activation_checkpointing": False, "compile": False}
+        free = {"steps": 1 << 40, "decay_steps": 1, "restarts": [], "strategy": "ddp", "accumulate": 1}
+        free |= {"checkpoint_every": 1, "keep_last": 1, "keep_every": 0, "workers": 0}
+        free |= {"activation_checkpointing": False, "compile": False}
         return repr(dataclasses.replace(self, **free))
 
     def model_config(self) -> ModelConfig:

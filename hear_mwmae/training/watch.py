@@ -1,16 +1,14 @@
-"""Seeing a run: scalars for TensorBoard, pictures of reconstructions, and linear probes while it goes on.
+"""Seeing a run: a log, TensorBoard, pictures of reconstructions, and linear probes while it goes on.
 
 Nothing here moves torch's random generator or changes the model, so that a watched run ends with the weights of any other.
 """
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import torch
-from tensorboardX import SummaryWriter
 from torch import Tensor, nn
 
 from ..config import ModelConfig
@@ -18,14 +16,20 @@ from ..embedder import Embedder
 from ..files import replacing
 from ..patches import patchify, unpatchify
 from .probe import probe
+from .run_files import Board, StepTable
 
 #: Clips in the picture, and the seed of their masks.
 PICTURED, MASK_SEED = 4, 0
 PANELS = ("masked input", "reconstruction", "target")
+#: Columns of log.csv, a row per update: its number from 0, loss before it, factor on the rates, and of the run so far, clips that
+#: could not be read, and seconds.
+LOG_FIELDS = ("step", "loss", "rate", "bad_clips", "seconds")
+#: Columns of probes.csv: updates before the probe, task, accuracy.
+PROBE_FIELDS = ("step", "task", "accuracy")
 
 
 class Watch:
-    """Writes ``tensorboard/``, ``pictures/step-N.png`` and ``probes.csv`` below a run; only the first process writes.
+    """Writes ``log.csv``, ``tensorboard/``, ``pictures/step-N.png`` and ``probes.csv`` below a run; the first process only.
 
     Args:
         first: the step that the run begins or goes on at.
@@ -41,16 +45,18 @@ class Watch:
         self.clips = clips[:PICTURED]
         noise = torch.rand(len(self.clips), config.num_tokens, generator=torch.Generator().manual_seed(MASK_SEED))
         self.noise = noise.to(clips.device)
-        # What was seen after ``first`` updates is kept, what came later is seen again.
-        self.board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first + 1) if writes else None
         if writes:
-            _drop_rows(run_dir / "probes.csv", first)
+            # What was seen after ``first`` updates is kept, what came later is seen again.
+            self.log = StepTable(run_dir / "log.csv", LOG_FIELDS, first)
+            self.probes = StepTable(run_dir / "probes.csv", PROBE_FIELDS, first + 1) if tasks else None
+            self.board = Board(run_dir / "tensorboard", first + 1)
 
-    def scalars(self, step: int, **values: float) -> None:
-        """Every value under its name, after ``step`` updates."""
-        if self.board:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
+    def step(self, step: int, loss: float, rate: float, bad_clips: int, seconds: float) -> None:
+        """What there is to say of update ``step``; see LOG_FIELDS."""
+        if self.writes:
+            self.log.write(step, f"{loss:.6f}", f"{rate:.6f}", bad_clips, f"{seconds:.1f}")
+            for name, value in (("loss", loss), ("rate", rate), ("bad_clips", bad_clips)):
+                self.board.scalar(name, value, step + 1)
 
     @torch.no_grad()
     def look(self, step: int, model: nn.Module) -> None:
@@ -65,30 +71,29 @@ class Watch:
             folder.mkdir(exist_ok=True)
             with replacing(folder / f"step-{step:06d}.png") as temporary:
                 _write_png(temporary, picture)
-            self.board.add_image("reconstruction", picture, step, dataformats="HWC")
-            self._probe(step, model)
+            self.board.image("reconstruction", picture, step)
+            if self.tasks:
+                self._probe(step, model)
         model.train()
 
     def _probe(self, step: int, model: nn.Module) -> None:
-        if not self.tasks:
-            return
         with torch.random.fork_rng(devices=[]):
             embedder = Embedder(self.config).to(self.clips.device)
         embedder.encoder.load_state_dict(model.encoder.state_dict())
         for task in self.tasks:
             accuracy = float(np.mean(probe(task, lambda audio: embedder.scene_embeddings(audio).cpu())))
-            self.board.add_scalar(f"probe/{task.name}", accuracy, step)
-            with open(self.run_dir / "probes.csv", "a", newline="") as stream:
-                csv.writer(stream).writerow([step, task.name, f"{accuracy:.4f}"])
+            self.board.scalar(f"probe/{task.name}", accuracy, step)
+            self.probes.write(step, task.name, f"{accuracy:.4f}")
 
     def flush(self) -> None:
         """Have everything on disk, as often as the run's state is."""
-        if self.board:
+        if self.writes:
             self.board.flush()
 
     def close(self) -> None:
-        if self.board:
-            self.board.close()
+        if self.writes:
+            for file in filter(None, (self.log, self.probes, self.board)):
+                file.close()
 
 
 def reconstruction(config: ModelConfig, model: nn.Module, clips: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,11 +138,3 @@ def _write_png(path: Path, picture: np.ndarray) -> None:
     from matplotlib.image import imsave
 
     imsave(path, picture, format="png")
-
-
-def _drop_rows(path: Path, first: int) -> None:
-    """Rows of steps that a run which goes on at ``first`` will come to again."""
-    if path.is_file():
-        rows = [row for row in csv.reader(path.read_text().splitlines()) if row and int(row[0]) <= first]
-        with replacing(path) as temporary, open(temporary, "w", newline="") as stream:
-            csv.writer(stream).writerows(rows)

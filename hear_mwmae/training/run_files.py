@@ -1,0 +1,133 @@
+"""What a run keeps on disk so that nothing is lost: checkpoints, tables by step, TensorBoard's events."""
+
+from __future__ import annotations
+
+import csv
+import pickle
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import image, scalar
+
+from ..files import replacing
+from .recipe import Recipe
+
+CHECKPOINTS = "checkpoints"
+
+
+class Checkpoints:
+    """``RUN/checkpoints/step-N.pt``, each a run's whole state after N updates; the recipe says which are kept.
+
+    Args:
+        identity: what must not change between the parts of a run, by name.
+    """
+
+    def __init__(self, fabric: Fabric, run_dir: Path, identity: dict[str, str], recipe: Recipe) -> None:
+        self.fabric, self.run_dir, self.identity, self.recipe = fabric, run_dir, identity, recipe
+
+    def load(self, state: dict) -> None:
+        """Fill the entries of ``state`` from the newest checkpoint, if there is one.
+
+        Raises ValueError when it is damaged, or belongs to another run.
+        """
+        if path := newest_checkpoint(self.run_dir):
+            check_identity(path, self.identity)
+            self.fabric.load(path, state, weights_only=True)
+
+    def save(self, state: dict) -> None:
+        """Write ``state`` atomically, then remove what need not be kept; every process calls it, the first one writes."""
+        path = self.run_dir / CHECKPOINTS / f"step-{state['step']:08d}.pt"
+        first = self.fabric.is_global_zero
+        if first:
+            path.parent.mkdir(exist_ok=True)
+        with replacing(path) if first else nullcontext(path) as temporary:
+            self.fabric.save(temporary, state | {"identity": self.identity})
+        if first:
+            for old in _checkpoints(self.run_dir)[: -self.recipe.keep_last]:
+                if not self.recipe.keep_every or step_of(old) % self.recipe.keep_every:
+                    old.unlink()
+        self.fabric.barrier()
+
+
+def newest_checkpoint(run_dir: Path) -> Path | None:
+    """The checkpoint that a run goes on from."""
+    return max(_checkpoints(run_dir), default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Updates before a checkpoint."""
+    return int(checkpoint.stem.removeprefix("step-"))
+
+
+def check_identity(path: Path, identity: dict[str, str]) -> None:
+    """ValueError when the checkpoint at ``path`` is damaged, or was saved under another identity: recipe or data."""
+    try:
+        saved = torch.load(path, weights_only=True, mmap=True, map_location="cpu")["identity"]
+    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is no checkpoint of a run, or damaged; remove it to go on from the one before") from error
+    for what, value in identity.items():
+        if saved.get(what) != value:
+            raise ValueError(f"{path} belongs to another {what}:\n  {saved.get(what)}\nthis one is\n  {value}")
+
+
+def _checkpoints(run_dir: Path) -> list[Path]:
+    return sorted((run_dir / CHECKPOINTS).glob("step-????????.pt"))
+
+
+class StepTable:
+    """A CSV whose first column is a step. Rows of ``first`` and later steps, which a resumed run comes to again, are dropped."""
+
+    def __init__(self, path: Path, fields: tuple[str, ...], first: int) -> None:
+        kept = []
+        if path.is_file():
+            with open(path, newline="") as stream:
+                # A last row may be cut short, when the run was killed over it.
+                rows = [row for row in csv.reader(stream) if len(row) == len(fields)][1:]
+            kept = [row for row in rows if int(row[0]) < first]
+        with replacing(path) as temporary, open(temporary, "w", newline="") as stream:
+            csv.writer(stream).writerows([fields, *kept])
+        self.stream = open(path, "a", newline="", buffering=1)  # noqa: SIM115 - open as long as the run
+        self.writer = csv.writer(self.stream)
+
+    def write(self, *values: object) -> None:
+        self.writer.writerow(values)
+
+    def close(self) -> None:
+        self.stream.close()
+
+
+class Board:
+    """TensorBoard's event file, written by whoever calls: a disk that is full is then an OSError.
+
+    tensorboardX's SummaryWriter hands events to a thread through a short queue; once that thread has failed, the queue fills up
+    and the run stands still.
+    """
+
+    def __init__(self, folder: Path, first: int) -> None:
+        folder.mkdir(exist_ok=True)
+        self.writer = EventsWriter(str(folder / "events"))
+        # Has TensorBoard forget what a killed run wrote of steps that come again.
+        self._write(Event(session_log=SessionLog(status=SessionLog.START)), first)
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        self._write(Event(summary=scalar(name, value)), step)
+
+    def image(self, name: str, picture: np.ndarray, step: int) -> None:
+        """``picture`` is (height, width, 3) uint8."""
+        self._write(Event(summary=image(name, picture, dataformats="HWC")), step)
+
+    def _write(self, event: Event, step: int) -> None:
+        event.step, event.wall_time = step, time.time()
+        self.writer.write_event(event)
+
+    def flush(self) -> None:
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()

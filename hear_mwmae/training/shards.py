@@ -1,0 +1,127 @@
+"""A pack, here or on a server: its index in memory, its clips read one by one from where they lie in the shards."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable
+from typing import TypeVar
+
+import fsspec
+import numpy as np
+import soundfile
+
+from .pack import ABOUT, FORMAT, INDEX, SAMPLE_RATE
+
+#: How often a server is asked, and the seconds before it is asked again, doubled every time.
+ATTEMPTS, PATIENCE = 4, 1.0
+T = TypeVar("T")
+
+
+class BadRecord(Exception):
+    """A clip that is not what the index says: damaged, or cut short."""
+
+
+class Pack:
+    """The clips of a pack: ``pack.clips``, a structured array with a row per clip, and :meth:`read`.
+
+    Args:
+        url: the folder that `hear-mwmae pack` made: a path, or a URL of any file system that fsspec knows (https, s3, hf, ...).
+
+    Raises ValueError when there is no pack, or a shard is missing or of another size than it was.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url, self._process = str(url), 0
+        self.about = self._about()
+        self.shards = sorted(name for name in self.about["files"] if name.endswith(".tar"))
+        self.clips = self._index()
+        self._check_shards()
+
+    @property
+    def identity(self) -> str:
+        """Changes with any byte of the pack: the SHA-256 of its index covers every clip's checksum, size and place."""
+        return self.about["files"][INDEX]["sha256"]
+
+    def _connect(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        """The file system and the folder in it. A connection does not outlive a fork: every worker process makes its own."""
+        if self._process != os.getpid():
+            filesystem, root = fsspec.core.url_to_fs(self.url)
+            self._connection, self._process = (filesystem, root.rstrip("/")), os.getpid()
+        return self._connection
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_connection": None, "_process": 0}
+
+    def read(self, number: int) -> np.ndarray:
+        """The samples of clip ``number``, (samples,) int16. Raises BadRecord; ValueError when its shard is gone."""
+        clip = self.clips[number]
+        begin, size = int(clip["offset"]), int(clip["size"])
+        content = self._fetch(self.shards[clip["shard"]], begin, begin + size)
+        if len(content) > size:
+            raise ValueError(f"{self.url}: the server sent {len(content)} bytes where {size} were asked for (no range requests?)")
+        if zlib.crc32(content) != clip["crc32"]:
+            raise BadRecord(f"clip {number}: its bytes are not those that were packed")
+        try:
+            pcm, rate = soundfile.read(io.BytesIO(content), dtype="int16")
+        except soundfile.SoundFileError as error:
+            raise BadRecord(f"clip {number}: {error}") from error
+        if pcm.shape != (clip["samples"],) or rate != SAMPLE_RATE:
+            raise BadRecord(f"clip {number}: {pcm.shape} samples at {rate} Hz, packed were {clip['samples']} at {SAMPLE_RATE}")
+        return pcm
+
+    def _fetch(self, name: str, begin: int | None = None, end: int | None = None) -> bytes:
+        filesystem, root = self._connect()
+        path = f"{root}/{name}"
+        try:
+            return _patiently(lambda: filesystem.cat_file(path, begin, end))
+        except FileNotFoundError as error:
+            raise ValueError(f"{self.url} lacks {name}") from error
+
+    def _about(self) -> dict:
+        try:
+            about = json.loads(self._fetch(ABOUT))
+        except ValueError as error:
+            raise ValueError(f"{self.url} is not a finished pack of audio (no {ABOUT}): see `hear-mwmae pack --help`") from error
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            raise ValueError(f"{self.url}/{ABOUT} is not of format {FORMAT}: pack the audio again")
+        return about
+
+    def _index(self) -> np.ndarray:
+        content = self._fetch(INDEX)
+        if hashlib.sha256(content).hexdigest() != self.identity:
+            raise ValueError(f"{self.url}/{INDEX} is not what was packed")
+        shards = {name: number for number, name in enumerate(self.shards)}
+        numbers = ("offset", "size", "crc32", "samples")
+        rows = csv.DictReader(io.StringIO(content.decode()))
+        table = [(shards[row["shard"]], *(int(row[name]) for name in numbers), row["kind"]) for row in rows]
+        return np.array(table, dtype=[("shard", np.int32), *((name, np.int64) for name in numbers), ("kind", "U32")])
+
+    def _check_shards(self) -> None:
+        """Only where that costs nothing; a server is asked when its turn comes."""
+        filesystem, root = self._connect()
+        if "file" not in np.atleast_1d(filesystem.protocol):
+            return
+        for name in self.shards:
+            path, size = f"{root}/{name}", self.about["files"][name]["size"]
+            if not filesystem.exists(path) or filesystem.size(path) != size:
+                raise ValueError(f"{self.url} lacks {name}, or it is not the {size} bytes that were packed")
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """Ask again when a server or the way to it fails; what is not there is not asked for twice."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return call()
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # every file system has its own
+            if attempt == ATTEMPTS - 1:
+                raise OSError(f"cannot be read after {ATTEMPTS} attempts: {error!r}") from error
+            time.sleep(PATIENCE * 2**attempt)
+    raise AssertionError

@@ -1,0 +1,281 @@
+"""Packs: made from folders, manifests and shards, here and on a server, interrupted, damaged, read again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import webdataset
+from click.testing import CliRunner
+from file_server import FileServer
+from reference import AUDIO
+from tiny_run import write_recipe
+
+from hear_mwmae.audio import read_audio
+from hear_mwmae.cli import main
+from hear_mwmae.training import shards
+from hear_mwmae.training.data import CropBatches, read_batches
+from hear_mwmae.training.loop import pretrain
+from hear_mwmae.training.pack import pack
+from hear_mwmae.training.recipe import Recipe
+from hear_mwmae.training.shards import BadRecord, Pack
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["pack", "--jobs", "1", *map(str, arguments)])
+    return result.exit_code, result.output
+
+
+def test_what_was_16_bit_is_packed_as_it_was(data, audio_folder):
+    pcm, _ = soundfile.read(audio_folder / "long.flac", dtype="int16")
+    pack = Pack(data)
+    assert np.array_equal(np.concatenate([pack.read(number) for number in range(3)]), pcm)
+    assert pack.clips["samples"].tolist()[:3] == [160000, 160000, len(pcm) - 320000]
+    assert pack.clips["kind"].tolist() == ["notes", "notes", "notes", "effects"]
+    assert rows(data / "skipped.csv") == [{"source": str(audio_folder / "silence.flac"), "reason": "silence from second 0 on"}]
+    assert (data / "manifest.csv").read_bytes() == (audio_folder / "manifest.csv").read_bytes()
+
+
+def test_shards_are_webdatasets(data):
+    """Read by the library itself; what the manifest says of a clip travels with it."""
+    samples = list(webdataset.WebDataset(str(data / "shard-000000.tar"), shardshuffle=False))
+    assert [sample["__key__"] for sample in samples][:2] == ["000000-000000-0000", "000000-000000-0001"]
+    about = json.loads(samples[1]["json"])
+    assert (about["path"], about["kind"], about["licence"], about["start"]) == ("long.flac", "notes", "CC0-1.0", 10.0)
+    assert soundfile.info(io.BytesIO(samples[1]["flac"])).frames == 160000
+
+
+def test_opus(audio_folder, tmp_path):
+    assert run(audio_folder / "manifest.csv", tmp_path / "opus", "--codec", "opus")[0] == 0
+    opus, pcm = Pack(tmp_path / "opus"), soundfile.read(audio_folder / "long.flac", dtype="float32")[0][:160000]
+    decoded = opus.read(0) / 32768
+    assert decoded.shape == pcm.shape and 0 < np.sqrt(np.mean((decoded - pcm) ** 2)) < 0.2 * np.sqrt(np.mean(pcm**2))
+
+
+def test_a_folder_of_any_audio(tmp_path):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for name, place in (("glass.mp3", "a.mp3"), ("till.opus", "sub/b.opus")):
+        shutil.copy(AUDIO / name, tmp_path / "in" / place)
+    (tmp_path / "in" / "c.wav").write_bytes(b"RIFF, but no more")
+    code, output = run(tmp_path / "in", tmp_path / "out", "--kind", "noises")
+    assert code == 0 and "2 clips" in output and "1 skipped" in output
+    made = Pack(tmp_path / "out")
+    assert made.clips["kind"].tolist() == ["noises"] * 2
+    assert made.clips["samples"].tolist() == [len(read_audio(AUDIO / name, 16000)) for name in ("glass.mp3", "till.opus")]
+    ((skipped,), path) = rows(tmp_path / "out" / "skipped.csv"), tmp_path / "in" / "c.wav"
+    assert skipped["source"] == str(path) and "not an audio file" in skipped["reason"]
+
+
+def audioset_parquet(path: Path) -> None:
+    """As the Hub has it: `audio` a struct of the file's bytes and path, beside labels."""
+    contents = [(AUDIO / name).read_bytes() for name in ("crow.wav", "piano.flac")] + [b"broken", None]
+    audio = [{"bytes": content, "path": f"{number}.flac"} for number, content in enumerate(contents)]
+    pq.write_table(pa.table({"video_id": list("abcd"), "audio": audio, "labels": [["/m/09x0r"]] * 4}), path)
+
+
+def audioset_tar(path: Path) -> None:
+    with webdataset.TarWriter(str(path), encoder=False) as writer:
+        for number, name in enumerate(("crow.wav", "piano.flac")):
+            labels = json.dumps({"label": [number], "kind": "youtube"}).encode()
+            writer.write({"__key__": f"--clip{number}", name.split(".")[1]: (AUDIO / name).read_bytes(), "json": labels})
+
+
+@pytest.mark.parametrize("shard", [audioset_parquet, audioset_tar])
+def test_shards_on_a_server(tmp_path, shard):
+    suffix = ".tar" if shard is audioset_tar else ".parquet"
+    for number in range(2):
+        shard(tmp_path / f"train-{number}{suffix}")
+    with FileServer(tmp_path) as server:
+        code, output = run(f"{server.url}/train-{{0..1}}{suffix}", tmp_path / "out")
+        assert code == 0, output
+    made = Pack(tmp_path / "out")
+    assert len(made.clips) == 4 and made.clips["shard"].tolist() == [0, 0, 1, 1]
+    assert set(made.clips["kind"]) == ({"youtube"} if shard is audioset_tar else {"audio"})
+    crow = (read_audio(AUDIO / "crow.wav", 16000).numpy() * 32768).round()
+    assert np.array_equal(made.read(0), crow) and np.array_equal(made.read(2), crow)
+    assert len(rows(tmp_path / "out" / "skipped.csv")) == (0 if shard is audioset_tar else 4)
+
+
+def test_a_shard_that_is_cut_short_gives_what_it_has(tmp_path):
+    audioset_tar(tmp_path / "train.tar")
+    content = (tmp_path / "train.tar").read_bytes()
+    with tarfile.open(tmp_path / "train.tar") as archive:
+        last = archive.getmembers()[-1]
+    (tmp_path / "train.tar").write_bytes(content[: last.offset_data - 700])
+    code, output = run(tmp_path / "train.tar", tmp_path / "out")
+    assert code == 0 and "1 clips" in output
+    assert "damaged, what follows is lost" in rows(tmp_path / "out" / "skipped.csv")[-1]["reason"]
+
+
+def alive(group: int) -> bool:
+    """Whether any process of a group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_killed_and_started_again_makes_the_same_pack(audio_folder, tmp_path):
+    for number in range(24):
+        shutil.copy(audio_folder / "long.flac", tmp_path / f"{number:02d}.flac")
+    folders = {"whole": tmp_path / "whole", "parts": tmp_path / "parts"}
+    settings = ["--jobs", "2", "--shard-size", "1"]  # a MiB of files is a shard: three of these
+    command = [sys.executable, "-m", "hear_mwmae.cli", "pack", *(str(tmp_path / f"{n:02d}.flac") for n in range(24))]
+    process = subprocess.Popen([*command, str(folders["parts"]), *settings], stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(list(folders["parts"].glob(".shard-*.skipped.csv"))) < 2:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    while alive(process.pid) and time.monotonic() < deadline:  # its workers notice that it is gone
+        time.sleep(0.02)
+    assert not alive(process.pid)
+    finished = {part: part.stat().st_mtime_ns for part in folders["parts"].glob("shard-*.tar")}
+    with pytest.raises(ValueError, match="is not a finished pack"):
+        Pack(folders["parts"])
+    for folder in folders.values():
+        done = subprocess.run([*command, str(folder), *settings], capture_output=True, text=True)
+        assert done.returncode == 0 and "72 clips" in done.stdout, done.stderr
+    assert sum(part.stat().st_mtime_ns == when for part, when in finished.items()) >= 2  # not made again
+    contents = [{file.name: file.read_bytes() for file in folder.iterdir()} for folder in folders.values()]
+    assert contents[0] == contents[1] and 0 < len(finished) < len(contents[0]) - 3 == 6
+
+
+def test_a_pack_is_of_its_sources(audio_folder, tmp_path):
+    assert run(audio_folder / "manifest.csv", tmp_path / "out")[0] == 0
+    before = (tmp_path / "out" / "pack.json").stat().st_mtime_ns
+    assert run(audio_folder / "manifest.csv", tmp_path / "out")[0] == 0  # there is nothing to do
+    assert (tmp_path / "out" / "pack.json").stat().st_mtime_ns == before
+    for other in ([audio_folder], [audio_folder / "manifest.csv", "--codec", "opus"]):
+        code, output = run(*other[:1], tmp_path / "out", *other[1:])
+        assert code == 1 and "holds a pack of other sources or settings" in output
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        ("file,kind\ncrow.flac,effects\n", "has no column path"),
+        ("", "has no column path"),
+        ("path,kind\n", "lists no audio"),
+        ("path,kind\ngone.flac,effects\n", "nothing could be packed: .*gone.flac.*no such file"),
+        ("path,kind\nmanifest.csv,effects\n", "nothing could be packed: .*not an audio file"),
+    ],
+)
+def test_bad_manifests(tmp_path, manifest, message):
+    (tmp_path / "manifest.csv").write_text(manifest)
+    with pytest.raises(ValueError, match=message):
+        pack([str(tmp_path / "manifest.csv")], tmp_path / "out")
+
+
+@pytest.mark.parametrize("source", ["none.tar", "none-*.tar", "none", "none.csv", "https://127.0.0.1:1/none.tar"])
+def test_sources_that_are_not_there(tmp_path, source):
+    source = source if "://" in source else tmp_path / source
+    code, output = run(source, tmp_path / "out")
+    assert code == 1 and output.startswith("Error: ") and "none" in output and output.count("\n") == 1
+
+
+def test_a_pack_on_a_server(data, tmp_path, monkeypatch):
+    """Only what is wanted of it is asked for; a server that fails for a while is asked again."""
+    monkeypatch.setattr(shards, "PATIENCE", 0.01)
+    recipe = Recipe.read(write_recipe(tmp_path / "recipe.toml"))
+    here = CropBatches(Pack(data), recipe)
+    with FileServer(data) as server:
+        there = CropBatches(Pack(server.url), recipe)
+        server.failures = 2
+        for step, batch in zip(range(3), read_batches(there, 0, 3, workers=0), strict=True):
+            assert np.array_equal(batch.audio, here[step].audio)
+        assert all(wanted for path, wanted in server.asked if path.endswith(".tar"))
+        for batch in read_batches(there, 0, 1, workers=1):  # a worker makes its own connection
+            assert np.array_equal(batch.audio, here[0].audio)
+        server.failures = 100
+        with pytest.raises(ValueError, match="cannot be read after 4 attempts"):
+            next(read_batches(there, 0, 1, workers=0))
+        server.failures, server.ranges = 0, False
+        with pytest.raises(ValueError, match="no range requests"):
+            next(read_batches(there, 0, 1, workers=0))
+    with FileServer(tmp_path) as empty, pytest.raises(ValueError, match="is not a finished pack of audio"):
+        Pack(empty.url)
+
+
+@pytest.fixture
+def damaged(data, tmp_path) -> Path:
+    """A pack whose second clip has another byte in it."""
+    folder = shutil.copytree(data, tmp_path / "damaged")
+    content = bytearray((folder / "shard-000000.tar").read_bytes())
+    content[Pack(data).clips["offset"][1] + 5000] ^= 1
+    (folder / "shard-000000.tar").write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_clip_is_counted_and_passed_over(damaged, tmp_path, workers):
+    pack = Pack(damaged)
+    with pytest.raises(BadRecord, match="not those that were packed"):
+        pack.read(1)
+    recipe = Recipe.read(write_recipe(tmp_path / "recipe.toml"), ["kinds={notes = 1.0}", f"workers={workers}"])
+    batches = CropBatches(pack, recipe)
+    (batch,) = read_batches(batches, 0, 1, workers)
+    picked = batches.draw(0, np.random.default_rng([0, 0]))
+    expected = np.concatenate([pack.read(2 if pick == 1 else pick) for pick in picked])
+    assert batch.bad == np.sum(picked == 1) > 0 and np.array_equal(batch.audio, expected)
+    pretrain(recipe, damaged, tmp_path / "run")
+    log = rows(tmp_path / "run" / "log.csv")
+    counts = [int(row["bad_clips"]) for row in log]
+    assert len(log) == 12 and counts[0] == batch.bad and counts == sorted(counts) and counts[-1] > counts[0]
+
+
+def test_a_pack_that_cannot_be_read_at_all(data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "damaged")
+    size = (folder / "shard-000000.tar").stat().st_size
+    (folder / "shard-000000.tar").write_bytes(bytes(size))
+    recipe = write_recipe(tmp_path / "recipe.toml")
+    result = CliRunner().invoke(main, ["pretrain", str(recipe), str(folder), str(tmp_path / "run"), "--set", "workers=1"])
+    assert result.exit_code == 1 and "100 clips in a row cannot be read" in result.output
+
+
+@pytest.mark.parametrize("loss", ["gone", "short", "index"])
+def test_a_pack_that_is_not_whole(data, tmp_path, loss):
+    folder = shutil.copytree(data, tmp_path / "damaged")
+    shard, index = folder / "shard-000000.tar", folder / "index.csv"
+    if loss == "gone":
+        shard.unlink()
+    elif loss == "short":
+        shard.write_bytes(shard.read_bytes()[:-1])
+    else:
+        index.write_text(index.read_text().replace("notes", "noted"))
+    message = "index.csv is not what was packed" if loss == "index" else "lacks shard-000000.tar"
+    result = CliRunner().invoke(main, ["pretrain", str(write_recipe(tmp_path / "r.toml")), str(folder), str(tmp_path / "run")])
+    assert result.exit_code == 1 and message in result.output and result.output.count("\n") == 1
+
+
+def test_a_shard_that_goes_while_a_run_goes_on(data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "pack")
+    batches = CropBatches(Pack(folder), Recipe.read(write_recipe(tmp_path / "recipe.toml")))
+    (folder / "shard-000000.tar").unlink()
+    with pytest.raises(ValueError, match=r"lacks shard-000000.tar"):
+        next(read_batches(batches, 0, 1, workers=1))
+
+
+def test_an_empty_pack_description(tmp_path):
+    (tmp_path / "pack.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not of format 1"):
+        Pack(tmp_path)
