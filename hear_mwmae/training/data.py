@@ -51,7 +51,8 @@ class CropBatches(Dataset):
         if recipe.data_fraction < 1:
             order = np.random.default_rng(recipe.seed).permutation(self.numbers)
             self.numbers = np.sort(order[: max(1, round(recipe.data_fraction * len(order)))])
-        self.draw = (ByKind if recipe.kinds else ByEpoch)(pack.clips[self.numbers], recipe)
+        clips = pack.clips[self.numbers]
+        self.draw = ByKind(clips, pack.kinds, recipe) if recipe.kinds else ByEpoch(len(clips), recipe)
 
     def __getitem__(self, step: int) -> RawBatch:
         rng = np.random.default_rng([self.seed, step])
@@ -124,13 +125,13 @@ class ByKind:
     drum hit, but not fifty times as much to learn.
     """
 
-    def __init__(self, clips: np.ndarray, recipe: Recipe) -> None:
-        known = set(np.unique(clips["kind"]))
-        if unknown := sorted(set(recipe.kinds) - known):
-            raise ValueError(f"the pack has no clips of kind {unknown}; it has {sorted(map(str, known))}")
+    def __init__(self, clips: np.ndarray, kinds: list[str], recipe: Recipe) -> None:
+        known = [kinds[place] for place in np.unique(clips["kind"])]
+        if unknown := sorted(set(recipe.kinds) - set(known)):
+            raise ValueError(f"the pack has no clips of kind {unknown}; it has {sorted(known)}")
         weights = np.zeros(len(clips))
         for kind, share in recipe.kinds.items():
-            chosen = clips["kind"] == kind
+            chosen = clips["kind"] == kinds.index(kind)
             root = np.sqrt(clips["samples"][chosen])
             weights[chosen] = share * root / root.sum()
         self.cumulative, self.batch_size = np.cumsum(weights) / weights.sum(), recipe.batch_size
@@ -142,8 +143,8 @@ class ByKind:
 class ByEpoch:
     """(step, generator) -> clips of its batch: every clip once per epoch, in an order of its own; a batch may span epochs."""
 
-    def __init__(self, clips: np.ndarray, recipe: Recipe) -> None:
-        self.count, self.seed, self.batch_size = len(clips), recipe.seed, recipe.batch_size
+    def __init__(self, count: int, recipe: Recipe) -> None:
+        self.count, self.seed, self.batch_size = count, recipe.seed, recipe.batch_size
         self.orders: dict[int, np.ndarray] = {}
 
     def __call__(self, step: int, rng: np.random.Generator) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import json
@@ -14,7 +13,9 @@ from typing import TypeVar
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import soundfile
+from pyarrow.csv import ConvertOptions, read_csv
 
 from .pack import ABOUT, FORMAT, INDEX, SAMPLE_RATE
 
@@ -28,7 +29,9 @@ class BadRecord(Exception):
 
 
 class Pack:
-    """The clips of a pack: ``pack.clips``, a structured array with a row per clip, and :meth:`read`.
+    """The clips of a pack: ``clips``, a structured array with a row per clip, and :meth:`read`.
+
+    A clip's ``shard`` and ``kind`` are places in ``shards`` and ``kinds``.
 
     Args:
         url: the folder that `hear-mwmae pack` made: a path, or a URL of any file system that fsspec knows (https, s3, hf, ...).
@@ -39,8 +42,7 @@ class Pack:
     def __init__(self, url: str) -> None:
         self.url, self._process = str(url), 0
         self.about = self._about()
-        self.shards = sorted(name for name in self.about["files"] if name.endswith(".tar"))
-        self.clips = self._index()
+        self.clips, self.shards, self.kinds = self._index()
         self._check_shards()
 
     @property
@@ -92,15 +94,21 @@ class Pack:
             raise ValueError(f"{self.url}/{ABOUT} is not of format {FORMAT}: pack the audio again")
         return about
 
-    def _index(self) -> np.ndarray:
+    def _index(self) -> tuple[np.ndarray, list[str], list[str]]:
         content = self._fetch(INDEX)
         if hashlib.sha256(content).hexdigest() != self.identity:
             raise ValueError(f"{self.url}/{INDEX} is not what was packed")
-        shards = {name: number for number, name in enumerate(self.shards)}
-        numbers = ("offset", "size", "crc32", "samples")
-        rows = csv.DictReader(io.StringIO(content.decode()))
-        table = [(shards[row["shard"]], *(int(row[name]) for name in numbers), row["kind"]) for row in rows]
-        return np.array(table, dtype=[("shard", np.int32), *((name, np.int64) for name in numbers), ("kind", "U32")])
+        text = dict.fromkeys(("shard", "kind"), pa.dictionary(pa.int32(), pa.string()))
+        table = read_csv(io.BytesIO(content), convert_options=ConvertOptions(column_types=text)).combine_chunks()
+        fields = [("shard", np.int32), *((name, np.int64) for name in ("offset", "size", "crc32", "samples")), ("kind", np.int32)]
+        clips = np.empty(len(table), fields)
+        names = {}
+        for field, _ in fields:
+            column = table[field].combine_chunks()
+            if field in text:
+                names[field], column = column.dictionary.to_pylist(), column.indices
+            clips[field] = column.to_numpy()
+        return clips, names["shard"], names["kind"]
 
     def _check_shards(self) -> None:
         """Only where that costs nothing; a server is asked when its turn comes."""
