@@ -18,6 +18,8 @@ from tiny_run import tiny_recipe, write_recipe
 import hear_mwmae
 from hear_mwmae.config import preset
 from hear_mwmae.patches import patchify, random_masking
+from hear_mwmae.training.compare import bootstrap
+from hear_mwmae.training.compare import main as compare_command
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.probe import log_mel_baseline, probe, untrained_baseline
 from hear_mwmae.training.probe import main as probe_command
@@ -82,6 +84,28 @@ def test_probe(task, embedded_model):
     assert np.mean(probe(task, lambda audio: torch.rand(1, 4))) < 0.9
     result = CliRunner().invoke(probe_command, [str(task), "--log-mel"])
     assert result.exit_code == 0 and "100.0" in result.output
+
+
+def test_bootstrap():
+    rng = np.random.default_rng(0)
+    coin, better = ([rng.random(400) < chance for _ in range(5)] for chance in (0.5, 0.7))
+    same = bootstrap([coin], [coin])
+    assert same["b - a"] == (0, 0, 0)
+    score, low, high = same["a"]
+    assert score == pytest.approx(100 * np.mean(coin)) and high - low == pytest.approx(
+        2 * 1.96 * 100 * np.sqrt(0.25 / 2000), rel=0.1
+    )
+    score, low, high = bootstrap([coin, coin], [better])["b - a"]
+    assert 15 < low < score < high < 25
+    one, other = bootstrap([coin], [better]), bootstrap([coin, better], [better])
+    assert other["a"][2] - other["a"][1] > 2 * (one["a"][2] - one["a"][1])  # seeds that differ widen the interval
+
+
+def test_compare(task, data, tmp_path):
+    model = pretrain(tiny_recipe(tmp_path), data, tmp_path / "run")
+    result = CliRunner().invoke(compare_command, [str(task), "-a", str(model), "-b", "", "-b", str(model)])
+    assert result.exit_code == 0, result.output
+    assert [line.split()[1] for line in result.output.splitlines()[-3:]] == ["a", "b", "b"] and "[" in result.output
 
 
 def test_publish_a_finished_run(data, task, tmp_path):

@@ -41,6 +41,11 @@ def probe(task_dir: str | Path, embed: Embed) -> list[float]:
     Args:
         embed: (1, samples) float32 at 16 kHz -> (1, D).
     """
+    return [float(right.mean()) for right in probe_clips(task_dir, embed)]
+
+
+def probe_clips(task_dir: str | Path, embed: Embed) -> list[np.ndarray]:
+    """As :func:`probe`, but for each split which of its clips were classified rightly, (clips,) bool."""
     splits = read_task(task_dir)
     features, labels, folds = [], [], []
     for fold, clips in enumerate(splits):
@@ -49,14 +54,14 @@ def probe(task_dir: str | Path, embed: Embed) -> list[float]:
             labels.append(label)
             folds.append(fold)
     x, y, fold = np.stack(features), np.array(labels), np.array(folds)
-    accuracies = []
+    rightly = []
     for held_out in range(len(splits)):
         train, test = fold != held_out, fold == held_out
         classifier = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_REGULARISATION, max_iter=2000)).fit(
             x[train], y[train]
         )
-        accuracies.append(float(classifier.score(x[test], y[test])))
-    return accuracies
+        rightly.append(classifier.predict(x[test]) == y[test])
+    return rightly
 
 
 def read_task(task_dir: str | Path) -> list[dict[Path, str]]:
