@@ -227,6 +227,7 @@ def pack(sources: tuple[str, ...], out: Path, codec: str, kind: str, shard_size:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="HEAR-format task folder for linear probes on the way; may be given again.",
 )
+@click.option("--resume", is_flag=True, help="Go on with RUN, and refuse to begin it: for scripts that restart what has stopped.")
 @click.option("--dry-run", is_flag=True, help="Only say what the run would take: shapes, parameters, memory, time.")
 def pretrain(
     recipe: str,
@@ -236,6 +237,7 @@ def pretrain(
     accelerator: str,
     look_every: int,
     tasks: tuple[Path, ...],
+    resume: bool,
     dry_run: bool,
 ) -> None:
     """Pretrain a model as RECIPE says, on the audio in DATA, into RUN.
@@ -250,6 +252,7 @@ def pretrain(
         from .training.dry_run import dry_run as estimate
         from .training.loop import pretrain as run_pretraining
         from .training.recipe import Recipe
+        from .training.run_files import newest_checkpoint
     except ModuleNotFoundError as error:
         raise ValueError(f"pretraining needs {error.name}: pip install 'hear-mwmae[train]'") from error
 
@@ -259,6 +262,8 @@ def pretrain(
             _echo_once(f"{what:20} {value}")
     elif data is None or run is None:
         raise click.UsageError("DATA and RUN are needed, unless --dry-run is given")
+    elif resume and not newest_checkpoint(run):
+        raise ValueError(f"{run} has no checkpoint to go on from")
     else:
         _echo_once(f"model: {run_pretraining(settings, data, run, accelerator, look_every, tasks)}")
 

@@ -14,6 +14,7 @@ class FileServer(ThreadingHTTPServer):
     Attributes:
         asked: (path, range) of every request.
         failures: requests that are answered with 503 before one is served.
+        fails: a path whose bodies end, with the connection, after half of them.
         ranges: whether range requests are answered as such.
     """
 
@@ -21,7 +22,7 @@ class FileServer(ThreadingHTTPServer):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.folder, self.failures, self.ranges = folder, 0, True
+        self.folder, self.failures, self.fails, self.ranges = folder, 0, "", True
         self.asked: list[tuple[str, str]] = []
 
     @property
@@ -35,6 +36,9 @@ class FileServer(ThreadingHTTPServer):
     def __exit__(self, *error: object) -> None:
         self.shutdown()
         self.server_close()
+
+    def handle_error(self, *args: object) -> None:
+        """A client that hangs up is nothing to print."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -71,7 +75,10 @@ class _Handler(BaseHTTPRequestHandler):
         if content_range:
             self.send_header("Content-Range", content_range)
         self.end_headers()
-        if body:
+        if body and self.path == self.server.fails:
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+        elif body:
             self.wfile.write(content)
 
     def log_message(self, *args: object) -> None:

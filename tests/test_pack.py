@@ -134,6 +134,19 @@ def alive(group: int) -> bool:
     return True
 
 
+def test_a_server_that_fails_ends_the_pack_with_one_line(tmp_path):
+    for number in range(2):
+        audioset_tar(tmp_path / f"{number}.tar")
+    with FileServer(tmp_path) as server:
+        source = f"{server.url}/{{0..1}}.tar"
+        server.fails = "/1.tar"
+        code, output = run(source, tmp_path / "out")
+        assert code == 1 and output.splitlines()[-1].startswith("Error: ") and "1.tar" in output and "Traceback" not in output
+        server.fails = ""
+        code, output = run(source, tmp_path / "out")  # goes on
+        assert code == 0 and "4 clips" in output
+
+
 def test_killed_and_started_again_makes_the_same_pack(audio_folder, tmp_path):
     for number in range(24):
         shutil.copy(audio_folder / "long.flac", tmp_path / f"{number:02d}.flac")

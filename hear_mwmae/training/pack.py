@@ -212,7 +212,8 @@ def _write(path: Path, text: str) -> None:
 
 
 def _write_rows(path: Path, fields: Sequence[str], rows: list) -> None:
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+    # A file name may hold bytes that are no characters.
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         writer = csv.writer(stream)
         writer.writerow(fields)
         writer.writerows(rows)

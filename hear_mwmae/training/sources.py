@@ -66,7 +66,10 @@ def list_items(sources: Sequence[str], kind: str) -> list[Item]:
 
 
 def read_item(item: Item, sample_rate: int) -> Iterator[Recording]:
-    """The recordings in a file or shard, one after the other; what is damaged comes as a problem, and does not end the rest."""
+    """The recordings in a file or shard, one after the other; what is damaged comes as a problem, and does not end the rest.
+
+    Raises OSError when a disk, a server or the way to it fails: that is no fault of the data.
+    """
     if not item.is_shard:
         yield _decode(item.url, item.url, item.about, sample_rate)
         return
@@ -74,8 +77,12 @@ def read_item(item: Item, sample_rate: int) -> Iterator[Recording]:
     try:
         for name, content, about in entries:
             yield _decode_bytes(name, content, item.about | about, sample_rate)
-    except tarfile.TarError as error:
-        yield Recording(item.url, item.about, None, f"damaged, what follows is lost: {error}")
+    except (tarfile.TarError, ValueError) as error:
+        yield Recording(item.url, item.about, None, f"damaged, what follows is lost: {_reason(error)}")
+    except OSError:
+        raise
+    except Exception as error:  # every file system has its own
+        raise OSError(f"{item.url} cannot be read: {_reason(error)}") from error
 
 
 def _shards(source: str, kind: str) -> list[Item]:
@@ -133,6 +140,11 @@ def _parquet_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
             for row, entry in enumerate(batch.column(0).to_pylist()):
                 name = (entry or {}).get("path") or f"row-{number * PARQUET_ROWS + row}"
                 yield name, (entry or {}).get("bytes") or b"", {}
+
+
+def _reason(error: Exception) -> str:
+    """Without what webdataset appends to the arguments of an error: what it was reading."""
+    return f"{type(error).__name__}: {error.args[0] if error.args else error}"
 
 
 def _children(kind: object) -> Iterable:
