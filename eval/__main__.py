@@ -1,0 +1,167 @@
+"""`python -m eval`, in a checkout: HEAR tasks with the benchmark's own kit, from embeddings to a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from hear_mwmae.cli import Group
+
+from . import scores as scoring
+from .embed import Model, disk_needed, hours_of, is_embedded
+from .embed import embed as embed_task
+from .predict import Job, do_job, list_jobs, run_jobs
+from .tasks import check_task, find_tasks, registry
+
+PROTOCOLS = ("paper", "hear")
+RESULTS = click.argument("results", type=click.Path(file_okay=False, path_type=Path))
+TASKS_DIR = click.argument("tasks_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+TASK = click.option("--task", "names", multiple=True, metavar="FOLDER", help="Only this task; may be given again.")
+PROTOCOL = click.option("--protocol", type=click.Choice(PROTOCOLS), default="paper", show_default=True)
+
+
+class Seeds(click.ParamType):
+    """0-9, or 3, or 0,4,7."""
+
+    name = "seeds"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        try:
+            seeds = []
+            for part in str(value).split(","):
+                first, _, last = part.partition("-")
+                seeds += range(int(first), int(last or first) + 1)
+            return seeds
+        except ValueError:
+            self.fail(f"{value!r} is not like 0-9 or 0,4,7", param, ctx)
+
+
+SEEDS = click.option("--seeds", type=Seeds(), default="0-9", show_default=True)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def main() -> None:
+    """Evaluate any HEAR module on HEAR tasks, with heareval itself.
+
+    \b
+    python -m eval tasks                                           the paper's ten tasks
+    python -m eval check TASKS_DIR                                 what is complete and what is wrong
+    python -m eval embed TASKS_DIR RESULTS/mine --module hear_mwmae
+    python -m eval predict RESULTS/mine --protocol paper --seeds 0-9
+    python -m eval scores RESULTS/mine RESULTS/other
+    """
+
+
+@main.command()
+def tasks() -> None:
+    """List the tasks: the paper's ten, and the frame-level one."""
+    for task in registry().values():
+        length = f"{task.seconds:g} s" if task.seconds else "0.3 to 30 s"
+        click.echo(f"{task.key:6} {task.folder:38} {task.metric:22} {task.splits:17} {task.clips:6,} clips of {length}")
+
+
+@main.command()
+@TASKS_DIR
+@TASK
+def check(tasks_dir: Path, names: tuple[str, ...]) -> None:
+    """Say which task folders are complete, and what is wrong with the others; then the exit code is 1."""
+    bad = False
+    for folder in find_tasks(tasks_dir, names):
+        problems = check_task(folder)
+        bad |= bool(problems)
+        click.echo(f"{folder.name}: {'; '.join(problems) or 'complete'}")
+    sys.exit(bad)
+
+
+@main.command()
+@TASKS_DIR
+@RESULTS
+@click.option("--module", default="hear_mwmae", show_default=True, help="Import name of a HEAR module.")
+@click.option("--model", help="What the module's load_model takes; its default when not given.")
+@click.option("--model-options", default="{}", help="JSON, further arguments of load_model.")
+@click.option("--batch-size", type=click.IntRange(1), help="Clips at a time; the kit's choice by their length when not given.")
+@TASK
+def embed(
+    tasks_dir: Path,
+    results: Path,
+    module: str,
+    model: str | None,
+    model_options: str,
+    batch_size: int | None,
+    names: tuple[str, ...],
+) -> None:
+    """Embed tasks with a model into the folder RESULTS, which is named after the model. What is there is not made again."""
+    try:
+        options = json.loads(model_options)
+    except ValueError as error:
+        raise ValueError(f"--model-options must be JSON: {error}") from error
+    if not isinstance(options, dict):
+        raise ValueError(f"--model-options must be a JSON object, got {model_options}")
+    hear_model = Model(module, model, options)
+    missing = [folder for folder in find_tasks(tasks_dir, names) if not is_embedded(hear_model, folder, results)]
+    for folder in missing:
+        click.echo(f"{folder.name}: {hours_of(folder):.2f} h of audio, {disk_needed(hear_model, folder) >> 20} MiB of disk")
+    for folder in missing:
+        embed_task(hear_model, folder, results, batch_size)
+    click.echo(f"{len(missing)} tasks embedded into {results}")
+
+
+@main.command()
+@RESULTS
+@PROTOCOL
+@SEEDS
+@TASK
+@click.option(
+    "--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help="At a time, as memory allows."
+)
+def predict(results: Path, protocol: str, seeds: list[int], names: tuple[str, ...], jobs: int) -> None:
+    """Train and test predictors on the embeddings in RESULTS: a process and a file per task and seed.
+
+    What is there is not computed again; one that fails stops no other.
+    """
+    missing = list_jobs(results, protocol, seeds, names)
+    failures = run_jobs(missing, jobs)
+    for job, reason in failures:
+        click.echo(f"failed: {job.task_dir.name}, seed {job.seed}: {reason}", err=True)
+    click.echo(f"{len(missing) - len(failures)} of {len(missing)} jobs done")
+    sys.exit(bool(failures))
+
+
+@main.command()
+@RESULTS
+@PROTOCOL
+@SEEDS
+@TASK
+def plan(results: Path, protocol: str, seeds: list[int], names: tuple[str, ...]) -> None:
+    """List the commands of the jobs that `predict` would run, one per line, for the array jobs of a cluster."""
+    for job in list_jobs(results, protocol, seeds, names):
+        click.echo(shlex.join(job.command))
+
+
+@main.command()
+@click.argument("task_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("protocol", type=click.Choice(PROTOCOLS))
+@click.argument("seed", type=int)
+def job(task_dir: Path, protocol: str, seed: int) -> None:
+    """Do one job of `plan`."""
+    do_job(Job(task_dir, protocol, seed))
+
+
+@main.command()
+@click.argument("results", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@PROTOCOL
+def scores(results: tuple[Path, ...], protocol: str) -> None:
+    """Print a Markdown table of the models in RESULTS..., with 95 % intervals over seeds, beside the paper's rows."""
+    models = {path.name: scoring.read_scores(path, protocol) for path in results}
+    if empty := [name for name, found in models.items() if not found]:
+        raise ValueError(f"no results under protocol {protocol} in {', '.join(empty)}")
+    click.echo(scoring.table(models, protocol))
+
+
+if __name__ == "__main__":
+    main()

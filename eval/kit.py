@@ -1,0 +1,92 @@
+"""heareval as it is: what it wants of its surroundings, and its two entries with what its command line leaves fixed.
+
+Nothing of heareval is copied or changed on disk. It takes its seed, its grid and its batch size from names in its modules; these
+are set for the length of a call.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from unittest import mock
+
+# pytorch-lightning 1.8 reads checkpoints that it wrote a moment ago with torch.load as it was before torch 2.6.
+os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+
+import torch
+
+#: Name -> (points of the grid that are tried, what differs from heareval's grid). Scores of different protocols are never mixed.
+PROTOCOLS: dict[str, tuple[int, dict]] = {
+    # The kit's own: 8 points drawn from its grid.
+    "hear": (8, {}),
+    # The paper's authors': one hidden layer of 1024 and a rate of 1e-4 throughout, dropout chosen by validation.
+    "paper": (
+        2,
+        {
+            "hidden_layers": [1],
+            "hidden_dim": [1024],
+            "lr": [1e-4],
+            "dropout": [0.1, 0.25],
+            "initialization": [torch.nn.init.xavier_normal_],
+        },
+    ),
+}
+
+
+def load(module: str, model: str | None, options: dict) -> object:
+    """The kit's ``Embedding``: a HEAR module by its import name, with its model loaded from ``model`` and ``options``."""
+    from heareval.embeddings import task_embeddings as kit
+
+    return kit.Embedding(module, model, options)
+
+
+def embed_task(embedding: object, task: Path, out: Path, batch_size: int | None = None) -> None:
+    """All clips of a task through heareval's ``task_embeddings``, into ``out``.
+
+    Args:
+        embedding: of :func:`load`.
+        batch_size: clips at a time; None for what the kit chooses by their length.
+    """
+    from heareval.embeddings import task_embeddings as kit
+
+    wanted, loader = batch_size, kit.get_dataloader_for_embedding
+
+    def load_batches(data: dict, audio_dir: Path, embedding: object, batch_size: int) -> object:
+        return loader(data, audio_dir, embedding, wanted or batch_size)
+
+    with mock.patch.object(kit, "get_dataloader_for_embedding", load_batches):
+        kit.task_embeddings(embedding, task, out)
+
+
+def predict_task(embeddings: Path, protocol: str, seed: int) -> dict:
+    """Train and test predictors on a task's embeddings by heareval's ``task_predictions``; returns its scores.
+
+    Writes into ``embeddings`` and into the current directory, as the kit does.
+    """
+    from heareval.predictions import task_predictions as kit
+
+    metadata = json.loads((embeddings / "task_metadata.json").read_text())
+    sizes = {json.loads((embeddings / f"{split}.embedding-dimensions.json").read_text())[1] for split in metadata["splits"]}
+    if len(sizes) != 1:
+        raise ValueError(f"{embeddings}: the splits have embeddings of different sizes, {sorted(sizes)}")
+    points, changes = PROTOCOLS[protocol]
+
+    def seed_everything(_: int, workers: bool) -> int:
+        return seed_kit(seed, workers=workers)
+
+    seed_kit = kit.seed_everything
+    # No worker processes: the embeddings are in memory.
+    with mock.patch.multiple(kit, seed_everything=seed_everything, PARAM_GRID=kit.PARAM_GRID | changes, NUM_WORKERS=0):
+        kit.task_predictions(
+            embedding_path=embeddings,
+            embedding_size=sizes.pop(),
+            grid_points=points,
+            gpus=[0] if torch.cuda.is_available() else None,
+            in_memory=True,
+            deterministic=True,
+            grid="default",
+            logger=logging.getLogger(metadata["task_name"]),
+        )
+    return json.loads((embeddings / "test.predicted-scores.json").read_text())

@@ -1,0 +1,105 @@
+"""Results on disk -> mean and interval per task, the paper's overall score s(m), and tables beside published rows."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from .tasks import registry
+
+REFERENCES_CSV = Path(__file__).with_name("references.csv")
+CONFIDENCE = 0.95
+
+#: s(m) = the weighted sum of the ten scores in percent, plus a constant: a linear fit over 32 rows of the paper's appendix, with
+#: a root mean square error of 0.02. Reconstructed, not the paper's own formula.
+S_WEIGHTS = {
+    "BO": 0.21585,
+    "CD": 0.22146,
+    "ESC": 0.11205,
+    "LC": 0.24387,
+    "Mri-S": 0.23927,
+    "Mri-T": 0.15468,
+    "NS": 0.14032,
+    "SC": 0.10615,
+    "F50K": 0.17347,
+    "VL": 0.17423,
+}
+S_CONSTANT = -47.98116
+
+
+@dataclass(frozen=True)
+class Score:
+    """A task's score over seeds, in percent."""
+
+    mean: float
+    half_width: float | None  #: of the 95 % Student-t interval of the mean; None with one seed
+    values: tuple[float, ...]  #: by seed, in the order of the seeds
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f}" + (f"±{self.half_width:.1f}" if self.half_width is not None else "")
+
+
+def primary_score(scores: dict) -> float:
+    """heareval's first score of a task, in percent: the mean over the folds, or that of the test split."""
+    if "aggregated_scores" in scores:
+        return 100 * scores["aggregated_scores"]["test_score_mean"]
+    return 100 * scores["test"]["test_score"]
+
+
+def summarise(values: list[float]) -> Score:
+    """Mean and Student-t interval of one value per seed."""
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return Score(mean, None, tuple(values))
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
+    return Score(mean, float(quantile * np.std(values, ddof=1) / np.sqrt(count)), tuple(values))
+
+
+def read_scores(results: Path, protocol: str) -> dict[str, Score]:
+    """Task folder name -> score, of a model's results under one protocol."""
+    scores = {}
+    for folder in sorted(path for path in results.iterdir() if (path / protocol).is_dir()):
+        files = sorted((folder / protocol).glob("seed-*.json"), key=lambda path: int(path.stem.removeprefix("seed-")))
+        if files:
+            scores[folder.name] = summarise([primary_score(json.loads(file.read_text())["scores"]) for file in files])
+    return scores
+
+
+def overall(scores: dict[str, Score]) -> float | None:
+    """s(m), reconstructed; None unless all ten tasks of the paper are there."""
+    keys = {task.folder: task.key for task in registry().values() if task.in_paper}
+    if not keys.keys() <= scores.keys():
+        return None
+    return S_CONSTANT + sum(S_WEIGHTS[key] * scores[folder].mean for folder, key in keys.items())
+
+
+def references() -> list[dict[str, str]]:
+    """Published rows: name, a cell per task of the paper, s and source."""
+    with open(REFERENCES_CSV, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def table(models: dict[str, dict[str, Score]], protocol: str) -> str:
+    """Markdown: a row per model and, where a task is the paper's, the published rows below. Every row names its protocol."""
+    known = registry()
+    found = {folder for scores in models.values() for folder in scores}
+    folders = [folder for folder in known if folder in found] + sorted(found - known.keys())
+    heads = [known[folder].key if folder in known else folder for folder in folders]
+    whole = any(overall(scores) is not None for scores in models.values())
+    columns = ["model", "protocol", "seeds", *heads, *(["s(m), reconstructed"] if whole else [])]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for name, scores in models.items():
+        seeds = sorted({len(score.values) for score in scores.values()})
+        cells = [name, protocol, "-".join(map(str, seeds)), *(str(scores.get(folder, "")) for folder in folders)]
+        value = overall(scores)
+        lines.append("| " + " | ".join(cells + ([f"{value:.1f}" if value is not None else ""] if whole else [])) + " |")
+    if any(folder in known and known[folder].in_paper for folder in folders):
+        for row in references():
+            cells = [f"{row['name']} ({row['source']})", "paper", "10", *(row.get(head) or "" for head in heads)]
+            lines.append("| " + " | ".join(cells + ([row["s"]] if whole else [])) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,79 @@
+"""The tasks of the paper, and HEAR task folders on disk."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+TASKS_CSV = Path(__file__).with_name("tasks.csv")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the HEAR benchmark, as its site lists it."""
+
+    key: str  #: the paper's short name, such as "Mri-S"
+    folder: str  #: HEAR's own directory name
+    title: str
+    embedding: str  #: "scene" or "event" (timestamps)
+    metric: str  #: heareval's name of the primary score
+    splits: str  #: "5-fold" or "train/valid/test"
+    clips: int
+    seconds: float | None  #: of a clip; None where they differ
+    source: str
+    in_paper: bool  #: one of the ten that s(m) is computed from
+
+
+def registry() -> dict[str, Task]:
+    """The paper's ten tasks in its order, then the frame-level one, by folder."""
+    with open(TASKS_CSV, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    tasks = []
+    for row in rows:
+        row |= {"clips": int(row["clips"]), "in_paper": row["in_paper"] == "yes"}
+        row["seconds"] = float(row["seconds"]) if row["seconds"] else None
+        tasks.append(Task(**row))
+    return {task.folder: task for task in tasks}
+
+
+def find_tasks(tasks_dir: Path, names: tuple[str, ...] = ()) -> list[Path]:
+    """Task folders below ``tasks_dir``: all, or those of these names. Raises ValueError where one is missing or there is none."""
+    if names:
+        folders = [tasks_dir / name for name in names]
+        if missing := [folder.name for folder in folders if not (folder / "task_metadata.json").is_file()]:
+            raise ValueError(f"{tasks_dir} has no task {', '.join(missing)}")
+        return folders
+    folders = sorted(path.parent for path in tasks_dir.glob("*/task_metadata.json"))
+    if not folders:
+        raise ValueError(f"{tasks_dir} holds no HEAR tasks (folders with a task_metadata.json)")
+    return folders
+
+
+def check_task(folder: Path, sample_rate: int = 16000) -> list[str]:
+    """What is wrong with a task folder; nothing when it is complete."""
+    problems = []
+    try:
+        metadata = json.loads((folder / "task_metadata.json").read_text())
+        splits = metadata["splits"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [f"task_metadata.json: {error!r}"]
+    if not (folder / "labelvocabulary.csv").is_file():
+        problems.append("no labelvocabulary.csv")
+    clips = 0
+    for split in splits:
+        try:
+            labels = json.loads((folder / f"{split}.json").read_text())
+        except (OSError, ValueError) as error:
+            problems.append(f"{split}.json: {error!r}")
+            continue
+        clips += len(labels)
+        audio = folder / str(sample_rate) / split
+        there = {path.name for path in audio.iterdir()} if audio.is_dir() else set()
+        if missing := sorted(set(labels) - there):
+            problems.append(f"{sample_rate}/{split}: {len(missing)} of {len(labels)} files missing, such as {missing[0]}")
+    known = registry().get(folder.name)
+    if known and clips != known.clips:
+        problems.append(f"{clips} clips where HEAR lists {known.clips}")
+    return problems

@@ -1,0 +1,191 @@
+"""eval/: real heareval on small tasks of each kind, made from generated sounds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner
+
+from eval import scores as scoring
+from eval.__main__ import main
+from eval.predict import list_jobs
+from eval.scores import overall, read_scores, references, summarise, table
+from eval.tasks import check_task, find_tasks, registry
+
+ROOT = Path(__file__).parent.parent
+
+
+def tone(rng: np.random.Generator, high: bool, seconds: float) -> np.ndarray:
+    hertz = rng.uniform(200, 400) * (8 if high else 1)
+    samples = int(16000 * seconds)
+    return 0.3 * np.sin(2 * np.pi * hertz * np.arange(samples) / 16000) + 0.01 * rng.standard_normal(samples)
+
+
+def make_task(folder: Path, kind: str, seconds: float) -> Path:
+    """Low and high tones: one label per clip over folds, any number of labels, or events in time."""
+    folds = kind == "multiclass"
+    splits = ["fold00", "fold01", "fold02"] if folds else ["train", "valid", "test"]
+    metadata = {
+        "task_name": folder.name,
+        "version": "v1",
+        "embedding_type": "event" if kind == "event" else "scene",
+        "prediction_type": "multiclass" if folds else "multilabel",
+        "split_mode": "presplit_kfold" if folds else "trainvaltest",
+        "sample_duration": seconds,
+        "evaluation": [{"multiclass": "top1_acc", "multilabel": "mAP", "event": "event_onset_200ms_fms"}[kind]],
+        "splits": splits,
+    }
+    folder.mkdir(parents=True)
+    (folder / "task_metadata.json").write_text(json.dumps(metadata))
+    (folder / "labelvocabulary.csv").write_text("idx,label\n0,high\n1,low\n")
+    rng = np.random.default_rng(len(kind))
+    for split in splits:
+        (folder / "16000" / split).mkdir(parents=True)
+        labels = {}
+        for number in range(12):
+            name, high = f"{split}-{number}.wav", bool(number % 2)
+            if kind == "event":
+                audio = np.concatenate([tone(rng, high, seconds / 2), tone(rng, not high, seconds / 2)])
+                middle, end = 500 * seconds, 1000 * seconds
+                names = ("high", "low") if high else ("low", "high")
+                times = ((0.0, middle), (middle, end))
+                labels[name] = [{"label": n, "start": s, "end": e} for n, (s, e) in zip(names, times, strict=True)]
+            elif kind == "multilabel":
+                audio = tone(rng, True, seconds) * (number % 2) + tone(rng, False, seconds) * (number % 3 > 0)
+                labels[name] = ["high"] * (number % 2) + ["low"] * (number % 3 > 0)
+            else:
+                audio, labels[name] = tone(rng, high, seconds), ["high" if high else "low"]
+            soundfile.write(folder / "16000" / split / name, audio, 16000)
+        (folder / f"{split}.json").write_text(json.dumps(labels))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tasks_dir(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tasks")
+    for kind, seconds in (("multiclass", 0.5), ("multilabel", 0.5), ("event", 2.0)):
+        make_task(folder / f"{kind}-v1", kind, seconds)
+    return folder
+
+
+def run(*arguments: object, expect: int = 0) -> str:
+    """In a process of its own: heareval brings tensorflow along, and changes what torch.load does."""
+    command = [sys.executable, "-m", "eval", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == expect, done.stderr[-3000:]
+    return done.stdout + (done.stderr if expect else "")
+
+
+@pytest.fixture(scope="module")
+def embedded(tasks_dir, tmp_path_factory) -> Path:
+    """Results of the log-mel module, embeddings only."""
+    results = tmp_path_factory.mktemp("results") / "log-mel"
+    output = run("embed", tasks_dir, results, "--module", "eval.log_mel")
+    assert "event-v1: 0.02 h of audio" in output and "3 tasks embedded" in output
+    return results
+
+
+def test_embeddings(tasks_dir, embedded):
+    """One vector per clip or time step, and nothing else that takes space; what is there is kept."""
+    for kind in ("multiclass", "multilabel", "event"):
+        folder = embedded / f"{kind}-v1" / "embeddings"
+        assert not [path for path in folder.iterdir() if path.is_dir()]
+    dimensions = [json.loads(path.read_text()) for path in sorted(embedded.glob("*/embeddings/*dimensions.json"))]
+    assert dimensions == [[12 * 41, 160]] * 3 + [[12, 160]] * 6
+    about = embedded / "event-v1" / "embeddings" / "about.json"
+    before = about.stat().st_mtime_ns
+    assert "0 tasks embedded" in run("embed", tasks_dir, embedded, "--module", "eval.log_mel")
+    assert about.stat().st_mtime_ns == before
+    assert "was made with another module" in run("embed", tasks_dir, embedded, "--module", "hear_mwmae", expect=1)
+
+
+def test_a_model_with_options(tasks_dir, tmp_path):
+    options = json.dumps({"timestamps": "official"})
+    run("embed", tasks_dir, tmp_path / "m", "--model-options", options, "--batch-size", "1", "--task", "event-v1")
+    assert json.loads((tmp_path / "m/event-v1/embeddings/train.embedding-dimensions.json").read_text()) == [12 * 51, 960]
+
+
+def test_predictions_of_every_kind(embedded, tmp_path):
+    """A tone's height is easy to tell; a task that fails stops no other, and nothing is computed twice."""
+    results = shutil.copytree(embedded, tmp_path / "log-mel")
+    (results / "broken").mkdir()
+    shutil.copytree(results / "multiclass-v1" / "embeddings", results / "broken" / "embeddings")
+    (results / "broken" / "embeddings" / "fold01.embeddings.npy").unlink()
+    jobs = list_jobs(results, "paper", range(2))
+    assert len(jobs) == 8
+    first = next(job for job in jobs if job.task_dir.name == "multiclass-v1")
+    output = run("predict", results, "--seeds", "0", expect=1)
+    assert "3 of 4 jobs done" in output and "failed: broken, seed 0" in output and "fold01.embeddings.npy" in output
+    content = first.result.read_bytes()
+    run("predict", results, "--seeds", "0,1", "--task", "multiclass-v1")
+    assert first.result.read_bytes() == content
+    found = read_scores(results, "paper")
+    assert set(found) == {"multiclass-v1", "multilabel-v1", "event-v1"} and len(found["multiclass-v1"].values) == 2
+    assert found["multiclass-v1"].mean == 100 and found["multilabel-v1"].mean > 95 and found["event-v1"].mean > 60
+    hparams = json.loads(content)["scores"]["hparams"]
+    assert (hparams["lr"], hparams["hidden_layers"], hparams["hidden_dim"]) == (1e-4, 1, 1024) and "xavier_normal" in str(hparams)
+    assert not list(results.rglob(".job-*")) and not list((results / "multiclass-v1" / "embeddings").glob("*predictions*"))
+    assert "| log-mel | paper | 1-2 |" in run("scores", results)
+
+
+def test_plan_lists_what_is_missing(embedded):
+    lines = run("plan", embedded, "--seeds", "0-2", "--protocol", "hear").splitlines()
+    assert len(lines) == 9 and lines[0].endswith(f"-m eval job {embedded / 'event-v1'} hear 0")
+    assert "has no embeddings of gone" in run("plan", embedded, "--task", "gone", expect=1)
+
+
+def test_check(tasks_dir, tmp_path):
+    folder = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "multiclass-v1")
+    assert check_task(folder) == []
+    (folder / "16000" / "fold01" / "fold01-3.wav").unlink()
+    (folder / "fold02.json").write_text("{")
+    (folder / "labelvocabulary.csv").unlink()
+    result = CliRunner().invoke(main, ["check", str(tmp_path)])
+    assert result.exit_code == 1
+    for problem in ("16000/fold01: 1 of 12 files missing, such as fold01-3.wav", "fold02.json: ", "no labelvocabulary.csv"):
+        assert problem in result.output
+    folder.rename(tmp_path / "esc50-v2.0.0-full")
+    assert "24 clips where HEAR lists 2000" in check_task(tmp_path / "esc50-v2.0.0-full")[-1]
+    with pytest.raises(ValueError, match="holds no HEAR tasks"):
+        find_tasks(tasks_dir / "event-v1")
+
+
+def test_intervals():
+    """Student's: of 90, 92, 94 the deviation is 2, and t of two degrees of freedom 4.303."""
+    score = summarise([90.0, 92.0, 94.0])
+    assert score.mean == 92 and score.half_width == pytest.approx(4.3027 * 2 / np.sqrt(3), rel=1e-4) and str(score) == "92.0±5.0"
+    assert str(summarise([90.0])) == "90.0"
+
+
+def test_overall_score_is_near_the_papers():
+    """The reconstructed weights give back the s(m) of the paper's rows that are kept."""
+    folders = {task.key: task.folder for task in registry().values() if task.in_paper}
+    rows = [row for row in references() if row["s"]]
+    assert len(rows) >= 5 and len(folders) == 10
+    for row in rows:
+        scores = {folder: summarise([float(row[key].split("±")[0])]) for key, folder in folders.items()}
+        assert overall(scores) == pytest.approx(float(row["s"]), abs=0.15)
+        del scores[folders["VL"]]
+        assert overall(scores) is None
+
+
+def test_table_shows_the_papers_rows_beside_ones_own():
+    folders = [task.folder for task in registry().values() if task.in_paper]
+    text = table({"mine": {folder: summarise([50.0, 52.0]) for folder in folders}}, "paper")
+    lines = text.splitlines()
+    assert (
+        "s(m), reconstructed" in lines[0]
+        and lines[2].startswith("| mine | paper | 2 | 51.0±")
+        and len(lines) == 3 + len(references())
+    )
+    assert "MW-MAE-B" in text and "89.2" in text
+    assert "MW-MAE-B" not in table({"mine": {"some-task": summarise([1.0])}}, "paper")
+    assert scoring.primary_score({"test": {"test_score": 0.5}}) == 50
