@@ -12,6 +12,7 @@ import click
 
 from hear_mwmae.cli import Group
 
+from . import fetch as fetching
 from . import scores as scoring
 from .embed import Model, disk_needed, hours_of, is_embedded
 from .embed import embed as embed_task
@@ -50,6 +51,7 @@ def main() -> None:
 
     \b
     python -m eval tasks                                           the paper's ten tasks
+    python -m eval fetch TASKS_DIR                                 download them
     python -m eval check TASKS_DIR                                 what is complete and what is wrong
     python -m eval embed TASKS_DIR RESULTS/mine --module hear_mwmae
     python -m eval predict RESULTS/mine --protocol paper --seeds 0-9
@@ -63,6 +65,23 @@ def tasks() -> None:
     for task in registry().values():
         length = f"{task.seconds:g} s" if task.seconds else "0.3 to 30 s"
         click.echo(f"{task.key:6} {task.folder:38} {task.metric:22} {task.splits:17} {task.clips:6,} clips of {length}")
+
+
+@main.command()
+@click.argument("tasks_dir", type=click.Path(file_okay=False, path_type=Path))
+@TASK
+@click.option("--record", default=fetching.RECORD, show_default=True, help="Zenodo record that lists the files.")
+@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help="Processes that resample.")
+@click.option("--keep", is_flag=True, help="Keep the archives and the 48 kHz audio.")
+def fetch(tasks_dir: Path, names: tuple[str, ...], record: str, jobs: int, keep: bool) -> None:
+    """Download tasks, all of the registry or those given, and resample them to 16 kHz. Interrupted anywhere, it goes on."""
+    known = registry()
+    if unknown := sorted(set(names) - known.keys()):
+        raise ValueError(f"no task {', '.join(unknown)}; there are {', '.join(known)}")
+    archives = fetching.read_record(record)
+    for name in names or known:
+        done = fetching.fetch(known[name], tasks_dir, archives, jobs, keep)
+        click.echo(f"{name}: {'fetched' if done else 'was there already'}")
 
 
 @main.command()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
+import time
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,15 +16,17 @@ class FileServer(ThreadingHTTPServer):
     Attributes:
         asked: (path, range) of every request.
         failures: requests that are answered with 503 before one is served.
-        fails: a path whose bodies end, with the connection, after half of them.
+        cuts: by path, how many bodies still end, with the connection, after half of them.
         ranges: whether range requests are answered as such.
+        silent: requests get no answer for a second.
     """
 
     daemon_threads = True
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.folder, self.failures, self.fails, self.ranges = folder, 0, "", True
+        self.folder, self.failures, self.cuts, self.ranges = folder, 0, Counter(), True
+        self.silent = False
         self.asked: list[tuple[str, str]] = []
 
     @property
@@ -55,7 +59,10 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = self.headers.get("Range", "")
         self.server.asked.append((self.path, wanted))
         file = self.server.folder / self.path.lstrip("/")
-        if self.server.failures:
+        if self.server.silent:
+            time.sleep(1)
+            self.close_connection = True
+        elif self.server.failures:
             self.server.failures -= 1
             self._send(503, b"", body)
         elif not file.is_file():
@@ -75,7 +82,8 @@ class _Handler(BaseHTTPRequestHandler):
         if content_range:
             self.send_header("Content-Range", content_range)
         self.end_headers()
-        if body and self.path == self.server.fails:
+        if body and self.server.cuts[self.path] > 0:
+            self.server.cuts[self.path] -= 1
             self.wfile.write(content[: len(content) // 2])
             self.close_connection = True
         elif body:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import tarfile
 import time
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,12 +23,15 @@ import soundfile
 import webdataset
 from click.testing import CliRunner
 from file_server import FileServer
+from filelock import FileLock
+from fsspec import AbstractFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 from reference import AUDIO
 from tiny_run import write_recipe
 
 from hear_mwmae.audio import read_audio
 from hear_mwmae.cli import main
-from hear_mwmae.training import shards
+from hear_mwmae.training import shards, sources
 from hear_mwmae.training.data import CropBatches, read_batches
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.pack import pack
@@ -68,6 +73,15 @@ def test_opus(audio_folder, tmp_path):
     opus, pcm = Pack(tmp_path / "opus"), soundfile.read(audio_folder / "long.flac", dtype="float32")[0][:160000]
     decoded = opus.read(0) / 32768
     assert decoded.shape == pcm.shape and 0 < np.sqrt(np.mean((decoded - pcm) ** 2)) < 0.2 * np.sqrt(np.mean(pcm**2))
+
+
+def test_loud_opus_does_not_wrap_around(tmp_path):
+    """Opus overshoots full scale; in 16 bits that must be clipped."""
+    square = np.sign(np.sin(2 * np.pi * 220 * np.arange(160000) / 16000))
+    soundfile.write(tmp_path / "loud.flac", square * 0.9999, 16000)
+    assert run(tmp_path / "loud.flac", tmp_path / "opus", "--codec", "opus")[0] == 0
+    decoded = Pack(tmp_path / "opus").read(0) / 32768
+    assert np.mean(np.sign(decoded) != square) < 0.02 and np.abs(decoded - square).max() < 1.3
 
 
 def test_a_folder_of_any_audio(tmp_path):
@@ -139,12 +153,90 @@ def test_a_server_that_fails_ends_the_pack_with_one_line(tmp_path):
         audioset_tar(tmp_path / f"{number}.tar")
     with FileServer(tmp_path) as server:
         source = f"{server.url}/{{0..1}}.tar"
-        server.fails = "/1.tar"
+        server.cuts["/1.tar"] = 100
         code, output = run(source, tmp_path / "out")
         assert code == 1 and output.splitlines()[-1].startswith("Error: ") and "1.tar" in output and "Traceback" not in output
-        server.fails = ""
+        server.cuts.clear()
         code, output = run(source, tmp_path / "out")  # goes on
         assert code == 0 and "4 clips" in output
+
+
+def test_names_with_dots_and_members_without_audio(tmp_path):
+    """Seconds in a name are usual among AudioSet's clips; what holds no audio is listed."""
+    crow = (AUDIO / "crow.wav").read_bytes()
+    with tarfile.open(tmp_path / "train.tar", "w") as archive:
+        contents = {"--0a_30.000_40.000.wav": crow, "--0a_30.000_40.000.json": b'{"kind": "crows"}', "text.txt": b"no audio"}
+        for name, content in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    code, output = run(tmp_path / "train.tar", tmp_path / "out")
+    assert code == 0 and "1 clips" in output
+    assert Pack(tmp_path / "out").kinds == ["crows"]
+    (skipped,) = rows(tmp_path / "out" / "skipped.csv")
+    assert skipped["source"].endswith("train.tar text (txt)") and skipped["reason"] == "holds no audio"
+
+
+@pytest.mark.parametrize("place", ["page", "footer", "all"])
+def test_a_damaged_parquet_shard_does_not_stop_the_others(tmp_path, place):
+    for name in ("a", "b"):
+        audioset_parquet(tmp_path / f"{name}.parquet")
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    start = {"page": 4, "footer": len(content) - 300, "all": 0}[place]
+    content[start : start + 30 if place != "all" else None] = b"\xff" * 30
+    (tmp_path / "a.parquet").write_bytes(content)
+    code, output = run(tmp_path / "a.parquet", tmp_path / "b.parquet", tmp_path / "out")
+    assert code == 0 and "2 clips" in output, output
+    skipped = {row["source"]: row["reason"] for row in rows(tmp_path / "out" / "skipped.csv")}
+    assert "damaged, what follows is lost" in skipped[str(tmp_path / "a.parquet")]
+
+
+def test_samples_that_are_not_finite(tmp_path):
+    audio = np.full(16000, 0.1, np.float32)
+    audio[5] = np.nan
+    soundfile.write(tmp_path / "nan.wav", audio, 16000, subtype="FLOAT")
+    code, output = run(tmp_path / "nan.wav", tmp_path / "out")
+    assert code == 1 and "nan.wav holds samples that are not finite" in output
+    soundfile.write(tmp_path / "nan.wav", np.nan_to_num(audio), 16000, subtype="FLOAT")
+    assert run(tmp_path / "nan.wav", tmp_path / "out")[0] == 0  # nothing was left behind
+
+
+def test_one_at_a_time(audio_folder, tmp_path):
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"):
+        code, output = run(audio_folder / "manifest.csv", tmp_path / "out")
+    assert code == 1 and "another process is packing into" in output
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "no JSON"])
+def test_folders_of_others(audio_folder, tmp_path, content):
+    (tmp_path / "notes.txt").write_text("mine")
+    code, output = run(audio_folder / "manifest.csv", tmp_path)
+    assert code == 1 and "is not empty (it holds notes.txt)" in output
+    (tmp_path / "pack.json").write_text(content)
+    code, output = run(audio_folder / "manifest.csv", tmp_path)
+    assert code == 1 and "holds a pack of other sources" in output
+    with pytest.raises(ValueError, match=r"pack.json is damaged, or not of format 1"):
+        Pack(tmp_path)
+    code, output = run(audio_folder / "manifest.csv", "https://host/pack")
+    assert code == 1 and "is made in a local folder" in output
+
+
+def test_changed_sources_are_packed_anew(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.full(16000, 0.1), 16000)
+    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(16000)) * 0.1, 16000)
+    assert run(tmp_path / "a.wav", tmp_path / "out")[0] == 0
+    soundfile.write(tmp_path / "a.wav", np.cos(np.arange(16000)) * 0.1, 16000)
+    code, output = run(tmp_path / "a.wav", tmp_path / "out")
+    assert code == 1 and "other sources" in output
+
+
+def test_kinds_of_a_manifest(audio_folder, tmp_path):
+    """An empty kind is none; a spreadsheet's mark at the beginning does no harm."""
+    shutil.copy(audio_folder / "crow.flac", tmp_path)
+    (tmp_path / "m.csv").write_text("\ufeffpath,kind\ncrow.flac,\ncrow.flac,birds\n")
+    assert run(tmp_path / "m.csv", tmp_path / "out", "--kind", "noises")[0] == 0
+    assert Pack(tmp_path / "out").kinds == ["noises", "birds"]
 
 
 def test_killed_and_started_again_makes_the_same_pack(audio_folder, tmp_path):
@@ -169,7 +261,7 @@ def test_killed_and_started_again_makes_the_same_pack(audio_folder, tmp_path):
         done = subprocess.run([*command, str(folder), *settings], capture_output=True, text=True)
         assert done.returncode == 0 and "72 clips" in done.stdout, done.stderr
     assert sum(part.stat().st_mtime_ns == when for part, when in finished.items()) >= 2  # not made again
-    contents = [{file.name: file.read_bytes() for file in folder.iterdir()} for folder in folders.values()]
+    contents = [{file.name: file.read_bytes() for file in folder.glob("[!.]*")} for folder in folders.values()]
     assert contents[0] == contents[1] and 0 < len(finished) < len(contents[0]) - 3 == 6
 
 
@@ -191,6 +283,8 @@ def test_a_pack_is_of_its_sources(audio_folder, tmp_path):
         ("path,kind\n", "lists no audio"),
         ("path,kind\ngone.flac,effects\n", "nothing could be packed: .*gone.flac.*no such file"),
         ("path,kind\nmanifest.csv,effects\n", "nothing could be packed: .*not an audio file"),
+        ("kind,path\neffects\n", "row 2 names no path"),
+        ('path,kind\n"' + "x" * 200_000, "is no CSV"),
     ],
 )
 def test_bad_manifests(tmp_path, manifest, message):
@@ -199,7 +293,18 @@ def test_bad_manifests(tmp_path, manifest, message):
         pack([str(tmp_path / "manifest.csv")], tmp_path / "out")
 
 
-@pytest.mark.parametrize("source", ["none.tar", "none-*.tar", "none", "none.csv", "https://127.0.0.1:1/none.tar"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "none.tar",
+        "none-*.tar",
+        "none",
+        "none.csv",
+        "https://127.0.0.1:1/none.tar",
+        "https://127.0.0.1:1/none.csv",
+        "some://none.tar",
+    ],
+)
 def test_sources_that_are_not_there(tmp_path, source):
     source = source if "://" in source else tmp_path / source
     code, output = run(source, tmp_path / "out")
@@ -222,11 +327,53 @@ def test_a_pack_on_a_server(data, tmp_path, monkeypatch):
         server.failures = 100
         with pytest.raises(ValueError, match="cannot be read after 4 attempts"):
             next(read_batches(there, 0, 1, workers=0))
-        server.failures, server.ranges = 0, False
+        server.failures, server.silent = 0, True
+        monkeypatch.setattr(sources, "SILENT_SECONDS", 0.2)
+        began = time.monotonic()
+        with pytest.raises(OSError, match="cannot be read after 4 attempts"):
+            Pack(server.url)
+        assert time.monotonic() - began < 30
+        server.silent, server.ranges = False, False
         with pytest.raises(ValueError, match="no range requests"):
             next(read_batches(there, 0, 1, workers=0))
     with FileServer(tmp_path) as empty, pytest.raises(ValueError, match="is not a finished pack of audio"):
         Pack(empty.url)
+
+
+def test_a_file_system_without_ranges_of_its_own_reads_no_more_than_a_clip(data, tmp_path):
+    """As the Hub's: reading by way of an open file, it would fetch megabytes ahead."""
+    read = []
+
+    class Slow(MemoryFileSystem):
+        protocol = "slow"
+        cat_file = AbstractFileSystem.cat_file
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return "/" + path.removeprefix("slow://").strip("/")
+
+        def _open(self, path: str, mode: str = "rb", cache_type: str = "readahead", **kwargs: object) -> object:
+            read.append((path.rpartition("/")[2], cache_type))
+            return super()._open(path, mode, **kwargs)
+
+    fsspec.register_implementation("slow", Slow, clobber=True)
+    for file in data.glob("[!.]*"):
+        Slow().pipe_file(f"/pack/{file.name}", file.read_bytes())
+    read.clear()
+    pack = Pack("slow://pack")
+    assert np.array_equal(pack.read(1), Pack(data).read(1))
+    assert read[-1] == ("shard-000000.tar", "none")
+
+
+def test_a_worker_that_is_killed(data, tmp_path):
+    batches = CropBatches(Pack(data), Recipe.read(write_recipe(tmp_path / "recipe.toml")))
+    ahead = read_batches(batches, 0, 1000, workers=1)
+    next(ahead)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    with pytest.raises(OSError, match="process that reads audio has ended"):
+        for _ in ahead:
+            pass
 
 
 @pytest.fixture
@@ -242,7 +389,7 @@ def damaged(data, tmp_path) -> Path:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_clip_is_counted_and_passed_over(damaged, tmp_path, workers):
     pack = Pack(damaged)
-    with pytest.raises(BadRecord, match="not those that were packed"):
+    with pytest.raises(BadRecord, match="its bytes are not those that were packed"):
         pack.read(1)
     recipe = Recipe.read(write_recipe(tmp_path / "recipe.toml"), ["kinds={notes = 1.0}", f"workers={workers}"])
     batches = CropBatches(pack, recipe)
@@ -290,5 +437,5 @@ def test_a_shard_that_goes_while_a_run_goes_on(data, tmp_path):
 
 def test_an_empty_pack_description(tmp_path):
     (tmp_path / "pack.json").write_text("{}")
-    with pytest.raises(ValueError, match="is not of format 1"):
+    with pytest.raises(ValueError, match="not of format 1"):
         Pack(tmp_path)

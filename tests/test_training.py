@@ -244,6 +244,8 @@ def test_a_finished_run_may_go_on_with_a_restart(data, tmp_path):
     for settings in (recipe, twice):
         pretrain(settings, data, tmp_path / "parts")
     pretrain(twice, data, tmp_path / "whole")
+    with pytest.raises(ValueError, match="belongs to another recipe"):  # where it has been begun anew is history
+        pretrain(dataclasses.replace(twice, restarts=[], steps=36), data, tmp_path / "whole")
     whole, parts = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
@@ -297,18 +299,18 @@ def test_a_full_disk_does_not_stall_the_events(tmp_path):
     """But is an error, at the latest when they are flushed."""
 
     def write_until_full() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
         board = Board(tmp_path / "tensorboard", 0)
         for step in range(10_000):
             board.scalar("loss", 1.0, step)
         board.flush()
 
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with pytest.raises(OSError, match="File too large"):
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         try:
             write_until_full()
         finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limits[1], limits[1]))
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_resume_does_not_begin_a_run(data, tmp_path):

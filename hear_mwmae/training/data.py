@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -27,8 +28,14 @@ class RawBatch:
     audio: Tensor  #: (sum of lengths,) int16, clip after clip: one tensor travels from a worker faster than many
     lengths: list[int]  #: samples of each clip
     starts: list[int]  #: first frame of each clip's crop
-    bad: int = 0  #: clips that could not be read, and in whose place stands the next one that could
+    bad: int = 0  #: clips that could not be read, and in whose place stands the next one of their kind
     problem: str = ""  #: why there is no batch
+
+    def checked(self) -> RawBatch:
+        """Itself, or ValueError with the problem."""
+        if self.problem:
+            raise ValueError(self.problem)
+        return self
 
     def pin_memory(self) -> RawBatch:
         return RawBatch(self.audio.pin_memory(), self.lengths, self.starts, self.bad, self.problem)
@@ -49,18 +56,22 @@ class CropBatches(Dataset):
         self.crop_frames, self.hop_length = config.input_frames, config.frontend.hop_length
         self.numbers = np.arange(len(pack.clips))
         if recipe.data_fraction < 1:
-            order = np.random.default_rng(recipe.seed).permutation(self.numbers)
+            order = np.random.default_rng([recipe.seed, 0, 2]).permutation(self.numbers)  # no generator of a step or an epoch
             self.numbers = np.sort(order[: max(1, round(recipe.data_fraction * len(order)))])
         clips = pack.clips[self.numbers]
         self.draw = ByKind(clips, pack.kinds, recipe) if recipe.kinds else ByEpoch(len(clips), recipe)
 
     def __getitem__(self, step: int) -> RawBatch:
+        return self.read(step)
+
+    def read(self, step: int, most: int | None = None) -> RawBatch:
+        """``batches[step]``, or no more than its first ``most`` clips."""
         rng = np.random.default_rng([self.seed, step])
         picks = self.numbers[self.draw(step, rng)]
         frames = self.pack.clips["samples"][picks] // self.hop_length + 1
         # Drawn for the whole batch, so that the share of a process does not depend on how many there are.
         starts = [int(rng.integers(0, max(int(count) - self.crop_frames, 0) + 1)) for count in frames]
-        mine = slice(self.rank, None, self.world)
+        mine = slice(self.rank, most and self.rank + most * self.world, self.world)
         try:
             clips = [self._read(int(pick)) for pick in picks[mine]]
         except (ValueError, OSError) as error:
@@ -70,10 +81,17 @@ class CropBatches(Dataset):
         return RawBatch(audio, [len(pcm) for pcm, _ in clips], starts[mine], sum(bad for _, bad in clips))
 
     def _read(self, number: int) -> tuple[np.ndarray, int]:
-        """A clip, or the next one of the pack that can be read, and how many could not."""
-        for bad in range(MOST_BAD):
+        """A clip, or the next one of its kind that can be read, and how many could not."""
+        try:
+            return self.pack.read(number), 0
+        except BadRecord as error:
+            last = error
+        kinds = self.pack.clips["kind"]
+        others = self.numbers[kinds[self.numbers] == kinds[number]]
+        place = int(np.searchsorted(others, number))
+        for bad in range(1, MOST_BAD):
             try:
-                return self.pack.read((number + bad) % len(self.pack.clips)), bad
+                return self.pack.read(int(others[(place + bad) % len(others)])), bad
             except BadRecord as error:
                 last = error
         raise ValueError(f"{self.pack.url}: {MOST_BAD} clips in a row cannot be read; the last one: {last}")
@@ -82,7 +100,7 @@ class CropBatches(Dataset):
 def read_batches(batches: CropBatches, first: int, last: int, workers: int, pin_memory: bool = False) -> Iterator[RawBatch]:
     """The batches of steps first..last-1 in their order, read ahead by ``workers`` processes; 0 reads them as they are asked for.
 
-    Raises ValueError when a batch cannot be read.
+    Raises ValueError when a batch cannot be read, OSError when a worker is killed.
     """
     loader = DataLoader(
         batches,
@@ -93,10 +111,13 @@ def read_batches(batches: CropBatches, first: int, last: int, workers: int, pin_
         pin_memory=pin_memory,
         generator=torch.Generator(),  # or it would draw from torch's own, for workers that draw nothing
     )
-    for batch in loader:
-        if batch.problem:
-            raise ValueError(batch.problem)
-        yield batch
+    ahead = iter(loader)
+    for _ in range(first, last):
+        try:
+            batch = next(ahead)
+        except RuntimeError as error:
+            raise OSError(f"a process that reads audio has ended (out of memory?): {str(error).splitlines()[0]}") from error
+        yield batch.checked()
 
 
 def log_mel_crops(frontend: LogMelFrontend, batch: RawBatch, crop_frames: int) -> Tensor:
@@ -134,7 +155,8 @@ class ByKind:
             chosen = clips["kind"] == kinds.index(kind)
             root = np.sqrt(clips["samples"][chosen])
             weights[chosen] = share * root / root.sum()
-        self.cumulative, self.batch_size = np.cumsum(weights) / weights.sum(), recipe.batch_size
+        cumulative = np.cumsum(weights)
+        self.cumulative, self.batch_size = cumulative / cumulative[-1], recipe.batch_size  # ends at 1, whatever the rounding
 
     def __call__(self, step: int, rng: np.random.Generator) -> np.ndarray:
         return np.searchsorted(self.cumulative, rng.random(self.batch_size), side="right")
@@ -145,15 +167,14 @@ class ByEpoch:
 
     def __init__(self, count: int, recipe: Recipe) -> None:
         self.count, self.seed, self.batch_size = count, recipe.seed, recipe.batch_size
-        self.orders: dict[int, np.ndarray] = {}
 
     def __call__(self, step: int, rng: np.random.Generator) -> np.ndarray:
-        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        epochs = places // self.count
-        orders = {}
-        for epoch in sorted(set(epochs.tolist())):
-            # A word of its own in the seed: not the generator of any step.
-            made = self.orders.get(epoch)
-            orders[epoch] = np.random.default_rng([self.seed, epoch, 1]).permutation(self.count) if made is None else made
-        self.orders = orders  # the next batch is of the same epoch, mostly
-        return np.array([orders[epoch][place] for epoch, place in zip(epochs.tolist(), places % self.count, strict=True)])
+        epochs, places = np.divmod(np.arange(step * self.batch_size, (step + 1) * self.batch_size), self.count)
+        orders = {epoch: _epoch_order(self.seed, epoch, self.count) for epoch in set(epochs.tolist())}
+        return np.array([orders[epoch][place] for epoch, place in zip(epochs.tolist(), places, strict=True)])
+
+
+@lru_cache(maxsize=2)  # a batch is of one epoch, mostly, as are those after it
+def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    # A word of its own in the seed: not the generator of any step.
+    return np.random.default_rng([seed, epoch, 1]).permutation(count)

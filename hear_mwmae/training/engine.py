@@ -20,7 +20,7 @@ from ..encoder import Block
 from .recipe import Recipe
 
 #: Parameters of glibc's mallopt, see its manual page.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 FABRIC_PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 
@@ -67,8 +67,8 @@ def keep_freed_memory() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            libc.mallopt(parameter, 2**31 - 1)
+        libc.mallopt(M_MMAP_MAX, 0)  # no block by itself, which would be given back when it is freed
+        libc.mallopt(M_TRIM_THRESHOLD, -1)  # nor what is free at the end of the heap
 
 
 def check_shares(recipe: Recipe, world: int) -> None:

@@ -62,11 +62,10 @@ def pretrain(
     optimisers = [fabric.setup_optimizers(optimiser) for optimiser in make_optimisers(model, recipe)]
     state = {"model": model, **{f"optimiser{number}": optimiser for number, optimiser in enumerate(optimisers)}}
     state |= {"step": 0, "seconds": 0.0, "bad_clips": 0}
-    checkpoints = Checkpoints(fabric, run_dir, run_identity(recipe, pack), recipe)
+    checkpoints = Checkpoints(fabric, run_dir, recipe, pack)
     checkpoints.load(state)
     frontend = fabric.to_device(LogMelFrontend(config.frontend))
-    pictured = next(read_batches(batches, 0, 1, workers=0))
-    clips = log_mel_crops(frontend, pictured, config.input_frames)[:PICTURED]
+    clips = log_mel_crops(frontend, batches.read(0, PICTURED).checked(), config.input_frames) if look_every else None
     with closing(Watch(run_dir, config, state["step"], look_every, clips, tasks, fabric.is_global_zero)) as watch:
         _loop(fabric, recipe, model, optimisers, frontend, batches, state, checkpoints, watch)
     if fabric.is_global_zero:
@@ -152,11 +151,6 @@ def train_step(
         optimiser.step()
         optimiser.zero_grad()
     return total
-
-
-def run_identity(recipe: Recipe, pack: Pack) -> dict[str, str]:
-    """What must not change between the parts of a run."""
-    return {"recipe": recipe.fingerprint(), "data": pack.identity}
 
 
 def mask_noise(recipe: Recipe, num_tokens: int, step: int) -> Tensor:

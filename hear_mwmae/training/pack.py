@@ -2,7 +2,7 @@
 
 A pack is a folder:
 
-    shard-000000.tar, ...   per clip N-PPPP.flac (or .opus) and N-PPPP.json: kind, source and what else was known of it
+    shard-000000.tar, ...   per clip KEY.flac (or .opus) and KEY.json: kind, path and what else was known of it, start in seconds
     index.csv               a row per clip: where its audio lies in which shard, its samples, its kind
     skipped.csv             what could not be packed, and why
     manifest.csv            the manifest it was made from, if it was one
@@ -18,13 +18,17 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from itertools import islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -32,6 +36,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 from webdataset.writer import TarWriter
 
@@ -49,14 +54,14 @@ CLIP_SECONDS = 10.0
 MIN_REST_SECONDS = 1.0
 #: Version of the layout above.
 FORMAT = 1
-INDEX, SKIPPED, ABOUT, MANIFEST = "index.csv", "skipped.csv", "pack.json", "manifest.csv"
+INDEX, SKIPPED, ABOUT, MANIFEST, LOCK = "index.csv", "skipped.csv", "pack.json", "manifest.csv", ".lock"
 INDEX_FIELDS = ("shard", "offset", "size", "crc32", "samples", "kind", "key")
 SKIPPED_FIELDS = ("source", "reason")
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What is in a pack."""
+    """What is in a pack: counts, and hours of audio."""
 
     clips: int
     hours: float
@@ -72,29 +77,47 @@ def pack(
     A shard holds ``shard_bytes`` of source files, or one source shard. Raises ValueError when nothing can be packed, and when
     ``out`` holds a pack of something else.
     """
-    items = list_items(sources, kind)
-    units = _units(items, shard_bytes)
-    plan = hashlib.sha256(json.dumps([FORMAT, codec, [[asdict(item) for item in unit] for unit in units]]).encode()).hexdigest()
-    about = {"format": FORMAT, "sources": list(sources), "codec": codec, "sample_rate": SAMPLE_RATE, "plan": plan}
+    if re.match(r"\w{2,}:/", str(out)):  # as a path, a URL has one slash
+        raise ValueError(f"a pack is made in a local folder, and copied from there; got {out}")
+    units = _units(list_items(sources, kind), shard_bytes)
+    about = {"format": FORMAT, "sources": list(sources), "codec": codec, "sample_rate": SAMPLE_RATE, "plan": _plan(units, codec)}
     out.mkdir(parents=True, exist_ok=True)
     unfinished = out / f".{ABOUT}"
+    try:
+        with FileLock(out / LOCK, timeout=0):
+            _check_folder(out, unfinished, about["plan"])
+            if not (out / ABOUT).is_file():
+                _write(unfinished, json.dumps(about))
+                _pack_units(units, out, codec, jobs)
+                _finish(out, about, sources, len(units))
+            for leftover in (unfinished, *out.glob(".shard-*")):
+                leftover.unlink(missing_ok=True)
+    except Timeout as error:
+        raise ValueError(f"another process is packing into {out}") from error
+    return Packed(**json.loads((out / ABOUT).read_text())["packed"])
+
+
+def _plan(units: list[list[Item]], codec: str) -> str:
+    """Hash of what is to be packed how: local files by path, size and time, others by URL and size."""
+    plan = hashlib.sha256(json.dumps([FORMAT, codec, CLIP_SECONDS]).encode())
+    for unit in units:
+        plan.update(json.dumps([asdict(item) for item in unit]).encode())
+    return plan.hexdigest()
+
+
+def _check_folder(out: Path, unfinished: Path, plan: str) -> None:
+    """ValueError when ``out`` holds anything but the pack of this plan, finished or not."""
     for file in (out / ABOUT, unfinished):
-        if file.is_file() and json.loads(file.read_text())["plan"] != plan:
-            raise ValueError(f"{out} holds a pack of other sources or settings; give another folder, or remove it")
-    if not (out / ABOUT).is_file():
-        _write(unfinished, json.dumps(about))
-        _pack_units(units, out, codec, jobs)
-        _finish(out, about, sources, len(units))
-    for leftover in (unfinished, *out.glob(".shard-*")):
-        leftover.unlink(missing_ok=True)
-    return describe(out)
-
-
-def describe(out: Path) -> Packed:
-    """Count a finished pack."""
-    rows = _rows(out / INDEX)
-    hours = sum(int(row["samples"]) for row in rows) / SAMPLE_RATE / 3600
-    return Packed(len(rows), hours, len({row["shard"] for row in rows}), len(_rows(out / SKIPPED)))
+        if file.is_file():
+            try:
+                same = json.loads(file.read_text())["plan"] == plan
+            except (ValueError, KeyError, TypeError):
+                same = False
+            if not same:
+                raise ValueError(f"{out} holds a pack of other sources or settings; give another folder, or remove it")
+            return
+    if foreign := sorted(path.name for path in out.iterdir() if path.name != LOCK):
+        raise ValueError(f"{out} is not empty (it holds {foreign[0]}): a pack needs a folder of its own")
 
 
 def _units(items: list[Item], shard_bytes: int) -> list[list[Item]]:
@@ -125,6 +148,8 @@ def _pack_units(units: list[list[Item]], out: Path, codec: str, jobs: int) -> No
                 for future in as_completed(futures):
                     future.result()
                     bar.update()
+            except BrokenProcessPool as error:
+                raise OSError("a process of the pack has ended (out of memory?); the same command goes on") from error
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -164,12 +189,16 @@ def pack_shard(unit: list[Item], out: Path, number: int, codec: str) -> None:
 
 def _clips(recording: Recording) -> Iterator[tuple[int, np.ndarray]]:
     """(first sample, 16-bit samples) of every clip of a recording."""
-    # By 2^15, the inverse of how 16-bit audio is read: what was 16-bit is packed as it was.
-    pcm = (recording.waveform.numpy() * 32768).round().clip(-32768, 32767).astype(np.int16)
+    pcm = to_pcm(recording.waveform.numpy())
     size, rest = int(CLIP_SECONDS * SAMPLE_RATE), int(MIN_REST_SECONDS * SAMPLE_RATE)
     for start in range(0, len(pcm), size):
         if start == 0 or len(pcm) - start >= rest:
             yield start, pcm[start : start + size]
+
+
+def to_pcm(audio: np.ndarray) -> np.ndarray:
+    """Float samples -> int16, by 2^15, the inverse of how 16-bit audio is read: what was 16-bit stays as it was."""
+    return (audio * 32768).round().clip(-32768, 32767).astype(np.int16)
 
 
 def _encode(pcm: np.ndarray, codec: str) -> bytes:
@@ -189,15 +218,30 @@ def _members(path: Path) -> Iterator[tuple[str, int, int, int]]:
 
 def _finish(out: Path, about: dict, sources: Sequence[str], shards: int) -> None:
     """Join the parts, and say that the pack is whole."""
+    counted, kept = Counter(), [f"shard-{number:06d}.tar" for number in range(shards)]
+
+    def rows(file: str) -> Iterator[list[str]]:
+        for number in range(shards):
+            for row in _rows(_part(out, number, file)):
+                counted[file] += 1
+                counted["samples"] += int(row.get("samples", 0))
+                yield list(row.values())
+
     for file, fields in ((INDEX, INDEX_FIELDS), (SKIPPED, SKIPPED_FIELDS)):
-        _write_rows(out / file, fields, [list(row.values()) for n in range(shards) for row in _rows(_part(out, n, file))])
-    if not _rows(out / INDEX):
-        reasons = "; ".join(" ".join(row.values()) for row in _rows(out / SKIPPED)[:3])
+        _write_rows(out / file, fields, rows(file))
+    if not counted[INDEX]:
+        reasons = "; ".join(" ".join(row.values()) for row in islice(_rows(out / SKIPPED), 3))
+        for path in out.iterdir():
+            if path.name != LOCK:
+                path.unlink()
         raise ValueError(f"nothing could be packed: {reasons}")
     manifests = [Path(source) for source in sources if source.endswith(".csv")]
     if len(manifests) == 1:
         shutil.copyfile(manifests[0], out / MANIFEST)
-    files = sorted(path for path in out.iterdir() if not path.name.startswith(".") and path.name != ABOUT)
+        kept.append(MANIFEST)
+    packed = Packed(counted[INDEX], counted["samples"] / SAMPLE_RATE / 3600, shards, counted[SKIPPED])
+    files = [out / name for name in (*kept, INDEX, SKIPPED)]
+    about |= {"packed": asdict(packed)}
     about |= {"files": {path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in files}}
     _write(out / ABOUT, json.dumps(about, indent=1) + "\n")
 
@@ -211,7 +255,7 @@ def _write(path: Path, text: str) -> None:
         temporary.write_text(text)
 
 
-def _write_rows(path: Path, fields: Sequence[str], rows: list) -> None:
+def _write_rows(path: Path, fields: Sequence[str], rows: Iterable[Sequence]) -> None:
     # A file name may hold bytes that are no characters.
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         writer = csv.writer(stream)
@@ -219,6 +263,6 @@ def _write_rows(path: Path, fields: Sequence[str], rows: list) -> None:
         writer.writerows(rows)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _rows(path: Path) -> Iterator[dict[str, str]]:
     with open(path, newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+        yield from csv.DictReader(stream)

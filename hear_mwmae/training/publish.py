@@ -24,7 +24,6 @@ from ..checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_embedder, read_model, s
 from ..cli import Command
 from ..files import replacing
 from ..hub import CARD_NAME, LOSS_NAME, sha256_of
-from .loop import run_identity
 from .pack import MANIFEST
 from .probe import Embed, log_mel_baseline, probe, untrained_baseline
 from .recipe import Recipe
@@ -131,7 +130,7 @@ def main(
     settings, name = Recipe.read(recipe, changes), " ".join((Path(recipe).stem, *changes))
     if not (checkpoint := newest_checkpoint(run)):
         raise ValueError(f"{run} is no run: it has no checkpoints")
-    check_identity(checkpoint, run_identity(settings, Pack(data)))
+    check_identity(checkpoint, settings, Pack(data))
     rows = read_log(run)
     training = describe_training(settings, name, rows, hardware)
     config, state = read_model(run / "model")

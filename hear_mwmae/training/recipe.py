@@ -101,9 +101,10 @@ class Recipe:
         scale = self.batch_size / BASE_BATCH_SIZE
         return self.base_learning_rate * scale, self.base_muon_learning_rate * scale
 
-    def fingerprint(self) -> str:
-        """What must not change between the parts of a run; where it ends, how often it saves and what it runs on, may."""
-        free = {"steps": 1 << 40, "decay_steps": 1, "restarts": [], "strategy": "ddp", "accumulate": 1}
+    def fingerprint(self, step: int) -> str:
+        """What must not change in a run that has come to ``step``: where it ends, how often it saves, what it runs on, may."""
+        free = {"steps": 1 << 40, "decay_steps": 1, "strategy": "ddp", "accumulate": 1}
+        free |= {"restarts": [restart for restart in self.restarts if restart < step]}
         free |= {"checkpoint_every": 1, "keep_last": 1, "keep_every": 0, "workers": 0}
         free |= {"activation_checkpointing": False, "compile": False}
         return repr(dataclasses.replace(self, **free))

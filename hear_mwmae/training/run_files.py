@@ -17,27 +17,28 @@ from tensorboardX.summary import image, scalar
 
 from ..files import replacing
 from .recipe import Recipe
+from .shards import Pack
 
 CHECKPOINTS = "checkpoints"
 
 
 class Checkpoints:
-    """``RUN/checkpoints/step-N.pt``, each a run's whole state after N updates; the recipe says which are kept.
+    """``RUN/checkpoints/step-N.pt``, each a run's whole state after N updates; the recipe says which are kept."""
 
-    Args:
-        identity: what must not change between the parts of a run, by name.
-    """
-
-    def __init__(self, fabric: Fabric, run_dir: Path, identity: dict[str, str], recipe: Recipe) -> None:
-        self.fabric, self.run_dir, self.identity, self.recipe = fabric, run_dir, identity, recipe
+    def __init__(self, fabric: Fabric, run_dir: Path, recipe: Recipe, pack: Pack) -> None:
+        self.fabric, self.run_dir, self.recipe, self.pack = fabric, run_dir, recipe, pack
 
     def load(self, state: dict) -> None:
         """Fill the entries of ``state`` from the newest checkpoint, if there is one.
 
-        Raises ValueError when it is damaged, or belongs to another run.
+        Raises ValueError when it is damaged, belongs to another run, or is not what the first process sees.
         """
-        if path := newest_checkpoint(self.run_dir):
-            check_identity(path, self.identity)
+        path = newest_checkpoint(self.run_dir)
+        name = path.name if path else ""
+        if self.fabric.broadcast(name) != name:
+            raise ValueError(f"{self.run_dir} is not the same for all processes: it must be on storage that they share")
+        if path:
+            check_identity(path, self.recipe, self.pack)
             self.fabric.load(path, state, weights_only=True)
 
     def save(self, state: dict) -> None:
@@ -47,7 +48,7 @@ class Checkpoints:
         if first:
             path.parent.mkdir(exist_ok=True)
         with replacing(path) if first else nullcontext(path) as temporary:
-            self.fabric.save(temporary, state | {"identity": self.identity})
+            self.fabric.save(temporary, state | {"identity": run_identity(self.recipe, self.pack, state["step"])})
         if first:
             for old in _checkpoints(self.run_dir)[: -self.recipe.keep_last]:
                 if not self.recipe.keep_every or step_of(old) % self.recipe.keep_every:
@@ -65,10 +66,16 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.stem.removeprefix("step-"))
 
 
-def check_identity(path: Path, identity: dict[str, str]) -> None:
-    """ValueError when the checkpoint at ``path`` is damaged, or was saved under another identity: recipe or data."""
+def run_identity(recipe: Recipe, pack: Pack, step: int) -> dict[str, str]:
+    """What must not change any more in a run that has come to ``step``."""
+    return {"recipe": recipe.fingerprint(step), "data": pack.identity}
+
+
+def check_identity(path: Path, recipe: Recipe, pack: Pack) -> None:
+    """ValueError when the checkpoint at ``path`` is damaged, or belongs to a run of another recipe or other data."""
     try:
-        saved = torch.load(path, weights_only=True, mmap=True, map_location="cpu")["identity"]
+        state = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+        saved, identity = state["identity"], run_identity(recipe, pack, state["step"])
     except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is no checkpoint of a run, or damaged; remove it to go on from the one before") from error
     for what, value in identity.items():

@@ -17,7 +17,8 @@ import pyarrow as pa
 import soundfile
 from pyarrow.csv import ConvertOptions, read_csv
 
-from .pack import ABOUT, FORMAT, INDEX, SAMPLE_RATE
+from .pack import ABOUT, FORMAT, INDEX, SAMPLE_RATE, to_pcm
+from .sources import connection_options
 
 #: How often a server is asked, and the seconds before it is asked again, doubled every time.
 ATTEMPTS, PATIENCE = 4, 1.0
@@ -47,13 +48,16 @@ class Pack:
 
     @property
     def identity(self) -> str:
-        """Changes with any byte of the pack: the SHA-256 of its index covers every clip's checksum, size and place."""
+        """Changes with any sample of the pack: the SHA-256 of its index covers every clip's checksum, kind, size and place."""
         return self.about["files"][INDEX]["sha256"]
 
     def _connect(self) -> tuple[fsspec.AbstractFileSystem, str]:
         """The file system and the folder in it. A connection does not outlive a fork: every worker process makes its own."""
         if self._process != os.getpid():
-            filesystem, root = fsspec.core.url_to_fs(self.url)
+            try:
+                filesystem, root = fsspec.core.url_to_fs(self.url, **connection_options(self.url))
+            except (ValueError, ImportError) as error:
+                raise ValueError(f"{self.url} cannot be opened: {error}") from error
             self._connection, self._process = (filesystem, root.rstrip("/")), os.getpid()
         return self._connection
 
@@ -62,45 +66,60 @@ class Pack:
 
     def read(self, number: int) -> np.ndarray:
         """The samples of clip ``number``, (samples,) int16. Raises BadRecord; ValueError when its shard is gone."""
-        clip = self.clips[number]
+        try:
+            return self._read(self.clips[number])
+        except BadRecord:
+            return self._read(self.clips[number])  # once more: it may have been damaged on its way here
+
+    def _read(self, clip: np.void) -> np.ndarray:
         begin, size = int(clip["offset"]), int(clip["size"])
         content = self._fetch(self.shards[clip["shard"]], begin, begin + size)
         if len(content) > size:
             raise ValueError(f"{self.url}: the server sent {len(content)} bytes where {size} were asked for (no range requests?)")
         if zlib.crc32(content) != clip["crc32"]:
-            raise BadRecord(f"clip {number}: its bytes are not those that were packed")
+            raise BadRecord("its bytes are not those that were packed")
         try:
-            pcm, rate = soundfile.read(io.BytesIO(content), dtype="int16")
+            # As float: Opus goes beyond full scale, where libsndfile's 16-bit samples wrap around.
+            audio, rate = soundfile.read(io.BytesIO(content), dtype="float32")
         except soundfile.SoundFileError as error:
-            raise BadRecord(f"clip {number}: {error}") from error
+            raise BadRecord(str(error)) from error
+        pcm = to_pcm(audio)
         if pcm.shape != (clip["samples"],) or rate != SAMPLE_RATE:
-            raise BadRecord(f"clip {number}: {pcm.shape} samples at {rate} Hz, packed were {clip['samples']} at {SAMPLE_RATE}")
+            raise BadRecord(f"{pcm.shape} samples at {rate} Hz, packed were {clip['samples']} at {SAMPLE_RATE}")
         return pcm
 
     def _fetch(self, name: str, begin: int | None = None, end: int | None = None) -> bytes:
         filesystem, root = self._connect()
         path = f"{root}/{name}"
+        # Those that read by way of an open file (the Hub's is one) would fetch megabytes ahead.
+        unbuffered = {} if filesystem.async_impl else {"cache_type": "none"}
         try:
-            return _patiently(lambda: filesystem.cat_file(path, begin, end))
+            return _patiently(lambda: filesystem.cat_file(path, begin, end, **unbuffered))
         except FileNotFoundError as error:
             raise ValueError(f"{self.url} lacks {name}") from error
 
     def _about(self) -> dict:
+        self._connect()
         try:
-            about = json.loads(self._fetch(ABOUT))
+            content = self._fetch(ABOUT)
         except ValueError as error:
             raise ValueError(f"{self.url} is not a finished pack of audio (no {ABOUT}): see `hear-mwmae pack --help`") from error
-        if not isinstance(about, dict) or about.get("format") != FORMAT:
-            raise ValueError(f"{self.url}/{ABOUT} is not of format {FORMAT}: pack the audio again")
-        return about
+        try:
+            about = json.loads(content)
+            if about["format"] == FORMAT and all({"size", "sha256"} <= file.keys() for file in about["files"].values()):
+                return about
+        except (ValueError, KeyError, TypeError, AttributeError):
+            pass
+        raise ValueError(f"{self.url}/{ABOUT} is damaged, or not of format {FORMAT}: pack the audio again")
 
     def _index(self) -> tuple[np.ndarray, list[str], list[str]]:
         content = self._fetch(INDEX)
         if hashlib.sha256(content).hexdigest() != self.identity:
             raise ValueError(f"{self.url}/{INDEX} is not what was packed")
         text = dict.fromkeys(("shard", "kind"), pa.dictionary(pa.int32(), pa.string()))
-        table = read_csv(io.BytesIO(content), convert_options=ConvertOptions(column_types=text)).combine_chunks()
         fields = [("shard", np.int32), *((name, np.int64) for name in ("offset", "size", "crc32", "samples")), ("kind", np.int32)]
+        wanted = ConvertOptions(column_types=text, include_columns=[name for name, _ in fields])
+        table = read_csv(io.BytesIO(content), convert_options=wanted).combine_chunks()
         clips = np.empty(len(table), fields)
         names = {}
         for field, _ in fields:
@@ -116,7 +135,7 @@ class Pack:
         if "file" not in np.atleast_1d(filesystem.protocol):
             return
         for name in self.shards:
-            path, size = f"{root}/{name}", self.about["files"][name]["size"]
+            path, size = f"{root}/{name}", self.about["files"].get(name, {}).get("size")
             if not filesystem.exists(path) or filesystem.size(path) != size:
                 raise ValueError(f"{self.url} lacks {name}, or it is not the {size} bytes that were packed")
 

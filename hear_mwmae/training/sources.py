@@ -1,16 +1,20 @@
-"""Where audio comes from before it is packed: folders, manifests, WebDataset and Parquet shards, here or on a server."""
+"""Where audio comes from before it is packed: folders and manifests, WebDataset and Parquet shards here or on a server."""
 
 from __future__ import annotations
 
 import csv
 import json
+import os
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from braceexpand import braceexpand
 from webdataset.tariterators import group_by_keys, tar_file_expander
@@ -18,10 +22,10 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from ..audio import AUDIO_SUFFIXES, find_audio, read_audio
 
 SHARD_SUFFIXES = (".tar", ".parquet")
-#: Columns that a manifest has to have.
-MANIFEST_COLUMNS = ("path", "kind")
 #: Rows of a Parquet file that are held at a time.
 PARQUET_ROWS = 16
+#: Seconds that a server may take to answer, and be silent.
+CONNECT_SECONDS, SILENT_SECONDS = 10, 30
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Item:
 
     url: str
     size: int  #: bytes, as far as they are known
+    modified: int  #: nanoseconds, of local files; 0 elsewhere
     about: dict  #: what its clips are labelled with; "kind" is always there
 
     @property
@@ -50,18 +55,20 @@ class Recording:
 def list_items(sources: Sequence[str], kind: str) -> list[Item]:
     """What lies behind ``sources``, in a fixed order; ``kind`` labels clips of sources that say nothing of it.
 
-    A source is a folder, a manifest (.csv), an audio file, or shards (.tar, .parquet): a path or URL of any file system that
-    fsspec knows (https, s3, gs, hf, ...), with * where it can list, and {000..123}. Raises ValueError where nothing is found.
+    A source is a folder, an audio file or a manifest (.csv) on a local disk, or shards (.tar, .parquet): a path or URL of any
+    file system that fsspec knows (https, s3, gs, hf, ...), with * where it can list, and {000..123}. Raises ValueError where
+    nothing is found, OSError where a server fails.
     """
     items: list[Item] = []
     for source in sources:
         if source.endswith(SHARD_SUFFIXES):
             items += _shards(source, kind)
+        elif "://" in source:
+            raise ValueError(f"{source}: from servers, only shards are read ({', '.join(SHARD_SUFFIXES)})")
         elif source.endswith(".csv"):
             items += _manifest(Path(source), kind)
         else:
-            files = find_audio([source])
-            items += [Item(str(file), file.stat().st_size, {"path": str(file), "kind": kind}) for file in files]
+            items += [_local(file, {"path": str(file), "kind": kind}) for file in find_audio([source])]
     return items
 
 
@@ -71,86 +78,105 @@ def read_item(item: Item, sample_rate: int) -> Iterator[Recording]:
     Raises OSError when a disk, a server or the way to it fails: that is no fault of the data.
     """
     if not item.is_shard:
-        yield _decode(item.url, item.url, item.about, sample_rate)
+        yield _decode_file(item, sample_rate)
         return
     entries = _tar_entries(item.url) if item.url.endswith(".tar") else _parquet_entries(item.url)
     try:
-        for name, content, about in entries:
-            yield _decode_bytes(name, content, item.about | about, sample_rate)
-    except (tarfile.TarError, ValueError) as error:
-        yield Recording(item.url, item.about, None, f"damaged, what follows is lost: {_reason(error)}")
-    except OSError:
-        raise
-    except Exception as error:  # every file system has its own
-        raise OSError(f"{item.url} cannot be read: {_reason(error)}") from error
+        for name, content, labels in entries:
+            # Where it came from is found again by the shard and the name in it.
+            about = item.about | {k: v for k, v in labels.items() if v is not None} | {"shard": item.url}
+            yield _decode_bytes(name, content, about, sample_rate) if content else _nothing(item, name, "holds no audio")
+    except Exception as error:
+        if not _is_damage(error):
+            raise OSError(f"{item.url} cannot be read: {_reason(error)}") from error
+        yield _nothing(item, "", f"damaged, what follows is lost: {_reason(error)}")
+
+
+def connection_options(url: str) -> dict:
+    """What fsspec is told of a server: that it must not be waited for without end."""
+    if not url.startswith(("http://", "https://")):
+        return {}
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS)
+    return {"client_kwargs": {"timeout": timeout}}
+
+
+def _local(file: Path, about: dict) -> Item:
+    found = file.stat() if file.is_file() else None  # that it is missing is found, and listed, when it is read
+    return Item(str(file.resolve()), found.st_size if found else 0, found.st_mtime_ns if found else 0, about)
 
 
 def _shards(source: str, kind: str) -> list[Item]:
     items = []
     for pattern in braceexpand(source):
-        filesystem, path = fsspec.core.url_to_fs(pattern)
-        paths = sorted(filesystem.glob(path)) if "*" in pattern else [path]
-        if not paths or not filesystem.exists(paths[0]):
+        try:
+            filesystem, path = fsspec.core.url_to_fs(pattern, **connection_options(pattern))
+            paths = sorted(filesystem.glob(path)) if "*" in pattern else [path]
+            for found in paths:
+                size = filesystem.info(found).get("size") or 0
+                if "file" in filesystem.protocol:
+                    items.append(_local(Path(found), {"kind": kind}))
+                else:
+                    items.append(Item(filesystem.unstrip_protocol(found), size, 0, {"kind": kind}))
+        except (FileNotFoundError, ValueError, ImportError) as error:
+            reason = "" if isinstance(error, FileNotFoundError) else f" ({error})"
+            raise ValueError(f"no such shard: {pattern}{reason}") from error
+        except Exception as error:  # every file system has its own
+            raise OSError(f"{pattern} cannot be listed: {_reason(error)}") from error
+        if not paths:
             raise ValueError(f"no such shard: {pattern}")
-        for found in paths:
-            url = filesystem.unstrip_protocol(found)
-            items.append(Item(url, filesystem.size(found) or 0, {"kind": kind}))
     return items
 
 
 def _manifest(path: Path, kind: str) -> list[Item]:
-    """Rows of a CSV: path (relative to it), and whatever else, which goes with the clips; kind may be one for all."""
+    """Rows of a CSV: path (relative to it), and whatever else, which goes with the clips; a kind of its own, or ``kind``."""
     try:
-        with open(path, newline="", encoding="utf-8") as stream:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             rows, columns = list(reader), reader.fieldnames or []
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is no CSV in UTF-8: {error}") from error
     if "path" not in columns:
         raise ValueError(f"{path} has no column path; its first line names {columns}")
     if not rows:
         raise ValueError(f"{path} lists no audio")
-    items = []
-    for row in rows:
-        file = path.parent / row["path"]
-        size = file.stat().st_size if file.is_file() else 0  # that it is missing is found, and listed, when it is read
-        items.append(Item(str(file), size, {"kind": kind} | {k: v for k, v in row.items() if k and v is not None}))
-    return items
+    if short := [number for number, row in enumerate(rows, 2) if not row["path"]]:
+        raise ValueError(f"{path}: row {short[0]} names no path")
+    return [_local(path.parent / row["path"], {"kind": kind} | {k: v for k, v in row.items() if k and v}) for row in rows]
 
 
 def _tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
-    """(name, content, labels) of a WebDataset shard: members of one key are one entry, .json among them its labels."""
-    with fsspec.open(url, "rb") as stream:
+    """(name, content, labels) of a WebDataset shard: members of one key are one entry, .json among them its labels.
+
+    WebDataset ends a key at the first dot. Names of clips may hold more of them (seconds, mostly), so only what follows the last
+    one is taken for a type.
+    """
+    with fsspec.open(url, "rb", **connection_options(url)) as stream:
         for sample in group_by_keys(tar_file_expander([{"url": url, "stream": stream}])):
-            audio = next((end for end in sample if f".{end}" in AUDIO_SUFFIXES), None)
-            if audio:
-                yield f"{sample['__key__']}.{audio}", sample[audio], _labels(sample.get("json"))
+            ends = [end for end in sample if not end.startswith("__")]
+            audio = [end for end in ends if f".{end.rpartition('.')[2]}" in AUDIO_SUFFIXES]
+            for end in audio:
+                stem = end.rpartition(".")[0]
+                yield f"{sample['__key__']}.{end}", sample[end], _labels(sample.get(f"{stem}.json" if stem else "json"))
+            if not audio:
+                yield f"{sample['__key__']} ({', '.join(ends)})", b"", {}
 
 
 def _parquet_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
     """(name, content, labels) of a Parquet file as the Hub's `datasets` writes it: audio is a struct of bytes and path."""
-    import pyarrow.parquet as pq
-
-    with fsspec.open(url, "rb") as stream:
+    with fsspec.open(url, "rb", **connection_options(url)) as stream:
         file = pq.ParquetFile(stream)
-        audio = [field.name for field in file.schema_arrow if "bytes" in [child.name for child in _children(field.type)]]
+        audio = [
+            field.name
+            for field in file.schema_arrow
+            if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
+        ]
         if not audio:
-            raise ValueError(f"{url} has no column of audio (a struct with bytes); it has {file.schema_arrow.names}")
-        for number, batch in enumerate(file.iter_batches(PARQUET_ROWS, columns=audio[:1])):
-            for row, entry in enumerate(batch.column(0).to_pylist()):
-                name = (entry or {}).get("path") or f"row-{number * PARQUET_ROWS + row}"
-                yield name, (entry or {}).get("bytes") or b"", {}
-
-
-def _reason(error: Exception) -> str:
-    """Without what webdataset appends to the arguments of an error: what it was reading."""
-    return f"{type(error).__name__}: {error.args[0] if error.args else error}"
-
-
-def _children(kind: object) -> Iterable:
-    import pyarrow as pa
-
-    return [kind.field(number) for number in range(kind.num_fields)] if pa.types.is_struct(kind) else []
+            raise ValueError(f"no column of audio (a struct with bytes), but {', '.join(file.schema_arrow.names)}")
+        for number, batch in enumerate(file.iter_batches(PARQUET_ROWS)):
+            for place, row in enumerate(batch.to_pylist()):
+                entry = row[audio[0]] or {}
+                labels = {name: value for name, value in row.items() if isinstance(value, (str, int, float, list))}
+                yield entry.get("path") or f"row {number * PARQUET_ROWS + place}", entry.get("bytes") or b"", labels
 
 
 def _labels(content: bytes | None) -> dict:
@@ -161,16 +187,46 @@ def _labels(content: bytes | None) -> dict:
     return labels if isinstance(labels, dict) else {}
 
 
+def _is_damage(error: Exception) -> bool:
+    """Whether an error in reading a shard speaks of what is in it, and not of the disk or the server that it lies on.
+
+    pyarrow says both by OSError, the former without a number.
+    """
+    if isinstance(error, OSError):
+        return error.errno is None and not isinstance(error, (TimeoutError, ConnectionError)) and type(error) is OSError
+    return isinstance(error, (tarfile.TarError, ValueError))
+
+
+def _reason(error: Exception) -> str:
+    """Without what webdataset appends to the arguments of an error: what it was reading."""
+    return f"{type(error).__name__}: {error.args[0] if error.args else error}"
+
+
+def _nothing(item: Item, name: str, problem: str) -> Recording:
+    return Recording(f"{item.url} {name}".strip(), item.about, None, problem)
+
+
+def _decode_file(item: Item, sample_rate: int) -> Recording:
+    try:
+        os.close(os.open(item.url, os.O_RDONLY))  # or what the disk fails to give would count as damaged
+    except (FileNotFoundError, NotADirectoryError):
+        return _nothing(item, "", "no such file")
+    return _decode(item.url, item.url, item.about, sample_rate)
+
+
 def _decode_bytes(name: str, content: bytes, about: dict, sample_rate: int) -> Recording:
-    with tempfile.NamedTemporaryFile(suffix=Path(name).suffix) as file:
+    suffix = Path(name).suffix.lower()
+    with tempfile.NamedTemporaryFile(suffix=suffix if suffix in AUDIO_SUFFIXES else "") as file:
         file.write(content)
         file.flush()
-        return _decode(name, file.name, about, sample_rate)
+        return _decode(f"{about['shard']} {name}", file.name, {"path": name} | about, sample_rate)
 
 
 def _decode(name: str, path: str, about: dict, sample_rate: int) -> Recording:
-    about = {"path": name} | about
     try:
-        return Recording(name, about, read_audio(path, sample_rate))
+        waveform = read_audio(path, sample_rate)
     except ValueError as error:
-        return Recording(name, about, None, str(error).replace(path, name))
+        return Recording(name, about, None, str(error).removeprefix(f"{path}: "))
+    if not waveform.isfinite().all():
+        return Recording(name, about, None, "holds samples that are not finite")
+    return Recording(name, about, waveform)

@@ -34,17 +34,25 @@ class Watch:
     Args:
         first: the step that the run begins or goes on at.
         every: steps between pictures and probes; 0 for none.
-        clips: (B, input_frames, n_mels) spectrograms for the pictures.
+        clips: (B, input_frames, n_mels) spectrograms for the pictures; None where there are to be none.
         tasks: HEAR-format task folders to probe.
     """
 
     def __init__(
-        self, run_dir: Path, config: ModelConfig, first: int, every: int, clips: Tensor, tasks: tuple[Path, ...], writes: bool
+        self,
+        run_dir: Path,
+        config: ModelConfig,
+        first: int,
+        every: int,
+        clips: Tensor | None,
+        tasks: tuple[Path, ...],
+        writes: bool,
     ) -> None:
         self.run_dir, self.config, self.every, self.tasks, self.writes = run_dir, config, every, tasks, writes
-        self.clips = clips[:PICTURED]
-        noise = torch.rand(len(self.clips), config.num_tokens, generator=torch.Generator().manual_seed(MASK_SEED))
-        self.noise = noise.to(clips.device)
+        self.clips = clips
+        if every:
+            noise = torch.rand(len(clips), config.num_tokens, generator=torch.Generator().manual_seed(MASK_SEED))
+            self.noise = noise.to(clips.device)
         if writes:
             # What was seen after ``first`` updates is kept, what came later is seen again.
             self.log = StepTable(run_dir / "log.csv", LOG_FIELDS, first)

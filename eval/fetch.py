@@ -1,0 +1,182 @@
+"""HEAR's tasks from their public record: downloaded, checked, unpacked, resampled. What is interrupted goes on where it was.
+
+A task appears in the tasks folder when it is complete; until then it is in ``.fetch/`` there:
+
+    KEY.part           an archive that is coming in
+    KEY                one that has come in, its MD5 checked
+    FOLDER/            what was in it; 16000/ fills up beside 48000/
+    FOLDER/.unpacked   says that all of it is there
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tarfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path, PurePosixPath
+
+import requests
+import soundfile
+import torch
+from tqdm import tqdm
+
+from hear_mwmae.audio import read_audio
+from hear_mwmae.files import replacing
+
+from .tasks import Task, check_task
+
+#: "HEAR: Holistic Evaluation of Audio Representations (tasks)", doi 10.5281/zenodo.5885750: all tasks, at 48 kHz only.
+RECORD = "https://zenodo.org/api/records/5885750"
+SOURCE_RATE, SAMPLE_RATE = 48000, 16000
+#: Attempts at an archive that bring nothing more, before it is given up.
+ATTEMPTS = 3
+#: Seconds that a server may be silent.
+TIMEOUT = 60
+#: Files that a process resamples at a time.
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file of the record."""
+
+    key: str
+    url: str
+    size: int
+    md5: str
+
+
+def read_record(url: str = RECORD) -> list[Archive]:
+    """The files of a Zenodo record. Raises ValueError where that cannot be had."""
+    try:
+        response = requests.get(url, timeout=TIMEOUT)
+        response.raise_for_status()
+        files = response.json()["files"]
+        return [Archive(f["key"], f["links"]["self"], f["size"], f["checksum"].removeprefix("md5:")) for f in files]
+    except (requests.RequestException, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"cannot read the list of files at {url}: {error!r}") from error
+
+
+def fetch(task: Task, tasks_dir: Path, archives: list[Archive], jobs: int = 1, keep: bool = False) -> bool:
+    """Have ``tasks_dir/FOLDER`` complete at 16 kHz; False when it was there already.
+
+    Raises ValueError when the record has no such task, when what came is damaged, or when the task is not what HEAR lists.
+
+    Args:
+        jobs: processes that resample.
+        keep: leave the archive and the 48 kHz audio in place.
+    """
+    final, work = tasks_dir / task.folder, tasks_dir / ".fetch"
+    if final.is_dir():
+        return False
+    found = [archive for archive in archives if task.folder in archive.key]
+    if len(found) != 1:
+        raise ValueError(f"the record has {len(found)} files for {task.folder}, where one is expected")
+    (archive,) = found
+    work.mkdir(parents=True, exist_ok=True)
+    folder = work / task.folder
+    if not (folder / ".unpacked").is_file():
+        unpack(download(archive, work), folder)
+    resample(folder, jobs)
+    if problems := check_task(folder, SAMPLE_RATE):
+        raise ValueError(f"{folder} is not what HEAR lists: {'; '.join(problems)}")
+    (folder / ".unpacked").unlink()
+    if not keep:
+        shutil.rmtree(folder / str(SOURCE_RATE))
+    folder.rename(final)
+    if not keep:
+        (work / archive.key).unlink(missing_ok=True)
+    return True
+
+
+def download(archive: Archive, folder: Path) -> Path:
+    """An archive in ``folder``, whole and checked; a part that is there is gone on with."""
+    whole, part = folder / archive.key, folder / f"{archive.key}.part"
+    if whole.is_file():
+        return whole
+    attempts = 0
+    with tqdm(total=archive.size, desc=archive.key, unit="B", unit_scale=True) as bar:
+        while (had := part.stat().st_size if part.is_file() else 0) < archive.size:
+            bar.update(had - bar.n)
+            try:
+                _append(archive, part, had, bar)
+            except requests.RequestException as error:
+                attempts = 1 if part.is_file() and part.stat().st_size > had else attempts + 1
+                if attempts == ATTEMPTS:
+                    raise ValueError(f"{archive.url} cannot be downloaded: {error!r}; the same command goes on") from error
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(part, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != archive.md5 or part.stat().st_size != archive.size:
+        part.unlink()
+        raise ValueError(f"{archive.key} came in damaged (its MD5 is not {archive.md5}) and was removed; try again")
+    part.rename(whole)
+    return whole
+
+
+def _append(archive: Archive, part: Path, had: int, bar: tqdm) -> None:
+    headers = {"Range": f"bytes={had}-"} if had else {}
+    with requests.get(archive.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        response.raise_for_status()
+        # A server without ranges sends everything again.
+        with open(part, "ab" if response.status_code == requests.codes.partial_content else "wb") as stream:
+            for block in response.iter_content(1 << 14):
+                stream.write(block)
+                bar.update(len(block))
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """The task folder of that name inside an archive, wherever it lies in it; metadata and 48 kHz audio only."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        with tarfile.open(archive) as members:
+            for member in tqdm(members, desc=f"unpack {folder.name}", unit="file"):
+                parts = PurePosixPath(member.name).parts
+                if folder.name not in parts or not member.isfile():
+                    continue
+                inside = parts[parts.index(folder.name) + 1 :]
+                if len(inside) == 1 or inside[0] == str(SOURCE_RATE):
+                    member.name = "/".join(inside)
+                    members.extract(member, folder, filter="data")  # refuses to write elsewhere
+    except tarfile.TarError as error:
+        raise ValueError(f"{archive} cannot be unpacked: {error}") from error
+    if not (folder / "task_metadata.json").is_file():
+        raise ValueError(f"{archive} holds no task {folder.name}")
+    (folder / ".unpacked").touch()
+
+
+def resample(folder: Path, jobs: int) -> None:
+    """``16000/`` from ``48000/``, file by file; those that are there are left alone."""
+    files = []
+    for split in json.loads((folder / "task_metadata.json").read_text())["splits"]:
+        (folder / str(SAMPLE_RATE) / split).mkdir(parents=True, exist_ok=True)
+        files += [path for path in sorted((folder / str(SOURCE_RATE) / split).iterdir()) if not _target(path).is_file()]
+    chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
+    with tqdm(total=len(files), desc=f"resample {folder.name}", unit="file") as bar:
+        if jobs == 1:
+            for chunk in chunks:
+                bar.update(resample_files(chunk))
+            return
+        with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+            for done in pool.map(resample_files, chunks):
+                bar.update(done)
+
+
+def resample_files(files: list[Path]) -> int:
+    """Write every file at 16 kHz beside the original's folder; returns how many."""
+    for file in files:
+        with replacing(_target(file)) as temporary:
+            audio = read_audio(file, SAMPLE_RATE).numpy().clip(-1, 1)
+            soundfile.write(temporary, audio, SAMPLE_RATE, format="WAV", subtype=soundfile.info(file).subtype)
+    return len(files)
+
+
+def _target(file: Path) -> Path:
+    """.../48000/SPLIT/NAME -> .../16000/SPLIT/NAME."""
+    return file.parents[2] / str(SAMPLE_RATE) / file.parent.name / file.name

@@ -1,0 +1,148 @@
+"""eval fetch: a record and its archives on a local server, cut off, damaged, interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner
+from file_server import FileServer
+
+from eval import fetch as fetching
+from eval.__main__ import main
+from eval.tasks import check_task
+
+FOLDER, CLIPS = "beijing_opera-v1.0-hear2021-full", 236
+KEY = f"hear2021-{FOLDER}-48000.tar.gz"
+
+
+@pytest.fixture(scope="module")
+def archive() -> bytes:
+    """As HEAR has it: tasks/FOLDER with 48 kHz audio in five folds; clips of a hundredth of a second."""
+    files = {"labelvocabulary.csv": b"idx,label\n0,a\n"}
+    splits = [f"fold{number:02d}" for number in range(5)]
+    files["task_metadata.json"] = json.dumps({"task_name": "beijing_opera", "splits": splits}).encode()
+    rng = np.random.default_rng(0)
+    for number, split in enumerate(splits):
+        names = [f"{clip}.wav" for clip in range(number, CLIPS, 5)]
+        files[f"{split}.json"] = json.dumps({name: ["a"] for name in names}).encode()
+        for name in names:
+            stream = io.BytesIO()
+            soundfile.write(stream, rng.uniform(-0.5, 0.5, 480), 48000, format="WAV", subtype="PCM_16")
+            files[f"48000/{split}/{name}"] = stream.getvalue()
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as members:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"tasks/{FOLDER}/{name}")
+            member.size = len(content)
+            members.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+@pytest.fixture
+def server(archive, tmp_path):
+    root = tmp_path / "server"
+    (root / "records").mkdir(parents=True)
+    (root / KEY).write_bytes(archive)
+    with FileServer(root) as running:
+        md5 = hashlib.md5(archive).hexdigest()
+        entry = {"key": KEY, "size": len(archive), "checksum": f"md5:{md5}", "links": {"self": f"{running.url}/{KEY}"}}
+        (root / "records" / "1").write_text(json.dumps({"files": [entry]}))
+        yield running
+
+
+def fetch(server: FileServer, tasks: Path, *options: str) -> tuple[int, str]:
+    command = ["fetch", str(tasks), "--task", FOLDER, "--record", f"{server.url}/records/1", "--jobs", "1", *options]
+    result = CliRunner().invoke(main, command)
+    return result.exit_code, result.output
+
+
+def test_fetch(server, tmp_path):
+    tasks = tmp_path / "tasks"
+    assert fetch(server, tasks)[0] == 0
+    assert check_task(tasks / FOLDER) == []
+    assert sorted(path.name for path in (tasks / FOLDER).iterdir()) == sorted(
+        ["16000", "labelvocabulary.csv", "task_metadata.json", *(f"fold{number:02d}.json" for number in range(5))]
+    )
+    info = soundfile.info(tasks / FOLDER / "16000" / "fold00" / "0.wav")
+    assert (info.samplerate, info.frames, info.subtype) == (16000, 160, "PCM_16")
+    assert not list((tasks / ".fetch").iterdir())
+    asked = len(server.asked)
+    assert "was there already" in fetch(server, tasks)[1]
+    assert len(server.asked) == asked + 1  # for the record only
+
+
+def test_a_download_that_is_cut_off_goes_on(server, archive, tmp_path):
+    (tmp_path / "tasks" / ".fetch").mkdir(parents=True)
+    part = tmp_path / "tasks" / ".fetch" / f"{KEY}.part"
+    part.write_bytes(archive[:1000])
+    server.cuts[f"/{KEY}"] = 3  # these answers end in their middle
+    code, output = fetch(server, tmp_path / "tasks", "--keep")
+    assert code == 0, output
+    ranges = [wanted for path, wanted in server.asked if path == f"/{KEY}"]
+    assert ranges[0] == "bytes=1000-" and len(set(ranges)) == len(ranges) == 4
+    assert (tmp_path / "tasks" / ".fetch" / KEY).read_bytes() == archive
+    assert (tmp_path / "tasks" / FOLDER / "48000").is_dir()
+
+
+def test_what_came_in_damaged_is_not_used(server, tmp_path):
+    path = server.folder / KEY
+    content = bytearray(path.read_bytes())
+    content[2000] ^= 1
+    path.write_bytes(content)
+    code, output = fetch(server, tmp_path / "tasks")
+    assert code == 1 and "came in damaged" in output and not list((tmp_path / "tasks" / ".fetch").iterdir())
+
+
+def test_an_archive_that_would_write_elsewhere(tmp_path):
+    with tarfile.open(tmp_path / KEY, "w:gz") as members:
+        members.addfile(tarfile.TarInfo(f"tasks/{FOLDER}/48000/../../evil"), io.BytesIO())
+    with pytest.raises(ValueError, match=r"cannot be unpacked: .*outside the destination"):
+        fetching.unpack(tmp_path / KEY, tmp_path / "below" / FOLDER)
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_a_server_that_is_down(server, tmp_path):
+    server.failures = 100
+    code, output = fetch(server, tmp_path / "tasks")
+    assert code == 1 and "cannot read the list of files" in output
+    server.failures = 0
+    (server.folder / KEY).unlink()
+    code, output = fetch(server, tmp_path / "tasks")
+    assert code == 1 and "cannot be downloaded" in output
+
+
+def test_interrupted_while_resampling_it_goes_on(server, tmp_path, monkeypatch):
+    done, read = [], fetching.read_audio
+
+    def interrupted(path: Path, sample_rate: int) -> object:
+        if len(done) == 100:
+            raise KeyboardInterrupt
+        done.append(path)
+        return read(path, sample_rate)
+
+    monkeypatch.setattr(fetching, "read_audio", interrupted)
+    assert fetch(server, tmp_path / "tasks")[0] == 1  # click's "Aborted!"
+    assert not (tmp_path / "tasks" / FOLDER).exists()
+    monkeypatch.setattr(fetching, "read_audio", lambda path, rate: done.append(path) or read(path, rate))
+    assert fetch(server, tmp_path / "tasks")[0] == 0
+    assert len(done) == len(set(done)) == CLIPS and check_task(tmp_path / "tasks" / FOLDER) == []
+    assert sum(path == f"/{KEY}" for path, _ in server.asked) == 1
+
+
+def test_a_task_that_is_not_what_hear_lists(server, tmp_path):
+    tasks = tmp_path / "tasks"
+    assert fetch(server, tasks, "--keep")[0] == 0
+    (tasks / FOLDER).rename(tasks / ".fetch" / FOLDER)
+    (tasks / ".fetch" / FOLDER / ".unpacked").touch()
+    (tasks / ".fetch" / FOLDER / "fold00.json").write_text("{}")
+    code, output = fetch(server, tasks)
+    assert code == 1 and "is not what HEAR lists: 188 clips where HEAR lists 236" in output
+    result = CliRunner().invoke(main, ["fetch", str(tasks), "--task", "esc-51"])
+    assert result.exit_code == 1 and "no task esc-51" in result.output
