@@ -83,10 +83,12 @@ def crops_per_second(batch_size: int, workers: int) -> float:
 @click.option("--size", default="tiny", show_default=True)
 @click.option("--batch-size", default=32, show_default=True)
 @click.option("--threads", default=torch.get_num_threads(), show_default=True)
+@click.option("--give-back", is_flag=True, help="Leave freed memory to glibc, which returns it to the system.")
 @click.option("--where", is_flag=True, help="Say where the time of the MW-MAE step goes, by operation.")
-def main(rounds: int, size: str, batch_size: int, threads: int, where: bool) -> None:
+def main(rounds: int, size: str, batch_size: int, threads: int, where: bool, give_back: bool) -> None:
     torch.set_num_threads(threads)
-    keep_freed_memory()  # as in training
+    if not give_back:
+        keep_freed_memory()  # as in training
     torch.manual_seed(0)
     models = {kind: MaskedAutoencoder(preset(f"{kind}-{size}")) for kind in ("mae", "mwmae")}
     optimisers = {kind: torch.optim.AdamW(model.parameters(), 1e-5) for kind, model in models.items()}
