@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shlex
@@ -11,8 +12,10 @@ from pathlib import Path
 import click
 
 from hear_mwmae.cli import Group
+from hear_mwmae.files import replacing
 
 from . import fetch as fetching
+from . import report as reporting
 from . import scores as scoring
 from .embed import Model, disk_needed, hours_of, is_embedded
 from .embed import embed as embed_task
@@ -56,6 +59,7 @@ def main() -> None:
     python -m eval embed TASKS_DIR RESULTS/mine --module hear_mwmae
     python -m eval predict RESULTS/mine --protocol paper --seeds 0-9
     python -m eval scores RESULTS/mine RESULTS/other
+    python -m eval report RESULTS/mine RESULTS/other -o report.html
     """
 
 
@@ -171,15 +175,64 @@ def job(task_dir: Path, protocol: str, seed: int) -> None:
     do_job(Job(task_dir, protocol, seed))
 
 
-@main.command()
-@click.argument("results", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@PROTOCOL
-def scores(results: tuple[Path, ...], protocol: str) -> None:
-    """Print a Markdown table of the models in RESULTS..., with 95 % intervals over seeds, beside the paper's rows."""
-    models = {path.name: scoring.read_scores(path, protocol) for path in results}
+MODELS = click.argument("results", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+
+
+def _read(results: tuple[Path, ...], protocol: str) -> dict[str, dict[str, scoring.Score]]:
+    models = {path.resolve().name: scoring.read_scores(path, protocol) for path in results}
     if empty := [name for name, found in models.items() if not found]:
         raise ValueError(f"no results under protocol {protocol} in {', '.join(empty)}")
-    click.echo(scoring.table(models, protocol))
+    return models
+
+
+@main.command()
+@MODELS
+@PROTOCOL
+@click.option(
+    "--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write task, mean, half_width (one model)."
+)
+def scores(results: tuple[Path, ...], protocol: str, csv_path: Path | None) -> None:
+    """Print a Markdown table of the models in RESULTS..., with 95 % intervals over seeds, beside the paper's rows."""
+    models = _read(results, protocol)
+    click.echo(scoring.markdown(models, protocol))
+    if csv_path:
+        if len(models) != 1:
+            raise ValueError("--csv is for the scores of one model")
+        (found,) = models.values()
+        with replacing(csv_path) as temporary, open(temporary, "w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["task", "mean", "half_width"])
+            writer.writerows(
+                [task, f"{s.mean:.4f}", "" if s.half_width is None else f"{s.half_width:.4f}"] for task, s in found.items()
+            )
+
+
+@main.command()
+@MODELS
+@PROTOCOL
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The .html to write.")
+def report(results: tuple[Path, ...], protocol: str, output: Path) -> None:
+    """Write one page about the models in RESULTS...: scores beside the paper's, bars, comparisons, how it was done."""
+    page = reporting.page(_read(results, protocol), protocol, reporting.circumstances(results, protocol))
+    with replacing(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    click.echo(f"report -> {output}")
+
+
+@main.command()
+@RESULTS
+@PROTOCOL
+@click.option(
+    "--min", "minimum", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="CSV of `scores --csv`."
+)
+def gate(results: Path, protocol: str, minimum: Path) -> None:
+    """Exit with 1 when a score falls below a stored one by more than its interval: for continuous integration."""
+    (found,) = _read((results,), protocol).values()
+    problems = scoring.below(found, minimum)
+    for problem in problems:
+        click.echo(problem, err=True)
+    click.echo("below the stored scores" if problems else "no score is below the stored ones")
+    sys.exit(bool(problems))
 
 
 if __name__ == "__main__":

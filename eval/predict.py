@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 
 from .embed import ABOUT, EMBEDDINGS
@@ -72,6 +75,19 @@ def fitting(jobs: list[Job]) -> int:
     return int(free // (JOB_BYTES + 2 * largest))
 
 
+def machine() -> str:
+    """Processor and number of cores."""
+    cpuinfo = Path("/proc/cpuinfo")  # Linux has it, and platform.processor() is empty there
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def versions() -> dict[str, str]:
+    """Of what computes a result."""
+    return {name: metadata.version(name) for name in ("heareval", "torch", "pytorch-lightning", "numpy", "scikit-learn")}
+
+
 def do_job(job: Job) -> None:
     """Compute a result in this process, and write it atomically. Where it is there already, nothing is done."""
     from .kit import predict_task
@@ -81,7 +97,7 @@ def do_job(job: Job) -> None:
     job = replace(job, task_dir=job.task_dir.resolve())  # the working directory is about to change
     embeddings = job.task_dir / EMBEDDINGS
     job.result.parent.mkdir(parents=True, exist_ok=True)
-    before = Path.cwd()
+    before, began = Path.cwd(), time.monotonic()
     with tempfile.TemporaryDirectory(dir=job.result.parent, prefix=".job-") as folder:
         # A folder of the job's own, where the kit leaves its logs, checkpoints and predictions beside links to the embeddings.
         for file in embeddings.iterdir():
@@ -93,6 +109,7 @@ def do_job(job: Job) -> None:
             os.chdir(before)
         scores.pop("embedding_path")  # of a folder that is about to go
         result = {"task": job.task_dir.name, "protocol": job.protocol, "seed": job.seed, "scores": scores}
+        result |= {"seconds": round(time.monotonic() - began, 1), "machine": machine(), "versions": versions()}
         temporary = Path(folder) / "result.json"
         temporary.write_text(json.dumps(result, indent=1) + "\n")
         temporary.replace(job.result)

@@ -84,22 +84,64 @@ def references() -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def table(models: dict[str, dict[str, Score]], protocol: str) -> str:
-    """Markdown: a row per model and, where a task is the paper's, the published rows below. Every row names its protocol."""
+def columns(models: dict[str, dict[str, Score]]) -> dict[str, str]:
+    """Task folder -> short name, the paper's tasks in its order and then the others."""
     known = registry()
     found = {folder for scores in models.values() for folder in scores}
-    folders = [folder for folder in known if folder in found] + sorted(found - known.keys())
-    heads = [known[folder].key if folder in known else folder for folder in folders]
-    whole = any(overall(scores) is not None for scores in models.values())
-    columns = ["model", "protocol", "seeds", *heads, *(["s(m), reconstructed"] if whole else [])]
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    order = [folder for folder in known if folder in found] + sorted(found - known.keys())
+    return {folder: known[folder].key if folder in known else folder for folder in order}
+
+
+def rows(models: dict[str, dict[str, Score]], protocol: str) -> list[dict[str, str]]:
+    """A row per model, and the published ones where protocol and a task are the paper's, with a cell per task."""
+    heads = columns(models)
+    table = []
     for name, scores in models.items():
-        seeds = sorted({len(score.values) for score in scores.values()})
-        cells = [name, protocol, "-".join(map(str, seeds)), *(str(scores.get(folder, "")) for folder in folders)]
+        seeds = "-".join(str(count) for count in sorted({len(score.values) for score in scores.values()}))
         value = overall(scores)
-        lines.append("| " + " | ".join(cells + ([f"{value:.1f}" if value is not None else ""] if whole else [])) + " |")
-    if any(folder in known and known[folder].in_paper for folder in folders):
+        cells = {head: str(scores[folder]) if folder in scores else "" for folder, head in heads.items()}
+        s = f"{value:.1f}" if value is not None else ""
+        table.append({"model": name, "protocol": protocol, "seeds": seeds, **cells, "s(m)": s, "source": "computed here"})
+    if protocol == "paper" and set(S_WEIGHTS) & set(heads.values()):
         for row in references():
-            cells = [f"{row['name']} ({row['source']})", "paper", "10", *(row.get(head) or "" for head in heads)]
-            lines.append("| " + " | ".join(cells + ([row["s"]] if whole else [])) + " |")
-    return "\n".join(lines)
+            cells = {head: row.get(head) or "" for head in heads.values()}
+            table.append(
+                {"model": row["name"], "protocol": "paper", "seeds": "10", **cells, "s(m)": row["s"], "source": row["source"]}
+            )
+    return table
+
+
+def markdown(models: dict[str, dict[str, Score]], protocol: str) -> str:
+    """:func:`rows` as a Markdown table. s(m) of one's own is the reconstructed one."""
+    table = rows(models, protocol)
+    lines = [list(table[0]), ["---"] * len(table[0]), *(list(row.values()) for row in table)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def compare(one: Score, other: Score) -> float | None:
+    """p of a paired t-test over the seeds; None where they are too few, or not the same number."""
+    if len(one.values) != len(other.values) or len(one.values) < 2:
+        return None
+    if one.values == other.values:
+        return 1.0
+    return float(stats.ttest_rel(one.values, other.values).pvalue)
+
+
+def below(scores: dict[str, Score], minimum: Path) -> list[str]:
+    """What falls below the stored references by more than their intervals, one line each.
+
+    ``minimum`` is a CSV of task, mean and half_width, as `python -m eval scores --csv` writes. Raises ValueError where a task of
+    it has no score.
+    """
+    with open(minimum, newline="") as stream:
+        try:
+            stored = {row["task"]: (float(row["mean"]), float(row["half_width"] or 0)) for row in csv.DictReader(stream)}
+        except (KeyError, ValueError, TypeError) as error:
+            raise ValueError(f"{minimum} must have the columns task, mean and half_width: {error!r}") from error
+    if missing := sorted(stored.keys() - scores.keys()):
+        raise ValueError(f"no scores of {', '.join(missing)}")
+    return [
+        f"{task}: {scores[task].mean:.2f} is below {mean:.2f} by more than {half:.2f}"
+        for task, (mean, half) in stored.items()
+        if scores[task].mean < mean - half
+    ]

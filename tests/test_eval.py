@@ -7,17 +7,20 @@ import os
 import shutil
 import subprocess
 import sys
+import xml.dom.minidom
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import soundfile
 from click.testing import CliRunner
 
+from eval import report
 from eval import scores as scoring
 from eval.__main__ import main
 from eval.predict import list_jobs
-from eval.scores import overall, read_scores, references, summarise, table
+from eval.scores import markdown, overall, read_scores, references, summarise
 from eval.tasks import check_task, find_tasks, registry
 
 ROOT = Path(__file__).parent.parent
@@ -129,11 +132,15 @@ def test_predictions_of_every_kind(embedded, tmp_path):
     assert first.result.read_bytes() == content
     found = read_scores(results, "paper")
     assert set(found) == {"multiclass-v1", "multilabel-v1", "event-v1"} and len(found["multiclass-v1"].values) == 2
-    assert found["multiclass-v1"].mean == 100 and found["multilabel-v1"].mean > 95 and found["event-v1"].mean > 60
+    assert found["multiclass-v1"].mean > 90 and found["multilabel-v1"].mean > 90 and found["event-v1"].mean > 60
     hparams = json.loads(content)["scores"]["hparams"]
     assert (hparams["lr"], hparams["hidden_layers"], hparams["hidden_dim"]) == (1e-4, 1, 1024) and "xavier_normal" in str(hparams)
     assert not list(results.rglob(".job-*")) and not list((results / "multiclass-v1" / "embeddings").glob("*predictions*"))
-    assert "| log-mel | paper | 1-2 |" in run("scores", results)
+    assert "| log-mel | paper | 1-2 |" in run("scores", results, "--csv", tmp_path / "min.csv")
+    assert "no score is below" in run("gate", results, "--min", tmp_path / "min.csv")
+    run("report", results, "-o", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "heareval 2021.1.3" in page and "4 predictions" in page and " cores" in page
 
 
 def test_plan_lists_what_is_missing(embedded):
@@ -179,13 +186,36 @@ def test_overall_score_is_near_the_papers():
 
 def test_table_shows_the_papers_rows_beside_ones_own():
     folders = [task.folder for task in registry().values() if task.in_paper]
-    text = table({"mine": {folder: summarise([50.0, 52.0]) for folder in folders}}, "paper")
+    text = markdown({"mine": {folder: summarise([50.0, 52.0]) for folder in folders}}, "paper")
     lines = text.splitlines()
-    assert (
-        "s(m), reconstructed" in lines[0]
-        and lines[2].startswith("| mine | paper | 2 | 51.0±")
-        and len(lines) == 3 + len(references())
-    )
+    assert "s(m)" in lines[0] and lines[2].startswith("| mine | paper | 2 | 51.0±") and len(lines) == 3 + len(references())
     assert "MW-MAE-B" in text and "89.2" in text
-    assert "MW-MAE-B" not in table({"mine": {"some-task": summarise([1.0])}}, "paper")
+    scores = {folder: summarise([50.0]) for folder in folders}
+    assert len(markdown({"mine": scores}, "hear").splitlines()) == 3  # the paper's scores are of another protocol
+    assert "MW-MAE-B" not in markdown({"mine": {"some-task": summarise([1.0])}}, "paper")
     assert scoring.primary_score({"test": {"test_score": 0.5}}) == 50
+
+
+def test_report_and_comparison():
+    one = {"esc50-v2.0.0-full": summarise([50.0, 52.0, 51.0]), "other": summarise([10.0])}
+    two = {"esc50-v2.0.0-full": summarise([60.0, 63.0, 61.0])}
+    p = scoring.compare(one["esc50-v2.0.0-full"], two["esc50-v2.0.0-full"])
+    assert p == pytest.approx(scipy.stats.ttest_rel([50, 52, 51], [60, 63, 61]).pvalue) and p < 0.01
+    page = report.page({"<mine>": one, "yours": two}, "paper", {"versions": "heareval 1"})
+    assert "&lt;mine&gt;" in page and "<mine>" not in page and "+10.3 (p = " in page and "not computed" in page
+    assert "http" not in page and page.count("<svg") == 2
+    assert "81.2±0.4" in page  # the paper's, beside
+    xml.dom.minidom.parseString(report.chart("t", list(one.values())))
+
+
+def test_gate(tmp_path):
+    minimum = tmp_path / "min.csv"
+    minimum.write_text("task,mean,half_width\na,80.0,1.0\nb,50.0,\n")
+    good, bad = summarise([79.5]), summarise([78.9])
+    assert scoring.below({"a": good, "b": summarise([50.0])}, minimum) == []
+    assert scoring.below({"a": bad, "b": summarise([49.9])}, minimum) == [
+        "a: 78.90 is below 80.00 by more than 1.00",
+        "b: 49.90 is below 50.00 by more than 0.00",
+    ]
+    with pytest.raises(ValueError, match="no scores of a"):
+        scoring.below({"b": good}, minimum)
