@@ -17,7 +17,7 @@ from hear_mwmae.files import replacing
 from . import fetch as fetching
 from . import report as reporting
 from . import scores as scoring
-from .embed import Model, disk_needed, hours_of, is_embedded
+from .embed import Model, disk_needed, hours_of, is_embedded, join_group
 from .embed import embed as embed_task
 from .predict import Job, do_job, list_jobs, run_jobs
 from .tasks import check_task, find_tasks, registry
@@ -118,7 +118,11 @@ def embed(
     batch_size: int | None,
     names: tuple[str, ...],
 ) -> None:
-    """Embed tasks with a model into the folder RESULTS, which is named after the model. What is there is not made again."""
+    """Embed tasks with a model into the folder RESULTS, which is named after the model. What is there is not made again.
+
+    Under torchrun (python -m torch.distributed.run --nproc-per-node 8 -m eval embed ...) the clips of a task are shared out among
+    the processes, each on a GPU of its own where there are some.
+    """
     try:
         options = json.loads(model_options)
     except ValueError as error:
@@ -127,11 +131,13 @@ def embed(
         raise ValueError(f"--model-options must be a JSON object, got {model_options}")
     hear_model = Model(module, model, options)
     missing = [folder for folder in find_tasks(tasks_dir, names) if not is_embedded(hear_model, folder, results)]
-    for folder in missing:
+    rank, world = join_group()
+    for folder in missing if rank == 0 else ():
         click.echo(f"{folder.name}: {hours_of(folder):.2f} h of audio, {disk_needed(hear_model, folder) >> 20} MiB of disk")
     for folder in missing:
-        embed_task(hear_model, folder, results, batch_size)
-    click.echo(f"{len(missing)} tasks embedded into {results}")
+        embed_task(hear_model, folder, results, batch_size, rank, world)
+    if rank == 0:
+        click.echo(f"{len(missing)} tasks embedded into {results}")
 
 
 @main.command()

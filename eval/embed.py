@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from functools import cached_property
@@ -10,12 +11,26 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
+import torch.distributed as dist
 
 from . import kit
 from .tasks import check_task
 
 EMBEDDINGS = "embeddings"
 ABOUT = "about.json"
+
+
+def join_group() -> tuple[int, int]:
+    """(rank, number) of this process among those that torchrun started; (0, 1) without it."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world == 1:
+        return 0, 1
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # what the kit's "cuda" then means
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")  # only to wait for each other
+    return dist.get_rank(), world
 
 
 class Model:
@@ -43,19 +58,61 @@ def is_embedded(model: Model, task: Path, results: Path) -> bool:
     return True
 
 
-def embed(model: Model, task: Path, results: Path, batch_size: int | None = None) -> None:
-    """Embed a task into ``results/TASK/embeddings``."""
+def embed(model: Model, task: Path, results: Path, batch_size: int | None = None, rank: int = 0, world: int = 1) -> None:
+    """Embed a task into ``results/TASK/embeddings``; under torchrun, every process of the group calls it."""
     out = results / task.name / EMBEDDINGS
     partial = out.with_name(f".{EMBEDDINGS}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
     began = time.monotonic()
-    kit.embed_task(model.embedding, task, partial, batch_size)
-    for split in json.loads((task / "task_metadata.json").read_text())["splits"]:
-        shutil.rmtree(partial / split)  # a file per clip, which the kit has joined to one array by now
-    about = model.about | {"task": task.name, "batch_size": batch_size, "hours": round(hours_of(task), 4)}
-    about |= {"seconds": round(time.monotonic() - began, 1)}
-    (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
-    partial.rename(out)
+    splits = json.loads((task / "task_metadata.json").read_text())["splits"]
+    if rank == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+    if world == 1:
+        kit.embed_task(model.embedding, task, partial, batch_size)
+    else:
+        dist.barrier()
+        share = _share(task, splits, partial / f"share-{rank}", rank, world)
+        if share:
+            kit.embed_task(model.embedding, share, share.with_name("embedded"), batch_size)
+        dist.barrier()
+        if rank == 0:
+            _join(task, splits, partial)
+    if rank == 0:
+        for split in splits:
+            shutil.rmtree(partial / split)  # a file per clip, which the kit has joined to one array by now
+        about = model.about | {"task": task.name, "batch_size": batch_size, "processes": world, "hours": round(hours_of(task), 4)}
+        about |= {"seconds": round(time.monotonic() - began, 1)}
+        (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+        partial.rename(out)
+    if world > 1:
+        dist.barrier()
+
+
+def _share(task: Path, splits: list[str], folder: Path, rank: int, world: int) -> Path | None:
+    """A task folder with every ``world``-th clip of each split, from the ``rank``-th on; None where a split would be empty."""
+    labels = {split: list(json.loads((task / f"{split}.json").read_text()).items()) for split in splits}
+    world = min(world, *map(len, labels.values()))
+    if rank >= world:
+        return None
+    view = folder / task.name
+    view.mkdir(parents=True)
+    for split, clips in labels.items():
+        (view / f"{split}.json").write_text(json.dumps(dict(clips[rank::world])))
+    for path in task.iterdir():
+        if not (view / path.name).exists():
+            (view / path.name).symlink_to(path.resolve())
+    return view
+
+
+def _join(task: Path, splits: list[str], partial: Path) -> None:
+    """One set of embeddings from the shares, as one process would have left it."""
+    shares = sorted(partial.glob("share-*"))
+    for split in splits:
+        (partial / split).mkdir()
+        for file in [file for share in shares for file in (share / "embedded" / split).iterdir()]:
+            file.rename(partial / split / file.name)
+    kit.join_clips(task, partial)
+    for share in shares:
+        shutil.rmtree(share)
 
 
 def hours_of(task: Path, sample_rate: int = 16000) -> float:

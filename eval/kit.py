@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
+import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -58,6 +60,19 @@ def embed_task(embedding: object, task: Path, out: Path, batch_size: int | None 
 
     with mock.patch.object(kit, "get_dataloader_for_embedding", load_batches):
         kit.task_embeddings(embedding, task, out)
+
+
+def join_clips(task: Path, out: Path) -> None:
+    """What the kit does when all clips of a task are embedded: one array per split, from a file per clip in ``out/SPLIT``."""
+    from heareval.embeddings import task_embeddings as kit
+
+    metadata = json.loads((task / "task_metadata.json").read_text())
+    shuffler = random.Random(0)  # as in its task_embeddings, one for all splits
+    for name in ("task_metadata.json", "labelvocabulary.csv", *(f"{split}.json" for split in metadata["splits"])):
+        shutil.copy(task / name, out)
+    for split in metadata["splits"]:
+        labels = json.loads((task / f"{split}.json").read_text())
+        kit.memmap_embeddings(out / split, shuffler, metadata, split, out, labels)
 
 
 def predict_task(embeddings: Path, protocol: str, seed: int) -> dict:

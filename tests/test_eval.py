@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 import xml.dom.minidom
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
 import soundfile
+import torch
 from click.testing import CliRunner
 
 from eval import report
@@ -79,9 +81,9 @@ def tasks_dir(tmp_path_factory) -> Path:
     return folder
 
 
-def run(*arguments: object, expect: int = 0) -> str:
+def run(*arguments: object, expect: int = 0, by: Sequence[str] = (sys.executable, "-m", "eval")) -> str:
     """In a process of its own: heareval brings tensorflow along, and changes what torch.load does."""
-    command = [sys.executable, "-m", "eval", *map(str, arguments)]
+    command = [*by, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == expect, done.stderr[-3000:]
     return done.stdout + (done.stderr if expect else "")
@@ -114,6 +116,41 @@ def test_a_model_with_options(tasks_dir, tmp_path):
     options = json.dumps({"timestamps": "official"})
     run("embed", tasks_dir, tmp_path / "m", "--model-options", options, "--batch-size", "1", "--task", "event-v1")
     assert json.loads((tmp_path / "m/event-v1/embeddings/train.embedding-dimensions.json").read_text()) == [12 * 51, 960]
+
+
+def test_processes_share_the_clips(tasks_dir, embedded, tmp_path):
+    """The same files as one process leaves, and the same numbers to rounding."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "eval"]
+    run(
+        "embed",
+        tasks_dir,
+        tmp_path / "two",
+        "--module",
+        "eval.log_mel",
+        "--task",
+        "event-v1",
+        "--task",
+        "multiclass-v1",
+        by=torchrun,
+    )
+    for task in ("event-v1", "multiclass-v1"):
+        one, two = (results / task / "embeddings" for results in (embedded, tmp_path / "two"))
+        assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in two.iterdir())
+        for path in one.iterdir():
+            if path.suffix == ".npy":
+                assert np.allclose(np.fromfile(path, "f4"), np.fromfile(two / path.name, "f4"), atol=1e-5)
+            elif path.name not in ("about.json",) and "filename-timestamps" not in path.name:  # those hold paths
+                assert path.read_bytes() == (two / path.name).read_bytes(), path.name
+
+
+def test_xares():
+    """Its own check of an encoder."""
+    checker = pytest.importorskip("xares.audio_encoder_checker")
+    from eval.xares_encoder import MwMaeEncoder
+
+    encoder = MwMaeEncoder()
+    assert checker.check_audio_encoder(encoder)
+    assert encoder(torch.rand(2, 50000)).shape == (2, 78, 960)  # of 3125 ms
 
 
 def test_predictions_of_every_kind(embedded, tmp_path):

@@ -1,0 +1,28 @@
+"""An encoder for X-ARES (`pip install xares`), where people now compare encoders, too:
+
+    python -m xares.run --max-jobs 8 eval/xares_encoder.py TASKS/*.py
+
+X-ARES makes the class below without arguments; HEAR_MWMAE_MODEL names another model than the embedded one.
+"""
+
+from __future__ import annotations
+
+import os
+
+from torch import Tensor, nn
+
+import hear_mwmae
+
+
+class MwMaeEncoder(nn.Module):
+    """(B, samples) at 16 kHz -> (B, T, output_dim), a vector for every 40 ms; the attributes are those that X-ARES asks for."""
+
+    def __init__(self, model: str = os.environ.get("HEAR_MWMAE_MODEL", "")) -> None:
+        super().__init__()
+        self.model = hear_mwmae.load_model(model)
+        self.sampling_rate = self.model.sample_rate
+        self.output_dim = self.model.timestamp_embedding_size
+        self.hop_size_in_ms = 40
+
+    def forward(self, audio: Tensor) -> Tensor:
+        return hear_mwmae.get_timestamp_embeddings(audio, self.model)[0]
