@@ -79,7 +79,7 @@ def overall(scores: dict[str, Score]) -> float | None:
 
 
 def references() -> list[dict[str, str]]:
-    """Published rows: name, a cell per task of the paper, s and source."""
+    """Published rows: name, protocol, seeds, a cell per task of the registry, s and source."""
     with open(REFERENCES_CSV, newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
 
@@ -93,7 +93,7 @@ def columns(models: dict[str, dict[str, Score]]) -> dict[str, str]:
 
 
 def rows(models: dict[str, dict[str, Score]], protocol: str) -> list[dict[str, str]]:
-    """A row per model, and the published ones where protocol and a task are the paper's, with a cell per task."""
+    """A row per model, and the published ones of the same protocol and tasks, with a cell per task."""
     heads = columns(models)
     table = []
     for name, scores in models.items():
