@@ -102,12 +102,11 @@ def rows(models: dict[str, dict[str, Score]], protocol: str) -> list[dict[str, s
         cells = {head: str(scores[folder]) if folder in scores else "" for folder, head in heads.items()}
         s = f"{value:.1f}" if value is not None else ""
         table.append({"model": name, "protocol": protocol, "seeds": seeds, **cells, "s(m)": s, "source": "computed here"})
-    if protocol == "paper" and set(S_WEIGHTS) & set(heads.values()):
-        for row in references():
-            cells = {head: row.get(head) or "" for head in heads.values()}
-            table.append(
-                {"model": row["name"], "protocol": "paper", "seeds": "10", **cells, "s(m)": row["s"], "source": row["source"]}
-            )
+    for row in references():
+        cells = {head: row.get(head) or "" for head in heads.values()}
+        if row["protocol"] == protocol and any(cells.values()):
+            about = {"model": row["name"], "protocol": protocol, "seeds": row["seeds"]}
+            table.append({**about, **cells, "s(m)": row["s"], "source": row["source"]})
     return table
 
 
