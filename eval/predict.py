@@ -71,6 +71,8 @@ def fitting(jobs: list[Job]) -> int:
     largest = max(
         (sum(f.stat().st_size for f in (job.task_dir / EMBEDDINGS).glob("*.embeddings.npy")) for job in jobs), default=0
     )
+    if "SC_AVPHYS_PAGES" not in os.sysconf_names:  # macOS
+        return len(jobs)
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return int(free // (JOB_BYTES + 2 * largest))
 

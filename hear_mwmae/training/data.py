@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -109,15 +111,31 @@ def read_batches(batches: CropBatches, first: int, last: int, workers: int, pin_
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,
         pin_memory=pin_memory,
+        worker_init_fn=_ignore_signals,
         generator=torch.Generator(),  # or it would draw from torch's own, for workers that draw nothing
     )
     ahead = iter(loader)
     for _ in range(first, last):
-        try:
+        with worker_errors():
             batch = next(ahead)
-        except RuntimeError as error:
-            raise OSError(f"a process that reads audio has ended (out of memory?): {str(error).splitlines()[0]}") from error
         yield batch.checked()
+
+
+def _ignore_signals(worker: int) -> None:
+    """What stops a run is often sent to all its processes: the first one saves, and its readers have to live until it has."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """Turns the RuntimeError by which torch says, at any moment, that a reading process has been killed, into an OSError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise OSError(f"a process that reads audio has ended (out of memory?): {str(error).splitlines()[0]}") from error
 
 
 def log_mel_crops(frontend: LogMelFrontend, batch: RawBatch, crop_frames: int) -> Tensor:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..checkpoint import save_model
 from ..frontend import LogMelFrontend
 from ..mae import MaskedAutoencoder
-from .data import CropBatches, log_mel_crops, read_batches
+from .data import CropBatches, log_mel_crops, read_batches, worker_errors
 from .engine import clip_gradient, make_fabric, prepare
 from .optim import make_optimisers, schedule
 from .probe import read_task
@@ -93,7 +93,7 @@ def _loop(
     bar = tqdm(
         steps, "pretrain", recipe.steps, initial=state["step"], unit="step", smoothing=0.05, disable=not fabric.is_global_zero
     )
-    with _sigterm() as terminated:
+    with _sigterm() as terminated, worker_errors():
         ahead = read_batches(batches, steps.start, steps.stop, recipe.workers, fabric.device.type == "cuda")
         for step, raw in zip(bar, ahead, strict=True):
             factor = schedule(step, recipe)
