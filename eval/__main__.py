@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from hear_mwmae.cli import Group
+from hear_mwmae.commands import Group
 from hear_mwmae.files import replacing
 
 from . import fetch as fetching

@@ -17,6 +17,7 @@ from .audio import find_audio
 from .batch import OUTPUT_SUFFIXES, embed_files, write_table
 from .card import model_card
 from .checkpoint import load_embedder, read_model, save_model
+from .commands import Group
 from .embedder import DTYPES
 from .official import load_official
 
@@ -24,26 +25,6 @@ MODEL_HELP = (
     "The embedded model when not given; else a registered name, a directory, a .safetensors file, org/repo[@revision] on the "
     "Hugging Face Hub, or a checkpoint of the authors' code."
 )
-
-
-class OneLineErrors:
-    """Turns what bad input, the disk or the network raise into one line on stderr and exit code 1."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except ValueError as error:
-            raise click.ClickException(str(error)) from error
-        except OSError as error:
-            raise click.ClickException(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
-
-
-class Group(OneLineErrors, click.Group):
-    """A command of commands."""
-
-
-class Command(OneLineErrors, click.Command):
-    """A command by itself."""
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

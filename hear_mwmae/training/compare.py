@@ -14,7 +14,7 @@ import click
 import numpy as np
 
 from ..checkpoint import load_embedder
-from ..cli import Command
+from ..commands import Command
 from .probe import probe_clips
 
 DRAWS = 10_000

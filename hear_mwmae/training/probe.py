@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..audio import read_audio
 from ..checkpoint import load_embedder
-from ..cli import Command
+from ..commands import Command
 from ..config import FrontendConfig, ModelConfig, preset
 from ..embedder import Embedder
 from ..frontend import LogMelFrontend

@@ -21,7 +21,7 @@ from matplotlib.ticker import LogLocator
 
 from ..card import CARD_SOURCE, model_card
 from ..checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_embedder, read_model, save_model
-from ..cli import Command
+from ..commands import Command
 from ..files import replacing
 from ..hub import CARD_NAME, LOSS_NAME, sha256_of
 from .pack import MANIFEST
