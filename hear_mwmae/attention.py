@@ -10,6 +10,7 @@ product over tiles of 50, cheaper than five products too small to fill a process
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -81,8 +82,9 @@ class MultiWindowAttention(nn.Module):
         qkv = self.qkv(x).view(batch, length, 3, heads, width // heads)
         groups = self.plan(length, x.device)
         outputs = []
-        for group in groups:
-            chosen = qkv[:, :, :, group.heads] if group.order is None else _take(qkv, group.order, group.heads)
+        for group, chosen in zip(groups, _split(qkv, groups), strict=True):
+            if group.order is not None:
+                chosen = _take(chosen, group.order)
             # (3, B, tiles, heads of this group, tile, head width)
             q, k, v = chosen.unflatten(1, (-1, group.tile)).permute(3, 0, 1, 4, 2, 5)
             if group.order is None:  # all tiles take the same bias: one batch dimension, as the fused kernels want it
@@ -226,9 +228,17 @@ def _bias_index(length: int, tile: int, sizes: list[int], shifted: bool) -> Tens
     return torch.stack(rows, dim=1)
 
 
-def _take(qkv: Tensor, order: Tensor, heads: slice | Tensor) -> Tensor:
-    """Each head's positions in its own order: (B, tokens, 3, all heads, d) -> (B, tokens, 3, heads, d)."""
-    chosen = qkv[:, :, :, heads]
+def _split(qkv: Tensor, groups: list[Group]) -> Sequence[Tensor]:
+    """(B, tokens, 3, all heads, d) -> (B, tokens, 3, heads, d) for every group."""
+    if all(isinstance(group.heads, slice) for group in groups):
+        # Groups of neighbours stand in the order of the heads. One operation, since its gradient is written once: a gradient per
+        # slice would be a tensor of zeros as large as the whole, added to the others.
+        return qkv.split([len(group.head_list) for group in groups], dim=3)
+    return [qkv[:, :, :, group.heads] for group in groups]
+
+
+def _take(chosen: Tensor, order: Tensor) -> Tensor:
+    """Each head's positions in its own order, (B, tokens, 3, heads, d)."""
     return chosen.gather(1, order[None, :, None, :, None].expand_as(chosen))
 
 
