@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shlex
@@ -40,6 +39,8 @@ class Seeds(click.ParamType):
             for part in str(value).split(","):
                 first, _, last = part.partition("-")
                 seeds += range(int(first), int(last or first) + 1)
+            if not seeds:
+                raise ValueError
             return seeds
         except ValueError:
             self.fail(f"{value!r} is not like 0-9 or 0,4,7", param, ctx)
@@ -91,11 +92,12 @@ def fetch(tasks_dir: Path, names: tuple[str, ...], record: str, jobs: int, keep:
 @main.command()
 @TASKS_DIR
 @TASK
-def check(tasks_dir: Path, names: tuple[str, ...]) -> None:
+@click.option("--sample-rate", default=16000, show_default=True, help="Of the audio that is looked for.")
+def check(tasks_dir: Path, names: tuple[str, ...], sample_rate: int) -> None:
     """Say which task folders are complete, and what is wrong with the others; then the exit code is 1."""
     bad = False
     for folder in find_tasks(tasks_dir, names):
-        problems = check_task(folder)
+        problems = check_task(folder, sample_rate)
         bad |= bool(problems)
         click.echo(f"{folder.name}: {'; '.join(problems) or 'complete'}")
     sys.exit(bad)
@@ -132,12 +134,21 @@ def embed(
     hear_model = Model(module, model, options)
     missing = [folder for folder in find_tasks(tasks_dir, names) if not is_embedded(hear_model, folder, results)]
     rank, world = join_group()
-    for folder in missing if rank == 0 else ():
-        click.echo(f"{folder.name}: {hours_of(folder):.2f} h of audio, {disk_needed(hear_model, folder) >> 20} MiB of disk")
+    failures = 0
     for folder in missing:
-        embed_task(hear_model, folder, results, batch_size, rank, world)
+        try:
+            if rank == 0:
+                hours, disk = hours_of(folder, hear_model.embedding.sample_rate), disk_needed(hear_model, folder, world)
+                click.echo(f"{folder.name}: {hours:.2f} h of audio, {disk / (1 << 20):.0f} MiB of disk")
+            embed_task(hear_model, folder, results, batch_size, rank, world)
+        except (ValueError, OSError) as error:
+            if world > 1:  # the others wait for this one
+                raise
+            failures += 1
+            click.echo(f"not embedded: {error}", err=True)
     if rank == 0:
-        click.echo(f"{len(missing)} tasks embedded into {results}")
+        click.echo(f"{len(missing) - failures} of {len(missing)} tasks embedded into {results}")
+    sys.exit(bool(failures))
 
 
 @main.command()
@@ -186,6 +197,8 @@ MODELS = click.argument("results", nargs=-1, required=True, type=click.Path(exis
 
 def _read(results: tuple[Path, ...], protocol: str) -> dict[str, dict[str, scoring.Score]]:
     models = {path.resolve().name: scoring.read_scores(path, protocol) for path in results}
+    if len(models) < len(results):
+        raise ValueError("two of these folders have one name: models are told apart by it")
     if empty := [name for name, found in models.items() if not found]:
         raise ValueError(f"no results under protocol {protocol} in {', '.join(empty)}")
     return models
@@ -195,7 +208,7 @@ def _read(results: tuple[Path, ...], protocol: str) -> dict[str, dict[str, scori
 @MODELS
 @PROTOCOL
 @click.option(
-    "--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write task, mean, half_width (one model)."
+    "--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write the means and intervals, of one model."
 )
 def scores(results: tuple[Path, ...], protocol: str, csv_path: Path | None) -> None:
     """Print a Markdown table of the models in RESULTS..., with 95 % intervals over seeds, beside the paper's rows."""
@@ -205,12 +218,7 @@ def scores(results: tuple[Path, ...], protocol: str, csv_path: Path | None) -> N
         if len(models) != 1:
             raise ValueError("--csv is for the scores of one model")
         (found,) = models.values()
-        with replacing(csv_path) as temporary, open(temporary, "w", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(["task", "mean", "half_width"])
-            writer.writerows(
-                [task, f"{s.mean:.4f}", "" if s.half_width is None else f"{s.half_width:.4f}"] for task, s in found.items()
-            )
+        scoring.write_csv(found, protocol, csv_path)
 
 
 @main.command()
@@ -234,7 +242,7 @@ def report(results: tuple[Path, ...], protocol: str, output: Path) -> None:
 def gate(results: Path, protocol: str, minimum: Path) -> None:
     """Exit with 1 when a score falls below a stored one by more than its interval: for continuous integration."""
     (found,) = _read((results,), protocol).values()
-    problems = scoring.below(found, minimum)
+    problems = scoring.below(found, protocol, minimum)
     for problem in problems:
         click.echo(problem, err=True)
     click.echo("below the stored scores" if problems else "no score is below the stored ones")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import time
+from contextlib import nullcontext
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
@@ -13,12 +16,19 @@ import numpy as np
 import soundfile
 import torch
 import torch.distributed as dist
+from filelock import FileLock, Timeout
+
+from hear_mwmae.hub import sha256_of
 
 from . import kit
 from .tasks import check_task
 
 EMBEDDINGS = "embeddings"
 ABOUT = "about.json"
+#: Bytes that the smallest file takes on most file systems.
+BLOCK = 4096
+#: How long processes wait for the slowest of them.
+PATIENCE = timedelta(days=7)
 
 
 def join_group() -> tuple[int, int]:
@@ -29,38 +39,64 @@ def join_group() -> tuple[int, int]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # what the kit's "cuda" then means
     if not dist.is_initialized():
-        dist.init_process_group("gloo")  # only to wait for each other
+        dist.init_process_group("gloo", timeout=PATIENCE)  # only to wait for each other
     return dist.get_rank(), world
 
 
 class Model:
-    """A HEAR module with its model; loaded when something has to be embedded."""
+    """A HEAR module with its model; loaded when something has to be embedded.
+
+    ``about`` tells it from others: the module, its options, where the model was loaded from, and the SHA-256 of the files there.
+    """
 
     def __init__(self, module: str, model: str | None, options: dict) -> None:
-        self.about = {"module": module, "model": model, "options": options}
+        path = Path(model) if model and Path(model).exists() else None
+        self.model = str(path.resolve()) if path else model
+        self.about = {"module": module, "options": options, "model": self.model, "sha256": _hash_files(path) if path else None}
 
     @cached_property
     def embedding(self) -> object:
         """The kit's."""
-        return kit.load(**self.about)
+        return kit.load(self.about["module"], self.model, self.about["options"])
 
 
 def is_embedded(model: Model, task: Path, results: Path) -> bool:
-    """Whether ``results`` has the task. Raises ValueError when it has it of another model, or when the task is not complete."""
+    """Whether ``results`` has the task. Raises ValueError when it has it of another model or of other labels."""
     out = results / task.name / EMBEDDINGS
     if not (out / ABOUT).is_file():
-        if problems := check_task(task):
-            raise ValueError(f"{task} is not complete: {'; '.join(problems)}")
         return False
     made = json.loads((out / ABOUT).read_text())
-    if differing := [key for key, value in model.about.items() if made[key] != value]:
+    if differing := [key for key, value in model.about.items() if made.get(key) != value]:
         raise ValueError(f"{out} was made with another {', '.join(differing)}; give this model another folder")
+    if changed := [name for name in label_files(task) if (out / name).read_bytes() != (task / name).read_bytes()]:
+        raise ValueError(f"{out} was made of another {changed[0]}; remove it, and the results beside it")
     return True
 
 
+def label_files(task: Path) -> list[str]:
+    """What a task folder holds beside audio, and the kit copies to the embeddings."""
+    splits = json.loads((task / "task_metadata.json").read_text())["splits"]
+    return ["task_metadata.json", "labelvocabulary.csv", *(f"{split}.json" for split in splits)]
+
+
 def embed(model: Model, task: Path, results: Path, batch_size: int | None = None, rank: int = 0, world: int = 1) -> None:
-    """Embed a task into ``results/TASK/embeddings``; under torchrun, every process of the group calls it."""
+    """Embed a task into ``results/TASK/embeddings``; under torchrun, every process of the group calls it.
+
+    Raises ValueError when the task is not complete, cannot be embedded, or is being embedded by somebody else.
+    """
+    if problems := check_task(task, model.embedding.sample_rate):
+        raise ValueError(f"{task} is not complete: {'; '.join(problems)}")
     out = results / task.name / EMBEDDINGS
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out.with_name(f".{EMBEDDINGS}.lock"), timeout=0) if rank == 0 else nullcontext()
+    try:
+        with lock:
+            _embed(model, task, out, batch_size, rank, world)
+    except Timeout as error:
+        raise ValueError(f"another process is embedding {task.name} into {results}") from error
+
+
+def _embed(model: Model, task: Path, out: Path, batch_size: int | None, rank: int, world: int) -> None:
     partial = out.with_name(f".{EMBEDDINGS}.tmp")
     began = time.monotonic()
     splits = json.loads((task / "task_metadata.json").read_text())["splits"]
@@ -79,12 +115,23 @@ def embed(model: Model, task: Path, results: Path, batch_size: int | None = None
     if rank == 0:
         for split in splits:
             shutil.rmtree(partial / split)  # a file per clip, which the kit has joined to one array by now
-        about = model.about | {"task": task.name, "batch_size": batch_size, "processes": world, "hours": round(hours_of(task), 4)}
+        about = model.about | {"task": task.name, "batch_size": batch_size, "processes": world}
+        about |= {"hours": round(hours_of(task, model.embedding.sample_rate), 4), "embeddings": _hash_files(partial)}
         about |= {"seconds": round(time.monotonic() - began, 1)}
         (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
         partial.rename(out)
     if world > 1:
         dist.barrier()
+
+
+def _hash_files(path: Path) -> str:
+    """SHA-256 of a file, or of the files below a folder; those that name places on this machine are left out."""
+    if path.is_file():
+        return sha256_of(path)
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file() and "filename-timestamps" not in file.name):
+        digest.update(f"{file.relative_to(path)} {sha256_of(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def _share(task: Path, splits: list[str], folder: Path, rank: int, world: int) -> Path | None:
@@ -115,21 +162,28 @@ def _join(task: Path, splits: list[str], partial: Path) -> None:
         shutil.rmtree(share)
 
 
-def hours_of(task: Path, sample_rate: int = 16000) -> float:
-    """Hours of audio in a task."""
-    files = [path for path in (task / str(sample_rate)).rglob("*") if path.is_file()]
-    return sum(soundfile.info(path).duration for path in files) / 3600
+def hours_of(task: Path, sample_rate: int) -> float:
+    """Hours of audio in a task, at a rate that it has it in."""
+    seconds = 0.0
+    for split in json.loads((task / "task_metadata.json").read_text())["splits"]:
+        names = json.loads((task / f"{split}.json").read_text())
+        seconds += sum(soundfile.info(task / str(sample_rate) / split / name).duration for name in names)
+    return seconds / 3600
 
 
-def disk_needed(model: Model, task: Path) -> int:
-    """Bytes that embedding a task takes at its height: the kit writes everything twice before one copy is removed."""
+def disk_needed(model: Model, task: Path, world: int = 1) -> int:
+    """Bytes that embedding a task takes at its height.
+
+    The kit writes every vector twice, to a file per clip and to one array, before the former are removed; shares of many
+    processes have an array more. A file takes whole blocks.
+    """
     metadata = json.loads((task / "task_metadata.json").read_text())
+    clips = sum(len(json.loads((task / f"{split}.json").read_text())) for split in metadata["splits"])
+    embedding, files = model.embedding, 2
     if metadata["embedding_type"] == "event":
-        size, second = model.embedding.model.timestamp_embedding_size, model.embedding.sample_rate
-        silence = np.zeros((1, second), np.float32)
-        per_second = model.embedding.get_timestamp_embedding_as_numpy(silence)[1].shape[1]
-        vectors = int(hours_of(task) * 3600 * per_second)
+        size, files = embedding.model.timestamp_embedding_size, 3
+        second = embedding.get_timestamp_embedding_as_numpy(np.zeros((1, embedding.sample_rate), np.float32))[1].shape[1]
+        vectors = int(hours_of(task, embedding.sample_rate) * 3600 * second)
     else:
-        size = model.embedding.model.scene_embedding_size
-        vectors = sum(len(json.loads((task / f"{split}.json").read_text())) for split in metadata["splits"])
-    return 2 * vectors * size * 4
+        size, vectors = embedding.model.scene_embedding_size, clips
+    return (2 + (world > 1)) * vectors * size * 4 + clips * files * BLOCK

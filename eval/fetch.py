@@ -14,6 +14,7 @@ import hashlib
 import json
 import shutil
 import tarfile
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -22,6 +23,7 @@ from pathlib import Path, PurePosixPath
 import requests
 import soundfile
 import torch
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from hear_mwmae.audio import read_audio
@@ -33,7 +35,11 @@ from .tasks import Task, check_task
 RECORD = "https://zenodo.org/api/records/5885750"
 SOURCE_RATE, SAMPLE_RATE = 48000, 16000
 #: Attempts at an archive that bring nothing more, before it is given up.
-ATTEMPTS = 3
+ATTEMPTS = 4
+#: Seconds before the second of them, and so many more before every further one.
+PAUSE = 2.0
+#: Marks a folder in which everything of an archive is.
+UNPACKED = ".unpacked"
 #: Seconds that a server may be silent.
 TIMEOUT = 60
 #: Files that a process resamples at a time.
@@ -71,26 +77,34 @@ def fetch(task: Task, tasks_dir: Path, archives: list[Archive], jobs: int = 1, k
         keep: leave the archive and the 48 kHz audio in place.
     """
     final, work = tasks_dir / task.folder, tasks_dir / ".fetch"
-    if final.is_dir():
+    if final.is_dir() and not (final / UNPACKED).is_file():
         return False
     found = [archive for archive in archives if task.folder in archive.key]
     if len(found) != 1:
         raise ValueError(f"the record has {len(found)} files for {task.folder}, where one is expected")
     (archive,) = found
     work.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(work / f"{task.folder}.lock", timeout=0):
+            if not final.is_dir():
+                _fetch(task, archive, work, final, jobs)
+            if not keep:
+                shutil.rmtree(final / str(SOURCE_RATE), ignore_errors=True)
+                (work / archive.key).unlink(missing_ok=True)
+            (final / UNPACKED).unlink()
+    except Timeout as error:
+        raise ValueError(f"another process is fetching {task.folder}") from error
+    return True
+
+
+def _fetch(task: Task, archive: Archive, work: Path, final: Path, jobs: int) -> None:
     folder = work / task.folder
-    if not (folder / ".unpacked").is_file():
+    if not (folder / UNPACKED).is_file():
         unpack(download(archive, work), folder)
     resample(folder, jobs)
     if problems := check_task(folder, SAMPLE_RATE):
         raise ValueError(f"{folder} is not what HEAR lists: {'; '.join(problems)}")
-    (folder / ".unpacked").unlink()
-    if not keep:
-        shutil.rmtree(folder / str(SOURCE_RATE))
-    folder.rename(final)
-    if not keep:
-        (work / archive.key).unlink(missing_ok=True)
-    return True
+    folder.rename(final)  # with its mark: it says that what is no longer needed has not been removed yet
 
 
 def download(archive: Archive, folder: Path) -> Path:
@@ -98,16 +112,18 @@ def download(archive: Archive, folder: Path) -> Path:
     whole, part = folder / archive.key, folder / f"{archive.key}.part"
     if whole.is_file():
         return whole
-    attempts = 0
+    attempts, error = 0, None
     with tqdm(total=archive.size, desc=archive.key, unit="B", unit_scale=True) as bar:
         while (had := part.stat().st_size if part.is_file() else 0) < archive.size:
             bar.update(had - bar.n)
+            if attempts == ATTEMPTS:
+                raise ValueError(f"{archive.url} cannot be downloaded: {error or 'it is too short'}; the same command goes on")
+            time.sleep(PAUSE * attempts)
             try:
                 _append(archive, part, had, bar)
-            except requests.RequestException as error:
-                attempts = 1 if part.is_file() and part.stat().st_size > had else attempts + 1
-                if attempts == ATTEMPTS:
-                    raise ValueError(f"{archive.url} cannot be downloaded: {error!r}; the same command goes on") from error
+            except requests.RequestException as failure:
+                error = repr(failure)
+            attempts = 0 if part.is_file() and part.stat().st_size > had else attempts + 1
     digest = hashlib.md5(usedforsecurity=False)
     with open(part, "rb") as stream:
         while block := stream.read(1 << 20):
@@ -148,7 +164,7 @@ def unpack(archive: Path, folder: Path) -> None:
         raise ValueError(f"{archive} cannot be unpacked: {error}") from error
     if not (folder / "task_metadata.json").is_file():
         raise ValueError(f"{archive} holds no task {folder.name}")
-    (folder / ".unpacked").touch()
+    (folder / UNPACKED).touch()
 
 
 def resample(folder: Path, jobs: int) -> None:

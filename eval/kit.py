@@ -11,6 +11,9 @@ import logging
 import os
 import random
 import shutil
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -41,7 +44,10 @@ def load(module: str, model: str | None, options: dict) -> object:
     """The kit's ``Embedding``: a HEAR module by its import name, with its model loaded from ``model`` and ``options``."""
     from heareval.embeddings import task_embeddings as kit
 
-    return kit.Embedding(module, model, options)
+    try:
+        return kit.Embedding(module, model, options)
+    except (ImportError, TypeError, AttributeError) as error:
+        raise ValueError(f"{module} is no HEAR module that can be loaded so: {error}") from error
 
 
 def embed_task(embedding: object, task: Path, out: Path, batch_size: int | None = None) -> None:
@@ -49,17 +55,33 @@ def embed_task(embedding: object, task: Path, out: Path, batch_size: int | None 
 
     Args:
         embedding: of :func:`load`.
-        batch_size: clips at a time; None for what the kit chooses by their length.
+        batch_size: clips at a time; None for what the kit chooses by their length. Clips of different lengths go one by one.
     """
     from heareval.embeddings import task_embeddings as kit
 
-    wanted, loader = batch_size, kit.get_dataloader_for_embedding
+    alike = json.loads((task / "task_metadata.json").read_text())["sample_duration"] is not None
+    wanted, loader = batch_size if alike else None, kit.get_dataloader_for_embedding
 
     def load_batches(data: dict, audio_dir: Path, embedding: object, batch_size: int) -> object:
         return loader(data, audio_dir, embedding, wanted or batch_size)
 
-    with mock.patch.object(kit, "get_dataloader_for_embedding", load_batches):
+    with mock.patch.object(kit, "get_dataloader_for_embedding", load_batches), plain_errors(f"{task} cannot be embedded"):
         kit.task_embeddings(embedding, task, out)
+
+
+@contextmanager
+def plain_errors(what: str) -> Iterator[None]:
+    """Turns what the kit asserts, and what fails below it, into a ValueError that says of what."""
+    try:
+        yield
+    except (AssertionError, RuntimeError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else f"an assertion of heareval, {_where(error)}"
+        raise ValueError(f"{what}: {reason}") from error
+
+
+def _where(error: BaseException) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(last.filename).name}:{last.lineno}, {last.line}"
 
 
 def join_clips(task: Path, out: Path) -> None:
@@ -92,8 +114,8 @@ def predict_task(embeddings: Path, protocol: str, seed: int) -> dict:
         return seed_kit(seed, workers=workers)
 
     seed_kit = kit.seed_everything
-    # No worker processes: the embeddings are in memory.
-    with mock.patch.multiple(kit, seed_everything=seed_everything, PARAM_GRID=kit.PARAM_GRID | changes, NUM_WORKERS=0):
+    patch = mock.patch.multiple(kit, seed_everything=seed_everything, PARAM_GRID=kit.PARAM_GRID | changes)
+    with patch, plain_errors(f"{metadata['task_name']}, seed {seed}, cannot be predicted"):
         kit.task_predictions(
             embedding_path=embeddings,
             embedding_size=sizes.pop(),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +15,16 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
-from .embed import ABOUT, EMBEDDINGS
+import torch
+from filelock import FileLock, Timeout
 
+from hear_mwmae.files import replacing
+
+from .embed import ABOUT, EMBEDDINGS
+from .kit import PROTOCOLS, predict_task
+
+#: Where `python -m eval` finds this.
+CHECKOUT = Path(__file__).parent.parent
 #: What a job needs beside its embeddings: torch, pytorch-lightning and the libraries they load.
 JOB_BYTES = 1 << 30
 
@@ -35,7 +43,7 @@ class Job:
 
     @property
     def command(self) -> list[str]:
-        """Does this job and no other, as an array job of a cluster may."""
+        """Does this job and no other, as an array job of a cluster may, in a checkout."""
         return [sys.executable, "-m", "eval", "job", str(self.task_dir), self.protocol, str(self.seed)]
 
 
@@ -48,33 +56,61 @@ def list_jobs(results: Path, protocol: str, seeds: Iterable[int], names: tuple[s
         folders = [folder for folder in folders if folder.name in names]
     if not folders:
         raise ValueError(f"{results} holds no embeddings: see `python -m eval embed --help`")
-    jobs = [Job(folder, protocol, seed) for seed in seeds for folder in folders]
-    return [job for job in jobs if not job.result.is_file()]
+    jobs = [Job(folder.resolve(), protocol, seed) for seed in sorted(set(seeds)) for folder in folders]
+    return [job for job in jobs if not is_done(job)]
+
+
+def is_done(job: Job) -> bool:
+    """Whether there is a result, and it is of the embeddings that are there."""
+    if not job.result.is_file():
+        return False
+    about = job.task_dir / EMBEDDINGS / ABOUT
+    return not about.is_file() or of_embeddings(job.result) == json.loads(about.read_text())["embeddings"]
+
+
+def of_embeddings(result: Path) -> str:
+    """Hash of the embeddings that a result was computed on."""
+    return json.loads(result.read_text())["embeddings"]
 
 
 def run_jobs(jobs: list[Job], at_once: int) -> list[tuple[Job, str]]:
-    """Run jobs, ``at_once`` at a time within the memory there is; returns those that failed, with the ends of what they said."""
+    """Run jobs, ``at_once`` at a time within the memory there is; returns those that failed, and why. What they said is kept."""
     failures = []
+    gpus = torch.cuda.device_count()
 
-    def run(job: Job) -> None:
-        done = subprocess.run(job.command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    def run(numbered: tuple[int, Job]) -> None:
+        number, job = numbered
+        gpu = {"CUDA_VISIBLE_DEVICES": str(number % gpus)} if gpus else {}
+        done = subprocess.run(job.command, capture_output=True, text=True, cwd=CHECKOUT, env=os.environ | gpu)
         if done.returncode:
-            failures.append((job, done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no word"))
+            said = job.result.with_suffix(".log")
+            said.parent.mkdir(parents=True, exist_ok=True)
+            said.write_text(done.stdout + done.stderr)
+            lines = done.stderr.strip().splitlines()
+            reason = f"killed by signal {-done.returncode}" if done.returncode < 0 else lines[-1] if lines else "no word"
+            failures.append((job, f"{reason} (see {said})"))
 
     with ThreadPoolExecutor(max(1, min(at_once, fitting(jobs)))) as pool:
-        list(pool.map(run, jobs))
+        list(pool.map(run, enumerate(jobs)))
     return failures
 
 
 def fitting(jobs: list[Job]) -> int:
-    """How many of these jobs the free memory holds at a time: the kit reads all embeddings of a task."""
-    largest = max(
-        (sum(f.stat().st_size for f in (job.task_dir / EMBEDDINGS).glob("*.embeddings.npy")) for job in jobs), default=0
-    )
-    if "SC_AVPHYS_PAGES" not in os.sysconf_names:  # macOS
+    """How many of these jobs the available memory holds at a time.
+
+    The kit keeps what it has read for every point of its grid and every fold to the end: at most so many copies.
+    """
+    most = JOB_BYTES
+    for job in jobs:
+        embeddings = job.task_dir / EMBEDDINGS
+        size = sum(file.stat().st_size for file in embeddings.glob("*.embeddings.npy"))
+        folds = len(json.loads((embeddings / "task_metadata.json").read_text())["splits"])
+        most = max(most, JOB_BYTES + (PROTOCOLS[job.protocol][0] + folds) * size)
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():  # no Linux
         return len(jobs)
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(free // (JOB_BYTES + 2 * largest))
+    available = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
+    return int(available.split()[1]) * 1024 // most
 
 
 def machine() -> str:
@@ -91,27 +127,39 @@ def versions() -> dict[str, str]:
 
 
 def do_job(job: Job) -> None:
-    """Compute a result in this process, and write it atomically. Where it is there already, nothing is done."""
-    from .kit import predict_task
+    """Compute a result in this process, and write it atomically; nothing where it is there.
 
-    if job.result.is_file():
-        return
+    Raises ValueError when it cannot be computed, or when another process is at it.
+    """
     job = replace(job, task_dir=job.task_dir.resolve())  # the working directory is about to change
-    embeddings = job.task_dir / EMBEDDINGS
     job.result.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(job.result.with_name(f".{job.result.stem}.lock"), timeout=0):
+            if not is_done(job):
+                _compute(job)
+    except Timeout as error:
+        raise ValueError(f"another process is at {job.task_dir.name}, {job.protocol}, seed {job.seed}") from error
+
+
+def _compute(job: Job) -> None:
+    torch.set_num_threads(1)  # jobs run side by side, and threads change the last digits
+    embeddings, folder = job.task_dir / EMBEDDINGS, job.result.with_name(f".{job.result.stem}")
     before, began = Path.cwd(), time.monotonic()
-    with tempfile.TemporaryDirectory(dir=job.result.parent, prefix=".job-") as folder:
-        # A folder of the job's own, where the kit leaves its logs, checkpoints and predictions beside links to the embeddings.
-        for file in embeddings.iterdir():
-            (Path(folder) / file.name).symlink_to(file)
-        os.chdir(folder)
-        try:
-            scores = predict_task(Path(folder), job.protocol, job.seed)
-        finally:
-            os.chdir(before)
-        scores.pop("embedding_path")  # of a folder that is about to go
-        result = {"task": job.task_dir.name, "protocol": job.protocol, "seed": job.seed, "scores": scores}
-        result |= {"seconds": round(time.monotonic() - began, 1), "machine": machine(), "versions": versions()}
-        temporary = Path(folder) / "result.json"
+    shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+    folder.mkdir()
+    # A folder of the job's own, where the kit leaves its logs, checkpoints and predictions beside links to the embeddings.
+    for file in embeddings.iterdir():
+        (folder / file.name).symlink_to(file)
+    os.chdir(folder)
+    try:
+        scores = predict_task(folder, job.protocol, job.seed)
+    finally:
+        os.chdir(before)
+    scores.pop("embedding_path")  # of a folder that is about to go
+    result = {"task": job.task_dir.name, "protocol": job.protocol, "seed": job.seed, "scores": scores}
+    result |= {"embeddings": json.loads((embeddings / ABOUT).read_text())["embeddings"]}
+    result |= {"seconds": round(time.monotonic() - began, 1), "machine": machine(), "versions": versions()}
+    with replacing(job.result) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n")
-        temporary.replace(job.result)
+    shutil.rmtree(folder)
+    job.result.with_suffix(".log").unlink(missing_ok=True)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
+from hear_mwmae.files import replacing
+
+from .predict import Job, is_done
 from .tasks import registry
 
 REFERENCES_CSV = Path(__file__).with_name("references.csv")
 CONFIDENCE = 0.95
+STORED_FIELDS = ("task", "protocol", "mean", "half_width")
 
 #: s(m) = the weighted sum of the ten scores in percent, plus a constant: a linear fit over 32 rows of the paper's appendix, with
 #: a root mean square error of 0.02. Reconstructed, not the paper's own formula.
@@ -38,35 +43,49 @@ class Score:
 
     mean: float
     half_width: float | None  #: of the 95 % Student-t interval of the mean; None with one seed
-    values: tuple[float, ...]  #: by seed, in the order of the seeds
+    values: dict[int, float]  #: by seed
 
     def __str__(self) -> str:
         return f"{self.mean:.1f}" + (f"±{self.half_width:.1f}" if self.half_width is not None else "")
 
 
 def primary_score(scores: dict) -> float:
-    """heareval's first score of a task, in percent: the mean over the folds, or that of the test split."""
+    """heareval's first score of a task, in percent: the mean over the folds, or that of the test split.
+
+    An event model that finds nothing has no F-measure; that counts as 0.
+    """
     if "aggregated_scores" in scores:
-        return 100 * scores["aggregated_scores"]["test_score_mean"]
-    return 100 * scores["test"]["test_score"]
+        score = scores["aggregated_scores"]["test_score_mean"]
+    else:
+        score = scores["test"]["test_score"]
+    return 0.0 if math.isnan(score) else 100 * score
 
 
-def summarise(values: list[float]) -> Score:
+def summarise(values: dict[int, float]) -> Score:
     """Mean and Student-t interval of one value per seed."""
-    mean, count = float(np.mean(values)), len(values)
+    numbers = list(values.values())
+    mean, count = float(np.mean(numbers)), len(numbers)
     if count < 2:
-        return Score(mean, None, tuple(values))
+        return Score(mean, None, values)
     quantile = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
-    return Score(mean, float(quantile * np.std(values, ddof=1) / np.sqrt(count)), tuple(values))
+    return Score(mean, float(quantile * np.std(numbers, ddof=1) / np.sqrt(count)), values)
 
 
 def read_scores(results: Path, protocol: str) -> dict[str, Score]:
-    """Task folder name -> score, of a model's results under one protocol."""
+    """Task folder name -> score, of a model's results under one protocol.
+
+    Raises ValueError when a result is of other embeddings than those that are there.
+    """
     scores = {}
     for folder in sorted(path for path in results.iterdir() if (path / protocol).is_dir()):
-        files = sorted((folder / protocol).glob("seed-*.json"), key=lambda path: int(path.stem.removeprefix("seed-")))
-        if files:
-            scores[folder.name] = summarise([primary_score(json.loads(file.read_text())["scores"]) for file in files])
+        values = {}
+        for file in (folder / protocol).glob("seed-*.json"):
+            seed = int(file.stem.removeprefix("seed-"))
+            if not is_done(Job(folder, protocol, seed)):
+                raise ValueError(f"{file} is of other embeddings than those in {folder}: predict again")
+            values[seed] = primary_score(json.loads(file.read_text())["scores"])
+        if values:
+            scores[folder.name] = summarise(dict(sorted(values.items())))
     return scores
 
 
@@ -89,7 +108,9 @@ def columns(models: dict[str, dict[str, Score]]) -> dict[str, str]:
     known = registry()
     found = {folder for scores in models.values() for folder in scores}
     order = [folder for folder in known if folder in found] + sorted(found - known.keys())
-    return {folder: known[folder].key if folder in known else folder for folder in order}
+    keys = {task.key for task in known.values()}
+    # A folder of one's own that is called like a task of the paper is not that task.
+    return {folder: known[folder].key if folder in known else folder + "/" * (folder in keys) for folder in order}
 
 
 def rows(models: dict[str, dict[str, Score]], protocol: str) -> list[dict[str, str]]:
@@ -97,7 +118,7 @@ def rows(models: dict[str, dict[str, Score]], protocol: str) -> list[dict[str, s
     heads = columns(models)
     table = []
     for name, scores in models.items():
-        seeds = "-".join(str(count) for count in sorted({len(score.values) for score in scores.values()}))
+        seeds = ", ".join(str(count) for count in sorted({len(score.values) for score in scores.values()}))
         value = overall(scores)
         cells = {head: str(scores[folder]) if folder in scores else "" for folder, head in heads.items()}
         s = f"{value:.1f}" if value is not None else ""
@@ -118,29 +139,42 @@ def markdown(models: dict[str, dict[str, Score]], protocol: str) -> str:
 
 
 def compare(one: Score, other: Score) -> float | None:
-    """p of a paired t-test over the seeds; None where they are too few, or not the same number."""
-    if len(one.values) != len(other.values) or len(one.values) < 2:
+    """p of a paired t-test over the seeds that both have; None where they are fewer than two."""
+    seeds = sorted(one.values.keys() & other.values.keys())
+    if len(seeds) < 2:
         return None
-    if one.values == other.values:
-        return 1.0
-    return float(stats.ttest_rel(one.values, other.values).pvalue)
+    ones, others = ([score.values[seed] for seed in seeds] for score in (one, other))
+    return 1.0 if ones == others else float(stats.ttest_rel(ones, others).pvalue)
 
 
-def below(scores: dict[str, Score], minimum: Path) -> list[str]:
-    """What falls below the stored references by more than their intervals, one line each.
+def write_csv(scores: dict[str, Score], protocol: str, path: Path) -> None:
+    """A row per task, for :func:`below`."""
+    with replacing(path) as temporary, open(temporary, "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(STORED_FIELDS)
+        for task, score in scores.items():
+            writer.writerow([task, protocol, f"{score.mean:.4f}", "" if score.half_width is None else f"{score.half_width:.4f}"])
 
-    ``minimum`` is a CSV of task, mean and half_width, as `python -m eval scores --csv` writes. Raises ValueError where a task of
-    it has no score.
+
+def below(scores: dict[str, Score], protocol: str, minimum: Path) -> list[str]:
+    """What falls below the stored scores of :func:`write_csv` by more than their intervals, one line each.
+
+    Raises ValueError where a stored task has no score, or is of another protocol, or nothing is stored.
     """
     with open(minimum, newline="") as stream:
         try:
-            stored = {row["task"]: (float(row["mean"]), float(row["half_width"] or 0)) for row in csv.DictReader(stream)}
+            rows = list(csv.DictReader(stream))
+            stored = {row["task"]: (row["protocol"], float(row["mean"]), float(row["half_width"] or 0)) for row in rows}
         except (KeyError, ValueError, TypeError) as error:
-            raise ValueError(f"{minimum} must have the columns task, mean and half_width: {error!r}") from error
+            raise ValueError(f"{minimum} must have the columns {', '.join(STORED_FIELDS)}: {error!r}") from error
+    if not stored:
+        raise ValueError(f"{minimum} holds no scores")
+    if others := sorted({of for of, _, _ in stored.values()} - {protocol}):
+        raise ValueError(f"{minimum} holds scores of protocol {', '.join(others)}, not of {protocol}")
     if missing := sorted(stored.keys() - scores.keys()):
         raise ValueError(f"no scores of {', '.join(missing)}")
     return [
         f"{task}: {scores[task].mean:.2f} is below {mean:.2f} by more than {half:.2f}"
-        for task, (mean, half) in stored.items()
-        if scores[task].mean < mean - half
+        for task, (_, mean, half) in stored.items()
+        if not scores[task].mean >= mean - half
     ]

@@ -17,12 +17,14 @@ import scipy.stats
 import soundfile
 import torch
 from click.testing import CliRunner
+from filelock import FileLock
 
 from eval import report
 from eval import scores as scoring
 from eval.__main__ import main
-from eval.predict import list_jobs
-from eval.scores import markdown, overall, read_scores, references, summarise
+from eval.embed import Model, is_embedded
+from eval.predict import Job, do_job, list_jobs
+from eval.scores import Score, markdown, overall, read_scores, references, summarise
 from eval.tasks import check_task, find_tasks, registry
 
 ROOT = Path(__file__).parent.parent
@@ -79,6 +81,11 @@ def tasks_dir(tmp_path_factory) -> Path:
     for kind, seconds in (("multiclass", 0.5), ("multilabel", 0.5), ("event", 2.0)):
         make_task(folder / f"{kind}-v1", kind, seconds)
     return folder
+
+
+def score(*values: float) -> Score:
+    """Of the seeds 0, 1, ..."""
+    return summarise(dict(enumerate(values)))
 
 
 def run(*arguments: object, expect: int = 0, by: Sequence[str] = (sys.executable, "-m", "eval")) -> str:
@@ -173,7 +180,7 @@ def test_predictions_of_every_kind(embedded, tmp_path):
     hparams = json.loads(content)["scores"]["hparams"]
     assert (hparams["lr"], hparams["hidden_layers"], hparams["hidden_dim"]) == (1e-4, 1, 1024) and "xavier_normal" in str(hparams)
     assert not list(results.rglob(".job-*")) and not list((results / "multiclass-v1" / "embeddings").glob("*predictions*"))
-    assert "| log-mel | paper | 1-2 |" in run("scores", results, "--csv", tmp_path / "min.csv")
+    assert "| log-mel | paper | 1, 2 |" in run("scores", results, "--csv", tmp_path / "min.csv")
     assert "no score is below" in run("gate", results, "--min", tmp_path / "min.csv")
     run("report", results, "-o", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
@@ -204,9 +211,9 @@ def test_check(tasks_dir, tmp_path):
 
 def test_intervals():
     """Student's: of 90, 92, 94 the deviation is 2, and t of two degrees of freedom 4.303."""
-    score = summarise([90.0, 92.0, 94.0])
-    assert score.mean == 92 and score.half_width == pytest.approx(4.3027 * 2 / np.sqrt(3), rel=1e-4) and str(score) == "92.0±5.0"
-    assert str(summarise([90.0])) == "90.0"
+    three = score(90.0, 92.0, 94.0)
+    assert three.mean == 92 and three.half_width == pytest.approx(4.3027 * 2 / np.sqrt(3), rel=1e-4) and str(three) == "92.0±5.0"
+    assert str(score(90.0)) == "90.0"
 
 
 def test_overall_score_is_near_the_papers():
@@ -215,30 +222,33 @@ def test_overall_score_is_near_the_papers():
     rows = [row for row in references() if row["s"]]
     assert len(rows) >= 5 and len(folders) == 10
     for row in rows:
-        scores = {folder: summarise([float(row[key].split("±")[0])]) for key, folder in folders.items()}
-        assert overall(scores) == pytest.approx(float(row["s"]), abs=0.15)
+        scores = {folder: score(float(row[key].split("±")[0])) for key, folder in folders.items()}
+        assert overall(scores) == pytest.approx(float(row["s"]), abs=0.05)
         del scores[folders["VL"]]
         assert overall(scores) is None
 
 
 def test_table_shows_the_papers_rows_beside_ones_own():
     folders = [task.folder for task in registry().values() if task.in_paper]
-    text = markdown({"mine": {folder: summarise([50.0, 52.0]) for folder in folders}}, "paper")
+    text = markdown({"mine": {folder: score(50.0, 52.0) for folder in folders}}, "paper")
     lines = text.splitlines()
     assert "s(m)" in lines[0] and lines[2].startswith("| mine | paper | 2 | 51.0±") and len(lines) == 2 + len(references())
     assert "MW-MAE-B" in text and "89.2" in text
-    scores = {folder: summarise([50.0]) for folder in folders}
+    scores = {folder: score(50.0) for folder in folders}
     lines = markdown({"mine": scores}, "hear").splitlines()  # the paper's scores are of another protocol
     assert len(lines) == 4 and lines[3].startswith("| HEAR leaderboard, the best of each task | hear | 1 | 97.5 |")
-    assert "MW-MAE-B" not in markdown({"mine": {"some-task": summarise([1.0])}}, "paper")
+    assert "MW-MAE-B" not in markdown({"mine": {"some-task": score(1.0)}}, "paper")
     assert scoring.primary_score({"test": {"test_score": 0.5}}) == 50
 
 
 def test_report_and_comparison():
-    one = {"esc50-v2.0.0-full": summarise([50.0, 52.0, 51.0]), "other": summarise([10.0])}
-    two = {"esc50-v2.0.0-full": summarise([60.0, 63.0, 61.0])}
+    one = {"esc50-v2.0.0-full": score(50.0, 52.0, 51.0), "other": score(10.0)}
+    two = {"esc50-v2.0.0-full": score(60.0, 63.0, 61.0)}
     p = scoring.compare(one["esc50-v2.0.0-full"], two["esc50-v2.0.0-full"])
     assert p == pytest.approx(scipy.stats.ttest_rel([50, 52, 51], [60, 63, 61]).pvalue) and p < 0.01
+    # Seeds are paired by their numbers, and those of one model only are left out.
+    assert scoring.compare(summarise({0: 1.0, 1: 2.0, 2: 4.0}), summarise({2: 4.0, 1: 2.0, 7: 9.0})) == 1
+    assert scoring.compare(summarise({0: 1.0, 1: 2.0}), summarise({1: 2.0, 7: 9.0})) is None
     page = report.page({"<mine>": one, "yours": two}, "paper", {"versions": "heareval 1"})
     assert "&lt;mine&gt;" in page and "<mine>" not in page and "+10.3 (p = " in page and "not computed" in page
     assert "http" not in page and page.count("<svg") == 2
@@ -248,12 +258,107 @@ def test_report_and_comparison():
 
 def test_gate(tmp_path):
     minimum = tmp_path / "min.csv"
-    minimum.write_text("task,mean,half_width\na,80.0,1.0\nb,50.0,\n")
-    good, bad = summarise([79.5]), summarise([78.9])
-    assert scoring.below({"a": good, "b": summarise([50.0])}, minimum) == []
-    assert scoring.below({"a": bad, "b": summarise([49.9])}, minimum) == [
+    scoring.write_csv({"a": Score(80.0, 1.0, {}), "b": score(50.0)}, "paper", minimum)
+    good, bad = score(79.5), score(78.9)
+    assert scoring.below({"a": good, "b": score(50.0)}, "paper", minimum) == []
+    assert scoring.below({"a": bad, "b": score(float("nan"))}, "paper", minimum) == [
         "a: 78.90 is below 80.00 by more than 1.00",
-        "b: 49.90 is below 50.00 by more than 0.00",
+        "b: nan is below 50.00 by more than 0.00",
     ]
     with pytest.raises(ValueError, match="no scores of a"):
-        scoring.below({"b": good}, minimum)
+        scoring.below({"b": good}, "paper", minimum)
+    with pytest.raises(ValueError, match="holds scores of protocol paper, not of hear"):
+        scoring.below({"a": good, "b": good}, "hear", minimum)
+    minimum.write_text("task,protocol,mean,half_width\n")
+    with pytest.raises(ValueError, match="holds no scores"):
+        scoring.below({"a": good}, "paper", minimum)
+
+
+def test_results_of_other_embeddings_do_not_count(embedded, tmp_path):
+    results = shutil.copytree(embedded, tmp_path / "log-mel")
+    (job,) = list_jobs(results, "paper", [0], ("multiclass-v1",))
+    job.result.parent.mkdir()
+    about = json.loads((job.task_dir / "embeddings" / "about.json").read_text())
+    job.result.write_text(json.dumps({"embeddings": about["embeddings"], "scores": {"test": {"test_score": 0.5}}}))
+    assert (
+        list_jobs(results, "paper", [0], ("multiclass-v1",)) == [] and read_scores(results, "paper")["multiclass-v1"].mean == 50
+    )
+    job.result.write_text(json.dumps({"embeddings": "of others", "scores": {"test": {"test_score": 0.5}}}))
+    assert list_jobs(results, "paper", [0, 0], ("multiclass-v1",)) == [job]
+    with pytest.raises(ValueError, match="is of other embeddings"):
+        read_scores(results, "paper")
+
+
+def test_a_changed_model_or_task_is_another(tasks_dir, embedded, tmp_path):
+    (tmp_path / "weights").write_text("one")
+    model = Model("eval.log_mel", str(tmp_path / "weights"), {})
+    (tmp_path / "weights").write_text("two")
+    assert Model("eval.log_mel", str(tmp_path / "weights"), {}).about["sha256"] != model.about["sha256"]
+    task = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "multiclass-v1")
+    assert is_embedded(Model("eval.log_mel", None, {}), task, embedded)
+    (task / "fold01.json").write_text((task / "fold01.json").read_text().replace("high", "low"))
+    with pytest.raises(ValueError, match=r"was made of another fold01.json"):
+        is_embedded(Model("eval.log_mel", None, {}), task, embedded)
+
+
+def test_one_process_at_a_time(tasks_dir, embedded, tmp_path):
+    with (
+        FileLock(embedded / "event-v1" / "paper" / ".seed-7.lock"),
+        pytest.raises(ValueError, match="another process is at event-v1"),
+    ):
+        do_job(Job(embedded / "event-v1", "paper", 7))
+    (tmp_path / "event-v1").mkdir()
+    with FileLock(tmp_path / "event-v1" / ".embeddings.lock"):
+        output = run("embed", tasks_dir, tmp_path, "--module", "eval.log_mel", "--task", "event-v1", expect=1)
+    assert "another process is embedding event-v1" in output
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "message"),
+    [
+        ("nosuch", "{}", "nosuch is no HEAR module that can be loaded so: No module named 'nosuch'"),
+        ("json", "{}", "json is no HEAR module"),
+        ("hear_mwmae", '{"nosuch": 1}', "unknown option nosuch"),
+    ],
+)
+def test_modules_that_cannot_be_used(tasks_dir, tmp_path, module, options, message):
+    output = run("embed", tasks_dir, tmp_path, "--module", module, "--model-options", options, "--task", "event-v1", expect=1)
+    assert f"not embedded: {message}" in output and "Traceback" not in output
+
+
+RECORDED = """
+import json, sys
+from heareval.predictions import task_predictions as kit
+from eval import kit as ours
+from pathlib import Path
+train, seen = kit.task_predictions_train, []
+def short(**arguments):
+    conf = arguments["conf"]
+    seen.append([conf["hidden_layers"], conf["hidden_dim"], conf["lr"], conf["dropout"], conf["initialization"].__name__])
+    return train(**(arguments | {"conf": conf | {"max_epochs": 1, "check_val_every_n_epoch": 1}}))
+kit.task_predictions_train = short
+scores = ours.predict_task(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+print(json.dumps([seen, scores["aggregated_scores"]["validation_score_mean"], scores["fold00"]["test_loss"]]))
+"""
+
+
+def recorded(embedded: Path, folder: Path, protocol: str, seed: int) -> tuple[list, float, float]:
+    copied = shutil.copytree(embedded / "multiclass-v1" / "embeddings", folder / f"{protocol}-{seed}")
+    command = [sys.executable, "-c", RECORDED, str(copied), protocol, str(seed)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_protocols_and_seeds_reach_the_kit(embedded, tmp_path):
+    """What is tried: points of the grid on the first fold, then the best of them on the other two."""
+    hear, *_ = recorded(embedded, tmp_path, "hear", 0)
+    assert len(hear) == 8 + 2 and len({tuple(conf) for conf in hear[:8]}) == 8
+    assert (
+        {conf[0] for conf in hear} == {1, 2} and {conf[3] for conf in hear} == {0.1} and len({conf[2] for conf in hear[:8]}) > 2
+    )
+    runs = [recorded(embedded, tmp_path, "paper", seed) for seed in (0, 1)]
+    for paper, *_ in runs:
+        assert len(paper) == 2 + 2 and {conf[3] for conf in paper[:2]} == {0.1, 0.25}
+        assert {(*conf[:3], conf[4]) for conf in paper} == {(1, 1024, 1e-4, "xavier_normal_")}
+    assert runs[0][2] != runs[1][2]  # other initial weights

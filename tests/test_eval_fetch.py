@@ -57,8 +57,13 @@ def server(archive, tmp_path):
         yield running
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(fetching, "PAUSE", 0.01)
+
+
 def fetch(server: FileServer, tasks: Path, *options: str) -> tuple[int, str]:
-    command = ["fetch", str(tasks), "--task", FOLDER, "--record", f"{server.url}/records/1", "--jobs", "1", *options]
+    command = ["fetch", str(tasks), "--task", FOLDER, "--record", f"{server.url}/records/1", *options]
     result = CliRunner().invoke(main, command)
     return result.exit_code, result.output
 
@@ -72,7 +77,7 @@ def test_fetch(server, tmp_path):
     )
     info = soundfile.info(tasks / FOLDER / "16000" / "fold00" / "0.wav")
     assert (info.samplerate, info.frames, info.subtype) == (16000, 160, "PCM_16")
-    assert not list((tasks / ".fetch").iterdir())
+    assert [path.suffix for path in (tasks / ".fetch").iterdir()] == [".lock"] and not list((tasks / FOLDER).glob(".*"))
     asked = len(server.asked)
     assert "was there already" in fetch(server, tasks)[1]
     assert len(server.asked) == asked + 1  # for the record only
@@ -97,7 +102,7 @@ def test_what_came_in_damaged_is_not_used(server, tmp_path):
     content[2000] ^= 1
     path.write_bytes(content)
     code, output = fetch(server, tmp_path / "tasks")
-    assert code == 1 and "came in damaged" in output and not list((tmp_path / "tasks" / ".fetch").iterdir())
+    assert code == 1 and "came in damaged" in output and not list((tmp_path / "tasks" / ".fetch").glob("hear*"))
 
 
 def test_an_archive_that_would_write_elsewhere(tmp_path):
@@ -128,12 +133,28 @@ def test_interrupted_while_resampling_it_goes_on(server, tmp_path, monkeypatch):
         return read(path, sample_rate)
 
     monkeypatch.setattr(fetching, "read_audio", interrupted)
-    assert fetch(server, tmp_path / "tasks")[0] == 1  # click's "Aborted!"
+    assert fetch(server, tmp_path / "tasks", "--jobs", "1")[0] == 1  # click's "Aborted!"
     assert not (tmp_path / "tasks" / FOLDER).exists()
     monkeypatch.setattr(fetching, "read_audio", lambda path, rate: done.append(path) or read(path, rate))
-    assert fetch(server, tmp_path / "tasks")[0] == 0
+    assert fetch(server, tmp_path / "tasks", "--jobs", "1")[0] == 0
     assert len(done) == len(set(done)) == CLIPS and check_task(tmp_path / "tasks" / FOLDER) == []
     assert sum(path == f"/{KEY}" for path, _ in server.asked) == 1
+
+
+def test_killed_over_the_cleaning_up(server, tmp_path):
+    """The task is there, and what is no longer needed goes the next time."""
+    tasks = tmp_path / "tasks"
+    assert fetch(server, tasks, "--keep")[0] == 0
+    (tasks / FOLDER / ".unpacked").touch()
+    assert fetch(server, tasks)[0] == 0
+    assert not (tasks / FOLDER / "48000").exists() and not list((tasks / ".fetch").glob("hear*"))
+
+
+def test_an_archive_that_is_too_short(server, tmp_path):
+    path = server.folder / KEY
+    path.write_bytes(path.read_bytes()[:-10])
+    code, output = fetch(server, tmp_path / "tasks")
+    assert code == 1 and "cannot be downloaded: " in output
 
 
 def test_a_task_that_is_not_what_hear_lists(server, tmp_path):
