@@ -11,21 +11,21 @@ from pathlib import Path
 import click
 
 from hear_mwmae.commands import Group
-from hear_mwmae.files import replacing
+from hear_mwmae.files import write_text
 
 from . import fetch as fetching
 from . import report as reporting
 from . import scores as scoring
 from .embed import Model, disk_needed, hours_of, is_embedded, join_group
 from .embed import embed as embed_task
+from .kit import PROTOCOLS
 from .predict import Job, do_job, list_jobs, run_jobs
 from .tasks import check_task, find_tasks, registry
 
-PROTOCOLS = ("paper", "hear")
 RESULTS = click.argument("results", type=click.Path(file_okay=False, path_type=Path))
 TASKS_DIR = click.argument("tasks_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
 TASK = click.option("--task", "names", multiple=True, metavar="FOLDER", help="Only this task; may be given again.")
-PROTOCOL = click.option("--protocol", type=click.Choice(PROTOCOLS), default="paper", show_default=True)
+PROTOCOL = click.option("--protocol", type=click.Choice(list(PROTOCOLS)), default="paper", show_default=True)
 
 
 class Seeds(click.ParamType):
@@ -185,7 +185,7 @@ def plan(results: Path, protocol: str, seeds: list[int], names: tuple[str, ...])
 
 @main.command()
 @click.argument("task_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("protocol", type=click.Choice(PROTOCOLS))
+@click.argument("protocol", type=click.Choice(list(PROTOCOLS)))
 @click.argument("seed", type=int)
 def job(task_dir: Path, protocol: str, seed: int) -> None:
     """Do one job of `plan`."""
@@ -228,8 +228,7 @@ def scores(results: tuple[Path, ...], protocol: str, csv_path: Path | None) -> N
 def report(results: tuple[Path, ...], protocol: str, output: Path) -> None:
     """Write one page about the models in RESULTS...: scores beside the paper's, bars, comparisons, how it was done."""
     page = reporting.page(_read(results, protocol), protocol, reporting.circumstances(results, protocol))
-    with replacing(output) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(output, page)
     click.echo(f"report -> {output}")
 
 

@@ -16,12 +16,12 @@ import numpy as np
 import soundfile
 import torch
 import torch.distributed as dist
-from filelock import FileLock, Timeout
 
+from hear_mwmae.files import one_at_a_time
 from hear_mwmae.hub import sha256_of
 
 from . import kit
-from .tasks import check_task
+from .tasks import check_task, label_files, read_metadata
 
 EMBEDDINGS = "embeddings"
 ABOUT = "about.json"
@@ -73,12 +73,6 @@ def is_embedded(model: Model, task: Path, results: Path) -> bool:
     return True
 
 
-def label_files(task: Path) -> list[str]:
-    """What a task folder holds beside audio, and the kit copies to the embeddings."""
-    splits = json.loads((task / "task_metadata.json").read_text())["splits"]
-    return ["task_metadata.json", "labelvocabulary.csv", *(f"{split}.json" for split in splits)]
-
-
 def embed(model: Model, task: Path, results: Path, batch_size: int | None = None, rank: int = 0, world: int = 1) -> None:
     """Embed a task into ``results/TASK/embeddings``; under torchrun, every process of the group calls it.
 
@@ -88,18 +82,15 @@ def embed(model: Model, task: Path, results: Path, batch_size: int | None = None
         raise ValueError(f"{task} is not complete: {'; '.join(problems)}")
     out = results / task.name / EMBEDDINGS
     out.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out.with_name(f".{EMBEDDINGS}.lock"), timeout=0) if rank == 0 else nullcontext()
-    try:
-        with lock:
-            _embed(model, task, out, batch_size, rank, world)
-    except Timeout as error:
-        raise ValueError(f"another process is embedding {task.name} into {results}") from error
+    busy = f"another process is embedding {task.name} into {results}"
+    with one_at_a_time(out.with_name(f".{EMBEDDINGS}.lock"), busy) if rank == 0 else nullcontext():
+        _embed(model, task, out, batch_size, rank, world)
 
 
 def _embed(model: Model, task: Path, out: Path, batch_size: int | None, rank: int, world: int) -> None:
     partial = out.with_name(f".{EMBEDDINGS}.tmp")
     began = time.monotonic()
-    splits = json.loads((task / "task_metadata.json").read_text())["splits"]
+    splits = read_metadata(task)["splits"]
     if rank == 0:
         shutil.rmtree(partial, ignore_errors=True)
     if world == 1:
@@ -165,7 +156,7 @@ def _join(task: Path, splits: list[str], partial: Path) -> None:
 def hours_of(task: Path, sample_rate: int) -> float:
     """Hours of audio in a task, at a rate that it has it in."""
     seconds = 0.0
-    for split in json.loads((task / "task_metadata.json").read_text())["splits"]:
+    for split in read_metadata(task)["splits"]:
         names = json.loads((task / f"{split}.json").read_text())
         seconds += sum(soundfile.info(task / str(sample_rate) / split / name).duration for name in names)
     return seconds / 3600
@@ -177,7 +168,7 @@ def disk_needed(model: Model, task: Path, world: int = 1) -> int:
     The kit writes every vector twice, to a file per clip and to one array, before the former are removed; shares of many
     processes have an array more. A file takes whole blocks.
     """
-    metadata = json.loads((task / "task_metadata.json").read_text())
+    metadata = read_metadata(task)
     clips = sum(len(json.loads((task / f"{split}.json").read_text())) for split in metadata["splits"])
     embedding, files = model.embedding, 2
     if metadata["embedding_type"] == "event":

@@ -11,7 +11,6 @@ A task appears in the tasks folder when it is complete; until then it is in ``.f
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tarfile
 import time
@@ -23,13 +22,12 @@ from pathlib import Path, PurePosixPath
 import requests
 import soundfile
 import torch
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from hear_mwmae.audio import read_audio
-from hear_mwmae.files import replacing
+from hear_mwmae.files import one_at_a_time, replacing
 
-from .tasks import Task, check_task
+from .tasks import Task, check_task, read_metadata
 
 #: "HEAR: Holistic Evaluation of Audio Representations (tasks)", doi 10.5281/zenodo.5885750: all tasks, at 48 kHz only.
 RECORD = "https://zenodo.org/api/records/5885750"
@@ -84,16 +82,13 @@ def fetch(task: Task, tasks_dir: Path, archives: list[Archive], jobs: int = 1, k
         raise ValueError(f"the record has {len(found)} files for {task.folder}, where one is expected")
     (archive,) = found
     work.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(work / f"{task.folder}.lock", timeout=0):
-            if not final.is_dir():
-                _fetch(task, archive, work, final, jobs)
-            if not keep:
-                shutil.rmtree(final / str(SOURCE_RATE), ignore_errors=True)
-                (work / archive.key).unlink(missing_ok=True)
-            (final / UNPACKED).unlink()
-    except Timeout as error:
-        raise ValueError(f"another process is fetching {task.folder}") from error
+    with one_at_a_time(work / f"{task.folder}.lock", f"another process is fetching {task.folder}"):
+        if not final.is_dir():
+            _fetch(task, archive, work, final, jobs)
+        if not keep:
+            shutil.rmtree(final / str(SOURCE_RATE), ignore_errors=True)
+            (work / archive.key).unlink(missing_ok=True)
+        (final / UNPACKED).unlink(missing_ok=True)  # where another process has just done all this
     return True
 
 
@@ -170,7 +165,7 @@ def unpack(archive: Path, folder: Path) -> None:
 def resample(folder: Path, jobs: int) -> None:
     """``16000/`` from ``48000/``, file by file; those that are there are left alone."""
     files = []
-    for split in json.loads((folder / "task_metadata.json").read_text())["splits"]:
+    for split in read_metadata(folder)["splits"]:
         (folder / str(SAMPLE_RATE) / split).mkdir(parents=True, exist_ok=True)
         files += [path for path in sorted((folder / str(SOURCE_RATE) / split).iterdir()) if not _target(path).is_file()]
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]

@@ -22,6 +22,8 @@ os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
 
 import torch
 
+from .tasks import label_files, read_metadata
+
 #: Name -> (points of the grid that are tried, what differs from heareval's grid). Scores of different protocols are never mixed.
 PROTOCOLS: dict[str, tuple[int, dict]] = {
     # The kit's own: 8 points drawn from its grid.
@@ -59,7 +61,7 @@ def embed_task(embedding: object, task: Path, out: Path, batch_size: int | None 
     """
     from heareval.embeddings import task_embeddings as kit
 
-    alike = json.loads((task / "task_metadata.json").read_text())["sample_duration"] is not None
+    alike = read_metadata(task)["sample_duration"] is not None
     wanted, loader = batch_size if alike else None, kit.get_dataloader_for_embedding
 
     def load_batches(data: dict, audio_dir: Path, embedding: object, batch_size: int) -> object:
@@ -88,9 +90,9 @@ def join_clips(task: Path, out: Path) -> None:
     """What the kit does when all clips of a task are embedded: one array per split, from a file per clip in ``out/SPLIT``."""
     from heareval.embeddings import task_embeddings as kit
 
-    metadata = json.loads((task / "task_metadata.json").read_text())
+    metadata = read_metadata(task)
     shuffler = random.Random(0)  # as in its task_embeddings, one for all splits
-    for name in ("task_metadata.json", "labelvocabulary.csv", *(f"{split}.json" for split in metadata["splits"])):
+    for name in label_files(task):
         shutil.copy(task / name, out)
     for split in metadata["splits"]:
         labels = json.loads((task / f"{split}.json").read_text())
@@ -104,7 +106,7 @@ def predict_task(embeddings: Path, protocol: str, seed: int) -> dict:
     """
     from heareval.predictions import task_predictions as kit
 
-    metadata = json.loads((embeddings / "task_metadata.json").read_text())
+    metadata = read_metadata(embeddings)
     sizes = {json.loads((embeddings / f"{split}.embedding-dimensions.json").read_text())[1] for split in metadata["splits"]}
     if len(sizes) != 1:
         raise ValueError(f"{embeddings}: the splits have embeddings of different sizes, {sorted(sizes)}")

@@ -16,12 +16,12 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
-from hear_mwmae.files import replacing
+from hear_mwmae.files import one_at_a_time, write_text
 
 from .embed import ABOUT, EMBEDDINGS
 from .kit import PROTOCOLS, predict_task
+from .tasks import read_metadata
 
 #: Where `python -m eval` finds this.
 CHECKOUT = Path(__file__).parent.parent
@@ -104,7 +104,7 @@ def fitting(jobs: list[Job]) -> int:
     for job in jobs:
         embeddings = job.task_dir / EMBEDDINGS
         size = sum(file.stat().st_size for file in embeddings.glob("*.embeddings.npy"))
-        folds = len(json.loads((embeddings / "task_metadata.json").read_text())["splits"])
+        folds = len(read_metadata(embeddings)["splits"])
         most = max(most, JOB_BYTES + (PROTOCOLS[job.protocol][0] + folds) * size)
     meminfo = Path("/proc/meminfo")
     if not meminfo.is_file():  # no Linux
@@ -133,12 +133,10 @@ def do_job(job: Job) -> None:
     """
     job = replace(job, task_dir=job.task_dir.resolve())  # the working directory is about to change
     job.result.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(job.result.with_name(f".{job.result.stem}.lock"), timeout=0):
-            if not is_done(job):
-                _compute(job)
-    except Timeout as error:
-        raise ValueError(f"another process is at {job.task_dir.name}, {job.protocol}, seed {job.seed}") from error
+    busy = f"another process is at {job.task_dir.name}, {job.protocol}, seed {job.seed}"
+    with one_at_a_time(job.result.with_name(f".{job.result.stem}.lock"), busy):
+        if not is_done(job):
+            _compute(job)
 
 
 def _compute(job: Job) -> None:
@@ -159,7 +157,6 @@ def _compute(job: Job) -> None:
     result = {"task": job.task_dir.name, "protocol": job.protocol, "seed": job.seed, "scores": scores}
     result |= {"embeddings": json.loads((embeddings / ABOUT).read_text())["embeddings"]}
     result |= {"seconds": round(time.monotonic() - began, 1), "machine": machine(), "versions": versions()}
-    with replacing(job.result) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
+    write_text(job.result, json.dumps(result, indent=1) + "\n")
     shutil.rmtree(folder)
     job.result.with_suffix(".log").unlink(missing_ok=True)

@@ -51,12 +51,21 @@ def find_tasks(tasks_dir: Path, names: tuple[str, ...] = ()) -> list[Path]:
     return folders
 
 
+def read_metadata(folder: Path) -> dict:
+    """What a task says of itself; the kit copies it to the embeddings."""
+    return json.loads((folder / "task_metadata.json").read_text())
+
+
+def label_files(folder: Path) -> list[str]:
+    """What a task folder holds beside audio, and the kit copies to the embeddings."""
+    return ["task_metadata.json", "labelvocabulary.csv", *(f"{split}.json" for split in read_metadata(folder)["splits"])]
+
+
 def check_task(folder: Path, sample_rate: int = 16000) -> list[str]:
     """What is wrong with a task folder; nothing when it is complete."""
     problems = []
     try:
-        metadata = json.loads((folder / "task_metadata.json").read_text())
-        splits = metadata["splits"]
+        splits = read_metadata(folder)["splits"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [f"task_metadata.json: {error!r}"]
     if not (folder / "labelvocabulary.csv").is_file():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from . import hub
 from .config import ModelConfig
 from .embedder import Embedder
-from .files import replacing
+from .files import replacing, write_text
 from .official import is_official_checkpoint, load_official
 from .weights import DEFAULT_MODEL, WEIGHTS_DIR, registry
 
@@ -86,8 +86,7 @@ def save_model(directory: str | Path, config: ModelConfig, state: dict[str, Tens
         except SafetensorError as error:  # a full disk, say
             raise OSError(f"cannot write {directory / WEIGHTS_NAME}: {error}") from error
         temporary.chmod(0o644)  # safetensors keeps its files to their owner; a shared model is for all
-    with replacing(directory / CONFIG_NAME) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n")
+    write_text(directory / CONFIG_NAME, json.dumps(values, indent=2) + "\n")
 
 
 def read_config(path: Path) -> ModelConfig:

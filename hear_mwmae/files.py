@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and work that is done by one process at a time."""
 
 from __future__ import annotations
 
@@ -17,3 +17,25 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, whole or not there."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def one_at_a_time(lock: Path, busy: str) -> Iterator[None]:
+    """Holds the lock file ``lock``; where another process does, raises ValueError with the message ``busy``."""
+    from filelock import FileLock, Timeout  # only here: embedding locks nothing
+
+    held = FileLock(lock, timeout=0)
+    try:
+        held.acquire()
+    except Timeout as error:
+        raise ValueError(busy) from error
+    try:
+        yield
+    finally:
+        held.release()

@@ -43,6 +43,8 @@ import soundfile
 import torch
 import torchaudio
 
+from ..files import write_text
+
 PACKAGE_LIST = Path(__file__).with_name("debian_packages.csv")
 MANIFEST_COLUMNS = ("path", "seconds", "package", "version", "kind", "licence")
 SAMPLE_RATE = 16_000
@@ -252,18 +254,11 @@ def manifest_rows(records: dict[str, dict], packages: dict[str, dict[str, str]])
             yield f"audio/{package}/{name}", seconds, package, record["version"], kind, listed["licence"]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file such that readers never see a part of it."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
 def write_manifest(dest: Path, records: dict[str, dict], packages: dict[str, dict[str, str]]) -> None:
     """Write ``manifest.csv`` for all converted packages of the list."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([MANIFEST_COLUMNS, *manifest_rows(records, packages)])
-    write_atomically(dest / "manifest.csv", text.getvalue())
+    write_text(dest / "manifest.csv", text.getvalue())
 
 
 def print_summary(rows: Iterable[tuple]) -> None:
@@ -305,7 +300,7 @@ def main(dest: Path, only: tuple[str, ...], jobs: int) -> None:
                 continue
             record = records[package] = convert_package(deb.result(), dest, seen, pool)
             write_manifest(dest, records, packages)
-            write_atomically(record_files[package], json.dumps(record, indent=1))
+            write_text(record_files[package], json.dumps(record, indent=1))
             hours = sum(record["files"].values()) / 3600
             dropped = ", ".join(f"{record[reason]} {reason}" for reason in ("short", "silent", "duplicate"))
             click.echo(f"{package}: {len(record['files'])} files, {hours:.2f} hours (dropped: {dropped})")

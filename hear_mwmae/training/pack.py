@@ -36,12 +36,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 from webdataset.writer import TarWriter
 
 from ..config import FrontendConfig
-from ..files import replacing
+from ..files import one_at_a_time, replacing, write_text
 from ..hub import sha256_of
 from .sources import Item, Recording, list_items, read_item
 
@@ -83,17 +82,14 @@ def pack(
     about = {"format": FORMAT, "sources": list(sources), "codec": codec, "sample_rate": SAMPLE_RATE, "plan": _plan(units, codec)}
     out.mkdir(parents=True, exist_ok=True)
     unfinished = out / f".{ABOUT}"
-    try:
-        with FileLock(out / LOCK, timeout=0):
-            _check_folder(out, unfinished, about["plan"])
-            if not (out / ABOUT).is_file():
-                _write(unfinished, json.dumps(about))
-                _pack_units(units, out, codec, jobs)
-                _finish(out, about, sources, len(units))
-            for leftover in (unfinished, *out.glob(".shard-*")):
-                leftover.unlink(missing_ok=True)
-    except Timeout as error:
-        raise ValueError(f"another process is packing into {out}") from error
+    with one_at_a_time(out / LOCK, f"another process is packing into {out}"):
+        _check_folder(out, unfinished, about["plan"])
+        if not (out / ABOUT).is_file():
+            write_text(unfinished, json.dumps(about))
+            _pack_units(units, out, codec, jobs)
+            _finish(out, about, sources, len(units))
+        for leftover in (unfinished, *out.glob(".shard-*")):
+            leftover.unlink(missing_ok=True)
     return Packed(**json.loads((out / ABOUT).read_text())["packed"])
 
 
@@ -243,16 +239,11 @@ def _finish(out: Path, about: dict, sources: Sequence[str], shards: int) -> None
     files = [out / name for name in (*kept, INDEX, SKIPPED)]
     about |= {"packed": asdict(packed)}
     about |= {"files": {path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in files}}
-    _write(out / ABOUT, json.dumps(about, indent=1) + "\n")
+    write_text(out / ABOUT, json.dumps(about, indent=1) + "\n")
 
 
 def _part(out: Path, number: int, file: str) -> Path:
     return out / f".shard-{number:06d}.{file}"
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text)
 
 
 def _write_rows(path: Path, fields: Sequence[str], rows: Iterable[Sequence]) -> None:

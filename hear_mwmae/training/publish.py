@@ -22,7 +22,7 @@ from matplotlib.ticker import LogLocator
 from ..card import CARD_SOURCE, model_card
 from ..checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_embedder, read_model, save_model
 from ..commands import Command
-from ..files import replacing
+from ..files import replacing, write_text
 from ..hub import CARD_NAME, LOSS_NAME, sha256_of
 from .pack import MANIFEST
 from .probe import Embed, log_mel_baseline, probe, untrained_baseline
@@ -158,10 +158,8 @@ def main(
     }
     with replacing(output / LOSS_NAME) as temporary:
         draw_loss(rows, temporary)
-    with replacing(output / CARD_SOURCE) as temporary:
-        temporary.write_text(json.dumps(card, indent=2) + "\n")
-    with replacing(output / CARD_NAME) as temporary:
-        temporary.write_text(model_card(output, f"hear-mwmae/{output.name}"))
+    write_text(output / CARD_SOURCE, json.dumps(card, indent=2) + "\n")
+    write_text(output / CARD_NAME, model_card(output, f"hear-mwmae/{output.name}"))
     for row in card["results"]:
         click.echo(" ".join(f"{key} {value}" for key, value in row.items()))
     for name in (CONFIG_NAME, WEIGHTS_NAME):
