@@ -23,6 +23,8 @@ class Task:
     clips: int
     seconds: float | None  #: of a clip; None where they differ
     source: str
+    licence: str  #: of the audio, as far as known
+    licence_source: str  #: who says so
     in_paper: bool  #: one of the ten that s(m) is computed from
 
 
