@@ -69,7 +69,9 @@ def tasks() -> None:
     """List the tasks: the paper's ten, and the frame-level one. Sources, and who tells the licences, are in eval/tasks.csv."""
     for task in registry().values():
         length = f"{task.seconds:g} s" if task.seconds else "0.3 to 30 s"
-        click.echo(f"{task.key:6} {task.folder:38} {task.metric:22} {task.splits:17} {task.clips:6,} clips of {length:11} {task.licence}")
+        click.echo(
+            f"{task.key:6} {task.folder:38} {task.metric:22} {task.splits:17} {task.clips:6,} clips of {length:11} {task.licence}"
+        )
 
 
 @main.command()

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -237,19 +238,24 @@ def test_checkpoints_that_are_kept(data, tmp_path):
     assert list(checkpoints(tmp_path / "run")) == ["step-00000014.pt"]
 
 
-def test_a_finished_run_may_go_on_with_a_restart(data, tmp_path):
-    """As if it had been known from the beginning that it would."""
-    recipe = tiny_recipe(tmp_path)
-    twice = dataclasses.replace(recipe, steps=24, restarts=[12])
-    factors = [schedule(step, twice) for step in range(24)]
-    assert factors[:12] == factors[12:] == [schedule(step, recipe) for step in range(12)]
-    for settings in (recipe, twice):
-        pretrain(settings, data, tmp_path / "parts")
-    pretrain(twice, data, tmp_path / "whole")
-    with pytest.raises(ValueError, match="belongs to another recipe"):  # where it has been begun anew is history
-        pretrain(dataclasses.replace(twice, restarts=[], steps=36), data, tmp_path / "whole")
-    whole, parts = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("whole", "parts"))
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+def test_start_from(data, tmp_path):
+    """A run may begin with the weights of another, whatever has become of them once it has begun; never with other sizes."""
+    pretrain(tiny_recipe(tmp_path), data, tmp_path / "first")
+    model = tmp_path / "first" / "model"
+    still = {"base_learning_rate": 0.0, "base_muon_learning_rate": 0.0}
+    recipe = tiny_recipe(tmp_path, start_from=str(model), steps=2, warmup_steps=1, decay_steps=1, **still)
+    pretrain(recipe, data, tmp_path / "second")
+    first, second = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("first", "second"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    pretrain(
+        dataclasses.replace(recipe, model=recipe.model | {"norm_pix_loss": True, "mask_ratio": 0.7}), data, tmp_path / "third"
+    )
+    with pytest.raises(ValueError, match="another architecture"):
+        wider = recipe.model | {"decoder": {"width": 64, "depth": 1}}
+        pretrain(dataclasses.replace(recipe, model=wider), data, tmp_path / "fourth")
+    shutil.rmtree(model)
+    pretrain(dataclasses.replace(recipe, steps=4), data, tmp_path / "second")
+    assert len(log(tmp_path / "second")) == 4
 
 
 def test_a_checkpoint_with_code_in_it_does_not_run(data, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from tiny_run import write_recipe
 from hear_mwmae.config import FrontendConfig
 from hear_mwmae.frontend import LogMelFrontend, normalise
 from hear_mwmae.training import debian_audio
-from hear_mwmae.training.data import CropBatches, log_mel_crops, read_batches
+from hear_mwmae.training.data import CropBatches, log_mel_crops, play, played_length, read_batches
 from hear_mwmae.training.recipe import Recipe
 from hear_mwmae.training.shards import Pack
 
@@ -89,6 +90,23 @@ def test_short_clips_are_reflected_and_shares_kept(data, tmp_path):
     assert torch.equal(crop[len(frames)], crop[len(frames) - 2])
     batch = CropBatches(pack, recipe_of(tmp_path, "{notes = 0.25, effects = 0.75}", batch_size=1000))
     assert 0.7 < np.mean(batch.draw(0, np.random.default_rng(0)) == crow) < 0.8
+
+
+def test_clips_at_other_speeds(data, tmp_path):
+    """A clip at twice the speed is half as long and an octave higher; which speed is a matter of seed and step."""
+    wave = (8000 * np.sin(2 * np.pi * 500 * np.arange(16000) / 16000)).astype(np.int16)
+    for speed, hertz in ((Fraction(2), 1000), (Fraction(3, 4), 375)):
+        played = play(wave, speed)
+        assert len(played) == played_length(len(wave), speed) and played.dtype == np.int16
+        assert np.argmax(np.abs(np.fft.rfft(played, 16000))) == hertz
+    assert play(wave, Fraction(1)) is wave
+    pack = Pack(data)
+    recipe = recipe_of(tmp_path, semitones=4.0, batch_size=8)
+    whole, halves = CropBatches(pack, recipe)[5], [CropBatches(pack, recipe, rank, 2)[5] for rank in range(2)]
+    assert whole.lengths[::2] == halves[0].lengths and whole.starts[1::2] == halves[1].starts
+    picks = CropBatches(pack, recipe).draw(5, np.random.default_rng([recipe.seed, 5]))
+    ratios = pack.clips["samples"][picks] / whole.lengths
+    assert 2 ** (-4.5 / 12) < ratios.min() < 1 < ratios.max() < 2 ** (4.5 / 12)
 
 
 def test_kinds_that_are_not_there(data, tmp_path):

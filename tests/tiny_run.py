@@ -11,12 +11,13 @@ RECIPE = """
 preset = "mwmae-tiny"
 patch_size = [4, 16]
 model = { encoder = { width = 32, depth = 1, heads = 2 }, decoder = { width = 32, depth = 1 } }
+start_from = ""
 kinds = { notes = 0.5, effects = 0.5 }
 data_fraction = 1.0
+semitones = 0.0
 steps = 12
 warmup_steps = 3
 decay_steps = 6
-restarts = []
 batch_size = 8
 optimiser = "muon"
 base_learning_rate = 0.032

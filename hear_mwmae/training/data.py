@@ -6,10 +6,12 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
 import torch
+from scipy.signal import resample_poly
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -19,6 +21,8 @@ from .shards import BadRecord, Pack
 
 #: Clips in a row that cannot be read before it is the pack that is bad.
 MOST_BAD = 100
+#: Denominators of speeds go up to this: it keeps the filters short. The coarsest steps, those next to 1, are 0.7 of a semitone.
+FINEST_SPEED = 24
 #: Batches that every worker process reads ahead.
 AHEAD = 2
 
@@ -53,7 +57,7 @@ class CropBatches(Dataset):
     """
 
     def __init__(self, pack: Pack, recipe: Recipe, rank: int = 0, world: int = 1) -> None:
-        self.pack, self.seed, self.rank, self.world = pack, recipe.seed, rank, world
+        self.pack, self.seed, self.semitones, self.rank, self.world = pack, recipe.seed, recipe.semitones, rank, world
         config = recipe.model_config()
         self.crop_frames, self.hop_length = config.input_frames, config.frontend.hop_length
         self.numbers = np.arange(len(pack.clips))
@@ -70,12 +74,18 @@ class CropBatches(Dataset):
         """``batches[step]``, or no more than its first ``most`` clips."""
         rng = np.random.default_rng([self.seed, step])
         picks = self.numbers[self.draw(step, rng)]
-        frames = self.pack.clips["samples"][picks] // self.hop_length + 1
+        samples, speeds = self.pack.clips["samples"][picks], [Fraction(1)] * len(picks)
+        if self.semitones:
+            shifts = rng.uniform(-self.semitones, self.semitones, len(picks))
+            speeds = [Fraction(2 ** (shift / 12)).limit_denominator(FINEST_SPEED) for shift in shifts]
+            samples = np.array([played_length(int(count), speed) for count, speed in zip(samples, speeds, strict=True)])
+        frames = samples // self.hop_length + 1
         # Drawn for the whole batch, so that the share of a process does not depend on how many there are.
         starts = [int(rng.integers(0, max(int(count) - self.crop_frames, 0) + 1)) for count in frames]
         mine = slice(self.rank, most and self.rank + most * self.world, self.world)
         try:
             clips = [self._read(int(pick)) for pick in picks[mine]]
+            clips = [(play(pcm, speed), bad) for (pcm, bad), speed in zip(clips, speeds[mine], strict=True)]
         except (ValueError, OSError) as error:
             # As a value: an exception would come out of a worker process with its traceback for a message.
             return RawBatch(torch.zeros(0, dtype=torch.int16), [], [], problem=str(error))
@@ -97,6 +107,19 @@ class CropBatches(Dataset):
             except BadRecord as error:
                 last = error
         raise ValueError(f"{self.pack.url}: {MOST_BAD} clips in a row cannot be read; the last one: {last}")
+
+
+def played_length(samples: int, speed: Fraction) -> int:
+    """Samples that so many become when played at ``speed``."""
+    return -(-samples * speed.denominator // speed.numerator)
+
+
+def play(pcm: np.ndarray, speed: Fraction) -> np.ndarray:
+    """(samples,) int16 as a tape at ``speed`` would sound, lower and longer below 1: (played_length(samples, speed),) int16."""
+    if speed == 1:
+        return pcm
+    played = resample_poly(pcm.astype(np.float32), speed.denominator, speed.numerator)
+    return np.clip(np.round(played), -32768, 32767).astype(np.int16)
 
 
 def read_batches(batches: CropBatches, first: int, last: int, workers: int, pin_memory: bool = False) -> Iterator[RawBatch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
 import threading
@@ -15,7 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..checkpoint import save_model
+from ..checkpoint import load_strictly, read_model, save_model
 from ..frontend import LogMelFrontend
 from ..mae import MaskedAutoencoder
 from .data import CropBatches, log_mel_crops, read_batches, worker_errors
@@ -36,12 +37,12 @@ def pretrain(
     look_every: int = 0,
     tasks: tuple[Path, ...] = (),
 ) -> Path:
-    """Train from scratch, or go on from the newest of ``run_dir/checkpoints``; returns the directory of the finished model.
+    """Train, or go on from the newest of ``run_dir/checkpoints``; returns the directory of the finished model.
 
     Batches and masks are functions of the seed and the step, whatever the number of processes, so that a run that was
     interrupted, and then started again with the same arguments, ends with the very weights of one that was not. SIGTERM saves a
-    checkpoint and stops (SystemExit). Raises ValueError when the loss is no longer finite, when a shard is gone, and when the
-    checkpoint is damaged or of another recipe or other data.
+    checkpoint and stops (SystemExit). Raises ValueError when the loss is no longer finite, when a shard is gone, when the
+    checkpoint is damaged or of another recipe or other data, and when the model to start from is of another architecture.
 
     Args:
         data: a pack, see `shards.Pack`.
@@ -58,7 +59,10 @@ def pretrain(
     batches = CropBatches(pack, recipe, fabric.global_rank, fabric.world_size)
     run_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    model = prepare(fabric, MaskedAutoencoder(config), recipe)
+    model = MaskedAutoencoder(config)
+    if recipe.start_from and not newest_checkpoint(run_dir):
+        start_from(model, recipe.start_from)
+    model = prepare(fabric, model, recipe)
     optimisers = [fabric.setup_optimizers(optimiser) for optimiser in make_optimisers(model, recipe)]
     state = {"model": model, **{f"optimiser{number}": optimiser for number, optimiser in enumerate(optimisers)}}
     state |= {"step": 0, "seconds": 0.0, "bad_clips": 0}
@@ -74,6 +78,15 @@ def pretrain(
         save_model(run_dir / "model", config, saved["model"])
     fabric.barrier()
     return run_dir / "model"
+
+
+def start_from(model: MaskedAutoencoder, source: str) -> None:
+    """Give ``model`` the weights of ``source``, whose configuration may differ in how it was masked and compared only."""
+    config, state = read_model(source)
+    objective = {"mask_ratio": model.config.mask_ratio, "norm_pix_loss": model.config.norm_pix_loss}
+    if dataclasses.replace(config, **objective) != model.config:
+        raise ValueError(f"start_from: {source} is of another architecture than the recipe's model")
+    load_strictly(model, state, source)
 
 
 def _loop(

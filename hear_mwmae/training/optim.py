@@ -41,13 +41,8 @@ def make_optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
 
 
 def schedule(step: int, recipe: Recipe) -> float:
-    """Factor on the peak rates at ``step``, from 0: linear warm-up from 0, constant, then a cosine to 0 at the last step.
-
-    The same again from every restart on.
-    """
-    begin = max((restart for restart in recipe.restarts if restart <= step), default=0)
-    end = min((restart for restart in recipe.restarts if restart > step), default=recipe.steps)
-    if step - begin < recipe.warmup_steps:
-        return (step - begin) / recipe.warmup_steps
-    decayed = step - (end - recipe.decay_steps)
+    """Factor on the peak rates at ``step``, from 0: linear warm-up from 0, constant, then a cosine to 0 at the last step."""
+    if step < recipe.warmup_steps:
+        return step / recipe.warmup_steps
+    decayed = step - (recipe.steps - recipe.decay_steps)
     return 0.5 * (1 + math.cos(math.pi * max(decayed, 0) / recipe.decay_steps))

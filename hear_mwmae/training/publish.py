@@ -63,11 +63,11 @@ def describe_training(recipe: Recipe, name: str, rows: list[dict[str, str]], har
         raise ValueError(f"the run has {len(rows)} steps of the {recipe.steps} of {name}: the run is not finished")
     loss = np.mean([float(row["loss"]) for row in rows[-LOSS_WINDOW:]])
     minutes = float(rows[-1]["seconds"]) / 60
-    again = f", its schedule begun anew at step {' and '.join(f'{r:,}' for r in recipe.restarts)}" if recipe.restarts else ""
+    start = f", from the weights of {recipe.start_from}" if recipe.start_from else ""
     optimiser = {"muon": "Muon on the hidden matrices and AdamW on the rest", "adamw": "AdamW"}[recipe.optimiser]
     return (
         f"Recipe `{name}`: {recipe.steps:,} steps of {recipe.batch_size} crops of two seconds "
-        f"({recipe.steps * recipe.batch_size:,} crops){again}, {optimiser}, {recipe.precision}, seed {recipe.seed}. "
+        f"({recipe.steps * recipe.batch_size:,} crops){start}, {optimiser}, {recipe.precision}, seed {recipe.seed}. "
         f"{minutes:.0f} minutes on {hardware}; "
         f"loss {loss:.3f} over the last {LOSS_WINDOW} steps (mean squared error on masked, normalised log-mel patches).\n\n"
         f"![Loss by step]({LOSS_NAME})"

@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from ..config import ModelConfig, preset
@@ -32,14 +31,13 @@ class Recipe:
     preset: str  #: a model of the paper, see `hear_mwmae.config.preset_names`
     patch_size: list  #: [time frames, mel bands]; the decoder's windows follow from it by the paper's rule
     model: dict  #: departures from the preset, nested like config.json
+    start_from: str  #: the model whose weights a run begins with, as `load_model` takes it; "" begins with random ones
     kinds: dict[str, float]  #: shares of the crops by kind of clip, summing to 1; empty: each clip once per epoch
     data_fraction: float  #: part of the clips that is used, chosen by the seed
+    semitones: float  #: each clip is played slower or faster, by a draw from up to so many semitones either way; 0: as it is
     steps: int
     warmup_steps: int
     decay_steps: int  #: length of the final cosine to 0; the rate is constant before. steps - warmup_steps is the paper's
-    restarts: (
-        list  #: steps at which the schedule begins anew, warm-up and all, having come to its end: how a finished run goes on
-    )
     batch_size: int  #: crops per update, over all processes and accumulated parts
     optimiser: str  #: "adamw" (the paper's), or "muon" on hidden matrices and AdamW on the rest
     base_learning_rate: float  #: AdamW's peak rate for a batch of 256; the rate is proportional to batch_size
@@ -68,6 +66,8 @@ class Recipe:
         for name in ("base_learning_rate", "base_muon_learning_rate", "weight_decay", "clip_gradient"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"recipe: {name} must be a finite number of at least 0, got {getattr(self, name)}")
+        if not 0 <= self.semitones <= 12:
+            raise ValueError(f"recipe: semitones must lie between 0 and 12, got {self.semitones}")
         if not 0 < self.data_fraction <= 1:
             raise ValueError(f"recipe: data_fraction must lie above 0 and not above 1, got {self.data_fraction}")
         if not 0 <= self.seed < 1 << 32:
@@ -76,14 +76,9 @@ class Recipe:
             raise ValueError(f"recipe: keep_every must be 0 or a multiple of checkpoint_every, got {self.keep_every}")
         if self.workers < 0:
             raise ValueError(f"recipe: workers must be at least 0, got {self.workers}")
-        if not all(type(step) is int for step in self.restarts):
-            raise ValueError(f"recipe: restarts must be steps, got {self.restarts}")
-        ends = [0, *self.restarts, self.steps]
-        shortest = min(end - begin for begin, end in pairwise(ends))
-        if self.warmup_steps < 0 or self.decay_steps < 1 or self.warmup_steps + self.decay_steps > shortest:
-            places = f"steps, {self.steps}" + (f", between restarts {self.restarts}" if self.restarts else "")
+        if self.warmup_steps < 0 or self.decay_steps < 1 or self.warmup_steps + self.decay_steps > self.steps:
             raise ValueError(
-                f"recipe: warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} must fit into {places}"
+                f"recipe: warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} must fit into steps, {self.steps}"
             )
         numbers = all(isinstance(share, (int, float)) and not isinstance(share, bool) for share in self.kinds.values())
         # Said this way round, the comparison fails on NaN.
@@ -101,10 +96,9 @@ class Recipe:
         scale = self.batch_size / BASE_BATCH_SIZE
         return self.base_learning_rate * scale, self.base_muon_learning_rate * scale
 
-    def fingerprint(self, step: int) -> str:
-        """What must not change in a run that has come to ``step``: where it ends, how often it saves, what it runs on, may."""
+    def fingerprint(self) -> str:
+        """What must not change in a run that is resumed: where it ends, how often it saves, what it runs on, may."""
         free = {"steps": 1 << 40, "decay_steps": 1, "strategy": "ddp", "accumulate": 1}
-        free |= {"restarts": [restart for restart in self.restarts if restart < step]}
         free |= {"checkpoint_every": 1, "keep_last": 1, "keep_every": 0, "workers": 0}
         free |= {"activation_checkpointing": False, "compile": False}
         return repr(dataclasses.replace(self, **free))

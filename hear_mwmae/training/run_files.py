@@ -48,7 +48,7 @@ class Checkpoints:
         if first:
             path.parent.mkdir(exist_ok=True)
         with replacing(path) if first else nullcontext(path) as temporary:
-            self.fabric.save(temporary, state | {"identity": run_identity(self.recipe, self.pack, state["step"])})
+            self.fabric.save(temporary, state | {"identity": run_identity(self.recipe, self.pack)})
         if first:
             for old in _checkpoints(self.run_dir)[: -self.recipe.keep_last]:
                 if not self.recipe.keep_every or step_of(old) % self.recipe.keep_every:
@@ -66,19 +66,18 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.stem.removeprefix("step-"))
 
 
-def run_identity(recipe: Recipe, pack: Pack, step: int) -> dict[str, str]:
-    """What must not change any more in a run that has come to ``step``."""
-    return {"recipe": recipe.fingerprint(step), "data": pack.identity}
+def run_identity(recipe: Recipe, pack: Pack) -> dict[str, str]:
+    """What must not change in a run that goes on."""
+    return {"recipe": recipe.fingerprint(), "data": pack.identity}
 
 
 def check_identity(path: Path, recipe: Recipe, pack: Pack) -> None:
     """ValueError when the checkpoint at ``path`` is damaged, or belongs to a run of another recipe or other data."""
     try:
-        state = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
-        saved, identity = state["identity"], run_identity(recipe, pack, state["step"])
-    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        saved = dict(torch.load(path, weights_only=True, mmap=True, map_location="cpu")["identity"])
+    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is no checkpoint of a run, or damaged; remove it to go on from the one before") from error
-    for what, value in identity.items():
+    for what, value in run_identity(recipe, pack).items():
         if saved.get(what) != value:
             raise ValueError(f"{path} belongs to another {what}:\n  {saved.get(what)}\nthis one is\n  {value}")
 
