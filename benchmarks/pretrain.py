@@ -4,7 +4,8 @@
 
 With the paper's decoder and AdamW, update included, on noise. The models are run in turn, round after round, so that a change of
 the machine's speed meets all of them; medians are printed, and the ratio is the median of each round's own. Memory is what the
-forward pass keeps for the backward pass. Data are clips of ten seconds of pink noise in a pack on disk, read and turned into
+forward pass keeps for the backward pass. "floor" is MAE with a decoder that computes queries, keys and values, but attends to
+nothing: no windows can be cheaper than that. Data are clips of ten seconds of pink noise in a pack on disk, read and turned into
 normalised log-mel crops as in training, with nothing else going on.
 """
 
@@ -22,6 +23,7 @@ import torch
 from embed import processor, product_rate
 from torch.profiler import ProfilerActivity, profile
 
+from hear_mwmae.attention import SelfAttention
 from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig, preset
 from hear_mwmae.frontend import LogMelFrontend
 from hear_mwmae.mae import MaskedAutoencoder
@@ -37,18 +39,35 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CLIPS, BATCHES = 64, 40
 
 
-def matmul_flops(config: ModelConfig) -> float:
+class NoAttention(SelfAttention):
+    """All of self-attention but the attention."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.proj(v + 0 * (q + k))  # as if they were needed, so that their gradients are computed
+
+
+def make_model(kind: str, size: str) -> MaskedAutoencoder:
+    model = MaskedAutoencoder(preset(f"{'mae' if kind == 'floor' else kind}-{size}"))
+    if kind == "floor":
+        for block in model.decoder.blocks:
+            block.attn.__class__ = NoAttention
+    return model
+
+
+def matmul_flops(config: ModelConfig, decoder_attends: bool = True) -> float:
     """Operations of the matrix products of one update on one crop: forward, and twice that backward."""
 
-    def blocks(part: EncoderConfig | DecoderConfig, tokens: int) -> float:
+    def blocks(part: EncoderConfig | DecoderConfig, tokens: int, attends: bool = True) -> float:
         windows = part.window_sizes or (0,) * part.heads
-        scores = sum(w or tokens for w in windows) / len(windows)  # what the windows themselves need, no tiles
+        scores = attends * sum(w or tokens for w in windows) / len(windows)  # what the windows themselves need, no tiles
         return part.depth * 2 * tokens * part.width * (4 * part.width + 2 * part.width * part.mlp_ratio + 2 * scores)
 
     cls = int(config.encoder.cls_token)
     ends = 2 * config.num_tokens * config.patch_dim * (config.encoder.width + config.decoder.width)
     middle = 2 * config.num_kept * config.encoder.width * config.decoder.width
-    return 3 * (blocks(config.encoder, config.num_kept + cls) + blocks(config.decoder, config.num_tokens + cls) + ends + middle)
+    decoder = blocks(config.decoder, config.num_tokens + cls, decoder_attends)
+    return 3 * (blocks(config.encoder, config.num_kept + cls) + decoder + ends + middle)
 
 
 def step(model: MaskedAutoencoder, optimiser: torch.optim.Optimizer, batch: torch.Tensor, dtype: torch.dtype) -> None:
@@ -90,7 +109,7 @@ def main(rounds: int, size: str, batch_size: int, threads: int, where: bool, giv
     if not give_back:
         keep_freed_memory()  # as in training
     torch.manual_seed(0)
-    models = {kind: MaskedAutoencoder(preset(f"{kind}-{size}")) for kind in ("mae", "mwmae")}
+    models = {kind: make_model(kind, size) for kind in ("mae", "mwmae", "floor")}
     optimisers = {kind: torch.optim.AdamW(model.parameters(), 1e-5) for kind, model in models.items()}
     batch = torch.randn(batch_size, 200, 80)
     seconds: dict[tuple[str, str], list[float]] = {(kind, name): [] for name in PRECISIONS for kind in models}
@@ -107,7 +126,7 @@ def main(rounds: int, size: str, batch_size: int, threads: int, where: bool, giv
     print(f"{'model':8}{'precision':12}{'crops / s':>10}{'GFLOP/s':>9}{'share':>7}{'MiB kept / crop':>17}{'time to MAE':>13}")
     for (kind, name), durations in seconds.items():
         model, duration, peak = models[kind], statistics.median(durations), statistics.median(rates[name])
-        rate = matmul_flops(model.config) * batch_size / duration / 1e9
+        rate = matmul_flops(model.config, kind != "floor") * batch_size / duration / 1e9
         with torch.autocast("cpu", PRECISIONS[name], enabled=name != "float32"):
             kept = bytes_per_crop(model, batch) / (1 << 20)
         ratio = statistics.median(a / b for a, b in zip(durations, seconds["mae", name], strict=True))

@@ -10,8 +10,9 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
-from hear_mwmae.training import soundfont
+from hear_mwmae.training import soundfont, soundfont_tasks
 from hear_mwmae.training.pack import MANIFEST
+from hear_mwmae.training.probe import read_task
 
 SYNTH = f"""#!{sys.executable}
 import sys, mido, numpy as np, soundfile
@@ -77,3 +78,20 @@ def test_without_fluidsynth(synth, tmp_path):
     (tmp_path / "bin" / "fluidsynth").unlink()
     result = CliRunner().invoke(soundfont.main, [str(synth), str(tmp_path / "notes")])
     assert result.exit_code == 1 and "install FluidSynth" in result.output and "Traceback" not in result.output
+
+
+def test_tasks_of_pitch(synth, tmp_path, monkeypatch):
+    """In HEAR's format, as the probe and the kit's check read it; instruments of one fold are in no other."""
+    monkeypatch.setattr(soundfont_tasks, "INSTRUMENTS", 8)
+    monkeypatch.setattr(soundfont_tasks, "TUNED_DRUMS", (41, 60))
+    result = CliRunner().invoke(soundfont_tasks.main, [str(synth), str(tmp_path / "tasks")])
+    assert result.exit_code == 0, result.output
+    for name, clips in (("pitch", 80), ("tuning", 60)):
+        assert f"{name}: {clips} clips" in result.output
+        folds = read_task(tmp_path / "tasks" / name)
+        assert len(folds) == 4 and sum(map(len, folds)) == clips
+    pitches = [int(path.stem) // 10 % 4 for fold in read_task(tmp_path / "tasks" / "pitch") for path in fold]
+    assert pitches == sorted(pitches)  # ten notes an instrument, fold by instrument
+    path, label = next(iter(read_task(tmp_path / "tasks" / "tuning")[0].items()))
+    audio, _ = soundfile.read(path)
+    assert float(label) in soundfont_tasks.TUNINGS and 0 < np.abs(audio[-1600:]).min() < np.abs(audio).max() <= 1
