@@ -230,6 +230,20 @@ def test_kinds_of_a_manifest(audio_folder, tmp_path):
     assert Pack(tmp_path / "out").kinds == ["noises", "birds"]
 
 
+def test_several_manifests_are_kept_in_one(audio_folder, tmp_path):
+    """With the columns of all; clips follow in the order of the sources."""
+    for name, text in (("a", "path,kind,licence\ncrow.flac,birds,CC0\n"), ("b", "\ufeffpath,kind,hours\nlong.flac,notes,0.1\n")):
+        (tmp_path / name).mkdir()
+        shutil.copy(audio_folder / text.splitlines()[1].split(",")[0], tmp_path / name)
+        (tmp_path / name / "m.csv").write_text(text)
+    assert run(tmp_path / "a" / "m.csv", tmp_path / "b" / "m.csv", tmp_path / "out")[0] == 0
+    assert rows(tmp_path / "out" / "manifest.csv") == [
+        {"path": "crow.flac", "kind": "birds", "licence": "CC0", "hours": ""},
+        {"path": "long.flac", "kind": "notes", "licence": "", "hours": "0.1"},
+    ]
+    assert Pack(tmp_path / "out").kinds == ["birds", "notes"]
+
+
 def test_killed_and_started_again_makes_the_same_pack(audio_folder, tmp_path):
     for number in range(24):
         shutil.copy(audio_folder / "long.flac", tmp_path / f"{number:02d}.flac")

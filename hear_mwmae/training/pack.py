@@ -5,7 +5,7 @@ A pack is a folder:
     shard-000000.tar, ...   per clip KEY.flac (or .opus) and KEY.json: kind, path and what else was known of it, start in seconds
     index.csv               a row per clip: where its audio lies in which shard, its samples, its kind
     skipped.csv             what could not be packed, and why
-    manifest.csv            the manifest it was made from, if it was one
+    manifest.csv            the manifests it was made from, if there were any
     pack.json               what it was made from and how, and the SHA-256 of every file; written last
 
 Shards are written under another name and moved into place. What an interrupted `pack` finished, the same command keeps.
@@ -231,15 +231,25 @@ def _finish(out: Path, about: dict, sources: Sequence[str], shards: int) -> None
             if path.name != LOCK:
                 path.unlink()
         raise ValueError(f"nothing could be packed: {reasons}")
-    manifests = [Path(source) for source in sources if source.endswith(".csv")]
-    if len(manifests) == 1:
-        shutil.copyfile(manifests[0], out / MANIFEST)
+    if manifests := [Path(source) for source in sources if source.endswith(".csv")]:
+        _join_manifests(manifests, out / MANIFEST)
         kept.append(MANIFEST)
     packed = Packed(counted[INDEX], counted["samples"] / SAMPLE_RATE / 3600, shards, counted[SKIPPED])
     files = [out / name for name in (*kept, INDEX, SKIPPED)]
     about |= {"packed": asdict(packed)}
     about |= {"files": {path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in files}}
     write_text(out / ABOUT, json.dumps(about, indent=1) + "\n")
+
+
+def _join_manifests(manifests: list[Path], target: Path) -> None:
+    """One as it is; several in a row, with the columns of all."""
+    if len(manifests) == 1:
+        with replacing(target) as temporary:
+            shutil.copyfile(manifests[0], temporary)
+        return
+    tables = [list(_rows(path)) for path in manifests]
+    columns = list(dict.fromkeys(column for table in tables for row in table for column in row))
+    _write_rows(target, columns, ([row.get(column, "") for column in columns] for table in tables for row in table))
 
 
 def _part(out: Path, number: int, file: str) -> Path:
@@ -255,5 +265,5 @@ def _write_rows(path: Path, fields: Sequence[str], rows: Iterable[Sequence]) -> 
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
-    with open(path, newline="", encoding="utf-8") as stream:
+    with open(path, newline="", encoding="utf-8-sig") as stream:  # a spreadsheet may have left its mark at the beginning
         yield from csv.DictReader(stream)
