@@ -114,10 +114,13 @@ def test_a_run_keeps_to_its_data(data, audio_folder, tmp_path):
         pretrain(recipe, tmp_path / "opus", tmp_path / "run")
 
 
-@pytest.mark.parametrize(("optimiser", "tolerance"), [("adamw", 1e-5), ("muon", 1e-3)])  # Muon orthogonalises in bfloat16
-def test_two_processes_compute_what_one_does(data, task, tmp_path, optimiser, tolerance):
+@pytest.mark.parametrize(
+    ("optimiser", "strategy", "tolerance"),
+    [("adamw", "ddp", 1e-5), ("muon", "ddp", 1e-3), ("adamw", "fsdp", 1e-5)],  # Muon orthogonalises in bfloat16
+)
+def test_two_processes_compute_what_one_does(data, task, tmp_path, optimiser, strategy, tolerance):
     """Really two, joined by gloo: the same losses, and one log and one model."""
-    recipe = write_recipe(tmp_path / "recipe.toml", optimiser=optimiser)
+    recipe = write_recipe(tmp_path / "recipe.toml", optimiser=optimiser, strategy=strategy, clip_gradient=0.5)
     pretrain(Recipe.read(recipe), data, tmp_path / "one", "cpu")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "hear_mwmae.cli", "pretrain"]
     command += [recipe, data, tmp_path / "two", "--accelerator", "cpu"]
@@ -126,13 +129,18 @@ def test_two_processes_compute_what_one_does(data, task, tmp_path, optimiser, to
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=tolerance)
     assert (tmp_path / "two" / "model" / "model.safetensors").is_file()
     # On from there, watched: both processes look, one of them writes.
-    more = [*command, "--set", "steps=14", "--look-every", "2", "--probe", task]
+    more = [*command, "--set", "steps=14", "--look-every", "2"] + ["--probe", task] * (strategy == "ddp")
     for _ in range(2):
         done = subprocess.run(list(map(str, more)), capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("model:") == 1
-    assert [line.split(",")[0] for line in (tmp_path / "two" / "probes.csv").read_text().split()] == ["step", "14"]
-    assert len(losses(tmp_path / "two")) == 14
+    if strategy == "ddp":
+        assert [line.split(",")[0] for line in (tmp_path / "two" / "probes.csv").read_text().split()] == ["step", "14"]
+    # And on with one process.
+    pretrain(Recipe.read(recipe, ["steps=18", "strategy=ddp"]), data, tmp_path / "two", "cpu")
+    pretrain(Recipe.read(recipe, ["steps=14"]), data, tmp_path / "one", "cpu")
+    pretrain(Recipe.read(recipe, ["steps=18"]), data, tmp_path / "one", "cpu")
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=tolerance)
 
 
 @pytest.mark.parametrize(("change", "blocks"), [("accumulate=4", 4), ("activation_checkpointing=true", 2)])

@@ -8,13 +8,15 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import warnings
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy, FSDPStrategy
+from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
-from torch.distributed.fsdp import MixedPrecision
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 
 from ..encoder import Block
 from .recipe import Recipe
@@ -31,15 +33,9 @@ def make_fabric(recipe: Recipe, accelerator: str = "auto") -> Fabric:
     if world == 1:
         strategy = "auto"
     elif recipe.strategy == "fsdp":
-        checkpointing = {Block} if recipe.activation_checkpointing else None
-        strategy = FSDPStrategy(
-            auto_wrap_policy={Block},
-            activation_checkpointing_policy=checkpointing,
-            state_dict_type="full",
-            use_orig_params=True,
-            # No casts of its own: autocast then computes what it does with ddp, and mask noise and loss stay float32.
-            mixed_precision=MixedPrecision(),
-        )
+        # What a forward pass gives besides the loss is looked at, never changed in place.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+        strategy = ModelParallelStrategy(share_weights, world, 1, save_distributed_checkpoint=False)
     else:
         strategy = DDPStrategy()
     try:
@@ -57,6 +53,13 @@ def make_fabric(recipe: Recipe, accelerator: str = "auto") -> Fabric:
     if fabric.device.type == "cpu":
         keep_freed_memory()
     return fabric
+
+
+def share_weights(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Each process keeps its part of every weight (FSDP2), and has a block whole only while it computes it."""
+    for module in [*(module for module in model.modules() if isinstance(module, Block)), model]:
+        fully_shard(module, mesh=mesh["data_parallel"])
+    return model
 
 
 def keep_freed_memory() -> None:
@@ -82,7 +85,7 @@ def check_shares(recipe: Recipe, world: int) -> None:
 
 def prepare(fabric: Fabric, model: nn.Module, recipe: Recipe) -> nn.Module:
     """The model on its device and among its processes."""
-    if recipe.activation_checkpointing and not isinstance(fabric.strategy, FSDPStrategy):
+    if recipe.activation_checkpointing:
         checkpoint_blocks(model)
     if recipe.compile:
         model = torch.compile(model)
@@ -96,11 +99,3 @@ def checkpoint_blocks(model: nn.Module) -> None:
     for block in [module for module in model.modules() if isinstance(module, Block)]:
         forward = block.forward
         block.forward = lambda x, forward=forward: checkpoint(forward, x, use_reentrant=False)
-
-
-def clip_gradient(fabric: Fabric, model: nn.Module, optimisers: list[torch.optim.Optimizer], largest: float) -> None:
-    """Scale the gradient down to the norm ``largest``, as a whole, whoever holds its pieces."""
-    if isinstance(fabric.strategy, FSDPStrategy):
-        fabric.clip_gradients(model, optimisers[0], max_norm=largest, error_if_nonfinite=False)
-    else:  # Fabric's own would clip each optimiser's part by itself
-        nn.utils.clip_grad_norm_(model.parameters(), largest)

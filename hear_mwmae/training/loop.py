@@ -20,7 +20,7 @@ from ..checkpoint import load_strictly, read_model, save_model
 from ..frontend import LogMelFrontend
 from ..mae import MaskedAutoencoder
 from .data import CropBatches, log_mel_crops, read_batches, worker_errors
-from .engine import clip_gradient, make_fabric, prepare
+from .engine import make_fabric, prepare
 from .optim import make_optimisers, schedule
 from .probe import read_task
 from .recipe import Recipe
@@ -159,7 +159,8 @@ def train_step(
             fabric.backward(loss)
         total += loss.detach()
     if recipe.clip_gradient:
-        clip_gradient(fabric, model, optimisers, recipe.clip_gradient)
+        # All of it: Fabric's own would clip each optimiser's part by itself.
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_gradient)
     for optimiser in optimisers:
         optimiser.step()
         optimiser.zero_grad()
