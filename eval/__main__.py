@@ -16,11 +16,11 @@ from hear_mwmae.files import write_text
 from . import fetch as fetching
 from . import report as reporting
 from . import scores as scoring
-from .embed import Model, disk_needed, hours_of, is_embedded, join_group
+from .embed import Model, check_complete, disk_needed, hours_of, is_embedded, join_group, memory_needed
 from .embed import embed as embed_task
 from .kit import PROTOCOLS
-from .predict import Job, do_job, list_jobs, run_jobs
-from .tasks import check_task, find_tasks, registry
+from .predict import Job, do_job, job_bytes, list_jobs, run_jobs
+from .tasks import check_task, count_clips, find_tasks, registry
 
 RESULTS = click.argument("results", type=click.Path(file_okay=False, path_type=Path))
 TASKS_DIR = click.argument("tasks_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -85,10 +85,26 @@ def fetch(tasks_dir: Path, names: tuple[str, ...], record: str, jobs: int, keep:
     known = registry()
     if unknown := sorted(set(names) - known.keys()):
         raise ValueError(f"no task {', '.join(unknown)}; there are {', '.join(known)}")
-    archives = fetching.read_record(record)
-    for name in names or known:
-        done = fetching.fetch(known[name], tasks_dir, archives, jobs, keep)
-        click.echo(f"{name}: {'fetched' if done else 'was there already'}")
+    archives, failures = None, 0
+    for name in dict.fromkeys(names or known):
+        if fetching.is_fetched(known[name], tasks_dir):
+            click.echo(f"{name}: was there already")
+            continue
+        archives = archives or fetching.read_record(record)
+        try:
+            fetching.fetch(known[name], tasks_dir, archives, jobs, keep)
+            click.echo(f"{name}: fetched{_other_count(tasks_dir / name)}")
+        except (ValueError, OSError) as error:
+            failures += 1
+            click.echo(f"{name}: not fetched: {error}", err=True)
+    sys.exit(bool(failures))
+
+
+def _other_count(folder: Path) -> str:
+    """HEAR's page lists numbers of clips; what the task itself says counts, but a difference is worth a word."""
+    task = registry().get(folder.name)
+    clips = count_clips(folder)
+    return "" if not task or clips == task.clips else f" ({clips:,} clips, where HEAR's page lists {task.clips:,})"
 
 
 @main.command()
@@ -97,11 +113,15 @@ def fetch(tasks_dir: Path, names: tuple[str, ...], record: str, jobs: int, keep:
 @click.option("--sample-rate", default=16000, show_default=True, help="Of the audio that is looked for.")
 def check(tasks_dir: Path, names: tuple[str, ...], sample_rate: int) -> None:
     """Say which task folders are complete, and what is wrong with the others; then the exit code is 1."""
-    bad = False
-    for folder in find_tasks(tasks_dir, names):
+    bad, folders = False, find_tasks(tasks_dir, names)
+    for folder in folders:
         problems = check_task(folder, sample_rate)
         bad |= bool(problems)
-        click.echo(f"{folder.name}: {'; '.join(problems) or 'complete'}")
+        click.echo(f"{folder.name}: {'; '.join(problems) or 'complete' + _other_count(folder)}")
+    if not names:
+        for folder in sorted(registry().keys() - {folder.name for folder in folders}):
+            begun = (tasks_dir / fetching.WORK / folder).is_dir()
+            click.echo(f"{folder}: {'`fetch` has begun, and would go on' if begun else 'not here'}")
     sys.exit(bad)
 
 
@@ -133,23 +153,28 @@ def embed(
         raise ValueError(f"--model-options must be JSON: {error}") from error
     if not isinstance(options, dict):
         raise ValueError(f"--model-options must be a JSON object, got {model_options}")
+    folders, (rank, world) = find_tasks(tasks_dir, names), join_group()
     hear_model = Model(module, model, options)
-    missing = [folder for folder in find_tasks(tasks_dir, names) if not is_embedded(hear_model, folder, results)]
-    rank, world = join_group()
-    failures = 0
-    for folder in missing:
+    done = failures = 0
+    for folder in folders:
         try:
+            if is_embedded(hear_model, folder, results):
+                continue
+            check_complete(hear_model, folder)
             if rank == 0:
                 hours, disk = hours_of(folder, hear_model.embedding.sample_rate), disk_needed(hear_model, folder, world)
-                click.echo(f"{folder.name}: {hours:.2f} h of audio, {disk / (1 << 20):.0f} MiB of disk")
+                memory = memory_needed(hear_model, folder)
+                what = f"{hours:.2f} h of audio, {disk >> 20} MiB of disk, {memory >> 20} MiB of memory"
+                click.echo(f"{folder.name}: {what} (with one clip at a time, more with more)")
             embed_task(hear_model, folder, results, batch_size, rank, world)
+            done += 1
         except (ValueError, OSError) as error:
             if world > 1:  # the others wait for this one
                 raise
             failures += 1
             click.echo(f"not embedded: {error}", err=True)
     if rank == 0:
-        click.echo(f"{len(missing) - failures} of {len(missing)} tasks embedded into {results}")
+        click.echo(f"{done} of {done + failures} tasks embedded into {results}, {len(folders) - done - failures} were there")
     sys.exit(bool(failures))
 
 
@@ -167,6 +192,8 @@ def predict(results: Path, protocol: str, seeds: list[int], names: tuple[str, ..
     What is there is not computed again; one that fails stops no other.
     """
     missing = list_jobs(results, protocol, seeds, names)
+    if missing:
+        click.echo(f"{len(missing)} jobs, each of up to {max(map(job_bytes, missing)) >> 20} MiB of memory")
     failures = run_jobs(missing, jobs)
     for job, reason in failures:
         click.echo(f"failed: {job.task_dir.name}, seed {job.seed}: {reason}", err=True)
@@ -228,10 +255,15 @@ def scores(results: tuple[Path, ...], protocol: str, csv_path: Path | None) -> N
 @PROTOCOL
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The .html to write.")
 def report(results: tuple[Path, ...], protocol: str, output: Path) -> None:
-    """Write one page about the models in RESULTS...: scores beside the paper's, bars, comparisons, how it was done."""
-    page = reporting.page(_read(results, protocol), protocol, reporting.circumstances(results, protocol))
-    write_text(output, page)
-    click.echo(f"report -> {output}")
+    """Write one page about the models in RESULTS...: scores beside the paper's, bars, comparisons, how it was done.
+
+    The table of scores goes beside it, as .md and as .csv.
+    """
+    models = _read(results, protocol)
+    write_text(output, reporting.page(models, protocol, reporting.circumstances(results, protocol)))
+    write_text(output.with_suffix(".md"), scoring.markdown(models, protocol) + "\n")
+    write_text(output.with_suffix(".csv"), scoring.table_csv(models, protocol))
+    click.echo(f"report -> {output}, {output.with_suffix('.md').name}, {output.with_suffix('.csv').name}")
 
 
 @main.command()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import shutil
+import sys
 import time
 from contextlib import nullcontext
 from datetime import timedelta
@@ -21,12 +23,15 @@ from hear_mwmae.files import one_at_a_time
 from hear_mwmae.hub import sha256_of
 
 from . import kit
+from .circumstances import machine, versions
 from .tasks import check_task, label_files, read_metadata
 
 EMBEDDINGS = "embeddings"
 ABOUT = "about.json"
 #: Bytes that the smallest file takes on most file systems.
 BLOCK = 4096
+#: Bytes of a timestamp in the kit's JSON.
+TIME_BYTES = 8
 #: How long processes wait for the slowest of them.
 PATIENCE = timedelta(days=7)
 
@@ -44,20 +49,33 @@ def join_group() -> tuple[int, int]:
 
 
 class Model:
-    """A HEAR module with its model; loaded when something has to be embedded.
-
-    ``about`` tells it from others: the module, its options, where the model was loaded from, and the SHA-256 of the files there.
-    """
+    """A HEAR module with its model."""
 
     def __init__(self, module: str, model: str | None, options: dict) -> None:
-        path = Path(model) if model and Path(model).exists() else None
-        self.model = str(path.resolve()) if path else model
-        self.about = {"module": module, "options": options, "model": self.model, "sha256": _hash_files(path) if path else None}
+        self.module, self.model, self.options = module, model, options
 
     @cached_property
     def embedding(self) -> object:
         """The kit's."""
-        return kit.load(self.about["module"], self.model, self.about["options"])
+        return kit.load(self.module, self.model, self.options)
+
+    @cached_property
+    def identity(self) -> dict:
+        """What tells it from others: the module, its options, and its weights, wherever they come from."""
+        return {"module": self.module, "options": self.options, "weights": self._weights()}
+
+    def _weights(self) -> str:
+        """SHA-256 of the loaded weights; of a model that is not torch's, of its files, or else its name."""
+        model = self.embedding.model
+        if isinstance(model, torch.nn.Module):
+            digest = hashlib.sha256()
+            for name, value in sorted(model.state_dict().items()):
+                digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            return digest.hexdigest()
+        if self.model and Path(self.model).exists():
+            return _hash_files(Path(self.model))
+        return f"of {self.model or 'the module itself'}"
 
 
 def is_embedded(model: Model, task: Path, results: Path) -> bool:
@@ -66,20 +84,24 @@ def is_embedded(model: Model, task: Path, results: Path) -> bool:
     if not (out / ABOUT).is_file():
         return False
     made = json.loads((out / ABOUT).read_text())
-    if differing := [key for key, value in model.about.items() if made.get(key) != value]:
+    if differing := [key for key, value in model.identity.items() if made.get(key) != value]:
         raise ValueError(f"{out} was made with another {', '.join(differing)}; give this model another folder")
     if changed := [name for name in label_files(task) if (out / name).read_bytes() != (task / name).read_bytes()]:
         raise ValueError(f"{out} was made of another {changed[0]}; remove it, and the results beside it")
     return True
 
 
-def embed(model: Model, task: Path, results: Path, batch_size: int | None = None, rank: int = 0, world: int = 1) -> None:
-    """Embed a task into ``results/TASK/embeddings``; under torchrun, every process of the group calls it.
-
-    Raises ValueError when the task is not complete, cannot be embedded, or is being embedded by somebody else.
-    """
+def check_complete(model: Model, task: Path) -> None:
+    """ValueError where a task lacks something, at the model's sample rate."""
     if problems := check_task(task, model.embedding.sample_rate):
         raise ValueError(f"{task} is not complete: {'; '.join(problems)}")
+
+
+def embed(model: Model, task: Path, results: Path, batch_size: int | None = None, rank: int = 0, world: int = 1) -> None:
+    """Embed a complete task into ``results/TASK/embeddings``; under torchrun, every process of the group calls it.
+
+    Raises ValueError when it cannot be embedded, or is being embedded by somebody else.
+    """
     out = results / task.name / EMBEDDINGS
     out.parent.mkdir(parents=True, exist_ok=True)
     busy = f"another process is embedding {task.name} into {results}"
@@ -94,6 +116,8 @@ def _embed(model: Model, task: Path, out: Path, batch_size: int | None, rank: in
     if rank == 0:
         shutil.rmtree(partial, ignore_errors=True)
     if world == 1:
+        if (out / ABOUT).is_file():  # by another process, while this one was looking at other things
+            return
         kit.embed_task(model.embedding, task, partial, batch_size)
     else:
         dist.barrier()
@@ -106,9 +130,9 @@ def _embed(model: Model, task: Path, out: Path, batch_size: int | None, rank: in
     if rank == 0:
         for split in splits:
             shutil.rmtree(partial / split)  # a file per clip, which the kit has joined to one array by now
-        about = model.about | {"task": task.name, "batch_size": batch_size, "processes": world}
+        about = model.identity | {"model": model.model, "task": task.name, "batch_size": batch_size, "processes": world}
         about |= {"hours": round(hours_of(task, model.embedding.sample_rate), 4), "embeddings": _hash_files(partial)}
-        about |= {"seconds": round(time.monotonic() - began, 1)}
+        about |= {"seconds": round(time.monotonic() - began, 1), "machine": machine(), "versions": versions(model.module)}
         (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
         partial.rename(out)
     if world > 1:
@@ -166,15 +190,33 @@ def disk_needed(model: Model, task: Path, world: int = 1) -> int:
     """Bytes that embedding a task takes at its height.
 
     The kit writes every vector twice, to a file per clip and to one array, before the former are removed; shares of many
-    processes have an array more. A file takes whole blocks.
+    processes have an array more. A file takes whole blocks. Events come with their times, as text.
     """
     metadata = read_metadata(task)
     clips = sum(len(json.loads((task / f"{split}.json").read_text())) for split in metadata["splits"])
-    embedding, files = model.embedding, 2
+    embedding, files, text = model.embedding, 2, 0
     if metadata["embedding_type"] == "event":
         size, files = embedding.model.timestamp_embedding_size, 3
         second = embedding.get_timestamp_embedding_as_numpy(np.zeros((1, embedding.sample_rate), np.float32))[1].shape[1]
         vectors = int(hours_of(task, embedding.sample_rate) * 3600 * second)
+        text = 2 * TIME_BYTES * vectors
     else:
         size, vectors = embedding.model.scene_embedding_size, clips
-    return (2 + (world > 1)) * vectors * size * 4 + clips * files * BLOCK
+    return (2 + (world > 1)) * vectors * size * 4 + text + clips * files * BLOCK
+
+
+def memory_needed(model: Model, task: Path) -> int:
+    """The most bytes that this process has had so far, the task's longest clip embedded, on a CPU; GPUs have their own."""
+    embedding = model.embedding
+    folder = task / str(embedding.sample_rate)
+    longest = max(
+        soundfile.info(folder / split / name).frames
+        for split in read_metadata(task)["splits"]
+        for name in json.loads((task / f"{split}.json").read_text())
+    )
+    silence = np.zeros((1, longest), np.float32)
+    if read_metadata(task)["embedding_type"] == "event":
+        embedding.get_timestamp_embedding_as_numpy(silence)
+    else:
+        embedding.get_scene_embedding_as_numpy(silence)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

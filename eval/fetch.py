@@ -36,6 +36,8 @@ SOURCE_RATE, SAMPLE_RATE = 48000, 16000
 ATTEMPTS = 4
 #: Seconds before the second of them, and so many more before every further one.
 PAUSE = 2.0
+#: Where tasks are made, in the folder of tasks.
+WORK = ".fetch"
 #: Marks a folder in which everything of an archive is.
 UNPACKED = ".unpacked"
 #: Seconds that a server may be silent.
@@ -65,18 +67,22 @@ def read_record(url: str = RECORD) -> list[Archive]:
         raise ValueError(f"cannot read the list of files at {url}: {error!r}") from error
 
 
-def fetch(task: Task, tasks_dir: Path, archives: list[Archive], jobs: int = 1, keep: bool = False) -> bool:
-    """Have ``tasks_dir/FOLDER`` complete at 16 kHz; False when it was there already.
+def is_fetched(task: Task, tasks_dir: Path) -> bool:
+    """Whether there is nothing left to do for ``tasks_dir/FOLDER``."""
+    final = tasks_dir / task.folder
+    return final.is_dir() and not (final / UNPACKED).is_file()
 
-    Raises ValueError when the record has no such task, when what came is damaged, or when the task is not what HEAR lists.
+
+def fetch(task: Task, tasks_dir: Path, archives: list[Archive], jobs: int = 1, keep: bool = False) -> None:
+    """Have ``tasks_dir/FOLDER`` complete at 16 kHz.
+
+    Raises ValueError when the record has no such task, or when what came is damaged or not complete.
 
     Args:
         jobs: processes that resample.
         keep: leave the archive and the 48 kHz audio in place.
     """
-    final, work = tasks_dir / task.folder, tasks_dir / ".fetch"
-    if final.is_dir() and not (final / UNPACKED).is_file():
-        return False
+    final, work = tasks_dir / task.folder, tasks_dir / WORK
     found = [archive for archive in archives if task.folder in archive.key]
     if len(found) != 1:
         raise ValueError(f"the record has {len(found)} files for {task.folder}, where one is expected")
@@ -89,7 +95,6 @@ def fetch(task: Task, tasks_dir: Path, archives: list[Archive], jobs: int = 1, k
             shutil.rmtree(final / str(SOURCE_RATE), ignore_errors=True)
             (work / archive.key).unlink(missing_ok=True)
         (final / UNPACKED).unlink(missing_ok=True)  # where another process has just done all this
-    return True
 
 
 def _fetch(task: Task, archive: Archive, work: Path, final: Path, jobs: int) -> None:
@@ -98,7 +103,7 @@ def _fetch(task: Task, archive: Archive, work: Path, final: Path, jobs: int) -> 
         unpack(download(archive, work), folder)
     resample(folder, jobs)
     if problems := check_task(folder, SAMPLE_RATE):
-        raise ValueError(f"{folder} is not what HEAR lists: {'; '.join(problems)}")
+        raise ValueError(f"{folder} is not complete: {'; '.join(problems)}")
     folder.rename(final)  # with its mark: it says that what is no longer needed has not been removed yet
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -12,13 +11,13 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 
 import torch
 
 from hear_mwmae.files import one_at_a_time, write_text
 
+from .circumstances import available_memory, machine, versions
 from .embed import ABOUT, EMBEDDINGS
 from .kit import PROTOCOLS, predict_task
 from .tasks import read_metadata
@@ -76,11 +75,13 @@ def of_embeddings(result: Path) -> str:
 def run_jobs(jobs: list[Job], at_once: int) -> list[tuple[Job, str]]:
     """Run jobs, ``at_once`` at a time within the memory there is; returns those that failed, and why. What they said is kept."""
     failures = []
-    gpus = torch.cuda.device_count()
+    # Those that a scheduler has given to this process, by the names that it has for them.
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = (given.split(",") if given else list(map(str, range(torch.cuda.device_count())))) if torch.cuda.is_available() else []
 
     def run(numbered: tuple[int, Job]) -> None:
         number, job = numbered
-        gpu = {"CUDA_VISIBLE_DEVICES": str(number % gpus)} if gpus else {}
+        gpu = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
         done = subprocess.run(job.command, capture_output=True, text=True, cwd=CHECKOUT, env=os.environ | gpu)
         if done.returncode:
             said = job.result.with_suffix(".log")
@@ -95,35 +96,20 @@ def run_jobs(jobs: list[Job], at_once: int) -> list[tuple[Job, str]]:
     return failures
 
 
-def fitting(jobs: list[Job]) -> int:
-    """How many of these jobs the available memory holds at a time.
+def job_bytes(job: Job) -> int:
+    """Memory that a job takes at most, but for the labels of every frame of events.
 
     The kit keeps what it has read for every point of its grid and every fold to the end: at most so many copies.
     """
-    most = JOB_BYTES
-    for job in jobs:
-        embeddings = job.task_dir / EMBEDDINGS
-        size = sum(file.stat().st_size for file in embeddings.glob("*.embeddings.npy"))
-        folds = len(read_metadata(embeddings)["splits"])
-        most = max(most, JOB_BYTES + (PROTOCOLS[job.protocol][0] + folds) * size)
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.is_file():  # no Linux
-        return len(jobs)
-    available = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
-    return int(available.split()[1]) * 1024 // most
+    embeddings = job.task_dir / EMBEDDINGS
+    size = sum(file.stat().st_size for file in embeddings.glob("*.embeddings.npy"))
+    return JOB_BYTES + (PROTOCOLS[job.protocol][0] + len(read_metadata(embeddings)["splits"])) * size
 
 
-def machine() -> str:
-    """Processor and number of cores."""
-    cpuinfo = Path("/proc/cpuinfo")  # Linux has it, and platform.processor() is empty there
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
-def versions() -> dict[str, str]:
-    """Of what computes a result."""
-    return {name: metadata.version(name) for name in ("heareval", "torch", "pytorch-lightning", "numpy", "scikit-learn")}
+def fitting(jobs: list[Job]) -> int:
+    """How many of these jobs the available memory holds at a time."""
+    available = available_memory()
+    return len(jobs) if available is None else available // max(map(job_bytes, jobs), default=JOB_BYTES)
 
 
 def do_job(job: Job) -> None:

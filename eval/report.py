@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from html import escape
 from itertools import combinations
 from pathlib import Path
@@ -34,9 +33,10 @@ dt { font-weight: 600 }
 def circumstances(results: tuple[Path, ...], protocol: str) -> dict[str, str]:
     """How the scores came about: versions and machines named in the results, and the time they took."""
     found = [json.loads(file.read_text()) for path in results for file in path.glob(f"*/{protocol}/seed-*.json")]
-    versions = Counter(", ".join(f"{name} {version}" for name, version in result["versions"].items()) for result in found)
-    machines = Counter(result["machine"] for result in found)
     embedded = [json.loads(file.read_text()) for path in results for file in path.glob("*/embeddings/about.json")]
+    made = found + embedded
+    versions = dict.fromkeys(", ".join(f"{name} {version}" for name, version in one["versions"].items()) for one in made)
+    machines = dict.fromkeys(one["machine"] for one in made)
     hours, embedding = sum(about["hours"] for about in embedded), sum(about["seconds"] for about in embedded) / 60
     predicting = sum(result["seconds"] for result in found) / 60
     return {
@@ -59,8 +59,8 @@ def page(models: dict[str, dict[str, Score]], protocol: str, about: dict[str, st
         "<h1>HEAR scores</h1>",
         f"<p>{escape(', '.join(models))}</p>",
         "<h2>Scores</h2>",
-        "<p>In percent, with 95 % intervals over the seeds of the predictors. Other protocols give other scores. s(m) of one's "
-        "own is reconstructed from the paper's tables, and needs all ten tasks.</p>",
+        "<p>In percent, with 95 % intervals over the seeds of the predictors. Other protocols give other scores. s(m) with ≈ is "
+        "reconstructed from the paper's tables, and needs all ten tasks.</p>",
         _table(rows(models, protocol)),
         "<h2>Task by task</h2>",
         f'<p class="keys">{keys}</p><div class="charts">{charts}</div>',
@@ -101,12 +101,15 @@ def comparisons(models: dict[str, dict[str, Score]]) -> str:
         row = {"": f"{other} - {one}"}
         for folder, head in columns(models).items():
             if folder in ones and folder in others:
-                p = compare(ones[folder], others[folder])
-                row[head] = f"{others[folder].mean - ones[folder].mean:+.1f}" + (f" (p = {p:.2g})" if p is not None else "")
+                difference, p = compare(ones[folder], others[folder])
+                row[head] = f"{difference:+.1f}" + (f" (p = {p:.2g})" if p is not None else "")
             else:
                 row[head] = ""
         table.append(row)
-    return "<p>Differences of means, with p of a paired t-test over the seeds; no correction for many tasks.</p>" + _table(table)
+    return (
+        "<p>Differences of means over the seeds that both have, with p of a paired t-test over them; no correction for many "
+        "tasks.</p>" + _table(table)
+    )
 
 
 def _colour(number: int) -> str:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import soundfile
+
+#: What heareval reads of a task's metadata, beside its splits.
+REQUIRED = {"task_name", "embedding_type", "prediction_type", "sample_duration", "split_mode", "evaluation"}
 TASKS_CSV = Path(__file__).with_name("tasks.csv")
 
 
@@ -43,7 +48,7 @@ def registry() -> dict[str, Task]:
 def find_tasks(tasks_dir: Path, names: tuple[str, ...] = ()) -> list[Path]:
     """Task folders below ``tasks_dir``: all, or those of these names. Raises ValueError where one is missing or there is none."""
     if names:
-        folders = [tasks_dir / name for name in names]
+        folders = [tasks_dir / name for name in dict.fromkeys(names)]
         if missing := [folder.name for folder in folders if not (folder / "task_metadata.json").is_file()]:
             raise ValueError(f"{tasks_dir} has no task {', '.join(missing)}")
         return folders
@@ -64,27 +69,41 @@ def label_files(folder: Path) -> list[str]:
 
 
 def check_task(folder: Path, sample_rate: int = 16000) -> list[str]:
-    """What is wrong with a task folder; nothing when it is complete."""
+    """What is wrong with a task folder, down to the headers of its audio files; nothing when it is complete."""
     problems = []
     try:
-        splits = read_metadata(folder)["splits"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        metadata = read_metadata(folder)
+        splits = list(metadata["splits"])
+        if missing := sorted(REQUIRED - metadata.keys()):
+            problems.append(f"task_metadata.json says nothing of {', '.join(missing)}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return [f"task_metadata.json: {error!r}"]
     if not (folder / "labelvocabulary.csv").is_file():
         problems.append("no labelvocabulary.csv")
-    clips = 0
     for split in splits:
         try:
-            labels = json.loads((folder / f"{split}.json").read_text())
+            names = list(json.loads((folder / f"{split}.json").read_text()))
         except (OSError, ValueError) as error:
             problems.append(f"{split}.json: {error!r}")
             continue
-        clips += len(labels)
         audio = folder / str(sample_rate) / split
-        there = {path.name for path in audio.iterdir()} if audio.is_dir() else set()
-        if missing := sorted(set(labels) - there):
-            problems.append(f"{sample_rate}/{split}: {len(missing)} of {len(labels)} files missing, such as {missing[0]}")
-    known = registry().get(folder.name)
-    if known and clips != known.clips:
-        problems.append(f"{clips} clips where HEAR lists {known.clips}")
+        wrong = {name: fault for name in names if (fault := _fault(audio / name, sample_rate))}
+        for fault, count in Counter(wrong.values()).items():
+            example = next(name for name in names if wrong.get(name) == fault)
+            problems.append(f"{sample_rate}/{split}: {count} of {len(names)} files {fault}, such as {example}")
     return problems
+
+
+def count_clips(folder: Path) -> int:
+    """Clips in all splits of a task."""
+    return sum(len(json.loads((folder / f"{split}.json").read_text())) for split in read_metadata(folder)["splits"])
+
+
+def _fault(path: Path, sample_rate: int) -> str:
+    try:
+        info = soundfile.info(path)
+    except soundfile.LibsndfileError:
+        return "unreadable" if path.is_file() else "missing"
+    if not info.frames:
+        return "empty"
+    return "" if info.samplerate == sample_rate else f"at {info.samplerate} Hz"

@@ -15,14 +15,15 @@ import hear_mwmae
 
 
 class MwMaeEncoder(nn.Module):
-    """(B, samples) at 16 kHz -> (B, T, output_dim), a vector for every 40 ms; the attributes are those that X-ARES asks for."""
+    """(B, samples) at 16 kHz -> (B, T, output_dim), one every 40 ms by default patches; attributes as X-ARES wants them."""
 
     def __init__(self, model: str = os.environ.get("HEAR_MWMAE_MODEL", "")) -> None:
         super().__init__()
         self.model = hear_mwmae.load_model(model)
         self.sampling_rate = self.model.sample_rate
         self.output_dim = self.model.timestamp_embedding_size
-        self.hop_size_in_ms = 40
+        config = self.model.config
+        self.hop_size_in_ms = 1000 * config.patch_size[0] * config.frontend.hop_length // config.frontend.sample_rate
 
     def forward(self, audio: Tensor) -> Tensor:
         return hear_mwmae.get_timestamp_embeddings(audio, self.model)[0]

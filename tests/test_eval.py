@@ -18,14 +18,16 @@ import soundfile
 import torch
 from click.testing import CliRunner
 from filelock import FileLock
+from tiny_run import tiny_recipe
 
-from eval import report
+from eval import circumstances, report
 from eval import scores as scoring
 from eval.__main__ import main
-from eval.embed import Model, is_embedded
-from eval.predict import Job, do_job, list_jobs
+from eval.predict import JOB_BYTES, Job, do_job, fitting, job_bytes, list_jobs
 from eval.scores import Score, markdown, overall, read_scores, references, summarise
 from eval.tasks import check_task, find_tasks, registry
+from hear_mwmae.checkpoint import save_model
+from hear_mwmae.mae import MaskedAutoencoder
 
 ROOT = Path(__file__).parent.parent
 
@@ -180,10 +182,16 @@ def test_predictions_of_every_kind(embedded, tmp_path):
     hparams = json.loads(content)["scores"]["hparams"]
     assert (hparams["lr"], hparams["hidden_layers"], hparams["hidden_dim"]) == (1e-4, 1, 1024) and "xavier_normal" in str(hparams)
     assert not list(results.rglob(".job-*")) and not list((results / "multiclass-v1" / "embeddings").glob("*predictions*"))
-    assert "| log-mel | paper | 1, 2 |" in run("scores", results, "--csv", tmp_path / "min.csv")
+    assert "| log-mel | paper | 2 (event-v1 1, multilabel-v1 1) |" in run("scores", results, "--csv", tmp_path / "min.csv")
     assert "no score is below" in run("gate", results, "--min", tmp_path / "min.csv")
     run("report", results, "-o", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
+    assert (tmp_path / "report.md").read_text().startswith("| model | protocol | seeds | event-v1 |")
+    assert (
+        (tmp_path / "report.csv")
+        .read_text()
+        .startswith("model,protocol,seeds,event-v1,multiclass-v1,multilabel-v1,s(m),source\n")
+    )
     assert "heareval 2021.1.3" in page and "4 predictions" in page and " cores" in page
 
 
@@ -203,8 +211,26 @@ def test_check(tasks_dir, tmp_path):
     assert result.exit_code == 1
     for problem in ("16000/fold01: 1 of 12 files missing, such as fold01-3.wav", "fold02.json: ", "no labelvocabulary.csv"):
         assert problem in result.output
-    folder.rename(tmp_path / "esc50-v2.0.0-full")
-    assert "24 clips where HEAR lists 2000" in check_task(tmp_path / "esc50-v2.0.0-full")[-1]
+    for number, content in enumerate((b"", b"RIFF")):
+        (folder / "16000" / "fold00" / f"fold00-{number}.wav").write_bytes(content)
+    soundfile.write(folder / "16000" / "fold00" / "fold00-2.wav", np.zeros(0), 16000)
+    soundfile.write(folder / "16000" / "fold00" / "fold00-3.wav", np.zeros(99), 48000)
+    metadata = json.loads((folder / "task_metadata.json").read_text())
+    del metadata["evaluation"]
+    (folder / "task_metadata.json").write_text(json.dumps(metadata))
+    problems = " ".join(check_task(folder))
+    for problem in (
+        "2 of 12 files unreadable, such as fold00-0.wav",
+        "1 of 12 files empty",
+        "at 48000 Hz",
+        "nothing of evaluation",
+    ):
+        assert problem in problems
+    shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "esc50-v2.0.0-full")
+    (tmp_path / ".fetch" / "fsd50k-v1.0-full").mkdir(parents=True)
+    lines = CliRunner().invoke(main, ["check", str(tmp_path)]).output
+    assert "esc50-v2.0.0-full: complete (36 clips, where HEAR's page lists 2,000)" in lines
+    assert "fsd50k-v1.0-full: `fetch` has begun" in lines and "nsynth_pitch-v2.2.3-5h: not here" in lines
     with pytest.raises(ValueError, match="holds no HEAR tasks"):
         find_tasks(tasks_dir / "event-v1")
 
@@ -232,23 +258,37 @@ def test_table_shows_the_papers_rows_beside_ones_own():
     folders = [task.folder for task in registry().values() if task.in_paper]
     text = markdown({"mine": {folder: score(50.0, 52.0) for folder in folders}}, "paper")
     lines = text.splitlines()
-    assert "s(m)" in lines[0] and lines[2].startswith("| mine | paper | 2 | 51.0±") and len(lines) == 2 + len(references())
+    assert (
+        "s(m)" in lines[0]
+        and "| ≈" in lines[2]
+        and "≈" not in lines[3]
+        and lines[2].startswith("| mine | paper | 2 | 51.0±")
+        and len(lines) == 2 + len(references())
+    )
     assert "MW-MAE-B" in text and "89.2" in text
     scores = {folder: score(50.0) for folder in folders}
     lines = markdown({"mine": scores}, "hear").splitlines()  # the paper's scores are of another protocol
-    assert len(lines) == 4 and lines[3].startswith("| HEAR leaderboard, the best of each task | hear | 1 | 97.5 |")
+    assert (
+        len(lines) == 4
+        and "≈" not in lines[2]
+        and lines[3].startswith("| HEAR leaderboard, the best of each task | hear | 1 | 97.5 |")
+    )
     assert "MW-MAE-B" not in markdown({"mine": {"some-task": score(1.0)}}, "paper")
-    assert scoring.primary_score({"test": {"test_score": 0.5}}) == 50
+    assert scoring.primary_score({"test": {"test_score": 0.5}, "hparams": {}, "score_mode": "max"}) == 50
+    folds = {"fold00": {"test_score": 0.5}, "fold01": {"test_score": float("nan")}, "aggregated_scores": {"test_score_mean": 0.5}}
+    assert scoring.primary_score(folds) == 25  # a fold without any event found is not left out
 
 
 def test_report_and_comparison():
     one = {"esc50-v2.0.0-full": score(50.0, 52.0, 51.0), "other": score(10.0)}
     two = {"esc50-v2.0.0-full": score(60.0, 63.0, 61.0)}
-    p = scoring.compare(one["esc50-v2.0.0-full"], two["esc50-v2.0.0-full"])
+    difference, p = scoring.compare(one["esc50-v2.0.0-full"], two["esc50-v2.0.0-full"])
+    assert difference == pytest.approx(31 / 3)
     assert p == pytest.approx(scipy.stats.ttest_rel([50, 52, 51], [60, 63, 61]).pvalue) and p < 0.01
-    # Seeds are paired by their numbers, and those of one model only are left out.
-    assert scoring.compare(summarise({0: 1.0, 1: 2.0, 2: 4.0}), summarise({2: 4.0, 1: 2.0, 7: 9.0})) == 1
-    assert scoring.compare(summarise({0: 1.0, 1: 2.0}), summarise({1: 2.0, 7: 9.0})) is None
+    # Seeds are paired by their numbers, and those of one model only are left out, of the difference as well.
+    assert scoring.compare(summarise({0: 1.0, 1: 2.0, 2: 4.0}), summarise({2: 5.0, 1: 4.0, 7: 9.0}))[0] == 1.5
+    assert scoring.compare(summarise({0: 1.0, 1: 2.0}), summarise({1: 2.0, 7: 9.0})) == (4.0, None)
+    assert scoring.compare(score(1.0, 2.0), score(3.0, 4.0)) == (2.0, None)  # no spread, no test
     page = report.page({"<mine>": one, "yours": two}, "paper", {"versions": "heareval 1"})
     assert "&lt;mine&gt;" in page and "<mine>" not in page and "+10.3 (p = " in page and "not computed" in page
     assert "http" not in page and page.count("<svg") == 2
@@ -269,6 +309,8 @@ def test_gate(tmp_path):
         scoring.below({"b": good}, "paper", minimum)
     with pytest.raises(ValueError, match="holds scores of protocol paper, not of hear"):
         scoring.below({"a": good, "b": good}, "hear", minimum)
+    scoring.write_csv({"a": score(56.4166655)}, "paper", minimum)  # nothing is lost to rounding
+    assert scoring.below({"a": score(56.4166655)}, "paper", minimum) == []
     minimum.write_text("task,protocol,mean,half_width\n")
     with pytest.raises(ValueError, match="holds no scores"):
         scoring.below({"a": good}, "paper", minimum)
@@ -290,15 +332,48 @@ def test_results_of_other_embeddings_do_not_count(embedded, tmp_path):
 
 
 def test_a_changed_model_or_task_is_another(tasks_dir, embedded, tmp_path):
-    (tmp_path / "weights").write_text("one")
-    model = Model("eval.log_mel", str(tmp_path / "weights"), {})
-    (tmp_path / "weights").write_text("two")
-    assert Model("eval.log_mel", str(tmp_path / "weights"), {}).about["sha256"] != model.about["sha256"]
-    task = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "multiclass-v1")
-    assert is_embedded(Model("eval.log_mel", None, {}), task, embedded)
+    """A model is known by its weights, wherever they lie; a task by its labels."""
+    task = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "tasks" / "multiclass-v1")
+    small = tiny_recipe(tmp_path).model_config()
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        save_model(tmp_path / name, small, MaskedAutoencoder(small).state_dict())
+    run("embed", tmp_path / "tasks", tmp_path / "results", "--model", tmp_path / "one")
+    (tmp_path / "one").rename(tmp_path / "elsewhere")
+    assert "1 were there" in run("embed", tmp_path / "tasks", tmp_path / "results", "--model", tmp_path / "elsewhere")
+    output = run("embed", tmp_path / "tasks", tmp_path / "results", "--model", tmp_path / "two", expect=1)
+    assert "was made with another weights" in output
+    results = shutil.copytree(embedded, tmp_path / "log-mel")
     (task / "fold01.json").write_text((task / "fold01.json").read_text().replace("high", "low"))
-    with pytest.raises(ValueError, match=r"was made of another fold01.json"):
-        is_embedded(Model("eval.log_mel", None, {}), task, embedded)
+    assert "was made of another fold01.json" in run("embed", tmp_path / "tasks", results, "--module", "eval.log_mel", expect=1)
+
+
+def test_a_task_that_cannot_be_embedded_stops_no_other(tasks_dir, tmp_path):
+    shutil.copytree(tasks_dir, tmp_path / "tasks")
+    (tmp_path / "tasks" / "event-v1" / "16000" / "train" / "train-0.wav").write_bytes(b"no audio")
+    output = run("embed", tmp_path / "tasks", tmp_path / "results", "--module", "eval.log_mel", expect=1)
+    assert "not embedded: " in output and "16000/train: 1 of 12 files unreadable, such as train-0.wav" in output
+    assert "2 of 3 tasks embedded" in output and "Traceback" not in output
+
+
+@pytest.mark.parametrize(("limit", "used", "expected"), [("max", 0, 8 << 30), (3 << 30, 1 << 30, 2 << 30)])
+def test_memory_of_a_container(tmp_path, monkeypatch, limit, used, expected):
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    8388608 kB\n")
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text(f"{used}\n")
+    monkeypatch.setattr(circumstances, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(circumstances, "CGROUP", tmp_path)
+    assert circumstances.available_memory() == expected
+
+
+def test_jobs_at_a_time_are_those_that_memory_holds(embedded, monkeypatch):
+    jobs = list_jobs(embedded, "paper", [0])
+    most = max(map(job_bytes, jobs))
+    assert JOB_BYTES < most < 1.1 * JOB_BYTES
+    monkeypatch.setattr("eval.predict.available_memory", lambda: int(2.5 * most))
+    assert fitting(jobs) == 2
+    monkeypatch.setattr("eval.predict.available_memory", lambda: None)
+    assert fitting(jobs) == len(jobs)
 
 
 def test_one_process_at_a_time(tasks_dir, embedded, tmp_path):

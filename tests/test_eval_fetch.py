@@ -27,7 +27,9 @@ def archive() -> bytes:
     """As HEAR has it: tasks/FOLDER with 48 kHz audio in five folds; clips of a hundredth of a second."""
     files = {"labelvocabulary.csv": b"idx,label\n0,a\n"}
     splits = [f"fold{number:02d}" for number in range(5)]
-    files["task_metadata.json"] = json.dumps({"task_name": "beijing_opera", "splits": splits}).encode()
+    metadata = {"task_name": "beijing_opera", "splits": splits, "split_mode": "presplit_kfold", "sample_duration": 0.01}
+    metadata |= {"embedding_type": "scene", "prediction_type": "multiclass", "evaluation": ["top1_acc"]}
+    files["task_metadata.json"] = json.dumps(metadata).encode()
     rng = np.random.default_rng(0)
     for number, split in enumerate(splits):
         names = [f"{clip}.wav" for clip in range(number, CLIPS, 5)]
@@ -80,7 +82,7 @@ def test_fetch(server, tmp_path):
     assert [path.suffix for path in (tasks / ".fetch").iterdir()] == [".lock"] and not list((tasks / FOLDER).glob(".*"))
     asked = len(server.asked)
     assert "was there already" in fetch(server, tasks)[1]
-    assert len(server.asked) == asked + 1  # for the record only
+    assert len(server.asked) == asked  # for nothing, not even the record
 
 
 def test_a_download_that_is_cut_off_goes_on(server, archive, tmp_path):
@@ -157,13 +159,41 @@ def test_an_archive_that_is_too_short(server, tmp_path):
     assert code == 1 and "cannot be downloaded: " in output
 
 
-def test_a_task_that_is_not_what_hear_lists(server, tmp_path):
+def test_a_task_that_is_not_complete(server, tmp_path):
     tasks = tmp_path / "tasks"
     assert fetch(server, tasks, "--keep")[0] == 0
     (tasks / FOLDER).rename(tasks / ".fetch" / FOLDER)
     (tasks / ".fetch" / FOLDER / ".unpacked").touch()
-    (tasks / ".fetch" / FOLDER / "fold00.json").write_text("{}")
+    (tasks / ".fetch" / FOLDER / "16000" / "fold01" / "1.wav").write_bytes(b"")
     code, output = fetch(server, tasks)
-    assert code == 1 and "is not what HEAR lists: 188 clips where HEAR lists 236" in output
+    assert code == 1 and "is not complete: 16000/fold01: 1 of 47 files unreadable, such as 1.wav" in output
+    (tasks / ".fetch" / FOLDER / "16000" / "fold01" / "1.wav").unlink()  # it is made again
+    (tasks / ".fetch" / FOLDER / "fold00.json").write_text("{}")  # what the task itself says counts
+    code, output = fetch(server, tasks)
+    assert code == 0 and "fetched (188 clips, where HEAR's page lists 236)" in output
     result = CliRunner().invoke(main, ["fetch", str(tasks), "--task", "esc-51"])
     assert result.exit_code == 1 and "no task esc-51" in result.output
+
+
+def test_killed_while_unpacking_it_begins_that_again(server, tmp_path, monkeypatch):
+    extract, done = tarfile.TarFile.extract, []
+
+    def interrupted(self: tarfile.TarFile, member: tarfile.TarInfo, *arguments: object, **options: object) -> None:
+        if len(done) == 100:
+            raise KeyboardInterrupt
+        done.append(member.name)
+        extract(self, member, *arguments, **options)
+
+    monkeypatch.setattr(tarfile.TarFile, "extract", interrupted)
+    assert fetch(server, tmp_path / "tasks")[0] == 1
+    monkeypatch.setattr(tarfile.TarFile, "extract", extract)
+    assert fetch(server, tmp_path / "tasks")[0] == 0
+    assert check_task(tmp_path / "tasks" / FOLDER) == []
+    assert sum(path == f"/{KEY}" for path, _ in server.asked) == 1
+
+
+def test_a_task_that_fails_stops_no_other(server, tmp_path):
+    """The record has one of these tasks only."""
+    code, output = fetch(server, tmp_path / "tasks", "--task", "fsd50k-v1.0-full", "--task", FOLDER)
+    assert code == 1 and "fsd50k-v1.0-full: not fetched: the record has 0 files" in output
+    assert check_task(tmp_path / "tasks" / FOLDER) == []
