@@ -207,11 +207,12 @@ def test_an_accelerator_that_is_not_there(tmp_path, accelerator):
 
 def test_dry_run(tmp_path):
     path = write_recipe(tmp_path / "recipe.toml")
-    result = CliRunner().invoke(main, ["pretrain", str(path), "--dry-run", "--set", "steps=3600000"])
+    result = CliRunner().invoke(main, ["pretrain", str(path), "--dry-run", "--set", "steps=3600000", "--set", "workers=9"])
     assert result.exit_code == 0, result.output
     for text in (
         "8 x 200 frames x 80 bands, 250 tokens, 50 kept",
         "GiB of activations",
+        "up to 0.04 GiB of audio, read ahead by 9 workers",  # 2 batches each of 8 clips of 320 kB
         "hours for 3,600,000 steps",
         "windows 2, 5",
     ):

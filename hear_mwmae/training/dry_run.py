@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from ..mae import MaskedAutoencoder
+from .data import AHEAD
 from .engine import check_shares, make_fabric, prepare
 from .loop import mask_noise, train_step
 from .optim import make_optimisers
+from .pack import CLIP_SECONDS, SAMPLE_RATE
 from .recipe import Recipe
 
 #: Crops in the update that is really computed, and how often: enough to estimate from, little enough for a laptop.
@@ -45,6 +47,9 @@ def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, st
     yield "processes", f"{world}, each {mine} crops at a time on {fabric.device.type}, {recipe.precision}"
     # Weights, gradients, and two moments of AdamW (Muon has one).
     yield "memory per process", f"{4 * weights:.2f} GiB of weights, gradients and moments, {activations:.2f} GiB of activations"
+    clips = AHEAD * recipe.workers * recipe.batch_size // world
+    ahead = clips * CLIP_SECONDS * SAMPLE_RATE * 2 / GIB  # 16-bit samples
+    yield "shared memory per process", f"up to {ahead:.2f} GiB of audio, read ahead by {recipe.workers} workers"
     seconds = []
     for step in range(TRIAL_STEPS + 1):
         start = time.perf_counter()
