@@ -131,7 +131,9 @@ def check(tasks_dir: Path, names: tuple[str, ...], sample_rate: int) -> None:
 @click.option("--module", default="hear_mwmae", show_default=True, help="Import name of a HEAR module.")
 @click.option("--model", help="What the module's load_model takes; its default when not given.")
 @click.option("--model-options", default="{}", help="JSON, further arguments of load_model.")
-@click.option("--batch-size", type=click.IntRange(1), help="Clips at a time; the kit's choice by their length when not given.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), help="Clips at a time, where all are of one length; the kit's choice if not given."
+)
 @TASK
 def embed(
     tasks_dir: Path,

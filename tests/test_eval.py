@@ -184,6 +184,8 @@ def test_predictions_of_every_kind(embedded, tmp_path):
     assert not list(results.rglob(".job-*")) and not list((results / "multiclass-v1" / "embeddings").glob("*predictions*"))
     assert "| log-mel | paper | 2 (event-v1 1, multilabel-v1 1) |" in run("scores", results, "--csv", tmp_path / "min.csv")
     assert "no score is below" in run("gate", results, "--min", tmp_path / "min.csv")
+    (tmp_path / "more.csv").write_text("task,protocol,mean,half_width\nmulticlass-v1,paper,101,0.5\n")
+    assert "multiclass-v1: " in run("gate", results, "--min", tmp_path / "more.csv", expect=1)
     run("report", results, "-o", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert (tmp_path / "report.md").read_text().startswith("| model | protocol | seeds | event-v1 |")
