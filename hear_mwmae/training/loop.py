@@ -71,7 +71,7 @@ def pretrain(
     frontend = fabric.to_device(LogMelFrontend(config.frontend))
     clips = log_mel_crops(frontend, batches.read(0, PICTURED).checked(), config.input_frames) if look_every else None
     with closing(Watch(run_dir, config, state["step"], look_every, clips, tasks, fabric.is_global_zero)) as watch:
-        _loop(fabric, recipe, model, optimisers, frontend, batches, state, checkpoints, watch)
+        _loop(fabric, recipe, state, _read(fabric, recipe, batches, frontend, state["step"]), checkpoints, watch)
     if fabric.is_global_zero:
         # From the checkpoint, where the weights are whole, even if they were shared out among processes.
         saved = torch.load(newest_checkpoint(run_dir), weights_only=True, mmap=True, map_location="cpu")
@@ -89,35 +89,46 @@ def start_from(model: MaskedAutoencoder, source: str) -> None:
     load_strictly(model, state, source)
 
 
+def _read(
+    fabric: Fabric, recipe: Recipe, batches: CropBatches, frontend: LogMelFrontend, first: int
+) -> Iterator[tuple[int, Tensor, Tensor, int]]:
+    """(step, spectrogram, mask noise, clips that could not be read) of this process's share, from step ``first`` on."""
+    config = recipe.model_config()
+    ahead = read_batches(batches, first, recipe.steps, recipe.workers, fabric.device.type == "cuda")
+    for step, raw in enumerate(ahead, first):
+        noise = mask_noise(recipe, config.num_tokens, step)[fabric.global_rank :: fabric.world_size]
+        yield step, log_mel_crops(frontend, raw, config.input_frames), noise, raw.bad
+
+
 def _loop(
     fabric: Fabric,
     recipe: Recipe,
-    model: nn.Module,
-    optimisers: list[torch.optim.Optimizer],
-    frontend: LogMelFrontend,
-    batches: CropBatches,
     state: dict,
+    steps: Iterator[tuple[int, Tensor, Tensor, int]],
     checkpoints: Checkpoints,
     watch: Watch,
 ) -> None:
     """Every step from that of ``state`` on."""
-    config, steps = recipe.model_config(), range(state["step"], recipe.steps)
+    model, optimisers = state["model"], [part for part in state.values() if isinstance(part, torch.optim.Optimizer)]
     began = time.monotonic() - state["seconds"]
     bar = tqdm(
-        steps, "pretrain", recipe.steps, initial=state["step"], unit="step", smoothing=0.05, disable=not fabric.is_global_zero
+        steps,
+        "pretrain",
+        recipe.steps,
+        initial=state["step"],
+        unit="step",
+        smoothing=0.05,
+        disable=not fabric.is_global_zero,
     )
     with _sigterm() as terminated, worker_errors():
-        ahead = read_batches(batches, steps.start, steps.stop, recipe.workers, fabric.device.type == "cuda")
-        for step, raw in zip(bar, ahead, strict=True):
+        for step, spectrogram, noise, bad_here in bar:
             factor = schedule(step, recipe)
             for optimiser in optimisers:
                 for group in optimiser.param_groups:
                     group["lr"] = factor * group["initial_lr"]
-            spectrogram = log_mel_crops(frontend, raw, config.input_frames)
-            noise = mask_noise(recipe, config.num_tokens, step)[fabric.global_rank :: fabric.world_size]
             loss = train_step(fabric, model, optimisers, spectrogram, noise, recipe)
             # Every process has to stop at the same step, so they share what they were told.
-            told = torch.stack([loss, loss.new_tensor(float(terminated.is_set())), loss.new_tensor(float(raw.bad))])
+            told = torch.stack([loss, loss.new_tensor(float(terminated.is_set())), loss.new_tensor(float(bad_here))])
             loss, stopping, bad = fabric.all_reduce(told).tolist()
             if not math.isfinite(loss):
                 raise ValueError(f"the loss is {loss} at step {step}: lower the learning rate, or look at the data")
