@@ -11,7 +11,7 @@ import sys
 import time
 from contextlib import nullcontext
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from hear_mwmae.hub import sha256_of
 
 from . import kit
 from .circumstances import machine, versions
-from .tasks import check_task, label_files, read_metadata
+from .tasks import check_task, count_clips, label_files, read_metadata
 
 EMBEDDINGS = "embeddings"
 ABOUT = "about.json"
@@ -177,13 +177,19 @@ def _join(task: Path, splits: list[str], partial: Path) -> None:
         shutil.rmtree(share)
 
 
+@lru_cache  # every header is opened for it, and its sum and its largest are asked for at several places
+def clip_seconds(task: Path, sample_rate: int) -> list[float]:
+    """Lengths of all clips of a task, at a rate that it has them in."""
+    return [
+        soundfile.info(task / str(sample_rate) / split / name).duration
+        for split in read_metadata(task)["splits"]
+        for name in json.loads((task / f"{split}.json").read_text())
+    ]
+
+
 def hours_of(task: Path, sample_rate: int) -> float:
     """Hours of audio in a task, at a rate that it has it in."""
-    seconds = 0.0
-    for split in read_metadata(task)["splits"]:
-        names = json.loads((task / f"{split}.json").read_text())
-        seconds += sum(soundfile.info(task / str(sample_rate) / split / name).duration for name in names)
-    return seconds / 3600
+    return sum(clip_seconds(task, sample_rate)) / 3600
 
 
 def disk_needed(model: Model, task: Path, world: int = 1) -> int:
@@ -193,7 +199,7 @@ def disk_needed(model: Model, task: Path, world: int = 1) -> int:
     processes have an array more. A file takes whole blocks. Events come with their times, as text.
     """
     metadata = read_metadata(task)
-    clips = sum(len(json.loads((task / f"{split}.json").read_text())) for split in metadata["splits"])
+    clips = count_clips(task)
     embedding, files, text = model.embedding, 2, 0
     if metadata["embedding_type"] == "event":
         size, files = embedding.model.timestamp_embedding_size, 3
@@ -208,12 +214,7 @@ def disk_needed(model: Model, task: Path, world: int = 1) -> int:
 def memory_needed(model: Model, task: Path) -> int:
     """The most bytes that this process has had so far, the task's longest clip embedded, on a CPU; GPUs have their own."""
     embedding = model.embedding
-    folder = task / str(embedding.sample_rate)
-    longest = max(
-        soundfile.info(folder / split / name).frames
-        for split in read_metadata(task)["splits"]
-        for name in json.loads((task / f"{split}.json").read_text())
-    )
+    longest = round(max(clip_seconds(task, embedding.sample_rate)) * embedding.sample_rate)
     silence = np.zeros((1, longest), np.float32)
     if read_metadata(task)["embedding_type"] == "event":
         embedding.get_timestamp_embedding_as_numpy(silence)

@@ -64,12 +64,10 @@ def is_done(job: Job) -> bool:
     if not job.result.is_file():
         return False
     about = job.task_dir / EMBEDDINGS / ABOUT
-    return not about.is_file() or of_embeddings(job.result) == json.loads(about.read_text())["embeddings"]
-
-
-def of_embeddings(result: Path) -> str:
-    """Hash of the embeddings that a result was computed on."""
-    return json.loads(result.read_text())["embeddings"]
+    if not about.is_file():  # they are large, and may have been removed
+        return True
+    result, made = (json.loads(file.read_text())["embeddings"] for file in (job.result, about))
+    return result == made
 
 
 def run_jobs(jobs: list[Job], at_once: int) -> list[tuple[Job, str]]:

@@ -7,25 +7,22 @@ import os
 import shutil
 import subprocess
 import sys
-import xml.dom.minidom
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.stats
 import soundfile
 import torch
 from click.testing import CliRunner
 from filelock import FileLock
 from tiny_run import tiny_recipe
 
-from eval import circumstances, report
-from eval import scores as scoring
+from eval import circumstances
 from eval.__main__ import main
 from eval.predict import JOB_BYTES, Job, do_job, fitting, job_bytes, list_jobs
-from eval.scores import Score, markdown, overall, read_scores, references, summarise
-from eval.tasks import check_task, find_tasks, registry
+from eval.scores import read_scores
+from eval.tasks import check_task, find_tasks
 from hear_mwmae.checkpoint import save_model
 from hear_mwmae.mae import MaskedAutoencoder
 
@@ -83,11 +80,6 @@ def tasks_dir(tmp_path_factory) -> Path:
     for kind, seconds in (("multiclass", 0.5), ("multilabel", 0.5), ("event", 2.0)):
         make_task(folder / f"{kind}-v1", kind, seconds)
     return folder
-
-
-def score(*values: float) -> Score:
-    """Of the seeds 0, 1, ..."""
-    return summarise(dict(enumerate(values)))
 
 
 def run(*arguments: object, expect: int = 0, by: Sequence[str] = (sys.executable, "-m", "eval")) -> str:
@@ -235,87 +227,6 @@ def test_check(tasks_dir, tmp_path):
     assert "fsd50k-v1.0-full: `fetch` has begun" in lines and "nsynth_pitch-v2.2.3-5h: not here" in lines
     with pytest.raises(ValueError, match="holds no HEAR tasks"):
         find_tasks(tasks_dir / "event-v1")
-
-
-def test_intervals():
-    """Student's: of 90, 92, 94 the deviation is 2, and t of two degrees of freedom 4.303."""
-    three = score(90.0, 92.0, 94.0)
-    assert three.mean == 92 and three.half_width == pytest.approx(4.3027 * 2 / np.sqrt(3), rel=1e-4) and str(three) == "92.0±5.0"
-    assert str(score(90.0)) == "90.0"
-
-
-def test_overall_score_is_near_the_papers():
-    """The reconstructed weights give back the s(m) of the paper's rows that are kept."""
-    folders = {task.key: task.folder for task in registry().values() if task.in_paper}
-    rows = [row for row in references() if row["s"]]
-    assert len(rows) >= 5 and len(folders) == 10
-    for row in rows:
-        scores = {folder: score(float(row[key].split("±")[0])) for key, folder in folders.items()}
-        assert overall(scores) == pytest.approx(float(row["s"]), abs=0.05)
-        del scores[folders["VL"]]
-        assert overall(scores) is None
-
-
-def test_table_shows_the_papers_rows_beside_ones_own():
-    folders = [task.folder for task in registry().values() if task.in_paper]
-    text = markdown({"mine": {folder: score(50.0, 52.0) for folder in folders}}, "paper")
-    lines = text.splitlines()
-    assert (
-        "s(m)" in lines[0]
-        and "| ≈" in lines[2]
-        and "≈" not in lines[3]
-        and lines[2].startswith("| mine | paper | 2 | 51.0±")
-        and len(lines) == 2 + len(references())
-    )
-    assert "MW-MAE-B" in text and "89.2" in text
-    scores = {folder: score(50.0) for folder in folders}
-    lines = markdown({"mine": scores}, "hear").splitlines()  # the paper's scores are of another protocol
-    assert (
-        len(lines) == 4
-        and "≈" not in lines[2]
-        and lines[3].startswith("| HEAR leaderboard, the best of each task | hear | 1 | 97.5 |")
-    )
-    assert "MW-MAE-B" not in markdown({"mine": {"some-task": score(1.0)}}, "paper")
-    assert scoring.primary_score({"test": {"test_score": 0.5}, "hparams": {}, "score_mode": "max"}) == 50
-    folds = {"fold00": {"test_score": 0.5}, "fold01": {"test_score": float("nan")}, "aggregated_scores": {"test_score_mean": 0.5}}
-    assert scoring.primary_score(folds) == 25  # a fold without any event found is not left out
-
-
-def test_report_and_comparison():
-    one = {"esc50-v2.0.0-full": score(50.0, 52.0, 51.0), "other": score(10.0)}
-    two = {"esc50-v2.0.0-full": score(60.0, 63.0, 61.0)}
-    difference, p = scoring.compare(one["esc50-v2.0.0-full"], two["esc50-v2.0.0-full"])
-    assert difference == pytest.approx(31 / 3)
-    assert p == pytest.approx(scipy.stats.ttest_rel([50, 52, 51], [60, 63, 61]).pvalue) and p < 0.01
-    # Seeds are paired by their numbers, and those of one model only are left out, of the difference as well.
-    assert scoring.compare(summarise({0: 1.0, 1: 2.0, 2: 4.0}), summarise({2: 5.0, 1: 4.0, 7: 9.0}))[0] == 1.5
-    assert scoring.compare(summarise({0: 1.0, 1: 2.0}), summarise({1: 2.0, 7: 9.0})) == (4.0, None)
-    assert scoring.compare(score(1.0, 2.0), score(3.0, 4.0)) == (2.0, None)  # no spread, no test
-    page = report.page({"<mine>": one, "yours": two}, "paper", {"versions": "heareval 1"})
-    assert "&lt;mine&gt;" in page and "<mine>" not in page and "+10.3 (p = " in page and "not computed" in page
-    assert "http" not in page and page.count("<svg") == 2
-    assert "81.2±0.4" in page  # the paper's, beside
-    xml.dom.minidom.parseString(report.chart("t", list(one.values())))
-
-
-def test_gate(tmp_path):
-    minimum = tmp_path / "min.csv"
-    scoring.write_csv({"a": Score(80.0, 1.0, {}), "b": score(50.0)}, "paper", minimum)
-    good, bad = score(79.5), score(78.9)
-    assert scoring.below({"a": good, "b": score(50.0)}, "paper", minimum) == []
-    assert scoring.below({"a": bad, "b": score(float("nan"))}, "paper", minimum) == [
-        "a: 78.90 is below 80.00 by more than 1.00",
-        "b: nan is below 50.00 by more than 0.00",
-    ]
-    with pytest.raises(ValueError, match="no scores of a"):
-        scoring.below({"b": good}, "paper", minimum)
-    with pytest.raises(ValueError, match="holds scores of protocol paper, not of hear"):
-        scoring.below({"a": good, "b": good}, "hear", minimum)
-    scoring.write_csv({"a": score(56.4166655)}, "paper", minimum)  # nothing is lost to rounding
-    assert scoring.below({"a": score(56.4166655)}, "paper", minimum) == []
-    minimum.write_text("task,protocol,mean,half_width\n")
-    with pytest.raises(ValueError, match="holds no scores"):
-        scoring.below({"a": good}, "paper", minimum)
 
 
 def test_results_of_other_embeddings_do_not_count(embedded, tmp_path):

@@ -254,10 +254,10 @@ def manifest_rows(records: dict[str, dict], packages: dict[str, dict[str, str]])
             yield f"audio/{package}/{name}", seconds, package, record["version"], kind, listed["licence"]
 
 
-def write_manifest(dest: Path, records: dict[str, dict], packages: dict[str, dict[str, str]]) -> None:
-    """Write ``manifest.csv`` for all converted packages of the list."""
+def write_manifest(dest: Path, rows: Iterable[tuple]) -> None:
+    """Write ``manifest.csv``; a row has the values of ``MANIFEST_COLUMNS``."""
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([MANIFEST_COLUMNS, *manifest_rows(records, packages)])
+    csv.writer(text, lineterminator="\n").writerows([MANIFEST_COLUMNS, *rows])
     write_text(dest / "manifest.csv", text.getvalue())
 
 
@@ -299,7 +299,7 @@ def main(dest: Path, only: tuple[str, ...], jobs: int) -> None:
                 unavailable.append(package)
                 continue
             record = records[package] = convert_package(deb.result(), dest, seen, pool)
-            write_manifest(dest, records, packages)
+            write_manifest(dest, manifest_rows(records, packages))
             write_text(record_files[package], json.dumps(record, indent=1))
             hours = sum(record["files"].values()) / 3600
             dropped = ", ".join(f"{record[reason]} {reason}" for reason in ("short", "silent", "duplicate"))
@@ -307,7 +307,7 @@ def main(dest: Path, only: tuple[str, ...], jobs: int) -> None:
             for name in record["unreadable"]:
                 click.echo(f"  unreadable: {name}")
 
-    write_manifest(dest, records, packages)
+    write_manifest(dest, manifest_rows(records, packages))
     print_summary(manifest_rows(records, packages))
     if unavailable:
         sys.exit(f"apt cannot provide: {', '.join(unavailable)}")

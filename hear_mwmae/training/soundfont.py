@@ -9,8 +9,6 @@ Instruments, pitches, tunings, loudness and lengths are drawn from the seed. It 
 
 from __future__ import annotations
 
-import csv
-import io
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -24,8 +22,7 @@ import torch
 import torchaudio
 
 from ..commands import Command
-from ..files import write_text
-from .debian_audio import MANIFEST_COLUMNS, MIN_SECONDS, SAMPLE_RATE
+from .debian_audio import MIN_SECONDS, SAMPLE_RATE, write_manifest
 
 KIND = "rendered"
 #: Every note has as many seconds for itself, begins LEAD into them, and is cut off where they end.
@@ -136,9 +133,7 @@ def main(soundfont: Path, dest: Path, package: str, version: str, licence: str, 
             path = f"audio/{number:06d}.flac"
             soundfile.write(dest / path, np.round(audio * 32767).astype(np.int16), SAMPLE_RATE)
             rows.append((path, round(len(audio) / SAMPLE_RATE, 3), package, version, KIND, licence))
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([MANIFEST_COLUMNS, *rows])
-    write_text(dest / "manifest.csv", text.getvalue())
+    write_manifest(dest, rows)
     click.echo(f"{len(rows):,} notes and hits, {sum(row[1] for row in rows) / 3600:.2f} hours -> {dest}")
 
 
