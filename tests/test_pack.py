@@ -26,6 +26,7 @@ from reference import AUDIO
 
 from hear_mwmae.audio import read_audio
 from hear_mwmae.cli import main
+from hear_mwmae.training import sources
 from hear_mwmae.training.pack import pack
 from hear_mwmae.training.shards import Pack
 
@@ -139,7 +140,27 @@ def alive(group: int) -> bool:
     return True
 
 
-def test_a_server_that_fails_ends_the_pack_with_one_line(tmp_path):
+def test_a_server_that_fails_for_a_while_is_asked_again(tmp_path, monkeypatch):
+    """And no clip comes twice, where the shard broke off after some of them."""
+    monkeypatch.setattr(sources, "PATIENCE", 0.01)
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 640000)
+    soundfile.write(tmp_path / "noise.wav", noise, 16000)
+    with webdataset.TarWriter(str(tmp_path / "0.tar"), encoder=False) as writer:
+        for number in range(8):  # ten megabytes: more than is fetched at a time
+            writer.write({"__key__": f"clip{number}", "wav": (tmp_path / "noise.wav").read_bytes()})
+    with FileServer(tmp_path) as server:
+        (shard,) = sources.list_items([f"{server.url}/0.tar"], "audio")
+        recordings = sources.read_item(shard, 16000)
+        found = [next(recordings)]
+        server.cuts["/0.tar"] = 2
+        found += recordings
+        assert not server.cuts["/0.tar"]
+    assert [recording.about["path"] for recording in found] == [f"clip{number}.wav" for number in range(8)]
+    assert not any(recording.problem for recording in found)
+
+
+def test_a_server_that_fails_ends_the_pack_with_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "PATIENCE", 0.01)
     for number in range(2):
         audioset_tar(tmp_path / f"{number}.tar")
     with FileServer(tmp_path) as server:

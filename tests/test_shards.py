@@ -18,7 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from tiny_run import write_recipe
 
 from hear_mwmae.cli import main
-from hear_mwmae.training import shards, sources
+from hear_mwmae.training import sources
 from hear_mwmae.training.data import CropBatches, read_batches
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.recipe import Recipe
@@ -32,7 +32,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_a_pack_on_a_server(data, tmp_path, monkeypatch):
     """Only what is wanted of it is asked for; a server that fails for a while is asked again."""
-    monkeypatch.setattr(shards, "PATIENCE", 0.01)
+    monkeypatch.setattr(sources, "PATIENCE", 0.01)
     recipe = Recipe.read(write_recipe(tmp_path / "recipe.toml"))
     here = CropBatches(Pack(data), recipe)
     with FileServer(data) as server:

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import time
 import zlib
 from collections.abc import Callable
 from typing import TypeVar
@@ -18,10 +17,8 @@ import soundfile
 from pyarrow.csv import ConvertOptions, read_csv
 
 from .pack import ABOUT, FORMAT, INDEX, SAMPLE_RATE, to_pcm
-from .sources import connection_options
+from .sources import ATTEMPTS, connection_options, pause
 
-#: How often a server is asked, and the seconds before it is asked again, doubled every time.
-ATTEMPTS, PATIENCE = 4, 1.0
 T = TypeVar("T")
 
 
@@ -150,5 +147,5 @@ def _patiently(call: Callable[[], T]) -> T:
         except Exception as error:  # every file system has its own
             if attempt == ATTEMPTS - 1:
                 raise OSError(f"cannot be read after {ATTEMPTS} attempts: {error!r}") from error
-            time.sleep(PATIENCE * 2**attempt)
+            pause(attempt)
     raise AssertionError

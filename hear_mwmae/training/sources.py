@@ -7,8 +7,10 @@ import json
 import os
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import aiohttp
@@ -26,6 +28,8 @@ SHARD_SUFFIXES = (".tar", ".parquet")
 PARQUET_ROWS = 16
 #: Seconds that a server may take to answer, and be silent.
 CONNECT_SECONDS, SILENT_SECONDS = 10, 30
+#: How often a server is asked, and the seconds before it is asked again, doubled every time.
+ATTEMPTS, PATIENCE = 4, 1.0
 
 
 @dataclass(frozen=True)
@@ -75,21 +79,34 @@ def list_items(sources: Sequence[str], kind: str) -> list[Item]:
 def read_item(item: Item, sample_rate: int) -> Iterator[Recording]:
     """The recordings in a file or shard, one after the other; what is damaged comes as a problem, and does not end the rest.
 
-    Raises OSError when a disk, a server or the way to it fails: that is no fault of the data.
+    A server that fails is asked again, and what has been read of the shard is passed over. Raises OSError when it goes on
+    failing, or a disk does: that is no fault of the data.
     """
     if not item.is_shard:
         yield _decode_file(item, sample_rate)
         return
-    entries = _tar_entries(item.url) if item.url.endswith(".tar") else _parquet_entries(item.url)
-    try:
-        for name, content, labels in entries:
-            # Where it came from is found again by the shard and the name in it.
-            about = item.about | {k: v for k, v in labels.items() if v is not None} | {"shard": item.url}
-            yield _decode_bytes(name, content, about, sample_rate) if content else _nothing(item, name, "holds no audio")
-    except Exception as error:
-        if not _is_damage(error):
-            raise OSError(f"{item.url} cannot be read: {_reason(error)}") from error
-        yield _nothing(item, "", f"damaged, what follows is lost: {_reason(error)}")
+    read_entries = _tar_entries if item.url.endswith(".tar") else _parquet_entries
+    done = 0
+    for attempt in range(ATTEMPTS):
+        try:
+            for name, content, labels in islice(read_entries(item.url), done, None):
+                done += 1
+                # Where it came from is found again by the shard and the name in it.
+                about = item.about | {k: v for k, v in labels.items() if v is not None} | {"shard": item.url}
+                yield _decode_bytes(name, content, about, sample_rate) if content else _nothing(item, name, "holds no audio")
+            return
+        except Exception as error:
+            if _is_damage(error):
+                yield _nothing(item, "", f"damaged, what follows is lost: {_reason(error)}")
+                return
+            if "://" not in item.url or attempt == ATTEMPTS - 1:
+                raise OSError(f"{item.url} cannot be read: {_reason(error)}") from error
+        pause(attempt)
+
+
+def pause(attempt: int) -> None:
+    """Between failed ``attempt``, from 0, at reaching a server, and the next."""
+    time.sleep(PATIENCE * 2**attempt)
 
 
 def connection_options(url: str) -> dict:
@@ -112,11 +129,11 @@ def _shards(source: str, kind: str) -> list[Item]:
             filesystem, path = fsspec.core.url_to_fs(pattern, **connection_options(pattern))
             paths = sorted(filesystem.glob(path)) if "*" in pattern else [path]
             for found in paths:
-                size = filesystem.info(found).get("size") or 0
+                about = filesystem.info(found)
                 if "file" in filesystem.protocol:
                     items.append(_local(Path(found), {"kind": kind}))
                 else:
-                    items.append(Item(filesystem.unstrip_protocol(found), size, 0, {"kind": kind}))
+                    items.append(Item(filesystem.unstrip_protocol(found), about.get("size") or 0, 0, {"kind": kind}))
         except (FileNotFoundError, ValueError, ImportError) as error:
             reason = "" if isinstance(error, FileNotFoundError) else f" ({error})"
             raise ValueError(f"no such shard: {pattern}{reason}") from error
