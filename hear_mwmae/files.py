@@ -7,13 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+#: How temporary names end: a process that was killed may leave them behind.
+UNFINISHED = ".tmp"
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write to: takes its place on success, and is removed on any failure."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}{UNFINISHED}")
     try:
         yield temporary
+        with open(temporary, "r+b") as stream:
+            os.fsync(stream)  # a machine that fails would keep the new name, and not what was written
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -31,6 +31,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         inference = x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+        inference = inference and not torch.compiler.is_compiling()  # which chooses its own products, and knows not this one
         if ONEDNN and inference and x.dtype == self.weight.dtype and x.dtype in ONEDNN_DTYPES:
             activation, variant = ("gelu", "tanh") if self.gelu else ("none", "")
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, activation, [], variant)

@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import time
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import soundfile
 import webdataset
-from click.testing import CliRunner
-from file_server import FileServer
 from filelock import FileLock
+from packing import rows, run
 from reference import AUDIO
 
 from hear_mwmae.audio import read_audio
-from hear_mwmae.cli import main
-from hear_mwmae.training import sources
-from hear_mwmae.training.pack import pack
 from hear_mwmae.training.shards import Pack
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def run(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(main, ["pack", "--jobs", "1", *map(str, arguments)])
-    return result.exit_code, result.output
 
 
 def test_what_was_16_bit_is_packed_as_it_was(data, audio_folder):
@@ -90,47 +71,6 @@ def test_a_folder_of_any_audio(tmp_path):
     assert skipped["source"] == str(path) and "not an audio file" in skipped["reason"]
 
 
-def audioset_parquet(path: Path) -> None:
-    """As the Hub has it: `audio` a struct of the file's bytes and path, beside labels."""
-    contents = [(AUDIO / name).read_bytes() for name in ("crow.wav", "piano.flac")] + [b"broken", None]
-    audio = [{"bytes": content, "path": f"{number}.flac"} for number, content in enumerate(contents)]
-    pq.write_table(pa.table({"video_id": list("abcd"), "audio": audio, "labels": [["/m/09x0r"]] * 4}), path)
-
-
-def audioset_tar(path: Path) -> None:
-    with webdataset.TarWriter(str(path), encoder=False) as writer:
-        for number, name in enumerate(("crow.wav", "piano.flac")):
-            labels = json.dumps({"label": [number], "kind": "youtube"}).encode()
-            writer.write({"__key__": f"--clip{number}", name.split(".")[1]: (AUDIO / name).read_bytes(), "json": labels})
-
-
-@pytest.mark.parametrize("shard", [audioset_parquet, audioset_tar])
-def test_shards_on_a_server(tmp_path, shard):
-    suffix = ".tar" if shard is audioset_tar else ".parquet"
-    for number in range(2):
-        shard(tmp_path / f"train-{number}{suffix}")
-    with FileServer(tmp_path) as server:
-        code, output = run(f"{server.url}/train-{{0..1}}{suffix}", tmp_path / "out")
-        assert code == 0, output
-    made = Pack(tmp_path / "out")
-    assert len(made.clips) == 4 and made.clips["shard"].tolist() == [0, 0, 1, 1]
-    assert made.kinds == (["youtube"] if shard is audioset_tar else ["audio"])
-    crow = (read_audio(AUDIO / "crow.wav", 16000).numpy() * 32768).round()
-    assert np.array_equal(made.read(0), crow) and np.array_equal(made.read(2), crow)
-    assert len(rows(tmp_path / "out" / "skipped.csv")) == (0 if shard is audioset_tar else 4)
-
-
-def test_a_shard_that_is_cut_short_gives_what_it_has(tmp_path):
-    audioset_tar(tmp_path / "train.tar")
-    content = (tmp_path / "train.tar").read_bytes()
-    with tarfile.open(tmp_path / "train.tar") as archive:
-        last = archive.getmembers()[-1]
-    (tmp_path / "train.tar").write_bytes(content[: last.offset_data - 700])
-    code, output = run(tmp_path / "train.tar", tmp_path / "out")
-    assert code == 0 and "1 clips" in output
-    assert "damaged, what follows is lost" in rows(tmp_path / "out" / "skipped.csv")[-1]["reason"]
-
-
 def alive(group: int) -> bool:
     """Whether any process of a group is left."""
     try:
@@ -138,69 +78,6 @@ def alive(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def test_a_server_that_fails_for_a_while_is_asked_again(tmp_path, monkeypatch):
-    """And no clip comes twice, where the shard broke off after some of them."""
-    monkeypatch.setattr(sources, "PATIENCE", 0.01)
-    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 640000)
-    soundfile.write(tmp_path / "noise.wav", noise, 16000)
-    with webdataset.TarWriter(str(tmp_path / "0.tar"), encoder=False) as writer:
-        for number in range(8):  # ten megabytes: more than is fetched at a time
-            writer.write({"__key__": f"clip{number}", "wav": (tmp_path / "noise.wav").read_bytes()})
-    with FileServer(tmp_path) as server:
-        (shard,) = sources.list_items([f"{server.url}/0.tar"], "audio")
-        recordings = sources.read_item(shard, 16000)
-        found = [next(recordings)]
-        server.cuts["/0.tar"] = 2
-        found += recordings
-        assert not server.cuts["/0.tar"]
-    assert [recording.about["path"] for recording in found] == [f"clip{number}.wav" for number in range(8)]
-    assert not any(recording.problem for recording in found)
-
-
-def test_a_server_that_fails_ends_the_pack_with_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "PATIENCE", 0.01)
-    for number in range(2):
-        audioset_tar(tmp_path / f"{number}.tar")
-    with FileServer(tmp_path) as server:
-        source = f"{server.url}/{{0..1}}.tar"
-        server.cuts["/1.tar"] = 100
-        code, output = run(source, tmp_path / "out")
-        assert code == 1 and output.splitlines()[-1].startswith("Error: ") and "1.tar" in output and "Traceback" not in output
-        server.cuts.clear()
-        code, output = run(source, tmp_path / "out")  # goes on
-        assert code == 0 and "4 clips" in output
-
-
-def test_names_with_dots_and_members_without_audio(tmp_path):
-    """Seconds in a name are usual among AudioSet's clips; what holds no audio is listed."""
-    crow = (AUDIO / "crow.wav").read_bytes()
-    with tarfile.open(tmp_path / "train.tar", "w") as archive:
-        contents = {"--0a_30.000_40.000.wav": crow, "--0a_30.000_40.000.json": b'{"kind": "crows"}', "text.txt": b"no audio"}
-        for name, content in contents.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    code, output = run(tmp_path / "train.tar", tmp_path / "out")
-    assert code == 0 and "1 clips" in output
-    assert Pack(tmp_path / "out").kinds == ["crows"]
-    (skipped,) = rows(tmp_path / "out" / "skipped.csv")
-    assert skipped["source"].endswith("train.tar text (txt)") and skipped["reason"] == "holds no audio"
-
-
-@pytest.mark.parametrize("place", ["page", "footer", "all"])
-def test_a_damaged_parquet_shard_does_not_stop_the_others(tmp_path, place):
-    for name in ("a", "b"):
-        audioset_parquet(tmp_path / f"{name}.parquet")
-    content = bytearray((tmp_path / "a.parquet").read_bytes())
-    start = {"page": 4, "footer": len(content) - 300, "all": 0}[place]
-    content[start : start + 30 if place != "all" else None] = b"\xff" * 30
-    (tmp_path / "a.parquet").write_bytes(content)
-    code, output = run(tmp_path / "a.parquet", tmp_path / "b.parquet", tmp_path / "out")
-    assert code == 0 and "2 clips" in output, output
-    skipped = {row["source"]: row["reason"] for row in rows(tmp_path / "out" / "skipped.csv")}
-    assert "damaged, what follows is lost" in skipped[str(tmp_path / "a.parquet")]
 
 
 def test_samples_that_are_not_finite(tmp_path):
@@ -232,6 +109,11 @@ def test_folders_of_others(audio_folder, tmp_path, content):
         Pack(tmp_path)
     code, output = run(audio_folder / "manifest.csv", "https://host/pack")
     assert code == 1 and "is made in a local folder" in output
+
+
+def test_what_a_killed_process_left_is_not_foreign(audio_folder, tmp_path):
+    (tmp_path / "..pack.json.tmp").write_text("{")
+    assert run(audio_folder / "manifest.csv", tmp_path)[0] == 0
 
 
 def test_changed_sources_are_packed_anew(tmp_path):
@@ -299,39 +181,3 @@ def test_a_pack_is_of_its_sources(audio_folder, tmp_path):
     for other in ([audio_folder], [audio_folder / "manifest.csv", "--codec", "opus"]):
         code, output = run(*other[:1], tmp_path / "out", *other[1:])
         assert code == 1 and "holds a pack of other sources or settings" in output
-
-
-@pytest.mark.parametrize(
-    ("manifest", "message"),
-    [
-        ("file,kind\ncrow.flac,effects\n", "has no column path"),
-        ("", "has no column path"),
-        ("path,kind\n", "lists no audio"),
-        ("path,kind\ngone.flac,effects\n", "nothing could be packed: .*gone.flac.*no such file"),
-        ("path,kind\nmanifest.csv,effects\n", "nothing could be packed: .*not an audio file"),
-        ("kind,path\neffects\n", "row 2 names no path"),
-        ('path,kind\n"' + "x" * 200_000, "is no CSV"),
-    ],
-)
-def test_bad_manifests(tmp_path, manifest, message):
-    (tmp_path / "manifest.csv").write_text(manifest)
-    with pytest.raises(ValueError, match=message):
-        pack([str(tmp_path / "manifest.csv")], tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "none.tar",
-        "none-*.tar",
-        "none",
-        "none.csv",
-        "https://127.0.0.1:1/none.tar",
-        "https://127.0.0.1:1/none.csv",
-        "some://none.tar",
-    ],
-)
-def test_sources_that_are_not_there(tmp_path, source):
-    source = source if "://" in source else tmp_path / source
-    code, output = run(source, tmp_path / "out")
-    assert code == 1 and output.startswith("Error: ") and "none" in output and output.count("\n") == 1

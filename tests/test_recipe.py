@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 from tiny_run import RECIPE, tiny_recipe, write_recipe
@@ -25,12 +26,22 @@ def test_shipped_recipes_are_what_their_names_say(name):
             if getattr(recipe, field.name) != getattr(Recipe.read("mwmae-base-audioset"), field.name)
         }
         assert len(departures) == (name != "mwmae-base-audioset")
+    ablation = re.fullmatch(r".*-(data|depth|patch)([0-9x]+)", name)
+    what, value = ablation.groups() if ablation else ("", "")
+    assert recipe.data_fraction == (int(value) / 100 if what == "data" else 1)
+    assert list(recipe.patch_size) == ([int(size) for size in value.split("x")] if what == "patch" else [4, 16])
+    if "audioset" in name:
+        assert config.decoder.depth == (int(value) if what == "depth" else 4) and config.decoder.width == 384
+        assert recipe.strategy == ("fsdp" if recipe.preset.endswith(("large", "huge")) else "ddp")
+        assert recipe.activation_checkpointing == recipe.preset.endswith("huge")
 
 
 def test_the_paper_in_numbers():
     recipe = Recipe.read("mwmae-base-audioset")
     assert recipe.steps * recipe.batch_size == pytest.approx(100 * 2_032_320, rel=1e-5)
     assert recipe.warmup_steps * recipe.batch_size == pytest.approx(10 * 2_032_320, rel=1e-4)
+    assert (recipe.optimiser, recipe.weight_decay, recipe.precision, recipe.kinds) == ("adamw", 0.05, "bfloat16", {})
+    assert (recipe.model_config().mask_ratio, recipe.model_config().norm_pix_loss) == (0.8, False)
     assert recipe.warmup_steps + recipe.decay_steps == recipe.steps and recipe.learning_rates[0] == pytest.approx(6e-5)
     assert Recipe.read("mwmae-base-audioset-patch5x5").model_config().decoder.heads == 16
     assert Recipe.read("mwmae-base-audioset-depth8").model_config().decoder.depth == 8
@@ -103,6 +114,13 @@ def test_bad_changes(tmp_path, change, message):
         Recipe.read(write_recipe(tmp_path / "recipe.toml"), [change])
 
 
+def test_the_order_of_keys_does_not_make_another_run(tmp_path):
+    one = tiny_recipe(tmp_path)
+    other = dataclasses.replace(one, kinds=dict(reversed(one.kinds.items())), model=dict(reversed(one.model.items())))
+    assert list(one.kinds) != list(other.kinds) and one.fingerprint() == other.fingerprint()
+    assert one.fingerprint() != dataclasses.replace(one, seed=1).fingerprint()
+
+
 def test_a_recipe_extends_another(tmp_path):
     write_recipe(tmp_path / "base.toml")
     (tmp_path / "more.toml").write_text('extends = "base.toml"\nsteps = 30\nmodel = { decoder = { depth = 3 } }\n')
@@ -110,6 +128,8 @@ def test_a_recipe_extends_another(tmp_path):
     recipe = Recipe.read(tmp_path / "most.toml")
     assert (recipe.steps, recipe.seed, recipe.model_config().decoder.depth) == (30, 4, 3)
     assert recipe.model_config().decoder.width == 32
+    (tmp_path / "mine.toml").write_text('extends = "mwmae-tiny-cpu"\nseed = 5\n')
+    assert Recipe.read(tmp_path / "mine.toml") == dataclasses.replace(Recipe.read("mwmae-tiny-cpu"), seed=5)
 
 
 @pytest.mark.parametrize(

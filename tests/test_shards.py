@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import multiprocessing
 import shutil
 import time
@@ -15,6 +14,7 @@ from click.testing import CliRunner
 from file_server import FileServer
 from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
+from packing import rows
 from tiny_run import write_recipe
 
 from hear_mwmae.cli import main
@@ -23,11 +23,6 @@ from hear_mwmae.training.data import CropBatches, read_batches
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.recipe import Recipe
 from hear_mwmae.training.shards import BadRecord, Pack
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def test_a_pack_on_a_server(data, tmp_path, monkeypatch):

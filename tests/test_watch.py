@@ -18,23 +18,31 @@ from tiny_run import tiny_recipe, write_recipe
 import hear_mwmae
 from hear_mwmae.config import preset
 from hear_mwmae.patches import patchify, random_masking
+from hear_mwmae.training import watch
 from hear_mwmae.training.compare import bootstrap
 from hear_mwmae.training.compare import main as compare_command
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.probe import log_mel_baseline, probe, untrained_baseline
 from hear_mwmae.training.probe import main as probe_command
+from hear_mwmae.training.publish import describe_data
 from hear_mwmae.training.publish import main as publish_command
 from hear_mwmae.training.recipe import Recipe
+from hear_mwmae.training.run_files import newest_checkpoint
 from hear_mwmae.training.watch import reconstruction
 
 
-@pytest.mark.parametrize("damage", ["metadata", "split", "kind"])
+@pytest.mark.parametrize("damage", ["metadata", "split", "kind", "audio", "label"])
 def test_a_task_that_cannot_be_probed_is_refused_before_the_run(data, task, tmp_path, damage):
     copied = shutil.copytree(task, tmp_path / "task")
     if damage == "metadata":
         (copied / "task_metadata.json").write_text("{}")
     elif damage == "split":
         (copied / "fold01.json").unlink()
+    elif damage == "audio":
+        next((copied / "16000" / "fold02").iterdir()).unlink()
+    elif damage == "label":
+        for fold in copied.glob("fold0?.json"):
+            fold.write_text(json.dumps({name: ["low"] for name in json.loads(fold.read_text())}))
     else:
         metadata = json.loads((copied / "task_metadata.json").read_text())
         (copied / "task_metadata.json").write_text(json.dumps({**metadata, "embedding_type": "event"}))
@@ -64,6 +72,18 @@ def test_a_watched_run_is_like_any_other(data, task, tmp_path):
     assert all(torch.equal(plain[name], watched[name]) for name in plain)
 
 
+def test_a_look_that_fails_loses_nothing(data, tmp_path, monkeypatch):
+    """Neither steps nor, when the run goes on, the picture."""
+    recipe = tiny_recipe(tmp_path, checkpoint_every=6)
+    monkeypatch.setattr(watch, "_write_png", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+    with pytest.raises(OSError, match="no space"):
+        pretrain(recipe, data, tmp_path / "run", look_every=4)
+    assert newest_checkpoint(tmp_path / "run").name == "step-00000004.pt"
+    monkeypatch.undo()
+    pretrain(recipe, data, tmp_path / "run", look_every=4)
+    assert [picture.name[-6:-4] for picture in sorted((tmp_path / "run" / "pictures").iterdir())] == ["04", "08", "12"]
+
+
 @pytest.mark.parametrize("norm_pix_loss", [False, True])
 def test_reconstructions(small_config, norm_pix_loss):
     """A perfect prediction gives back the target; what was not masked is shown, what was is not."""
@@ -84,6 +104,21 @@ def test_probe(task, embedded_model):
     assert np.mean(probe(task, lambda audio: torch.rand(1, 4))) < 0.9
     result = CliRunner().invoke(probe_command, [str(task), "--log-mel"])
     assert result.exit_code == 0 and "100.0" in result.output
+
+
+def test_a_test_split_is_never_trained_on(task, tmp_path):
+    copied = shutil.copytree(task, tmp_path / "task")
+    splits = ["train", "valid", "test"]
+    for number, split in enumerate(splits):
+        (copied / f"fold0{number}.json").rename(copied / f"{split}.json")
+        (copied / "16000" / f"fold0{number}").rename(copied / "16000" / split)
+    metadata = json.loads((copied / "task_metadata.json").read_text()) | {"splits": splits, "split_mode": "trainvaltest"}
+    (copied / "task_metadata.json").write_text(json.dumps(metadata))
+    assert probe(copied, log_mel_baseline()) == [1.0]
+    labels = json.loads((copied / "test.json").read_text())
+    swapped = {name: ["high" if label == ["low"] else "low"] for name, label in labels.items()}
+    (copied / "test.json").write_text(json.dumps(swapped))
+    assert probe(copied, log_mel_baseline()) == [0.0]
 
 
 def test_bootstrap():
@@ -130,3 +165,11 @@ def test_publish_a_finished_run(data, task, tmp_path):
     for change, message in (("steps=50", "not finished"), ("batch_size=16", "belongs to another recipe")):
         result = CliRunner().invoke(publish_command, list(map(str, [*arguments, "--set", change])))
         assert result.exit_code == 1 and message in result.output
+
+
+def test_a_card_names_where_its_data_come_from(tmp_path):
+    with pytest.raises(ValueError, match=r"has no manifest\.csv"):
+        describe_data(tmp_path)
+    (tmp_path / "manifest.csv").write_text("path,kind\na.wav,notes\n")
+    with pytest.raises(ValueError, match=r"lacks \['licence', 'package', 'seconds', 'version'\]"):
+        describe_data(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -51,3 +52,12 @@ def write_recipe(path: Path, **changes: object) -> Path:
 def tiny_recipe(folder: Path, **changes: object) -> Recipe:
     """The recipe, changed, by way of a file."""
     return Recipe.read(write_recipe(folder / "recipe.toml", **changes))
+
+
+def log(run: Path) -> list[dict[str, str]]:
+    with open(run / "log.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def losses(run: Path) -> list[float]:
+    return [float(row["loss"]) for row in log(run)]

@@ -43,6 +43,7 @@ import soundfile
 import torch
 import torchaudio
 
+from ..commands import Command
 from ..files import write_text
 
 PACKAGE_LIST = Path(__file__).with_name("debian_packages.csv")
@@ -273,7 +274,7 @@ def print_summary(rows: Iterable[tuple]) -> None:
         click.echo(f"{package:40} {kind:8} {len(lengths):7d} {sum(lengths) / 3600:7.2f}")
 
 
-@click.command(help="Collect the audio of Debian packages in the folder DEST as 16 kHz mono FLAC.")
+@click.command(cls=Command, help="Collect the audio of Debian packages in the folder DEST as 16 kHz mono FLAC.")
 @click.argument("dest", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--package", "only", multiple=True, help="Convert only this package of the list (repeatable).")
 @click.option("--jobs", default=2, show_default=True, help="Number of decoding processes.")

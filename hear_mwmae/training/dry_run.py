@@ -10,10 +10,11 @@ from statistics import median
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from ..mae import MaskedAutoencoder
 from .data import AHEAD
-from .engine import check_shares, make_fabric, prepare
+from .engine import check_shares, checkpoint_blocks, make_fabric, prepare
 from .loop import mask_noise, train_step
 from .optim import make_optimisers
 from .pack import CLIP_SECONDS, SAMPLE_RATE
@@ -32,18 +33,21 @@ def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, st
     crops = max(min(recipe.batch_size, TRIAL_CROPS) // world, 1)  # of one process
     trial = dataclasses.replace(recipe, batch_size=crops * world, accumulate=1, compile=False)
     fabric = make_fabric(trial, accelerator)
-    model = prepare(fabric, MaskedAutoencoder(config), trial)
-    optimisers = [fabric.setup_optimizers(optimiser) for optimiser in make_optimisers(model, trial)]
     spectrogram = torch.randn(crops, config.input_frames, config.frontend.n_mels)
+    model = MaskedAutoencoder(config).to(fabric.device)
     kept, bands = config.num_kept, config.frontend.n_mels
     yield "input", f"{recipe.batch_size} x {config.input_frames} frames x {bands} bands, {config.num_tokens} tokens, {kept} kept"
     for name, part in (("encoder", config.encoder), ("decoder", config.decoder)):
         windows = ", windows " + ", ".join(str(w) if w else "global" for w in part.window_sizes) if part.window_sizes else ""
         count = sum(p.numel() for p in getattr(model, name).parameters())
         yield name, f"{count:,} parameters: width {part.width}, {part.depth} blocks, {part.heads} heads{windows}"
-    weights = sum(p.numel() for p in model.parameters()) * 4 / GIB
     mine = recipe.batch_size // world // recipe.accumulate
-    activations = bytes_per_crop(model, spectrogram.to(fabric.device)) * mine / GIB
+    with fabric.autocast():
+        activations = activation_bytes(model, spectrogram.to(fabric.device), recipe.activation_checkpointing) * mine / GIB
+    model = prepare(fabric, model, dataclasses.replace(trial, activation_checkpointing=False))  # that has been done
+    optimisers = [fabric.setup_optimizers(optimiser) for optimiser in make_optimisers(model, trial)]
+    # With FSDP, what is this process's own.
+    weights = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in model.parameters()) * 4 / GIB
     yield "processes", f"{world}, each {mine} crops at a time on {fabric.device.type}, {recipe.precision}"
     # Weights, gradients, and two moments of AdamW (Muon has one).
     yield "memory per process", f"{4 * weights:.2f} GiB of weights, gradients and moments, {activations:.2f} GiB of activations"
@@ -63,6 +67,24 @@ def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, st
             f"{per_step:.2f} s a step and {recipe.steps * per_step / 3600:.1f} hours for {recipe.steps:,} steps, without the data"
         ),
     )
+
+
+def activation_bytes(model: MaskedAutoencoder, spectrogram: Tensor, checkpointing: bool) -> float:
+    """Bytes per crop at their most in an update.
+
+    With ``checkpointing``, which is then in the model for good: what is kept between the blocks, and all of the largest one,
+    which is computed again.
+    """
+    if not checkpointing:
+        return bytes_per_crop(model, spectrogram)
+    config, cls, device = model.config, int(model.config.encoder.cls_token), spectrogram.device
+    inputs = (
+        (model.encoder.blocks[0], torch.randn(1, config.num_kept + cls, config.encoder.width, device=device)),
+        (model.decoder.blocks[0], torch.randn(1, config.num_tokens + cls, config.decoder.width, device=device)),
+    )
+    largest = max(bytes_per_crop(block, tokens) for block, tokens in inputs)
+    checkpoint_blocks(model)
+    return bytes_per_crop(model, spectrogram) + largest
 
 
 def bytes_per_crop(model: torch.nn.Module, spectrogram: Tensor) -> float:

@@ -9,9 +9,11 @@ import ctypes
 import os
 import platform
 import warnings
+from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import TorchCheckpointIO
 from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
@@ -45,6 +47,7 @@ def make_fabric(recipe: Recipe, accelerator: str = "auto") -> Fabric:
             devices=local,
             num_nodes=world // local,
             precision=FABRIC_PRECISIONS[recipe.precision],
+            plugins=[] if isinstance(strategy, ModelParallelStrategy) else [WritesInPlace()],  # that one writes so by itself
         )
     except (RuntimeError, MisconfigurationException) as error:
         reason = str(error).strip().splitlines()[0]
@@ -53,6 +56,14 @@ def make_fabric(recipe: Recipe, accelerator: str = "auto") -> Fabric:
     if fabric.device.type == "cpu":
         keep_freed_memory()
     return fabric
+
+
+class WritesInPlace(TorchCheckpointIO):
+    """Writes a checkpoint where it is told to; Fabric's own goes by way of memory and of the folder for temporary files."""
+
+    def save_checkpoint(self, checkpoint: dict, path: Path, storage_options: None = None) -> None:
+        with open(path, "wb") as stream:  # torch loses the system's error when it opens the file by itself
+            torch.save(checkpoint, stream)
 
 
 def share_weights(model: nn.Module, mesh: DeviceMesh) -> nn.Module:

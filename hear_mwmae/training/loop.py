@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checkpoint import load_strictly, read_model, save_model
+from ..files import one_at_a_time
 from ..frontend import LogMelFrontend
 from ..mae import MaskedAutoencoder
 from .data import CropBatches, log_mel_crops, read_batches, worker_errors
@@ -27,6 +28,8 @@ from .recipe import Recipe
 from .run_files import Checkpoints, newest_checkpoint
 from .shards import Pack
 from .watch import PICTURED, Watch
+
+LOCK = ".lock"
 
 
 def pretrain(
@@ -42,7 +45,8 @@ def pretrain(
     Batches and masks are functions of the seed and the step, whatever the number of processes, so that a run that was
     interrupted, and then started again with the same arguments, ends with the very weights of one that was not. SIGTERM saves a
     checkpoint and stops (SystemExit). Raises ValueError when the loss is no longer finite, when a shard is gone, when the
-    checkpoint is damaged or of another recipe or other data, and when the model to start from is of another architecture.
+    checkpoint is damaged, of another recipe or other data, or beyond the recipe's last step, when another process trains into
+    ``run_dir``, and when the model to start from is of another architecture.
 
     Args:
         data: a pack, see `shards.Pack`.
@@ -55,9 +59,18 @@ def pretrain(
     for task in tasks:
         read_task(task)  # what is wrong with a task should be known before the run, not hours later
     fabric = make_fabric(recipe, accelerator)
-    run_dir, pack, config = Path(run_dir), Pack(data), recipe.model_config()
+    run_dir, pack = Path(run_dir), Pack(data)
     batches = CropBatches(pack, recipe, fabric.global_rank, fabric.world_size)
     run_dir.mkdir(parents=True, exist_ok=True)
+    alone = one_at_a_time(run_dir / LOCK, f"another process is training into {run_dir}")
+    with alone if fabric.is_global_zero else nullcontext():
+        return _pretrain(fabric, recipe, pack, batches, run_dir, look_every, tasks)
+
+
+def _pretrain(
+    fabric: Fabric, recipe: Recipe, pack: Pack, batches: CropBatches, run_dir: Path, look_every: int, tasks: tuple[Path, ...]
+) -> Path:
+    config = recipe.model_config()
     torch.manual_seed(recipe.seed)
     model = MaskedAutoencoder(config)
     if recipe.start_from and not newest_checkpoint(run_dir):
@@ -68,6 +81,8 @@ def pretrain(
     state |= {"step": 0, "seconds": 0.0, "bad_clips": 0}
     checkpoints = Checkpoints(fabric, run_dir, recipe, pack)
     checkpoints.load(state)
+    if state["step"] > recipe.steps:
+        raise ValueError(f"{run_dir} is {state['step']} steps on, which is more than the {recipe.steps} of the recipe")
     frontend = fabric.to_device(LogMelFrontend(config.frontend))
     clips = log_mel_crops(frontend, batches.read(0, PICTURED).checked(), config.input_frames) if look_every else None
     with closing(Watch(run_dir, config, state["step"], look_every, clips, tasks, fabric.is_global_zero)) as watch:
@@ -121,6 +136,8 @@ def _loop(
         disable=not fabric.is_global_zero,
     )
     with _sigterm() as terminated, worker_errors():
+        if state["step"]:
+            watch.look(state["step"], model)  # or it would be missing, if the run was stopped over it
         for step, spectrogram, noise, bad_here in bar:
             factor = schedule(step, recipe)
             for optimiser in optimisers:
@@ -136,13 +153,14 @@ def _loop(
             state |= {"step": step + 1, "seconds": time.monotonic() - began, "bad_clips": bad_clips}
             watch.step(step, loss, factor, bad_clips, state["seconds"])
             bar.set_postfix(loss=f"{loss:.4f}", **({"bad_clips": bad_clips} if bad_clips else {}), refresh=False)
-            if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps or stopping:
+            # Also before a look, which takes its time and may fail.
+            if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps or stopping or watch.is_due(step + 1):
                 _check_weights(fabric, model, step)
                 checkpoints.save(state)
                 watch.flush()
-            watch.look(step + 1, model)
             if stopping:
                 raise SystemExit(f"stopped by a signal at step {step + 1}; the same command goes on from there")
+            watch.look(step + 1, model)
 
 
 def train_step(

@@ -40,7 +40,7 @@ from tqdm import tqdm
 from webdataset.writer import TarWriter
 
 from ..config import FrontendConfig
-from ..files import one_at_a_time, replacing, write_text
+from ..files import UNFINISHED, one_at_a_time, replacing, write_text
 from ..hub import sha256_of
 from .sources import Item, Recording, list_items, read_item
 
@@ -112,7 +112,7 @@ def _check_folder(out: Path, unfinished: Path, plan: str) -> None:
             if not same:
                 raise ValueError(f"{out} holds a pack of other sources or settings; give another folder, or remove it")
             return
-    if foreign := sorted(path.name for path in out.iterdir() if path.name != LOCK):
+    if foreign := sorted(path.name for path in out.iterdir() if path.name != LOCK and not path.name.endswith(UNFINISHED)):
         raise ValueError(f"{out} is not empty (it holds {foreign[0]}): a pack needs a folder of its own")
 
 

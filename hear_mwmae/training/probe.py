@@ -2,8 +2,9 @@
 
     python -m hear_mwmae.training.probe TASK_DIR... [--model MODEL | --untrained PRESET | --log-mel]
 
-A logistic regression on standardised scene embeddings, trained on all splits but one and tested on that one. The score of a
-task is the mean accuracy over its splits. Good for comparing models while developing; it is not HEAR's own protocol.
+A logistic regression on standardised scene embeddings, trained on all splits but one and tested on that one: on each fold in
+turn, or on the test split where there is one. The score of a task is the mean accuracy over the splits it is tested on. Tasks
+are those of scenes with one label per clip. Good for comparing models while developing; it is not HEAR's own protocol.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Embed = Callable[[Tensor], Tensor]
 
 
 def probe(task_dir: str | Path, embed: Embed) -> list[float]:
-    """Accuracy on each split of a single-label HEAR task folder (task_metadata.json, <split>.json, 16000/<split>/).
+    """Accuracy on each tested split of a single-label HEAR task folder (task_metadata.json, <split>.json, 16000/<split>/).
 
     Args:
         embed: (1, samples) float32 at 16 kHz -> (1, D).
@@ -55,7 +56,7 @@ def probe_clips(task_dir: str | Path, embed: Embed) -> list[np.ndarray]:
             folds.append(fold)
     x, y, fold = np.stack(features), np.array(labels), np.array(folds)
     rightly = []
-    for held_out in range(len(splits)):
+    for held_out in tested_splits(task_dir):
         train, test = fold != held_out, fold == held_out
         classifier = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_REGULARISATION, max_iter=2000)).fit(
             x[train], y[train]
@@ -78,9 +79,22 @@ def read_task(task_dir: str | Path) -> list[dict[Path, str]]:
         ]
         if len(clips) < 2 or not all(clips):
             raise ValueError("the probe needs two splits or more, none of them empty")
+        if missing := [path for split in clips for path in split if not path.is_file()]:
+            raise ValueError(f"no {missing[0].relative_to(task_dir)}, and {len(missing) - 1} more are missing")
+        for held_out in tested_splits(task_dir):
+            others = {label for number, split in enumerate(clips) if number != held_out for label in split.values()}
+            if len(others) < 2:
+                raise ValueError(f"beside {metadata['splits'][held_out]}, all clips have the label {others.pop()!r}")
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"{task_dir} is not a HEAR task that can be probed: {type(error).__name__}: {error}") from error
     return clips
+
+
+def tested_splits(task_dir: str | Path) -> list[int]:
+    """Places of the splits that are held out in turn: all of them, or of train, valid and test the last."""
+    metadata = json.loads((Path(task_dir) / "task_metadata.json").read_text())
+    splits = metadata["splits"]
+    return [splits.index("test")] if metadata.get("split_mode") == "trainvaltest" else list(range(len(splits)))
 
 
 def log_mel_baseline() -> Embed:

@@ -38,15 +38,20 @@ def describe_data(data_dir: Path) -> str:
     """Markdown: hours per kind, and a row per package with its hours and licences."""
     hours: dict[tuple[str, str, str], dict[str, float]] = defaultdict(lambda: defaultdict(float))
     totals: dict[str, float] = defaultdict(float)
-    with open(data_dir / MANIFEST, newline="") as stream:
-        for row in csv.DictReader(stream):
+    if not (data_dir / MANIFEST).is_file():
+        raise ValueError(f"{data_dir} has no {MANIFEST}: a model card says of all its audio where it comes from")
+    with open(data_dir / MANIFEST, newline="", encoding="utf-8") as stream:
+        rows = csv.DictReader(stream)
+        if missing := sorted({"package", "version", "licence", "kind", "seconds"} - set(rows.fieldnames or ())):
+            raise ValueError(f"{data_dir / MANIFEST} lacks {missing}, which `hear_mwmae.training.debian_audio` writes")
+        for row in rows:
             seconds = float(row["seconds"])
             hours[row["package"], row["version"], row["licence"]][row["kind"]] += seconds / 3600
             totals[row["kind"]] += seconds / 3600
     summary = ", ".join(f"{kind} {value:.1f} h" for kind, value in sorted(totals.items()))
     lines = [
-        f"{sum(totals.values()):.1f} hours of freely licensed audio from {len(hours)} packages of Debian's main section, "
-        f"fetched by `python -m hear_mwmae.training.debian_audio`: {summary}.",
+        f"{sum(totals.values()):.1f} hours of freely licensed audio from {len(hours)} packages of Debian's main section "
+        f"(`python -m hear_mwmae.training.debian_audio`): {summary}.",
         "",
         "| package | version | hours | licences of the audio |",
         "|---|---|---|---|",

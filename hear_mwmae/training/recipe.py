@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ class Recipe:
         free = {"steps": 1 << 40, "decay_steps": 1, "strategy": "ddp", "accumulate": 1}
         free |= {"checkpoint_every": 1, "keep_last": 1, "keep_every": 0, "workers": 0}
         free |= {"activation_checkpointing": False, "compile": False}
-        return repr(dataclasses.replace(self, **free))
+        return json.dumps(dataclasses.asdict(dataclasses.replace(self, **free)), sort_keys=True)
 
     def model_config(self) -> ModelConfig:
         """The preset with this recipe's departures; raises ValueError when they are not valid."""
@@ -114,7 +115,8 @@ class Recipe:
 
         ``changes``, such as ``"steps=100"`` or ``"model.decoder.depth=2"``, come on top.
 
-        A file may begin with ``extends = "other.toml"`` (relative to its own folder), and then gives departures only.
+        A file may begin with ``extends``, naming another file (relative to its own folder) or one of the package's recipes, and
+        then gives departures only.
         Raises ValueError on unknown or missing keys and on values of a wrong type.
         """
         values = _read_file(_find(path))
@@ -157,7 +159,10 @@ def _read_file(path: Path, above: tuple[Path, ...] = ()) -> dict:
         raise ValueError(f"recipe {path}: {EXTENDS} must name a file, got {base!r}")
     if path.resolve() in above:
         raise ValueError(f"recipe {path} extends itself, by way of {', '.join(file.name for file in above)}")
-    return _merge(_read_file(path.parent / base, (*above, path.resolve())), values)
+    found = path.parent / base
+    if base in recipe_names() and not found.is_file():
+        found = RECIPES_DIR / f"{base}.toml"
+    return _merge(_read_file(found, (*above, path.resolve())), values)
 
 
 def _parse_change(text: str) -> dict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import pickle
 import time
+import zipfile
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -48,11 +49,16 @@ class Checkpoints:
         if first:
             path.parent.mkdir(exist_ok=True)
         with replacing(path) if first else nullcontext(path) as temporary:
-            self.fabric.save(temporary, state | {"identity": run_identity(self.recipe, self.pack)})
+            try:
+                self.fabric.save(temporary, state | {"identity": run_identity(self.recipe, self.pack)})
+            except RuntimeError as error:
+                if "inline_container" not in str(error):  # torch's writer
+                    raise
+                raise OSError(f"{path} cannot be written: {error.__context__ or error}") from error
         if first:
             for old in _checkpoints(self.run_dir)[: -self.recipe.keep_last]:
                 if not self.recipe.keep_every or step_of(old) % self.recipe.keep_every:
-                    old.unlink()
+                    old.unlink(missing_ok=True)
         self.fabric.barrier()
 
 
@@ -74,8 +80,11 @@ def run_identity(recipe: Recipe, pack: Pack) -> dict[str, str]:
 def check_identity(path: Path, recipe: Recipe, pack: Pack) -> None:
     """ValueError when the checkpoint at ``path`` is damaged, or belongs to a run of another recipe or other data."""
     try:
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums into it, and does not look at them
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} in it has another checksum")
         saved = dict(torch.load(path, weights_only=True, mmap=True, map_location="cpu")["identity"])
-    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is no checkpoint of a run, or damaged; remove it to go on from the one before") from error
     for what, value in run_identity(recipe, pack).items():
         if saved.get(what) != value:

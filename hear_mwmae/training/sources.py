@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import aiohttp
 import fsspec
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from braceexpand import braceexpand
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
 
 from ..audio import AUDIO_SUFFIXES, find_audio, read_audio
 
@@ -79,29 +80,18 @@ def list_items(sources: Sequence[str], kind: str) -> list[Item]:
 def read_item(item: Item, sample_rate: int) -> Iterator[Recording]:
     """The recordings in a file or shard, one after the other; what is damaged comes as a problem, and does not end the rest.
 
-    A server that fails is asked again, and what has been read of the shard is passed over. Raises OSError when it goes on
-    failing, or a disk does: that is no fault of the data.
+    A server that fails is asked again. Raises OSError when it goes on failing, or a disk does: that is no fault of the data.
     """
     if not item.is_shard:
         yield _decode_file(item, sample_rate)
         return
-    read_entries = _tar_entries if item.url.endswith(".tar") else _parquet_entries
-    done = 0
-    for attempt in range(ATTEMPTS):
-        try:
-            for name, content, labels in islice(read_entries(item.url), done, None):
-                done += 1
-                # Where it came from is found again by the shard and the name in it.
-                about = item.about | {k: v for k, v in labels.items() if v is not None} | {"shard": item.url}
-                yield _decode_bytes(name, content, about, sample_rate) if content else _nothing(item, name, "holds no audio")
-            return
-        except Exception as error:
-            if _is_damage(error):
-                yield _nothing(item, "", f"damaged, what follows is lost: {_reason(error)}")
-                return
-            if "://" not in item.url or attempt == ATTEMPTS - 1:
-                raise OSError(f"{item.url} cannot be read: {_reason(error)}") from error
-        pause(attempt)
+    try:
+        for name, content, labels in _entries(item):
+            # Where it came from is found again by the shard and the name in it.
+            about = item.about | labels | {"shard": item.url}
+            yield _decode_bytes(name, content, about, sample_rate) if content else _nothing(item, name, "holds no audio")
+    except _Damaged as error:
+        yield _nothing(item, "", f"damaged, what follows is lost: {error}")
 
 
 def pause(attempt: int) -> None:
@@ -161,14 +151,49 @@ def _manifest(path: Path, kind: str) -> list[Item]:
     return [_local(path.parent / row["path"], {"kind": kind} | {k: v for k, v in row.items() if k and v}) for row in rows]
 
 
+class _Damaged(Exception):
+    """A shard is not what its name says, from some point on."""
+
+
+def _entries(item: Item) -> Iterator[tuple[str, bytes, dict]]:
+    """(name, content, labels) of a shard; where a server fails, what has been read is passed over the next time."""
+    read = _tar_entries if item.url.endswith(".tar") else _parquet_entries
+    done = 0
+    for attempt in range(ATTEMPTS):
+        try:
+            for entry in islice(read(item.url), done, None):
+                done += 1
+                yield entry
+            return
+        except Exception as error:
+            if _is_damage(error):
+                raise _Damaged(_reason(error)) from error
+            if "://" not in item.url or attempt == ATTEMPTS - 1:
+                raise OSError(f"{item.url} cannot be read: {_reason(error)}") from error
+        pause(attempt)
+
+
 def _tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
     """(name, content, labels) of a WebDataset shard: members of one key are one entry, .json among them its labels.
 
     WebDataset ends a key at the first dot. Names of clips may hold more of them (seconds, mostly), so only what follows the last
-    one is taken for a type.
+    one is taken for a type. It also takes a member of the same name as one before for damage: such are no audio here.
     """
+    names: set[tuple[str, str]] = set()
+    repeated: list[str] = []
+
+    def members(stream: BinaryIO) -> Iterator[dict]:
+        for member in tar_file_expander([{"url": url, "stream": stream}]):
+            key, end = base_plus_ext(member.get("fname", ""))
+            name = key, (end or "").lower()
+            if key is not None and name in names:
+                repeated.append(f"{member['fname']} (again)")
+            else:  # those without a name, which end a shard, too
+                names.add(name)
+                yield member
+
     with fsspec.open(url, "rb", **connection_options(url)) as stream:
-        for sample in group_by_keys(tar_file_expander([{"url": url, "stream": stream}])):
+        for sample in group_by_keys(members(stream)):
             ends = [end for end in sample if not end.startswith("__")]
             audio = [end for end in ends if f".{end.rpartition('.')[2]}" in AUDIO_SUFFIXES]
             for end in audio:
@@ -176,6 +201,7 @@ def _tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
                 yield f"{sample['__key__']}.{end}", sample[end], _labels(sample.get(f"{stem}.json" if stem else "json"))
             if not audio:
                 yield f"{sample['__key__']} ({', '.join(ends)})", b"", {}
+    yield from ((name, b"", {}) for name in repeated)
 
 
 def _parquet_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
@@ -192,7 +218,7 @@ def _parquet_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
         for number, batch in enumerate(file.iter_batches(PARQUET_ROWS)):
             for place, row in enumerate(batch.to_pylist()):
                 entry = row[audio[0]] or {}
-                labels = {name: value for name, value in row.items() if isinstance(value, (str, int, float, list))}
+                labels = {name: value for name, value in row.items() if name != audio[0] and _fits_json(value)}
                 yield entry.get("path") or f"row {number * PARQUET_ROWS + place}", entry.get("bytes") or b"", labels
 
 
@@ -201,7 +227,15 @@ def _labels(content: bytes | None) -> dict:
         labels = json.loads(content or b"{}")
     except ValueError:
         return {}
-    return labels if isinstance(labels, dict) else {}
+    return {name: value for name, value in labels.items() if value is not None} if isinstance(labels, dict) else {}
+
+
+def _fits_json(value: object) -> bool:
+    """Whether a label can go with the clip: no null, no bytes, no times, and none of these inside."""
+    try:
+        return json.dumps(value) != "null"
+    except (TypeError, ValueError):
+        return False
 
 
 def _is_damage(error: Exception) -> bool:

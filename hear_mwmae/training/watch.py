@@ -54,9 +54,9 @@ class Watch:
             noise = torch.rand(len(clips), config.num_tokens, generator=torch.Generator().manual_seed(MASK_SEED))
             self.noise = noise.to(clips.device)
         if writes:
-            # What was seen after ``first`` updates is kept, what came later is seen again.
+            # What came after the checkpoint is seen again, the look at it, too.
             self.log = StepTable(run_dir / "log.csv", LOG_FIELDS, first)
-            self.probes = StepTable(run_dir / "probes.csv", PROBE_FIELDS, first + 1) if tasks else None
+            self.probes = StepTable(run_dir / "probes.csv", PROBE_FIELDS, first) if tasks else None
             self.board = Board(run_dir / "tensorboard", first + 1)
 
     def step(self, step: int, loss: float, rate: float, bad_clips: int, seconds: float) -> None:
@@ -66,10 +66,14 @@ class Watch:
             for name, value in (("loss", loss), ("rate", rate), ("bad_clips", bad_clips)):
                 self.board.scalar(name, value, step + 1)
 
+    def is_due(self, step: int) -> bool:
+        """Whether there is something to look at after ``step`` updates."""
+        return bool(self.every) and step % self.every == 0
+
     @torch.no_grad()
     def look(self, step: int, model: nn.Module) -> None:
-        """A picture, and a probe of every task, after ``step`` updates; every process has to call it."""
-        if not self.every or step % self.every:
+        """A picture, and a probe of every task, after ``step`` updates, if due; every process has to call it."""
+        if not self.is_due(step):
             return
         model.eval()
         panels = reconstruction(self.config, model, self.clips, self.noise)
