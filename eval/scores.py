@@ -116,22 +116,25 @@ def columns(models: dict[str, dict[str, Score]]) -> dict[str, str]:
 def rows(models: dict[str, dict[str, Score]], protocol: str) -> list[dict[str, str]]:
     """A row per model, and the published ones of the same protocol and tasks, with a cell per task."""
     heads = columns(models)
-    table = []
-    for name, scores in models.items():
-        counts = {head: len(scores[folder].values) for folder, head in heads.items() if folder in scores}
-        usual = max(counts.values())
-        short = ", ".join(f"{head} {count}" for head, count in counts.items() if count < usual)
-        seeds = f"{usual}" + f" ({short})" * bool(short)
-        value = overall(scores) if protocol == S_PROTOCOL else None
-        cells = {head: str(scores[folder]) if folder in scores else "" for folder, head in heads.items()}
-        s = f"≈{value:.1f}" if value is not None else ""
-        table.append({"model": name, "protocol": protocol, "seeds": seeds, **cells, "s(m)": s, "source": "computed here"})
+    table = [own_row(name, scores, protocol, heads) for name, scores in models.items()]
     for row in references():
         cells = {head: row.get(head) or "" for head in heads.values()}
         if row["protocol"] == protocol and any(cells.values()):
             about = {"model": row["name"], "protocol": protocol, "seeds": row["seeds"]}
             table.append({**about, **cells, "s(m)": row["s"], "source": row["source"]})
     return table
+
+
+def own_row(name: str, scores: dict[str, Score], protocol: str, heads: dict[str, str]) -> dict[str, str]:
+    """The row of a model that was scored here; tasks with fewer seeds than others are named beside the number of seeds."""
+    counts = {head: len(scores[folder].values) for folder, head in heads.items() if folder in scores}
+    usual = max(counts.values())
+    short = ", ".join(f"{head} {count}" for head, count in counts.items() if count < usual)
+    seeds = f"{usual}" + f" ({short})" * bool(short)
+    value = overall(scores) if protocol == S_PROTOCOL else None
+    cells = {head: str(scores[folder]) if folder in scores else "" for folder, head in heads.items()}
+    s = f"≈{value:.1f}" if value is not None else ""
+    return {"model": name, "protocol": protocol, "seeds": seeds, **cells, "s(m)": s, "source": "computed here"}
 
 
 def markdown(models: dict[str, dict[str, Score]], protocol: str) -> str:

@@ -112,6 +112,8 @@ def test_clips_at_other_speeds(data, tmp_path):
 def test_kinds_that_are_not_there(data, tmp_path):
     with pytest.raises(ValueError, match=r"the pack has no clips of kind \['speech'\]; it has \['effects', 'notes'\]"):
         CropBatches(Pack(data), recipe_of(tmp_path, "{speech = 1.0}"))
+    recipe = Recipe.read("mwmae-tiny-cpu", ["kinds={}", "batch_size=4"])  # as the message says
+    assert sorted(CropBatches(Pack(data), recipe).draw(0, np.random.default_rng(0))) == [0, 1, 2, 3]
 
 
 def test_package_list_and_kinds():

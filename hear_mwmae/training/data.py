@@ -190,7 +190,10 @@ class ByKind:
     def __init__(self, clips: np.ndarray, kinds: list[str], recipe: Recipe) -> None:
         known = [kinds[place] for place in np.unique(clips["kind"])]
         if unknown := sorted(set(recipe.kinds) - set(known)):
-            raise ValueError(f"the pack has no clips of kind {unknown}; it has {sorted(known)}")
+            raise ValueError(
+                f"the pack has no clips of kind {unknown}; it has {sorted(known)}: give shares of these, or --set 'kinds={{}}', "
+                "by which every clip comes once per epoch"
+            )
         weights = np.zeros(len(clips))
         for kind, share in recipe.kinds.items():
             chosen = clips["kind"] == kinds.index(kind)
