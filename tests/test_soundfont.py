@@ -88,10 +88,10 @@ def test_tasks_of_pitch(synth, tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     for name, clips in (("pitch", 80), ("tuning", 60)):
         assert f"{name}: {clips} clips" in result.output
-        folds = read_task(tmp_path / "tasks" / name)
+        folds, _ = read_task(tmp_path / "tasks" / name)
         assert len(folds) == 4 and sum(map(len, folds)) == clips
-    pitches = [int(path.stem) // 10 % 4 for fold in read_task(tmp_path / "tasks" / "pitch") for path in fold]
+    pitches = [int(path.stem) // 10 % 4 for fold in read_task(tmp_path / "tasks" / "pitch")[0] for path in fold]
     assert pitches == sorted(pitches)  # ten notes an instrument, fold by instrument
-    path, label = next(iter(read_task(tmp_path / "tasks" / "tuning")[0].items()))
+    path, label = next(iter(read_task(tmp_path / "tasks" / "tuning")[0][0].items()))
     audio, _ = soundfile.read(path)
     assert float(label) in soundfont_tasks.TUNINGS and 0 < np.abs(audio[-1600:]).min() < np.abs(audio).max() <= 1

@@ -31,7 +31,7 @@ def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, st
     world = int(os.environ.get("WORLD_SIZE", 1))
     check_shares(recipe, world)
     crops = max(min(recipe.batch_size, TRIAL_CROPS) // world, 1)  # of one process
-    trial = dataclasses.replace(recipe, batch_size=crops * world, accumulate=1, compile=False)
+    trial = dataclasses.replace(recipe, batch_size=crops * world, accumulate=1, compile=False, activation_checkpointing=False)
     fabric = make_fabric(trial, accelerator)
     spectrogram = torch.randn(crops, config.input_frames, config.frontend.n_mels)
     model = MaskedAutoencoder(config).to(fabric.device)
@@ -42,9 +42,13 @@ def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, st
         count = sum(p.numel() for p in getattr(model, name).parameters())
         yield name, f"{count:,} parameters: width {part.width}, {part.depth} blocks, {part.heads} heads{windows}"
     mine = recipe.batch_size // world // recipe.accumulate
+    recomputed = 0.0
     with fabric.autocast():
-        activations = activation_bytes(model, spectrogram.to(fabric.device), recipe.activation_checkpointing) * mine / GIB
-    model = prepare(fabric, model, dataclasses.replace(trial, activation_checkpointing=False))  # that has been done
+        if recipe.activation_checkpointing:
+            recomputed = largest_block_bytes(model)
+            checkpoint_blocks(model)
+        activations = (bytes_per_crop(model, spectrogram.to(fabric.device)) + recomputed) * mine / GIB
+    model = prepare(fabric, model, trial)
     optimisers = [fabric.setup_optimizers(optimiser) for optimiser in make_optimisers(model, trial)]
     # With FSDP, what is this process's own.
     weights = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in model.parameters()) * 4 / GIB
@@ -69,22 +73,14 @@ def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, st
     )
 
 
-def activation_bytes(model: MaskedAutoencoder, spectrogram: Tensor, checkpointing: bool) -> float:
-    """Bytes per crop at their most in an update.
-
-    With ``checkpointing``, which is then in the model for good: what is kept between the blocks, and all of the largest one,
-    which is computed again.
-    """
-    if not checkpointing:
-        return bytes_per_crop(model, spectrogram)
-    config, cls, device = model.config, int(model.config.encoder.cls_token), spectrogram.device
+def largest_block_bytes(model: MaskedAutoencoder) -> float:
+    """Bytes per crop of the block that keeps most: with activation checkpointing, one at a time is computed again."""
+    config, cls, device = model.config, int(model.config.encoder.cls_token), model.encoder.pos_embed.device
     inputs = (
         (model.encoder.blocks[0], torch.randn(1, config.num_kept + cls, config.encoder.width, device=device)),
         (model.decoder.blocks[0], torch.randn(1, config.num_tokens + cls, config.decoder.width, device=device)),
     )
-    largest = max(bytes_per_crop(block, tokens) for block, tokens in inputs)
-    checkpoint_blocks(model)
-    return bytes_per_crop(model, spectrogram) + largest
+    return max(bytes_per_crop(block, tokens) for block, tokens in inputs)
 
 
 def bytes_per_crop(model: torch.nn.Module, spectrogram: Tensor) -> float:

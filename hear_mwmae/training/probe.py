@@ -47,7 +47,7 @@ def probe(task_dir: str | Path, embed: Embed) -> list[float]:
 
 def probe_clips(task_dir: str | Path, embed: Embed) -> list[np.ndarray]:
     """As :func:`probe`, but for each split which of its clips were classified rightly, (clips,) bool."""
-    splits = read_task(task_dir)
+    splits, tested = read_task(task_dir)
     features, labels, folds = [], [], []
     for fold, clips in enumerate(splits):
         for path, label in clips.items():
@@ -56,7 +56,7 @@ def probe_clips(task_dir: str | Path, embed: Embed) -> list[np.ndarray]:
             folds.append(fold)
     x, y, fold = np.stack(features), np.array(labels), np.array(folds)
     rightly = []
-    for held_out in tested_splits(task_dir):
+    for held_out in tested:
         train, test = fold != held_out, fold == held_out
         classifier = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_REGULARISATION, max_iter=2000)).fit(
             x[train], y[train]
@@ -65,8 +65,10 @@ def probe_clips(task_dir: str | Path, embed: Embed) -> list[np.ndarray]:
     return rightly
 
 
-def read_task(task_dir: str | Path) -> list[dict[Path, str]]:
-    """The splits of a task folder, each a label by audio file. Raises ValueError where the probe cannot take it."""
+def read_task(task_dir: str | Path) -> tuple[list[dict[Path, str]], list[int]]:
+    """The splits of a task folder, each a label by audio file, and the places of those that are held out in turn: all of them, or
+    of train, valid and test the last. Raises ValueError where the probe cannot take it.
+    """
     task_dir = Path(task_dir)
     try:
         metadata = json.loads((task_dir / "task_metadata.json").read_text())
@@ -81,20 +83,15 @@ def read_task(task_dir: str | Path) -> list[dict[Path, str]]:
             raise ValueError("the probe needs two splits or more, none of them empty")
         if missing := [path for split in clips for path in split if not path.is_file()]:
             raise ValueError(f"no {missing[0].relative_to(task_dir)}, and {len(missing) - 1} more are missing")
-        for held_out in tested_splits(task_dir):
+        names = metadata["splits"]
+        tested = [names.index("test")] if metadata.get("split_mode") == "trainvaltest" else list(range(len(names)))
+        for held_out in tested:
             others = {label for number, split in enumerate(clips) if number != held_out for label in split.values()}
             if len(others) < 2:
-                raise ValueError(f"beside {metadata['splits'][held_out]}, all clips have the label {others.pop()!r}")
+                raise ValueError(f"beside {names[held_out]}, all clips have the label {others.pop()!r}")
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"{task_dir} is not a HEAR task that can be probed: {type(error).__name__}: {error}") from error
-    return clips
-
-
-def tested_splits(task_dir: str | Path) -> list[int]:
-    """Places of the splits that are held out in turn: all of them, or of train, valid and test the last."""
-    metadata = json.loads((Path(task_dir) / "task_metadata.json").read_text())
-    splits = metadata["splits"]
-    return [splits.index("test")] if metadata.get("split_mode") == "trainvaltest" else list(range(len(splits)))
+    return clips, tested
 
 
 def log_mel_baseline() -> Embed:

@@ -119,11 +119,11 @@ def _shards(source: str, kind: str) -> list[Item]:
             filesystem, path = fsspec.core.url_to_fs(pattern, **connection_options(pattern))
             paths = sorted(filesystem.glob(path)) if "*" in pattern else [path]
             for found in paths:
-                about = filesystem.info(found)
+                size = filesystem.info(found).get("size") or 0
                 if "file" in filesystem.protocol:
                     items.append(_local(Path(found), {"kind": kind}))
                 else:
-                    items.append(Item(filesystem.unstrip_protocol(found), about.get("size") or 0, 0, {"kind": kind}))
+                    items.append(Item(filesystem.unstrip_protocol(found), size, 0, {"kind": kind}))
         except (FileNotFoundError, ValueError, ImportError) as error:
             reason = "" if isinstance(error, FileNotFoundError) else f" ({error})"
             raise ValueError(f"no such shard: {pattern}{reason}") from error
