@@ -206,7 +206,7 @@ def pack(sources: tuple[str, ...], out: Path, codec: str, kind: str, shard_size:
     "tasks",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="HEAR-format task folder (scenes, one label each) for linear probes on the way; may be given again.",
+    help="HEAR-format task folder for linear probes on the way; may be given again.",
 )
 @click.option("--resume", is_flag=True, help="Go on with RUN, and refuse to begin it: for scripts that restart what has stopped.")
 @click.option("--dry-run", is_flag=True, help="Only say what the run would take: shapes, parameters, memory, time.")

@@ -17,12 +17,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import csv
-import json
 
-import numpy as np
 import pytest
 import soundfile
 import torch
+from hear_tasks import make_task
 from reference import AUDIO
 
 from hear_mwmae import load_model
@@ -73,19 +72,5 @@ def audio_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def task(tmp_path_factory) -> Path:
-    """A HEAR task of three splits: low and high tones."""
-    folder = tmp_path_factory.mktemp("tones")
-    splits = ["fold00", "fold01", "fold02"]
-    metadata = {"task_name": "tones", "embedding_type": "scene", "prediction_type": "multiclass", "splits": splits}
-    (folder / "task_metadata.json").write_text(json.dumps(metadata))
-    rng = np.random.default_rng(0)
-    for split in splits:
-        (folder / "16000" / split).mkdir(parents=True)
-        labels = {}
-        for number in range(8):
-            hertz = rng.uniform(200, 400) * (8 if number % 2 else 1)
-            audio = 0.3 * np.sin(2 * np.pi * hertz * np.arange(8000) / 16000) + 0.01 * rng.standard_normal(8000)
-            soundfile.write(folder / "16000" / split / f"{number}.wav", audio, 16000)
-            labels[f"{number}.wav"] = ["high" if number % 2 else "low"]
-        (folder / f"{split}.json").write_text(json.dumps(labels))
-    return folder
+    """A HEAR task of three folds: low and high tones."""
+    return make_task(tmp_path_factory.mktemp("tasks") / "tones", "multiclass", 0.5)

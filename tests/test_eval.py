@@ -16,6 +16,7 @@ import soundfile
 import torch
 from click.testing import CliRunner
 from filelock import FileLock
+from hear_tasks import make_task
 from tiny_run import tiny_recipe
 
 from eval import circumstances
@@ -27,51 +28,6 @@ from hear_mwmae.checkpoint import save_model
 from hear_mwmae.mae import MaskedAutoencoder
 
 ROOT = Path(__file__).parent.parent
-
-
-def tone(rng: np.random.Generator, high: bool, seconds: float) -> np.ndarray:
-    hertz = rng.uniform(200, 400) * (8 if high else 1)
-    samples = int(16000 * seconds)
-    return 0.3 * np.sin(2 * np.pi * hertz * np.arange(samples) / 16000) + 0.01 * rng.standard_normal(samples)
-
-
-def make_task(folder: Path, kind: str, seconds: float) -> Path:
-    """Low and high tones: one label per clip over folds, any number of labels, or events in time."""
-    folds = kind == "multiclass"
-    splits = ["fold00", "fold01", "fold02"] if folds else ["train", "valid", "test"]
-    metadata = {
-        "task_name": folder.name,
-        "version": "v1",
-        "embedding_type": "event" if kind == "event" else "scene",
-        "prediction_type": "multiclass" if folds else "multilabel",
-        "split_mode": "presplit_kfold" if folds else "trainvaltest",
-        "sample_duration": seconds,
-        "evaluation": [{"multiclass": "top1_acc", "multilabel": "mAP", "event": "event_onset_200ms_fms"}[kind]],
-        "splits": splits,
-    }
-    folder.mkdir(parents=True)
-    (folder / "task_metadata.json").write_text(json.dumps(metadata))
-    (folder / "labelvocabulary.csv").write_text("idx,label\n0,high\n1,low\n")
-    rng = np.random.default_rng(len(kind))
-    for split in splits:
-        (folder / "16000" / split).mkdir(parents=True)
-        labels = {}
-        for number in range(12):
-            name, high = f"{split}-{number}.wav", bool(number % 2)
-            if kind == "event":
-                audio = np.concatenate([tone(rng, high, seconds / 2), tone(rng, not high, seconds / 2)])
-                middle, end = 500 * seconds, 1000 * seconds
-                names = ("high", "low") if high else ("low", "high")
-                times = ((0.0, middle), (middle, end))
-                labels[name] = [{"label": n, "start": s, "end": e} for n, (s, e) in zip(names, times, strict=True)]
-            elif kind == "multilabel":
-                audio = tone(rng, True, seconds) * (number % 2) + tone(rng, False, seconds) * (number % 3 > 0)
-                labels[name] = ["high"] * (number % 2) + ["low"] * (number % 3 > 0)
-            else:
-                audio, labels[name] = tone(rng, high, seconds), ["high" if high else "low"]
-            soundfile.write(folder / "16000" / split / name, audio, 16000)
-        (folder / f"{split}.json").write_text(json.dumps(labels))
-    return folder
 
 
 @pytest.fixture(scope="module")

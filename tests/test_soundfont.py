@@ -11,8 +11,8 @@ import soundfile
 from click.testing import CliRunner
 
 from hear_mwmae.training import soundfont, soundfont_tasks
+from hear_mwmae.training.hear_task import read_task
 from hear_mwmae.training.pack import MANIFEST
-from hear_mwmae.training.probe import read_task
 
 SYNTH = f"""#!{sys.executable}
 import sys, mido, numpy as np, soundfile
@@ -88,10 +88,10 @@ def test_tasks_of_pitch(synth, tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     for name, clips in (("pitch", 80), ("tuning", 60)):
         assert f"{name}: {clips} clips" in result.output
-        folds, _ = read_task(tmp_path / "tasks" / name)
+        folds = read_task(tmp_path / "tasks" / name).splits
         assert len(folds) == 4 and sum(map(len, folds)) == clips
-    pitches = [int(path.stem) // 10 % 4 for fold in read_task(tmp_path / "tasks" / "pitch")[0] for path in fold]
+    pitches = [int(path.stem) // 10 % 4 for fold in read_task(tmp_path / "tasks" / "pitch").splits for path in fold]
     assert pitches == sorted(pitches)  # ten notes an instrument, fold by instrument
-    path, label = next(iter(read_task(tmp_path / "tasks" / "tuning")[0][0].items()))
+    path, (label,) = next(iter(read_task(tmp_path / "tasks" / "tuning").splits[0].items()))
     audio, _ = soundfile.read(path)
     assert float(label) in soundfont_tasks.TUNINGS and 0 < np.abs(audio[-1600:]).min() < np.abs(audio).max() <= 1

@@ -2,19 +2,19 @@
 
     python -m hear_mwmae.training.compare TASK_DIR... -a MAE -a MAE_OTHER_SEED -b MWMAE -b MWMAE_OTHER_SEED
 
-Scores are those of `hear_mwmae.training.probe`, means over the seeds. Intervals are 95 % of a bootstrap that draws the seeds of
-each kind and the clips of each split anew, the same clips for both kinds: with few seeds, too narrow rather than too wide.
+Tasks have one label per clip; scores are those of `hear_mwmae.training.probe`, means over the seeds. Intervals are 95 % of a
+bootstrap that draws the seeds of each kind and the clips of each split anew, the same clips for both kinds: with few seeds, too
+narrow rather than too wide.
 """
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import click
 import numpy as np
 
 from ..checkpoint import load_embedder
 from ..commands import Command
+from .hear_task import read_task
 from .probe import probe_clips
 
 DRAWS = 10_000
@@ -44,13 +44,13 @@ def bootstrap(a: list[list[np.ndarray]], b: list[list[np.ndarray]], seed: int = 
 @click.option("-a", "a", multiple=True, required=True, metavar="MODEL", help="What load_model takes; may be given again.")
 @click.option("-b", "b", multiple=True, required=True, metavar="MODEL")
 def main(tasks: tuple[str, ...], a: tuple[str, ...], b: tuple[str, ...]) -> None:
-    for task in tasks:
-        kinds = [[probe_clips(task, load_embedder(model).scene_embeddings) for model in models] for models in (a, b)]
+    for task in map(read_task, tasks):
+        kinds = [[probe_clips(task, load_embedder(model)) for model in models] for models in (a, b)]
         for models, results in zip((a, b), kinds, strict=True):
             for model, rightly in zip(models, results, strict=True):
-                click.echo(f"{Path(task).name:32} {100 * np.mean([right.mean() for right in rightly]):5.1f}   {model}")
+                click.echo(f"{task.folder.name:32} {100 * np.mean([right.mean() for right in rightly]):5.1f}   {model}")
         for name, (score, low, high) in bootstrap(*kinds).items():
-            click.echo(f"{Path(task).name:32} {name:5} {score:5.1f}   [{low:.1f}, {high:.1f}]")
+            click.echo(f"{task.folder.name:32} {name:5} {score:5.1f}   [{low:.1f}, {high:.1f}]")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from ..frontend import LogMelFrontend
 from ..mae import MaskedAutoencoder
 from .data import CropBatches, log_mel_crops, read_batches, worker_errors
 from .engine import make_fabric, prepare
+from .hear_task import Task, read_task
 from .optim import make_optimisers, schedule
-from .probe import read_task
 from .recipe import Recipe
 from .run_files import Checkpoints, newest_checkpoint
 from .shards import Pack
@@ -56,19 +56,18 @@ def pretrain(
     """
     if tasks and recipe.strategy == "fsdp":
         raise ValueError("probes need the whole encoder in one process, which fsdp cuts into pieces: probe RUN/model afterwards")
-    for task in tasks:
-        read_task(task)  # what is wrong with a task should be known before the run, not hours later
+    probed = tuple(map(read_task, tasks))  # what is wrong with a task should be known before the run, not hours later
     fabric = make_fabric(recipe, accelerator)
     run_dir, pack = Path(run_dir), Pack(data)
     batches = CropBatches(pack, recipe, fabric.global_rank, fabric.world_size)
     run_dir.mkdir(parents=True, exist_ok=True)
     alone = one_at_a_time(run_dir / LOCK, f"another process is training into {run_dir}")
     with alone if fabric.is_global_zero else nullcontext():
-        return _pretrain(fabric, recipe, pack, batches, run_dir, look_every, tasks)
+        return _pretrain(fabric, recipe, pack, batches, run_dir, look_every, probed)
 
 
 def _pretrain(
-    fabric: Fabric, recipe: Recipe, pack: Pack, batches: CropBatches, run_dir: Path, look_every: int, tasks: tuple[Path, ...]
+    fabric: Fabric, recipe: Recipe, pack: Pack, batches: CropBatches, run_dir: Path, look_every: int, tasks: tuple[Task, ...]
 ) -> Path:
     config = recipe.model_config()
     torch.manual_seed(recipe.seed)

@@ -1,22 +1,26 @@
-"""Linear probes on HEAR-format tasks: seconds, where the whole evaluation kit takes hours.
+"""Linear probes on HEAR-format tasks: seconds to minutes, where the whole evaluation kit takes hours.
 
     python -m hear_mwmae.training.probe TASK_DIR... [--model MODEL | --untrained PRESET | --log-mel]
 
-A logistic regression on standardised scene embeddings, trained on all splits but one and tested on that one: on each fold in
-turn, or on the test split where there is one. The score of a task is the mean accuracy over the splits it is tested on. Tasks
-are those of scenes with one label per clip. Good for comparing models while developing; it is not HEAR's own protocol.
+A linear model on standardised embeddings, trained on all splits but one and tested on that one: on each fold in turn, or on the
+test split where there is one. The score of a task is the mean over the splits it is tested on.
+
+One label per clip: logistic regression on scene embeddings, accuracy. Any number of labels: ridge regression of all of them at
+once, mean average precision over labels; of clips on scene embeddings, of events on the timestamp embeddings of every 100th
+millisecond (which says what is heard when, not where exactly it begins, as HEAR's own score does).
+
+Good for comparing models while developing; it is not HEAR's own protocol.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import click
 import numpy as np
-import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import average_precision_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
@@ -24,110 +28,99 @@ from torch import Tensor
 from ..audio import read_audio
 from ..checkpoint import load_embedder
 from ..commands import Command
-from ..config import FrontendConfig, ModelConfig, preset
-from ..embedder import Embedder
-from ..frontend import LogMelFrontend
+from ..config import preset
+from .baselines import LogMel, untrained
+from .hear_task import SAMPLE_RATE, Event, Task, read_task
 
 #: Strong regularisation: there are a few hundred clips and about a thousand dimensions.
 INVERSE_REGULARISATION = 0.05
-
-SAMPLE_RATE = 16000
-
-Embed = Callable[[Tensor], Tensor]
-
-
-def probe(task_dir: str | Path, embed: Embed) -> list[float]:
-    """Accuracy on each tested split of a single-label HEAR task folder (task_metadata.json, <split>.json, 16000/<split>/).
-
-    Args:
-        embed: (1, samples) float32 at 16 kHz -> (1, D).
-    """
-    return [float(right.mean()) for right in probe_clips(task_dir, embed)]
+#: Of ridge regression, for each row: as much as 0.3 of a dimension's variance.
+SHRINKAGE = 0.3
+#: Milliseconds between the moments at which events are probed; the first is half as far from the beginning.
+MOMENTS = 100.0
 
 
-def probe_clips(task_dir: str | Path, embed: Embed) -> list[np.ndarray]:
-    """As :func:`probe`, but for each split which of its clips were classified rightly, (clips,) bool."""
-    splits, tested = read_task(task_dir)
-    features, labels, folds = [], [], []
-    for fold, clips in enumerate(splits):
-        for path, label in clips.items():
-            features.append(embed(read_audio(path, SAMPLE_RATE)[None])[0].numpy())
-            labels.append(label)
-            folds.append(fold)
-    x, y, fold = np.stack(features), np.array(labels), np.array(folds)
+class Embeds(Protocol):
+    """What is probed; see `Embedder` for shapes and units."""
+
+    def scene_embeddings(self, audio: Tensor) -> Tensor: ...
+
+    def timestamp_embeddings(self, audio: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+def probe(task: Task, model: Embeds) -> list[float]:
+    """Accuracy or mean average precision, 0 to 1, on each tested split; :func:`metric` says which."""
+    if not task.multilabel:
+        return [float(right.mean()) for right in probe_clips(task, model)]
+    splits = [_rows(task, split, model) for split in task.splits]
+    scores = []
+    for held_out in task.tested:
+        x, y = (np.concatenate(part) for part in zip(*(split for n, split in enumerate(splits) if n != held_out), strict=True))
+        ranking = make_pipeline(StandardScaler(), Ridge(SHRINKAGE * len(x))).fit(x, y).predict(splits[held_out][0])
+        truth = splits[held_out][1]
+        heard = truth.any(axis=0)  # a label that is not there has no precision
+        if not heard.any():
+            raise ValueError(f"{task.folder}: no event of a tested split holds at any {MOMENTS:.0f} ms")
+        scores.append(float(average_precision_score(truth[:, heard], ranking[:, heard])))
+    return scores
+
+
+def metric(task: Task) -> str:
+    """What :func:`probe` measures."""
+    return "mAP" if task.multilabel else "accuracy"
+
+
+def probe_clips(task: Task, model: Embeds) -> list[np.ndarray]:
+    """For each tested split of a task with one label per clip, which of its clips were classified rightly, (clips,) bool."""
+    if task.multilabel:
+        raise ValueError(f"{task.folder}: a clip is right or wrong only where it has one label")
+    x = [np.stack([_scene(path, model) for path in split]) for split in task.splits]
+    y = [np.array([label for (label,) in split.values()]) for split in task.splits]
     rightly = []
-    for held_out in tested:
-        train, test = fold != held_out, fold == held_out
-        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_REGULARISATION, max_iter=2000)).fit(
-            x[train], y[train]
-        )
-        rightly.append(classifier.predict(x[test]) == y[test])
+    for held_out in task.tested:
+        train = [number for number in range(len(x)) if number != held_out]
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_REGULARISATION, max_iter=2000))
+        classifier.fit(np.concatenate([x[n] for n in train]), np.concatenate([y[n] for n in train]))
+        rightly.append(classifier.predict(x[held_out]) == y[held_out])
     return rightly
 
 
-def read_task(task_dir: str | Path) -> tuple[list[dict[Path, str]], list[int]]:
-    """The splits of a task folder, each a label by audio file, and the places of those that are held out in turn: all of them, or
-    of train, valid and test the last. Raises ValueError where the probe cannot take it.
-    """
-    task_dir = Path(task_dir)
-    try:
-        metadata = json.loads((task_dir / "task_metadata.json").read_text())
-        if metadata["embedding_type"] != "scene" or metadata["prediction_type"] != "multiclass":
-            raise ValueError("the probe takes scene tasks with one label per clip")
-        splits = [json.loads((task_dir / f"{split}.json").read_text()) for split in metadata["splits"]]
-        clips = [
-            {task_dir / str(SAMPLE_RATE) / split / name: labels[0] for name, labels in clips.items()}
-            for split, clips in zip(metadata["splits"], splits, strict=True)
-        ]
-        if len(clips) < 2 or not all(clips):
-            raise ValueError("the probe needs two splits or more, none of them empty")
-        if missing := [path for split in clips for path in split if not path.is_file()]:
-            raise ValueError(f"no {missing[0].relative_to(task_dir)}, and {len(missing) - 1} more are missing")
-        names = metadata["splits"]
-        tested = [names.index("test")] if metadata.get("split_mode") == "trainvaltest" else list(range(len(names)))
-        for held_out in tested:
-            others = {label for number, split in enumerate(clips) if number != held_out for label in split.values()}
-            if len(others) < 2:
-                raise ValueError(f"beside {names[held_out]}, all clips have the label {others.pop()!r}")
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ValueError(f"{task_dir} is not a HEAR task that can be probed: {type(error).__name__}: {error}") from error
-    return clips, tested
+def _rows(task: Task, split: dict[Path, list], model: Embeds) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings (rows, D) and labels (rows, labels) bool of all clips of a split, or of the moments of its clips."""
+    labels = np.array(task.labels)
+    if not task.events:
+        return np.stack([_scene(path, model) for path in split]), np.stack([np.isin(labels, found) for found in split.values()])
+    x, y = zip(*(_moments(path, events, labels, model) for path, events in split.items()), strict=True)
+    return np.concatenate(x), np.concatenate(y)
 
 
-def log_mel_baseline() -> Embed:
-    """Mean and deviation over time of the encoder's input, the normalised log-mel spectrogram: no learning at all."""
-    frontend = LogMelFrontend(FrontendConfig())
-
-    def embed(audio: Tensor) -> Tensor:
-        std, mean = torch.std_mean(frontend(audio), dim=1)
-        return torch.cat([mean, std], dim=1)
-
-    return embed
+def _scene(path: Path, model: Embeds) -> np.ndarray:
+    return model.scene_embeddings(read_audio(path, SAMPLE_RATE)[None])[0].cpu().numpy()
 
 
-def untrained_baseline(config: ModelConfig, seed: int = 0) -> Embed:
-    """The same encoder at its random initialisation."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Embedder(config).scene_embeddings
+def _moments(path: Path, events: list[Event], labels: np.ndarray, model: Embeds) -> tuple[np.ndarray, np.ndarray]:
+    """The embeddings nearest to regular moments, the same ones for every model, and the labels that hold then."""
+    audio = read_audio(path, SAMPLE_RATE)
+    embeddings, times = (part[0].cpu().numpy() for part in model.timestamp_embeddings(audio[None]))
+    moments = np.arange(MOMENTS / 2, 1000 * len(audio) / SAMPLE_RATE, MOMENTS)
+    nearest = np.searchsorted((times[1:] + times[:-1]) / 2, moments)
+    held = np.zeros((len(moments), len(labels)), bool)
+    for label, start, end in events:
+        held[:, labels == label] |= ((start <= moments) & (moments < end))[:, None]
+    return embeddings[nearest], held
 
 
 @click.command(cls=Command, help=__doc__)
 @click.argument("tasks", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
 @click.option("--model", default="", help="What load_model takes. Default: the embedded model.")
-@click.option("--untrained", metavar="PRESET", help="Probe this preset at its random initialisation instead.")
+@click.option("--untrained", "untrained_preset", metavar="PRESET", help="Probe this preset at its random initialisation instead.")
 @click.option("--log-mel", is_flag=True, help="Probe mean and deviation of the normalised log-mel spectrogram instead.")
-def main(tasks: tuple[str, ...], model: str, untrained: str | None, log_mel: bool) -> None:
-    if log_mel:
-        embed = log_mel_baseline()
-    elif untrained:
-        embed = untrained_baseline(preset(untrained))
-    else:
-        embed = load_embedder(model).scene_embeddings
-    for task in tasks:
-        accuracies = np.array(probe(task, embed)) * 100
-        each = " ".join(f"{accuracy:.1f}" for accuracy in accuracies)
-        click.echo(f"{Path(task).name:32} {accuracies.mean():5.1f}   (splits: {each})")
+def main(tasks: tuple[str, ...], model: str, untrained_preset: str | None, log_mel: bool) -> None:
+    probed = LogMel() if log_mel else untrained(preset(untrained_preset)) if untrained_preset else load_embedder(model)
+    for task in map(read_task, tasks):
+        scores = np.array(probe(task, probed)) * 100
+        each = " ".join(f"{score:.1f}" for score in scores)
+        click.echo(f"{task.folder.name:32} {scores.mean():5.1f}   {metric(task):8} (splits: {each})")
 
 
 if __name__ == "__main__":

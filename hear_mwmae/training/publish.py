@@ -2,7 +2,7 @@
 
     python -m hear_mwmae.training.publish RECIPE DATA RUN TASK_DIR... -o weights/mwmae-tiny --hardware "two cores"
 
-Everything the card says is computed here: hours and licences from the manifest, steps, time and loss from the log, accuracies
+Everything the card says is computed here: hours and licences from the manifest, steps, time and loss from the log, scores
 by the probes on the HEAR-format tasks, of the very weights that are written, beside two baselines.
 """
 
@@ -24,8 +24,10 @@ from ..checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_embedder, read_model, s
 from ..commands import Command
 from ..files import replacing, write_text
 from ..hub import CARD_NAME, LOSS_NAME, sha256_of
+from .baselines import LogMel, untrained
+from .hear_task import read_task
 from .pack import MANIFEST
-from .probe import Embed, log_mel_baseline, probe, untrained_baseline
+from .probe import Embeds, metric, probe
 from .recipe import Recipe
 from .run_files import check_identity, newest_checkpoint
 from .shards import Pack
@@ -103,13 +105,12 @@ def draw_loss(rows: list[dict[str, str]], path: Path) -> None:
     figure.savefig(path, format="png")
 
 
-def measure(tasks: tuple[Path, ...], columns: dict[str, Embed]) -> list[dict]:
-    """A row per task with the mean accuracy over its splits, in percent, of every column."""
+def measure(tasks: tuple[Path, ...], columns: dict[str, Embeds]) -> list[dict]:
+    """A row per task with the mean score over its splits, in percent, of every column."""
     rows = []
-    for task in tasks:
-        metadata = json.loads((task / "task_metadata.json").read_text())
-        accuracies = {name: round(100 * float(np.mean(probe(task, embed))), 1) for name, embed in columns.items()}
-        rows.append({"task": metadata["task_name"], "metric": "accuracy", **accuracies})
+    for task in map(read_task, tasks):
+        scores = {name: round(100 * float(np.mean(probe(task, model))), 1) for name, model in columns.items()}
+        rows.append({"task": task.name, "metric": metric(task), **scores})
     return rows
 
 
@@ -142,9 +143,9 @@ def main(
     # Rounded to 11 bits: half the size, and results as good as float32's to the digits shown.
     save_model(output, config, state, torch.float16)
     columns = {
-        "value": load_embedder(output).scene_embeddings,
-        "untrained": untrained_baseline(config),
-        "log_mel": log_mel_baseline(),
+        "value": load_embedder(output),
+        "untrained": untrained(config),
+        "log_mel": LogMel(),
     }
     card = {
         "license": "apache-2.0",

@@ -15,7 +15,8 @@ from ..config import ModelConfig
 from ..embedder import Embedder
 from ..files import replacing
 from ..patches import patchify, unpatchify
-from .probe import probe
+from .hear_task import Task
+from .probe import metric, probe
 from .run_files import Board, StepTable
 
 #: Clips in the picture, and the seed of their masks.
@@ -24,8 +25,8 @@ PANELS = ("masked input", "reconstruction", "target")
 #: Columns of log.csv, a row per update: its number from 0, loss before it, factor on the rates, and of the run so far, clips that
 #: could not be read, and seconds.
 LOG_FIELDS = ("step", "loss", "rate", "bad_clips", "seconds")
-#: Columns of probes.csv: updates before the probe, task, accuracy.
-PROBE_FIELDS = ("step", "task", "accuracy")
+#: Columns of probes.csv: updates before the probe, task, and what was measured of it.
+PROBE_FIELDS = ("step", "task", "metric", "score")
 
 
 class Watch:
@@ -35,7 +36,7 @@ class Watch:
         first: the step that the run begins or goes on at.
         every: steps between pictures and probes; 0 for none.
         clips: (B, input_frames, n_mels) spectrograms for the pictures; None where there are to be none.
-        tasks: HEAR-format task folders to probe.
+        tasks: those to probe.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Watch:
         first: int,
         every: int,
         clips: Tensor | None,
-        tasks: tuple[Path, ...],
+        tasks: tuple[Task, ...],
         writes: bool,
     ) -> None:
         self.run_dir, self.config, self.every, self.tasks, self.writes = run_dir, config, every, tasks, writes
@@ -93,9 +94,9 @@ class Watch:
             embedder = Embedder(self.config).to(self.clips.device)
         embedder.encoder.load_state_dict(model.encoder.state_dict())
         for task in self.tasks:
-            accuracy = float(np.mean(probe(task, lambda audio: embedder.scene_embeddings(audio).cpu())))
-            self.board.scalar(f"probe/{task.name}", accuracy, step)
-            self.probes.write(step, task.name, f"{accuracy:.4f}")
+            score = float(np.mean(probe(task, embedder)))
+            self.board.scalar(f"probe/{task.folder.name}", score, step)
+            self.probes.write(step, task.folder.name, metric(task), f"{score:.4f}")
 
     def flush(self) -> None:
         """Have everything on disk, as often as the run's state is."""

@@ -1,0 +1,48 @@
+"""What a pretrained model has to beat: the same encoder at its random initialisation, and its input without any encoder."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import FrontendConfig, ModelConfig
+from ..embedder import Embedder
+from ..frontend import LogMelFrontend
+
+#: Frames of 10 ms between timestamps, and frames that each one sees.
+STEP, WIDTH = 5, 21
+
+
+class LogMel(nn.Module):
+    """Mean and deviation over time of the normalised log-mel spectrogram, behind HEAR's model interface: no learning at all.
+
+    Scenes are of the clip; timestamps are of the 200 ms around every 50th millisecond.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frontend = LogMelFrontend(config := FrontendConfig())
+        self.sample_rate = config.sample_rate
+        self.scene_embedding_size = self.timestamp_embedding_size = 2 * config.n_mels
+
+    def scene_embeddings(self, audio: Tensor) -> Tensor:
+        """(B, samples) -> (B, 160)."""
+        std, mean = torch.std_mean(self.frontend(audio), dim=1, correction=0)
+        return torch.cat([mean, std], dim=1)
+
+    def timestamp_embeddings(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, samples) -> (B, T, 160), and (B, T) milliseconds."""
+        features = self.frontend(audio).transpose(1, 2)  # (B, 80, frames)
+        mean = F.avg_pool1d(features, WIDTH, STEP, WIDTH // 2, count_include_pad=False)
+        square = F.avg_pool1d(features.square(), WIDTH, STEP, WIDTH // 2, count_include_pad=False)
+        std = (square - mean.square()).clamp(min=0).sqrt()
+        times = torch.arange(mean.shape[2], device=audio.device) * (STEP * 10.0)
+        return torch.cat([mean, std], dim=1).transpose(1, 2), times.repeat(len(audio), 1)
+
+
+def untrained(config: ModelConfig, seed: int = 0) -> Embedder:
+    """The encoder of ``config`` with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Embedder(config)
