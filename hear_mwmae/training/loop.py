@@ -22,7 +22,7 @@ from ..frontend import LogMelFrontend
 from ..mae import MaskedAutoencoder
 from .data import CropBatches, log_mel_crops, read_batches, worker_errors
 from .engine import make_fabric, prepare
-from .hear_task import Task, read_task
+from .hear_task import read_task
 from .optim import make_optimisers, schedule
 from .recipe import Recipe
 from .run_files import Checkpoints, newest_checkpoint
@@ -58,40 +58,38 @@ def pretrain(
         raise ValueError("probes need the whole encoder in one process, which fsdp cuts into pieces: probe RUN/model afterwards")
     probed = tuple(map(read_task, tasks))  # what is wrong with a task should be known before the run, not hours later
     fabric = make_fabric(recipe, accelerator)
-    run_dir, pack = Path(run_dir), Pack(data)
+    run_dir, pack, config = Path(run_dir), Pack(data), recipe.model_config()
     batches = CropBatches(pack, recipe, fabric.global_rank, fabric.world_size)
     run_dir.mkdir(parents=True, exist_ok=True)
     alone = one_at_a_time(run_dir / LOCK, f"another process is training into {run_dir}")
     with alone if fabric.is_global_zero else nullcontext():
-        return _pretrain(fabric, recipe, pack, batches, run_dir, look_every, probed)
+        state = _begin(fabric, recipe, run_dir)
+        checkpoints = Checkpoints(fabric, run_dir, recipe, pack)
+        checkpoints.load(state)
+        if state["step"] > recipe.steps:
+            raise ValueError(f"{run_dir} is {state['step']} steps on, which is more than the {recipe.steps} of the recipe")
+        frontend = fabric.to_device(LogMelFrontend(config.frontend))
+        clips = log_mel_crops(frontend, batches.read(0, PICTURED).checked(), config.input_frames) if look_every else None
+        with closing(Watch(run_dir, config, state["step"], look_every, clips, probed, fabric.is_global_zero)) as watch:
+            _loop(fabric, recipe, state, _read(fabric, recipe, batches, frontend, state["step"]), checkpoints, watch)
+        if fabric.is_global_zero:
+            # From the checkpoint, where the weights are whole, even if they were shared out among processes.
+            saved = torch.load(newest_checkpoint(run_dir), weights_only=True, mmap=True, map_location="cpu")
+            save_model(run_dir / "model", config, saved["model"])
+        fabric.barrier()
+    return run_dir / "model"
 
 
-def _pretrain(
-    fabric: Fabric, recipe: Recipe, pack: Pack, batches: CropBatches, run_dir: Path, look_every: int, tasks: tuple[Task, ...]
-) -> Path:
-    config = recipe.model_config()
+def _begin(fabric: Fabric, recipe: Recipe, run_dir: Path) -> dict:
+    """A run's state before its first step: what a checkpoint holds, model and optimisers set up for ``fabric``."""
     torch.manual_seed(recipe.seed)
-    model = MaskedAutoencoder(config)
+    model = MaskedAutoencoder(recipe.model_config())
     if recipe.start_from and not newest_checkpoint(run_dir):
         start_from(model, recipe.start_from)
     model = prepare(fabric, model, recipe)
     optimisers = [fabric.setup_optimizers(optimiser) for optimiser in make_optimisers(model, recipe)]
-    state = {"model": model, **{f"optimiser{number}": optimiser for number, optimiser in enumerate(optimisers)}}
-    state |= {"step": 0, "seconds": 0.0, "bad_clips": 0}
-    checkpoints = Checkpoints(fabric, run_dir, recipe, pack)
-    checkpoints.load(state)
-    if state["step"] > recipe.steps:
-        raise ValueError(f"{run_dir} is {state['step']} steps on, which is more than the {recipe.steps} of the recipe")
-    frontend = fabric.to_device(LogMelFrontend(config.frontend))
-    clips = log_mel_crops(frontend, batches.read(0, PICTURED).checked(), config.input_frames) if look_every else None
-    with closing(Watch(run_dir, config, state["step"], look_every, clips, tasks, fabric.is_global_zero)) as watch:
-        _loop(fabric, recipe, state, _read(fabric, recipe, batches, frontend, state["step"]), checkpoints, watch)
-    if fabric.is_global_zero:
-        # From the checkpoint, where the weights are whole, even if they were shared out among processes.
-        saved = torch.load(newest_checkpoint(run_dir), weights_only=True, mmap=True, map_location="cpu")
-        save_model(run_dir / "model", config, saved["model"])
-    fabric.barrier()
-    return run_dir / "model"
+    numbered = {f"optimiser{number}": optimiser for number, optimiser in enumerate(optimisers)}
+    return {"model": model, **numbered, "step": 0, "seconds": 0.0, "bad_clips": 0}
 
 
 def start_from(model: MaskedAutoencoder, source: str) -> None:

@@ -139,12 +139,13 @@ def recipe_names() -> list[str]:
     return sorted(file.stem for file in RECIPES_DIR.glob("*.toml"))
 
 
-def _find(path: str | Path) -> Path:
-    if Path(path).is_file():
-        return Path(path)
-    if str(path) in recipe_names():
-        return RECIPES_DIR / f"{path}.toml"
-    raise ValueError(f"no recipe {path}: it is neither a file nor one of the package's: {', '.join(recipe_names())}")
+def _find(name: str | Path, folder: Path = Path()) -> Path:
+    """The file ``name``, as seen from ``folder``, or the package's recipe of that name."""
+    if (folder / name).is_file():
+        return folder / name
+    if str(name) in recipe_names():
+        return RECIPES_DIR / f"{name}.toml"
+    raise ValueError(f"no recipe {folder / name}: it is neither a file nor one of the package's: {', '.join(recipe_names())}")
 
 
 def _read_file(path: Path, above: tuple[Path, ...] = ()) -> dict:
@@ -159,10 +160,7 @@ def _read_file(path: Path, above: tuple[Path, ...] = ()) -> dict:
         raise ValueError(f"recipe {path}: {EXTENDS} must name a file, got {base!r}")
     if path.resolve() in above:
         raise ValueError(f"recipe {path} extends itself, by way of {', '.join(file.name for file in above)}")
-    found = path.parent / base
-    if base in recipe_names() and not found.is_file():
-        found = RECIPES_DIR / f"{base}.toml"
-    return _merge(_read_file(found, (*above, path.resolve())), values)
+    return _merge(_read_file(_find(base, path.parent), (*above, path.resolve())), values)
 
 
 def _parse_change(text: str) -> dict:
