@@ -259,13 +259,16 @@ def scores(results: tuple[Path, ...], protocol: str, csv_path: Path | None) -> N
 def report(results: tuple[Path, ...], protocol: str, output: Path) -> None:
     """Write one page about the models in RESULTS...: scores beside the paper's, bars, comparisons, how it was done.
 
-    The table of scores goes beside it, as .md and as .csv.
+    The table of scores goes beside it, as .md and as .table.csv.
     """
+    if output.suffix != ".html":
+        raise ValueError(f"the page must end in .html, got {output}")
     models = _read(results, protocol)
     write_text(output, reporting.page(models, protocol, reporting.circumstances(results, protocol)))
     write_text(output.with_suffix(".md"), scoring.markdown(models, protocol) + "\n")
-    write_text(output.with_suffix(".csv"), scoring.table_csv(models, protocol))
-    click.echo(f"report -> {output}, {output.with_suffix('.md').name}, {output.with_suffix('.csv').name}")
+    table = output.with_suffix(".table.csv")  # not .csv, which may be the scores that `gate` compares with
+    write_text(table, scoring.table_csv(models, protocol))
+    click.echo(f"report -> {output}, {output.with_suffix('.md').name}, {table.name}")
 
 
 @main.command()

@@ -11,6 +11,17 @@ from .checkpoint import CONFIG_NAME, read_config
 
 CARD_SOURCE = "card.json"
 
+_KEYS = {
+    "license": str,
+    "description": str,
+    "datasets": list,
+    "data": str,
+    "training": str,
+    "results": list,
+    "results_command": str,
+    "limits": list,
+}
+
 _CITATION = """```bibtex
 @inproceedings{yadav2024masked,
   title     = {Masked Autoencoders with Multi-Window Local-Global Attention Are Better Audio Learners},
@@ -43,7 +54,7 @@ def model_card(directory: str | Path, repo: str) -> str:
         pipeline_tag="feature-extraction",
         tags=["audio", "audio-embeddings", "self-supervised", "masked-autoencoder", config.kind, "hear-benchmark"],
         license=source.get("license"),
-        datasets=source.get("datasets"),
+        datasets=source.get("datasets") or None,
         model_name=name,
         eval_results=[
             EvalResult(
@@ -95,12 +106,16 @@ def _read_source(path: Path) -> dict:
         source = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    known = {"license", "description", "datasets", "data", "training", "results", "results_command", "limits"}
-    if not isinstance(source, dict) or (unknown := sorted(set(source) - known)):
-        raise ValueError(f"{path}: unknown keys {unknown if isinstance(source, dict) else source!r}; it takes {sorted(known)}")
+    unknown = sorted(set(source) - set(_KEYS)) if isinstance(source, dict) else source
+    if unknown or not isinstance(source, dict):
+        raise ValueError(f"{path}: unknown keys {unknown!r}; it takes {sorted(_KEYS)}")
+    for key, value in source.items():
+        if not isinstance(value, _KEYS[key]):
+            raise ValueError(f"{path}: {key} must be a {_KEYS[key].__name__}, got {value!r}")
     for row in source.get("results", []):
-        if missing := sorted({"task", "metric", "value"} - set(row)):
-            raise ValueError(f"{path}: a row of results lacks {', '.join(missing)}")
+        named = isinstance(row, dict) and isinstance(row.get("task"), str) and isinstance(row.get("metric"), str)
+        if not named or "value" not in row:
+            raise ValueError(f"{path}: a row of results has task and metric, which are words, and value; got {row!r}")
     return source
 
 

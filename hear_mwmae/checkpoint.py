@@ -48,7 +48,13 @@ def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelC
     if not isinstance(source, (str, os.PathLike)) or len(os.fspath(source)) > 4000 or "\0" in str(source):
         raise ValueError(f"a model is named by a string or a path, got {source!r:.100}")
     name = os.fspath(source) or DEFAULT_MODEL
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # a name, then
+    except (OSError, RuntimeError) as error:  # too long for a name, a home of nobody
+        raise ValueError(f"no model {name!r}: {error}") from error
     if name in registry():
         config_file, weights_file = _registered(name)
     elif path.is_dir() and not is_official_checkpoint(path):

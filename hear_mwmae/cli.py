@@ -19,6 +19,7 @@ from .card import model_card
 from .checkpoint import load_embedder, read_model, save_model
 from .commands import Group
 from .embedder import DTYPES
+from .files import check_writable
 from .official import load_official
 
 MODEL_HELP = (
@@ -69,6 +70,11 @@ def embed(
         raise ValueError(f"output must end in {' or '.join(OUTPUT_SUFFIXES)}, got {output}")
     if output and not output.absolute().parent.is_dir():
         raise ValueError(f"cannot write {output}: there is no folder {output.absolute().parent}")
+    if output:
+        try:
+            check_writable(output)
+        except OSError as error:
+            raise ValueError(f"cannot write {output}: {error.strerror}") from error
     if output and output.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ValueError("writing .parquet needs pyarrow: pip install 'hear-mwmae[parquet]'")
     files = find_audio(paths)

@@ -13,6 +13,8 @@ from .frontend import LogMelFrontend, reflect_pad
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TIMESTAMPS = ("centred", "official")
+#: No audio is louder: the squares of its spectrum would leave float32, and look like silence. (Bytes in a wrong order do.)
+LOUDEST = 1e12
 
 
 class Embedder(nn.Module):
@@ -96,9 +98,11 @@ class Embedder(nn.Module):
         if not audio.shape[1]:
             raise ValueError(f"empty audio: shape {tuple(audio.shape)}, at least 1 sample is needed")
         audio = audio.detach().to(self.frontend.window.device, torch.float32)
-        if not bool(torch.isfinite(audio).all()):
-            bad = (~torch.isfinite(audio)).any(dim=1).nonzero().flatten().tolist()
-            raise ValueError(f"audio holds NaN or infinity in clip {', '.join(map(str, bad[:10]))} of {len(audio)}")
+        peaks = audio.abs().amax(dim=1)
+        if not bool((peaks <= LOUDEST).all()):  # NaN is not below anything
+            bad = (~(peaks <= LOUDEST)).nonzero().flatten().tolist()
+            what = "NaN or infinity" if not bool(peaks.isfinite().all()) else f"samples as large as {float(peaks.max()):.0e}"
+            raise ValueError(f"audio holds {what} in clip {', '.join(map(str, bad[:10]))} of {len(audio)}")
         return audio
 
     def _scenes(self, batches: list[Tensor]) -> Tensor:

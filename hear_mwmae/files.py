@@ -24,6 +24,13 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """OSError where :func:`replacing` could not write, before hours of work go into what is to be written."""
+    temporary = path.with_name(f".{path.name}{UNFINISHED}")
+    temporary.touch()
+    temporary.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """A text file, whole or not there."""
     with replacing(path) as temporary:

@@ -261,6 +261,12 @@ def test_no_such_model(source):
         hear_mwmae.load_model(source)
 
 
+@pytest.mark.parametrize("source", ["~nobody-of-that-name/model", "x" * 300, "a/" * 2400])
+def test_a_name_that_no_file_can_have(source):
+    with pytest.raises(ValueError, match=r"no model|named by"):
+        hear_mwmae.load_model(source)
+
+
 @pytest.mark.parametrize("source", [None, 3, b"bytes", "x" * 5000, "nul\0"])
 def test_what_is_no_name(source):
     with pytest.raises(ValueError, match="named by a string or a path"):

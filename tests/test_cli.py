@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from reference import AUDIO, REFERENCE
 
 import hear_mwmae
+from hear_mwmae import audio as audio_files
 from hear_mwmae.audio import find_audio, read_audio
 from hear_mwmae.checkpoint import save_model
 from hear_mwmae.cli import main
@@ -62,12 +63,19 @@ def damaged(folder: Path) -> dict[str, Path]:
     files["truncated"].write_bytes((AUDIO / "piano.flac").read_bytes()[:40000])
     soundfile.write(files["nan"], np.array([0, np.nan, 0], "f4"), 16000, subtype="FLOAT")
     files["header"].write_bytes((AUDIO / "crow.wav").read_bytes()[:30])
+    files["headerless"] = folder / "headerless.raw"
+    files["headerless"].write_bytes(bytes(1000))
     return files
 
 
 def test_unreadable_files_have_a_clear_reason(tmp_path):
     files = damaged(tmp_path)
-    for name, reason in {"not audio": "not an audio file", "empty": "no samples", "truncated": "truncated|damaged"}.items():
+    for name, reason in {
+        "not audio": "not an audio file",
+        "empty": "no samples",
+        "truncated": "truncated|damaged",
+        "headerless": "damaged",
+    }.items():
         with pytest.raises(ValueError, match=reason) as caught:
             read_audio(files[name], 16000)
         assert str(files[name]) in str(caught.value)
@@ -94,13 +102,36 @@ def test_odd_rates_are_resampled_in_no_time(rate, tmp_path):
     assert spectrum.argmax().item() * 16000 / len(audio) == pytest.approx(1000, abs=1.1)
 
 
-def test_a_wav_that_was_streamed_is_whole(tmp_path):
-    """Its header announces the largest size, since the length was not known when it was written."""
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0x80000000])
+def test_a_wav_that_was_streamed_is_whole(tmp_path, size):
+    """Its header announces some largest size, since the length was not known when it was written."""
     content = bytearray((AUDIO / "crow.wav").read_bytes())
     place = content.find(b"data") + 4
-    content[place : place + 4] = b"\xff\xff\xff\xff"
+    content[place : place + 4] = size.to_bytes(4, "little")
     (tmp_path / "stream.wav").write_bytes(content)
     assert torch.equal(read_audio(tmp_path / "stream.wav", 16000), read_audio(AUDIO / "crow.wav", 16000))
+
+
+@pytest.mark.parametrize(("samples", "whole"), [(0, True), (1 << 35, False)])
+def test_a_flac_of_unknown_or_wrong_length(tmp_path, samples, whole):
+    """Of its header's 36 bits for the number of samples, 0 says that nobody knew; none may ask for memory without end."""
+    content = bytearray((AUDIO / "piano.flac").read_bytes())
+    content[21] = content[21] & 0xF0 | samples >> 32
+    content[22:26] = (samples & 0xFFFFFFFF).to_bytes(4, "big")
+    (tmp_path / "stream.flac").write_bytes(content)
+    if whole:
+        assert torch.equal(read_audio(tmp_path / "stream.flac", 16000), read_audio(AUDIO / "piano.flac", 16000))
+    else:
+        with pytest.raises(ValueError, match=r"stream\.flac: truncated"):
+            read_audio(tmp_path / "stream.flac", 16000)
+
+
+def test_long_audio_is_read_in_blocks(tmp_path, monkeypatch):
+    whole = read_audio(AUDIO / "piano.flac", 16000)
+    monkeypatch.setattr(audio_files, "BLOCK_FRAMES", 1000)
+    assert torch.equal(read_audio(AUDIO / "piano.flac", 16000), whole)
+    soundfile.write(tmp_path / "blocks.wav", np.linspace(-0.5, 0.5, 4000), 16000, subtype="FLOAT")
+    assert len(read_audio(tmp_path / "blocks.wav", 16000)) == 4000
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
@@ -155,6 +186,7 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path):
         (["embed", "{tmp}"], "holds no audio files"),
         (["embed", "{clip}", "-o", "{tmp}/out.csv"], "must end in .npz or .parquet"),
         (["embed", "{clip}", "-o", "{tmp}/no/out.npz"], "there is no folder"),
+        (["embed", "missing-model-is-not-reached", "-o", "/proc/out.npz"], "cannot write /proc/out.npz"),
         (["embed", "{clip}", "--device", "toaster"], "device 'toaster' cannot be used"),
         (["embed", "{clip}", "--model", "nonsense"], "no model 'nonsense'"),
         (["embed", "{clip}", "--device", "meta"], "device 'meta' cannot be used"),
@@ -220,6 +252,21 @@ def test_find_audio_sorts_and_skips_other_files(tmp_path):
         (tmp_path / name).touch()
     assert [path.name for path in find_audio([tmp_path])] == ["a.FLAC", "b.wav", "c.mp3"]
     assert find_audio([tmp_path / "notes.txt"]) == [tmp_path / "notes.txt"]  # asked for by name
+
+
+def test_find_audio_follows_links(tmp_path):
+    """Each folder once, also where links go round in a circle; links to nothing are for the reader to report."""
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.wav").touch()
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "there")
+    (tmp_path / "there" / "back").symlink_to(tmp_path / "here")
+    (tmp_path / "here" / "gone.wav").symlink_to(tmp_path / "nowhere")
+    assert [str(path.relative_to(tmp_path)) for path in find_audio([tmp_path / "here"])] == [
+        "here/a.wav",
+        "here/gone.wav",
+        "here/link/a.wav",
+    ]
 
 
 def test_the_installed_command_and_a_light_import():

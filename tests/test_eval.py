@@ -134,11 +134,12 @@ def test_predictions_of_every_kind(embedded, tmp_path):
     assert "no score is below" in run("gate", results, "--min", tmp_path / "min.csv")
     (tmp_path / "more.csv").write_text("task,protocol,mean,half_width\nmulticlass-v1,paper,101,0.5\n")
     assert "multiclass-v1: " in run("gate", results, "--min", tmp_path / "more.csv", expect=1)
+    assert "must end in .html" in run("report", results, "-o", tmp_path / "min.csv", expect=1)
     run("report", results, "-o", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert (tmp_path / "report.md").read_text().startswith("| model | protocol | seeds | event-v1 |")
     assert (
-        (tmp_path / "report.csv")
+        (tmp_path / "report.table.csv")
         .read_text()
         .startswith("model,protocol,seeds,event-v1,multiclass-v1,multilabel-v1,s(m),source\n")
     )

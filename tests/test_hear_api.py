@@ -138,6 +138,7 @@ def test_any_gradient_mode(embedded_model, mode):
         (torch.zeros(1, 16000, dtype=torch.int16), "floating point.*int16"),
         (torch.full((1, 100), float("nan")), "NaN or infinity in clip 0 of 1"),
         (torch.stack([torch.zeros(100), torch.full((100,), -torch.inf)]), "NaN or infinity in clip 1 of 2"),
+        (torch.tensor([[0.0, 1e30, 0.0]]), r"samples as large as 1e\+30 in clip 0 of 1"),
         (torch.zeros(1, 100).to_sparse(), "dense tensor"),
         (np.zeros((1, 100), dtype=np.float32), "torch tensor.*ndarray"),
     ],

@@ -104,6 +104,18 @@ def test_a_run_is_not_shortened_below_what_is_done(data, tmp_path):
     assert (model / "model.safetensors").read_bytes() == before
 
 
+def test_a_run_is_no_pack(data, tmp_path):
+    with pytest.raises(ValueError, match="is a pack of audio: a run needs a folder of its own"):
+        pretrain(tiny_recipe(tmp_path), data, data)
+    assert not (data / "log.csv").exists()
+
+
+def test_a_model_of_another_rate_than_the_pack(data, tmp_path):
+    recipe = Recipe.read(write_recipe(tmp_path / "recipe.toml"), ["model.frontend.sample_rate=32000"])
+    with pytest.raises(ValueError, match=r"the model hears 32000 Hz, the audio in .* has 16000 Hz"):
+        pretrain(recipe, data, tmp_path / "run")
+
+
 def test_one_process_at_a_time(data, tmp_path):
     """Or each would write what the other reads: a scheduler may start a run anew while the old one still saves."""
     (tmp_path / "run").mkdir()

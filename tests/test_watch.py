@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from types import SimpleNamespace
 
 import matplotlib.image
@@ -19,10 +20,12 @@ from hear_mwmae.training import watch
 from hear_mwmae.training.compare import bootstrap
 from hear_mwmae.training.compare import main as compare_command
 from hear_mwmae.training.loop import pretrain
+from hear_mwmae.training.pack import pack
 from hear_mwmae.training.publish import describe_data
 from hear_mwmae.training.publish import main as publish_command
 from hear_mwmae.training.recipe import Recipe
 from hear_mwmae.training.run_files import newest_checkpoint
+from hear_mwmae.training.shards import Pack
 from hear_mwmae.training.watch import reconstruction
 
 
@@ -33,12 +36,12 @@ def test_a_watched_run_is_like_any_other(data, task, tmp_path):
     for settings in (half, recipe):  # the second goes on where the first ended
         pretrain(settings, data, tmp_path / "watched", look_every=4, tasks=(task,))
     pictures = sorted((tmp_path / "watched" / "pictures").iterdir())
-    assert [picture.name for picture in pictures] == ["step-000004.png", "step-000008.png", "step-000012.png"]
+    assert [picture.name for picture in pictures] == [f"step-{step:06d}.png" for step in (4, 8, 9, 12)]
     assert matplotlib.image.imread(pictures[0]).std() > 0.1
     assert list((tmp_path / "watched" / "tensorboard").glob("events*"))
     header, *probes = [line.split(",") for line in (tmp_path / "watched" / "probes.csv").read_text().split()]
     assert header == ["step", "task", "metric", "score"]
-    assert [row[:3] for row in probes] == [[step, "tones", "accuracy"] for step in ("4", "8", "12")]
+    assert [row[:3] for row in probes] == [[step, "tones", "accuracy"] for step in ("4", "8", "9", "12")]
     assert all(0.3 <= float(score) <= 1 for *_, score in probes)
     fresh = tmp_path / "half"
     pretrain(half, data, fresh)
@@ -57,6 +60,32 @@ def test_a_look_that_fails_loses_nothing(data, tmp_path, monkeypatch):
     monkeypatch.undo()
     pretrain(recipe, data, tmp_path / "run", look_every=4)
     assert [picture.name[-6:-4] for picture in sorted((tmp_path / "run" / "pictures").iterdir())] == ["04", "08", "12"]
+
+
+def test_a_probe_that_fails_ends_no_run(data, task, tmp_path, capsys):
+    """And probes are kept when the run goes on with others, or none; rows of other columns are not thrown away."""
+    broken = shutil.copytree(task, tmp_path / "broken")
+    clip = next((broken / "16000" / "fold01").iterdir())
+    clip.write_bytes(clip.read_bytes()[:2000])
+    recipe = tiny_recipe(tmp_path)
+    pretrain(dataclasses.replace(recipe, steps=9), data, tmp_path / "run", look_every=20, tasks=(broken, task))
+    assert f"no probe of broken after step 9: {clip}: truncated" in capsys.readouterr().err
+    probes = tmp_path / "run" / "probes.csv"
+    (first,) = probes.read_text().splitlines()[1:]
+    assert first.startswith("9,tones,accuracy,")
+    pretrain(recipe, data, tmp_path / "run", look_every=20, tasks=(shutil.copytree(task, tmp_path / "same"),))
+    pretrain(recipe, data, tmp_path / "run", look_every=20, tasks=(task,))
+    assert [row.split(",")[:2] for row in probes.read_text().splitlines()[1:]] == [
+        ["9", "tones"],
+        ["12", "same"],
+        ["12", "tones"],
+    ]
+    with pytest.raises(ValueError, match="one name"):
+        pretrain(recipe, data, tmp_path / "run", look_every=20, tasks=(task, shutil.copytree(task, tmp_path / "x" / "tones")))
+    probes.write_text("step,task,accuracy\n12,tones,1.0\n")
+    with pytest.raises(ValueError, match="has other columns than step,task,metric,score"):
+        pretrain(recipe, data, tmp_path / "run", look_every=20, tasks=(task,))
+    assert "12,tones,1.0" in probes.read_text()
 
 
 @pytest.mark.parametrize("norm_pix_loss", [False, True])
@@ -100,10 +129,16 @@ def test_publish_a_finished_run(data, task, tmp_path):
     pretrain(Recipe.read(recipe), data, tmp_path / "run")
     (tmp_path / "limits").write_text("Knows three clips.\n")
     arguments = [recipe, data, tmp_path / "run", task, "-o", tmp_path / "out", "--limits", tmp_path / "limits"]
-    arguments += ["--hardware", "two cores"]
+    arguments += ["--hardware", "two cores", "--licence", "cc0-1.0", "--origin", "Recorded at home.", "--dataset", "own"]
     result = CliRunner().invoke(publish_command, list(map(str, arguments)))
     assert result.exit_code == 0, result.output
     card = (tmp_path / "out" / "README.md").read_text()
+    assert (
+        "license: cc0-1.0" in card
+        and "- own\n" in card
+        and "Recorded at home." in card
+        and "mwmae.training.publish recipe PACK" in card
+    )
     assert "| some-package | 1.0 | effects 0.00, notes 0.01 | CC0-1.0 |" in card
     assert (
         "12 steps of 8 crops" in card
@@ -117,11 +152,22 @@ def test_publish_a_finished_run(data, task, tmp_path):
     for change, message in (("steps=50", "not finished"), ("batch_size=16", "belongs to another recipe")):
         result = CliRunner().invoke(publish_command, list(map(str, [*arguments, "--set", change])))
         assert result.exit_code == 1 and message in result.output
+    # What was published stays as it is when publishing anew fails.
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    shutil.copytree(task, tmp_path / "bad")
+    next((tmp_path / "bad" / "16000" / "fold01").iterdir()).write_bytes(b"no audio")
+    for failing in ([str(tmp_path / "bad")], ["--limits", str(task / "16000")]):
+        assert CliRunner().invoke(publish_command, [*map(str, arguments), *failing]).exit_code != 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
-def test_a_card_names_where_its_data_come_from(tmp_path):
-    with pytest.raises(ValueError, match=r"has no manifest\.csv"):
-        describe_data(tmp_path)
-    (tmp_path / "manifest.csv").write_text("path,kind\na.wav,notes\n")
-    with pytest.raises(ValueError, match=r"lacks \['licence', 'package', 'seconds', 'version'\]"):
-        describe_data(tmp_path)
+def test_a_card_names_where_its_data_come_from(data, audio_folder, tmp_path):
+    """Of what the run drew from: not of other kinds, nor of what the manifest lists and the pack skipped."""
+    card = describe_data(Pack(data), tiny_recipe(tmp_path, kinds={"notes": 1.0}), "From somewhere.")
+    hours = Pack(data).clips["samples"][Pack(data).clips["kind"] == Pack(data).kinds.index("notes")].sum() / 16000 / 3600
+    assert card.startswith(f"{hours:.1f} hours of audio from 1 packages: notes 0.0 h. From somewhere.") and "effects" not in card
+    assert f"| some-package | 1.0 | notes {hours:.2f} | CC0-1.0 |" in card
+    (audio_folder / "sparse.csv").write_text("path,kind,package\ncrow.wav.flac,notes,p\ncrow.flac,notes,p\n")
+    pack([str(audio_folder / "sparse.csv")], tmp_path / "sparse")
+    with pytest.raises(ValueError, match=r"crow\.flac lacks version, licence"):
+        describe_data(Pack(tmp_path / "sparse"), tiny_recipe(tmp_path, kinds={}), "")

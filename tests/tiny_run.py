@@ -40,13 +40,15 @@ compile = false
 
 def write_recipe(path: Path, **changes: object) -> Path:
     lines = [line for line in RECIPE.strip().splitlines() if line.split(" = ")[0] not in changes]
-    lines += [
-        f"{key} = {json.dumps(value).replace('NaN', 'nan').replace('Infinity', 'inf')}"
-        for key, value in changes.items()
-        if value is not None
-    ]
+    lines += [f"{key} = {_toml(value)}" for key, value in changes.items() if value is not None]
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(part)}" for key, part in value.items()) + "}"
+    return json.dumps(value).replace("NaN", "nan").replace("Infinity", "inf")
 
 
 def tiny_recipe(folder: Path, **changes: object) -> Recipe:

@@ -53,12 +53,16 @@ class CropBatches(Dataset):
     The clips of a batch and the places of their crops are a pure function of seed and step. So a run resumes at any step without
     a saved position, and a batch is the same for any number of processes and workers.
 
-    Raises ValueError when the recipe wants kinds of clips that the pack has not.
+    Raises ValueError when the recipe wants kinds of clips that the pack has not, or another sample rate.
     """
 
     def __init__(self, pack: Pack, recipe: Recipe, rank: int = 0, world: int = 1) -> None:
         self.pack, self.seed, self.semitones, self.rank, self.world = pack, recipe.seed, recipe.semitones, rank, world
         config = recipe.model_config()
+        if config.frontend.sample_rate != pack.about["sample_rate"]:
+            raise ValueError(
+                f"the model hears {config.frontend.sample_rate} Hz, the audio in {pack.url} has {pack.about['sample_rate']} Hz"
+            )
         self.crop_frames, self.hop_length = config.input_frames, config.frontend.hop_length
         self.numbers = np.arange(len(pack.clips))
         if recipe.data_fraction < 1:

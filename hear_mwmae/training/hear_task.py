@@ -6,6 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import soundfile
+
+#: That of the folder of audio, for HEAR keeps one for each.
 SAMPLE_RATE = 16000
 
 #: What holds from when until when, in milliseconds.
@@ -46,7 +49,7 @@ def read_task(folder: str | Path) -> Task:
     folder = Path(folder)
     try:
         return _read(folder)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, soundfile.SoundFileError) as error:
         raise ValueError(f"{folder} is not a HEAR task that can be probed: {type(error).__name__}: {error}") from error
 
 
@@ -61,12 +64,14 @@ def _read(folder: Path) -> Task:
         labels = json.loads((folder / f"{name}.json").read_text())
         audio = folder / str(SAMPLE_RATE) / name
         splits.append({audio / clip: _labels(found, events, multilabel) for clip, found in labels.items()})
-    tested = [names.index("test")] if metadata.get("split_mode") == "trainvaltest" else list(range(len(names)))
+    tested = [names.index("test")] if metadata["split_mode"] == "trainvaltest" else list(range(len(names)))
     task = Task(folder, str(metadata["task_name"]), events, multilabel, splits, tested)
     if len(splits) < 2 or not all(splits):
         raise ValueError("there must be two splits or more, none of them empty")
     if missing := [path for split in splits for path in split if not path.is_file()]:
         raise ValueError(f"no {missing[0].relative_to(folder)}, and {len(missing) - 1} more are missing")
+    for path in (path for split in splits for path in split):
+        soundfile.info(path)  # headers only, which is quick; a damaged one says so with its name
     for held_out in tested:
         others = {name for number, split in enumerate(splits) if number != held_out for name in task.names_in(split)}
         if multilabel and not others & task.names_in(splits[held_out]):
@@ -79,6 +84,7 @@ def _read(folder: Path) -> Task:
 def _labels(found: list, events: bool, multilabel: bool) -> list[str] | list[Event]:
     if events:
         return [(str(event["label"]), float(event["start"]), float(event["end"])) for event in found]
-    if not all(isinstance(label, str) for label in found) or not (multilabel or len(found) == 1):
+    # HEAR writes the labels of some tasks as numbers, pitches for one.
+    if not all(type(label) in (str, int, float) for label in found) or not (multilabel or len(found) == 1):
         raise ValueError(f"labels of a clip are {'names' if multilabel else 'one name'}, not {found!r}")
-    return found
+    return [str(label) for label in found]

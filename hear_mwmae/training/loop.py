@@ -24,6 +24,7 @@ from .data import CropBatches, log_mel_crops, read_batches, worker_errors
 from .engine import make_fabric, prepare
 from .hear_task import read_task
 from .optim import make_optimisers, schedule
+from .pack import ABOUT
 from .recipe import Recipe
 from .run_files import Checkpoints, newest_checkpoint
 from .shards import Pack
@@ -57,9 +58,13 @@ def pretrain(
     if tasks and recipe.strategy == "fsdp":
         raise ValueError("probes need the whole encoder in one process, which fsdp cuts into pieces: probe RUN/model afterwards")
     probed = tuple(map(read_task, tasks))  # what is wrong with a task should be known before the run, not hours later
+    if len({task.folder.name for task in probed}) < len(probed):
+        raise ValueError("two of the tasks have one name: their probes are told apart by it")
     fabric = make_fabric(recipe, accelerator)
     run_dir, pack, config = Path(run_dir), Pack(data), recipe.model_config()
     batches = CropBatches(pack, recipe, fabric.global_rank, fabric.world_size)
+    if (run_dir / ABOUT).is_file():
+        raise ValueError(f"{run_dir} is a pack of audio: a run needs a folder of its own")
     run_dir.mkdir(parents=True, exist_ok=True)
     alone = one_at_a_time(run_dir / LOCK, f"another process is training into {run_dir}")
     with alone if fabric.is_global_zero else nullcontext():
@@ -70,7 +75,8 @@ def pretrain(
             raise ValueError(f"{run_dir} is {state['step']} steps on, which is more than the {recipe.steps} of the recipe")
         frontend = fabric.to_device(LogMelFrontend(config.frontend))
         clips = log_mel_crops(frontend, batches.read(0, PICTURED).checked(), config.input_frames) if look_every else None
-        with closing(Watch(run_dir, config, state["step"], look_every, clips, probed, fabric.is_global_zero)) as watch:
+        span = state["step"], recipe.steps
+        with closing(Watch(run_dir, config, span, look_every, clips, probed, fabric.is_global_zero)) as watch:
             _loop(fabric, recipe, state, _read(fabric, recipe, batches, frontend, state["step"]), checkpoints, watch)
         if fabric.is_global_zero:
             # From the checkpoint, where the weights are whole, even if they were shared out among processes.

@@ -30,7 +30,7 @@ from ..checkpoint import load_embedder
 from ..commands import Command
 from ..config import preset
 from .baselines import LogMel, untrained
-from .hear_task import SAMPLE_RATE, Event, Task, read_task
+from .hear_task import Event, Task, read_task
 
 #: Strong regularisation: there are a few hundred clips and about a thousand dimensions.
 INVERSE_REGULARISATION = 0.05
@@ -42,6 +42,8 @@ MOMENTS = 100.0
 
 class Embeds(Protocol):
     """What is probed; see `Embedder` for shapes and units."""
+
+    sample_rate: int
 
     def scene_embeddings(self, audio: Tensor) -> Tensor: ...
 
@@ -95,14 +97,22 @@ def _rows(task: Task, split: dict[Path, list], model: Embeds) -> tuple[np.ndarra
 
 
 def _scene(path: Path, model: Embeds) -> np.ndarray:
-    return model.scene_embeddings(read_audio(path, SAMPLE_RATE)[None])[0].cpu().numpy()
+    return model.scene_embeddings(_audio(path, model))[0].cpu().numpy()
+
+
+def _audio(path: Path, model: Embeds) -> Tensor:
+    """(1, samples) at the model's rate."""
+    audio = read_audio(path, model.sample_rate)
+    if not audio.isfinite().all():
+        raise ValueError(f"{path} holds NaN or infinity")
+    return audio[None]
 
 
 def _moments(path: Path, events: list[Event], labels: np.ndarray, model: Embeds) -> tuple[np.ndarray, np.ndarray]:
     """The embeddings nearest to regular moments, the same ones for every model, and the labels that hold then."""
-    audio = read_audio(path, SAMPLE_RATE)
-    embeddings, times = (part[0].cpu().numpy() for part in model.timestamp_embeddings(audio[None]))
-    moments = np.arange(MOMENTS / 2, 1000 * len(audio) / SAMPLE_RATE, MOMENTS)
+    audio = _audio(path, model)
+    embeddings, times = (part[0].cpu().numpy() for part in model.timestamp_embeddings(audio))
+    moments = np.arange(MOMENTS / 2, 1000 * audio.shape[1] / model.sample_rate, MOMENTS)
     nearest = np.searchsorted((times[1:] + times[:-1]) / 2, moments)
     held = np.zeros((len(moments), len(labels)), bool)
     for label, start, end in events:
@@ -116,11 +126,13 @@ def _moments(path: Path, events: list[Event], labels: np.ndarray, model: Embeds)
 @click.option("--untrained", "untrained_preset", metavar="PRESET", help="Probe this preset at its random initialisation instead.")
 @click.option("--log-mel", is_flag=True, help="Probe mean and deviation of the normalised log-mel spectrogram instead.")
 def main(tasks: tuple[str, ...], model: str, untrained_preset: str | None, log_mel: bool) -> None:
+    if bool(model) + bool(untrained_preset) + log_mel > 1:
+        raise click.UsageError("--model, --untrained and --log-mel exclude each other")
     probed = LogMel() if log_mel else untrained(preset(untrained_preset)) if untrained_preset else load_embedder(model)
     for task in map(read_task, tasks):
         scores = np.array(probe(task, probed)) * 100
         each = " ".join(f"{score:.1f}" for score in scores)
-        click.echo(f"{task.folder.name:32} {scores.mean():5.1f}   {metric(task):8} (splits: {each})")
+        click.echo(f"{task.folder.resolve().name:32} {scores.mean():5.1f}   {metric(task):8} (splits: {each})")
 
 
 if __name__ == "__main__":

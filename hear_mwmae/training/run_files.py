@@ -96,17 +96,22 @@ def _checkpoints(run_dir: Path) -> list[Path]:
 
 
 class StepTable:
-    """A CSV whose first column is a step. Rows of ``first`` and later steps, which a resumed run comes to again, are dropped."""
+    """A CSV whose first column is a step. Rows of ``first`` and later steps, which a resumed run comes to again, are dropped.
+
+    Raises ValueError when there is one of other columns.
+    """
 
     def __init__(self, path: Path, fields: tuple[str, ...], first: int) -> None:
-        kept = []
+        self.kept: list[list[str]] = []
         if path.is_file():
             with open(path, newline="") as stream:
-                # A last row may be cut short, when the run was killed over it.
-                rows = [row for row in csv.reader(stream) if len(row) == len(fields)][1:]
-            kept = [row for row in rows if int(row[0]) < first]
+                header, *rows = list(csv.reader(stream)) or [[]]
+            if header != list(fields):
+                raise ValueError(f"{path} has other columns than {','.join(fields)}: move it away")
+            # A last row may be cut short, when the run was killed over it.
+            self.kept = [row for row in rows if len(row) == len(fields) and int(row[0]) < first]
         with replacing(path) as temporary, open(temporary, "w", newline="") as stream:
-            csv.writer(stream).writerows([fields, *kept])
+            csv.writer(stream).writerows([fields, *self.kept])
         self.stream = open(path, "a", newline="", buffering=1)  # noqa: SIM115 - open as long as the run
         self.writer = csv.writer(self.stream)
 

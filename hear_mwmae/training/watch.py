@@ -5,11 +5,13 @@ Nothing here moves torch's random generator or changes the model, so that a watc
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ..config import ModelConfig
 from ..embedder import Embedder
@@ -33,8 +35,8 @@ class Watch:
     """Writes ``log.csv``, ``tensorboard/``, ``pictures/step-N.png`` and ``probes.csv`` below a run; the first process only.
 
     Args:
-        first: the step that the run begins or goes on at.
-        every: steps between pictures and probes; 0 for none.
+        span: the steps that the run begins or goes on at, and ends at.
+        every: steps between pictures and probes, which also come at the end; 0 for none.
         clips: (B, input_frames, n_mels) spectrograms for the pictures; None where there are to be none.
         tasks: those to probe.
     """
@@ -43,21 +45,22 @@ class Watch:
         self,
         run_dir: Path,
         config: ModelConfig,
-        first: int,
+        span: tuple[int, int],
         every: int,
         clips: Tensor | None,
         tasks: tuple[Task, ...],
         writes: bool,
     ) -> None:
-        self.run_dir, self.config, self.every, self.tasks, self.writes = run_dir, config, every, tasks, writes
-        self.clips = clips
+        self.run_dir, self.config, self.every = run_dir, config, every
+        first, self.last = span
+        self.clips, self.tasks, self.writes = clips, tasks, writes
         if every:
             noise = torch.rand(len(clips), config.num_tokens, generator=torch.Generator().manual_seed(MASK_SEED))
             self.noise = noise.to(clips.device)
         if writes:
-            # What came after the checkpoint is seen again, the look at it, too.
+            # What came after the checkpoint comes again. The row of a step is of its update, that of a probe of what is after.
             self.log = StepTable(run_dir / "log.csv", LOG_FIELDS, first)
-            self.probes = StepTable(run_dir / "probes.csv", PROBE_FIELDS, first) if tasks else None
+            self.probes = StepTable(run_dir / "probes.csv", PROBE_FIELDS, first + 1) if tasks else None
             self.board = Board(run_dir / "tensorboard", first + 1)
 
     def step(self, step: int, loss: float, rate: float, bad_clips: int, seconds: float) -> None:
@@ -69,7 +72,7 @@ class Watch:
 
     def is_due(self, step: int) -> bool:
         """Whether there is something to look at after ``step`` updates."""
-        return bool(self.every) and step % self.every == 0
+        return bool(self.every) and (step % self.every == 0 or step == self.last)
 
     @torch.no_grad()
     def look(self, step: int, model: nn.Module) -> None:
@@ -94,7 +97,13 @@ class Watch:
             embedder = Embedder(self.config).to(self.clips.device)
         embedder.encoder.load_state_dict(model.encoder.state_dict())
         for task in self.tasks:
-            score = float(np.mean(probe(task, embedder)))
+            if [str(step), task.folder.name] in (row[:2] for row in self.probes.kept):
+                continue  # the run was stopped after this one
+            try:
+                score = float(np.mean(probe(task, embedder)))
+            except ValueError as error:  # no reason to end a run of days
+                tqdm.write(f"no probe of {task.folder.name} after step {step}: {error}", sys.stderr)
+                continue
             self.board.scalar(f"probe/{task.folder.name}", score, step)
             self.probes.write(step, task.folder.name, metric(task), f"{score:.4f}")
 
