@@ -206,7 +206,13 @@ def pack(sources: tuple[str, ...], out: Path, codec: str, kind: str, shard_size:
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path), required=False)
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the recipe: steps=100, model.decoder.depth=2.")
 @click.option("--accelerator", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
-@click.option("--look-every", type=click.IntRange(0), default=500, show_default=True, help="Steps between pictures and probes.")
+@click.option(
+    "--look-every",
+    type=click.IntRange(0),
+    default=500,
+    show_default=True,
+    help="Steps between pictures and probes; the end has them, too.",
+)
 @click.option(
     "--probe",
     "tasks",
