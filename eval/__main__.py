@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from hear_mwmae.commands import Group
+from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import write_text
 
 from . import fetch as fetching
@@ -84,7 +85,7 @@ def fetch(tasks_dir: Path, names: tuple[str, ...], record: str, jobs: int, keep:
     """Download tasks, all of the registry or those given, and resample them to 16 kHz. Interrupted anywhere, it goes on."""
     known = registry()
     if unknown := sorted(set(names) - known.keys()):
-        raise ValueError(f"no task {', '.join(unknown)}; there are {', '.join(known)}")
+        raise HearMwmaeError(f"no task {', '.join(unknown)}; there are {', '.join(known)}")
     archives, failures = None, 0
     for name in dict.fromkeys(names or known):
         if fetching.is_fetched(known[name], tasks_dir):
@@ -152,9 +153,9 @@ def embed(
     try:
         options = json.loads(model_options)
     except ValueError as error:
-        raise ValueError(f"--model-options must be JSON: {error}") from error
+        raise HearMwmaeError(f"--model-options must be JSON: {error}") from error
     if not isinstance(options, dict):
-        raise ValueError(f"--model-options must be a JSON object, got {model_options}")
+        raise HearMwmaeError(f"--model-options must be a JSON object, got {model_options}")
     folders, (rank, world) = find_tasks(tasks_dir, names), join_group()
     hear_model = Model(module, model, options)
     done = failures = 0
@@ -229,9 +230,9 @@ MODELS = click.argument("results", nargs=-1, required=True, type=click.Path(exis
 def _read(results: tuple[Path, ...], protocol: str) -> dict[str, dict[str, scoring.Score]]:
     models = {path.resolve().name: scoring.read_scores(path, protocol) for path in results}
     if len(models) < len(results):
-        raise ValueError("two of these folders have one name: models are told apart by it")
+        raise HearMwmaeError("two of these folders have one name: models are told apart by it")
     if empty := [name for name, found in models.items() if not found]:
-        raise ValueError(f"no results under protocol {protocol} in {', '.join(empty)}")
+        raise HearMwmaeError(f"no results under protocol {protocol} in {', '.join(empty)}")
     return models
 
 
@@ -247,7 +248,7 @@ def scores(results: tuple[Path, ...], protocol: str, csv_path: Path | None) -> N
     click.echo(scoring.markdown(models, protocol))
     if csv_path:
         if len(models) != 1:
-            raise ValueError("--csv is for the scores of one model")
+            raise HearMwmaeError("--csv is for the scores of one model")
         (found,) = models.values()
         scoring.write_csv(found, protocol, csv_path)
 
@@ -262,7 +263,7 @@ def report(results: tuple[Path, ...], protocol: str, output: Path) -> None:
     The table of scores goes beside it, as .md and as .table.csv.
     """
     if output.suffix != ".html":
-        raise ValueError(f"the page must end in .html, got {output}")
+        raise HearMwmaeError(f"the page must end in .html, got {output}")
     models = _read(results, protocol)
     write_text(output, reporting.page(models, protocol, reporting.circumstances(results, protocol)))
     write_text(output.with_suffix(".md"), scoring.markdown(models, protocol) + "\n")

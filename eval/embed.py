@@ -19,6 +19,7 @@ import soundfile
 import torch
 import torch.distributed as dist
 
+from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import one_at_a_time
 from hear_mwmae.hub import sha256_of
 
@@ -79,28 +80,28 @@ class Model:
 
 
 def is_embedded(model: Model, task: Path, results: Path) -> bool:
-    """Whether ``results`` has the task. Raises ValueError when it has it of another model or of other labels."""
+    """Whether ``results`` has the task. Raises HearMwmaeError when it has it of another model or of other labels."""
     out = results / task.name / EMBEDDINGS
     if not (out / ABOUT).is_file():
         return False
     made = json.loads((out / ABOUT).read_text())
     if differing := [key for key, value in model.identity.items() if made.get(key) != value]:
-        raise ValueError(f"{out} was made with another {', '.join(differing)}; give this model another folder")
+        raise HearMwmaeError(f"{out} was made with another {', '.join(differing)}; give this model another folder")
     if changed := [name for name in label_files(task) if (out / name).read_bytes() != (task / name).read_bytes()]:
-        raise ValueError(f"{out} was made of another {changed[0]}; remove it, and the results beside it")
+        raise HearMwmaeError(f"{out} was made of another {changed[0]}; remove it, and the results beside it")
     return True
 
 
 def check_complete(model: Model, task: Path) -> None:
     """ValueError where a task lacks something, at the model's sample rate."""
     if problems := check_task(task, model.embedding.sample_rate):
-        raise ValueError(f"{task} is not complete: {'; '.join(problems)}")
+        raise HearMwmaeError(f"{task} is not complete: {'; '.join(problems)}")
 
 
 def embed(model: Model, task: Path, results: Path, batch_size: int | None = None, rank: int = 0, world: int = 1) -> None:
     """Embed a complete task into ``results/TASK/embeddings``; under torchrun, every process of the group calls it.
 
-    Raises ValueError when it cannot be embedded, or is being embedded by somebody else.
+    Raises HearMwmaeError when it cannot be embedded, or is being embedded by somebody else.
     """
     out = results / task.name / EMBEDDINGS
     out.parent.mkdir(parents=True, exist_ok=True)

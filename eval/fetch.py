@@ -25,6 +25,7 @@ import torch
 from tqdm import tqdm
 
 from hear_mwmae.audio import read_audio
+from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import one_at_a_time, replacing
 
 from .tasks import Task, check_task, read_metadata
@@ -57,14 +58,14 @@ class Archive:
 
 
 def read_record(url: str = RECORD) -> list[Archive]:
-    """The files of a Zenodo record. Raises ValueError where that cannot be had."""
+    """The files of a Zenodo record. Raises HearMwmaeError where that cannot be had."""
     try:
         response = requests.get(url, timeout=TIMEOUT)
         response.raise_for_status()
         files = response.json()["files"]
         return [Archive(f["key"], f["links"]["self"], f["size"], f["checksum"].removeprefix("md5:")) for f in files]
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"cannot read the list of files at {url}: {error!r}") from error
+        raise HearMwmaeError(f"cannot read the list of files at {url}: {error!r}") from error
 
 
 def is_fetched(task: Task, tasks_dir: Path) -> bool:
@@ -76,7 +77,7 @@ def is_fetched(task: Task, tasks_dir: Path) -> bool:
 def fetch(task: Task, tasks_dir: Path, archives: list[Archive], jobs: int = 1, keep: bool = False) -> None:
     """Have ``tasks_dir/FOLDER`` complete at 16 kHz.
 
-    Raises ValueError when the record has no such task, or when what came is damaged or not complete.
+    Raises HearMwmaeError when the record has no such task, or when what came is damaged or not complete.
 
     Args:
         jobs: processes that resample.
@@ -85,7 +86,7 @@ def fetch(task: Task, tasks_dir: Path, archives: list[Archive], jobs: int = 1, k
     final, work = tasks_dir / task.folder, tasks_dir / WORK
     found = [archive for archive in archives if task.folder in archive.key]
     if len(found) != 1:
-        raise ValueError(f"the record has {len(found)} files for {task.folder}, where one is expected")
+        raise HearMwmaeError(f"the record has {len(found)} files for {task.folder}, where one is expected")
     (archive,) = found
     work.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(work / f"{task.folder}.lock", f"another process is fetching {task.folder}"):
@@ -103,7 +104,7 @@ def _fetch(task: Task, archive: Archive, work: Path, final: Path, jobs: int) -> 
         unpack(download(archive, work), folder)
     resample(folder, jobs)
     if problems := check_task(folder, SAMPLE_RATE):
-        raise ValueError(f"{folder} is not complete: {'; '.join(problems)}")
+        raise HearMwmaeError(f"{folder} is not complete: {'; '.join(problems)}")
     folder.rename(final)  # with its mark: it says that what is no longer needed has not been removed yet
 
 
@@ -117,7 +118,9 @@ def download(archive: Archive, folder: Path) -> Path:
         while (had := part.stat().st_size if part.is_file() else 0) < archive.size:
             bar.update(had - bar.n)
             if attempts == ATTEMPTS:
-                raise ValueError(f"{archive.url} cannot be downloaded: {error or 'it is too short'}; the same command goes on")
+                raise HearMwmaeError(
+                    f"{archive.url} cannot be downloaded: {error or 'it is too short'}; the same command goes on"
+                )
             time.sleep(PAUSE * attempts)
             try:
                 _append(archive, part, had, bar)
@@ -130,7 +133,7 @@ def download(archive: Archive, folder: Path) -> Path:
             digest.update(block)
     if digest.hexdigest() != archive.md5 or part.stat().st_size != archive.size:
         part.unlink()
-        raise ValueError(f"{archive.key} came in damaged (its MD5 is not {archive.md5}) and was removed; try again")
+        raise HearMwmaeError(f"{archive.key} came in damaged (its MD5 is not {archive.md5}) and was removed; try again")
     part.rename(whole)
     return whole
 
@@ -161,9 +164,9 @@ def unpack(archive: Path, folder: Path) -> None:
                     member.name = "/".join(inside)
                     members.extract(member, folder, filter="data")  # refuses to write elsewhere
     except tarfile.TarError as error:
-        raise ValueError(f"{archive} cannot be unpacked: {error}") from error
+        raise HearMwmaeError(f"{archive} cannot be unpacked: {error}") from error
     if not (folder / "task_metadata.json").is_file():
-        raise ValueError(f"{archive} holds no task {folder.name}")
+        raise HearMwmaeError(f"{archive} holds no task {folder.name}")
     (folder / UNPACKED).touch()
 
 

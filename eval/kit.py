@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
+from hear_mwmae.errors import HearMwmaeError
+
 # pytorch-lightning 1.8 reads checkpoints that it wrote a moment ago with torch.load as it was before torch 2.6.
 os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
 
@@ -49,7 +51,7 @@ def load(module: str, model: str | None, options: dict) -> object:
     try:
         return kit.Embedding(module, model, options)
     except (ImportError, TypeError, AttributeError) as error:
-        raise ValueError(f"{module} is no HEAR module that can be loaded so: {error}") from error
+        raise HearMwmaeError(f"{module} is no HEAR module that can be loaded so: {error}") from error
 
 
 def embed_task(embedding: object, task: Path, out: Path, batch_size: int | None = None) -> None:
@@ -78,7 +80,7 @@ def plain_errors(what: str) -> Iterator[None]:
         yield
     except (AssertionError, RuntimeError, TypeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else f"an assertion of heareval, {_where(error)}"
-        raise ValueError(f"{what}: {reason}") from error
+        raise HearMwmaeError(f"{what}: {reason}") from error
 
 
 def _where(error: BaseException) -> str:
@@ -109,7 +111,7 @@ def predict_task(embeddings: Path, protocol: str, seed: int) -> dict:
     metadata = read_metadata(embeddings)
     sizes = {json.loads((embeddings / f"{split}.embedding-dimensions.json").read_text())[1] for split in metadata["splits"]}
     if len(sizes) != 1:
-        raise ValueError(f"{embeddings}: the splits have embeddings of different sizes, {sorted(sizes)}")
+        raise HearMwmaeError(f"{embeddings}: the splits have embeddings of different sizes, {sorted(sizes)}")
     points, changes = PROTOCOLS[protocol]
 
     def seed_everything(_: int, workers: bool) -> int:

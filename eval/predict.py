@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import one_at_a_time, write_text
 
 from .circumstances import available_memory, machine, versions
@@ -51,10 +52,10 @@ def list_jobs(results: Path, protocol: str, seeds: Iterable[int], names: tuple[s
     folders = sorted(path.parent.parent for path in results.glob(f"*/{EMBEDDINGS}/{ABOUT}"))
     if names:
         if missing := sorted(set(names) - {folder.name for folder in folders}):
-            raise ValueError(f"{results} has no embeddings of {', '.join(missing)}")
+            raise HearMwmaeError(f"{results} has no embeddings of {', '.join(missing)}")
         folders = [folder for folder in folders if folder.name in names]
     if not folders:
-        raise ValueError(f"{results} holds no embeddings: see `python -m eval embed --help`")
+        raise HearMwmaeError(f"{results} holds no embeddings: see `python -m eval embed --help`")
     jobs = [Job(folder.resolve(), protocol, seed) for seed in sorted(set(seeds)) for folder in folders]
     return [job for job in jobs if not is_done(job)]
 
@@ -113,7 +114,7 @@ def fitting(jobs: list[Job]) -> int:
 def do_job(job: Job) -> None:
     """Compute a result in this process, and write it atomically; nothing where it is there.
 
-    Raises ValueError when it cannot be computed, or when another process is at it.
+    Raises HearMwmaeError when it cannot be computed, or when another process is at it.
     """
     job = replace(job, task_dir=job.task_dir.resolve())  # the working directory is about to change
     job.result.parent.mkdir(parents=True, exist_ok=True)

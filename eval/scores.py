@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import replacing
 
 from .predict import Job, is_done
@@ -74,7 +75,7 @@ def summarise(values: dict[int, float]) -> Score:
 def read_scores(results: Path, protocol: str) -> dict[str, Score]:
     """Task folder name -> score, of a model's results under one protocol.
 
-    Raises ValueError when a result is of other embeddings than those that are there.
+    Raises HearMwmaeError when a result is of other embeddings than those that are there.
     """
     scores = {}
     for folder in sorted(path for path in results.iterdir() if (path / protocol).is_dir()):
@@ -82,7 +83,7 @@ def read_scores(results: Path, protocol: str) -> dict[str, Score]:
         for file in (folder / protocol).glob("seed-*.json"):
             seed = int(file.stem.removeprefix("seed-"))
             if not is_done(Job(folder, protocol, seed)):
-                raise ValueError(f"{file} is of other embeddings than those in {folder}: predict again")
+                raise HearMwmaeError(f"{file} is of other embeddings than those in {folder}: predict again")
             values[seed] = primary_score(json.loads(file.read_text())["scores"])
         if values:
             scores[folder.name] = summarise(dict(sorted(values.items())))
@@ -178,7 +179,7 @@ def write_csv(scores: dict[str, Score], protocol: str, path: Path) -> None:
 def below(scores: dict[str, Score], protocol: str, minimum: Path) -> list[str]:
     """What falls below the stored scores of :func:`write_csv` by more than their intervals, one line each.
 
-    Raises ValueError where a stored task has no score, or is of another protocol, or nothing is stored.
+    Raises HearMwmaeError where a stored task has no score, or is of another protocol, or nothing is stored.
     """
     with open(minimum, newline="") as stream:
         try:
@@ -186,13 +187,13 @@ def below(scores: dict[str, Score], protocol: str, minimum: Path) -> list[str]:
             stored = {row["task"]: (float(row["mean"]), float(row["half_width"] or 0)) for row in rows}
             others = sorted({row["protocol"] for row in rows} - {protocol})
         except (KeyError, ValueError, TypeError) as error:
-            raise ValueError(f"{minimum} must have the columns {', '.join(STORED_FIELDS)}: {error!r}") from error
+            raise HearMwmaeError(f"{minimum} must have the columns {', '.join(STORED_FIELDS)}: {error!r}") from error
     if not stored:
-        raise ValueError(f"{minimum} holds no scores")
+        raise HearMwmaeError(f"{minimum} holds no scores")
     if others:
-        raise ValueError(f"{minimum} holds scores of protocol {', '.join(others)}, not of {protocol}")
+        raise HearMwmaeError(f"{minimum} holds scores of protocol {', '.join(others)}, not of {protocol}")
     if missing := sorted(stored.keys() - scores.keys()):
-        raise ValueError(f"no scores of {', '.join(missing)}")
+        raise HearMwmaeError(f"no scores of {', '.join(missing)}")
     return [
         f"{task}: {scores[task].mean:.2f} is below {mean:.2f} by more than {half:.2f}"
         for task, (mean, half) in stored.items()

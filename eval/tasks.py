@@ -10,6 +10,8 @@ from pathlib import Path
 
 import soundfile
 
+from hear_mwmae.errors import HearMwmaeError
+
 #: What heareval reads of a task's metadata, beside its splits.
 REQUIRED = {"task_name", "embedding_type", "prediction_type", "sample_duration", "split_mode", "evaluation"}
 TASKS_CSV = Path(__file__).with_name("tasks.csv")
@@ -46,15 +48,15 @@ def registry() -> dict[str, Task]:
 
 
 def find_tasks(tasks_dir: Path, names: tuple[str, ...] = ()) -> list[Path]:
-    """Task folders below ``tasks_dir``: all, or those of these names. Raises ValueError where one is missing or there is none."""
+    """Task folders below ``tasks_dir``: all, or those of these names. Raises HearMwmaeError where one or all are missing."""
     if names:
         folders = [tasks_dir / name for name in dict.fromkeys(names)]
         if missing := [folder.name for folder in folders if not (folder / "task_metadata.json").is_file()]:
-            raise ValueError(f"{tasks_dir} has no task {', '.join(missing)}")
+            raise HearMwmaeError(f"{tasks_dir} has no task {', '.join(missing)}")
         return folders
     folders = sorted(path.parent for path in tasks_dir.glob("*/task_metadata.json"))
     if not folders:
-        raise ValueError(f"{tasks_dir} holds no HEAR tasks (folders with a task_metadata.json)")
+        raise HearMwmaeError(f"{tasks_dir} holds no HEAR tasks (folders with a task_metadata.json)")
     return folders
 
 

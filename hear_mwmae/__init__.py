@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import Tensor
+
+# In a checkout the weights lie beside the package; installed, they lie inside it.
+if not Path(__file__).with_name("weights").is_dir():
+    __path__.append(str(Path(__file__).resolve().parents[1]))
 
 from ._version import __version__
 from .checkpoint import load_embedder
 from .embedder import Embedder
+from .errors import HearMwmaeError
 
-__all__ = ["__version__", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
+__all__ = ["HearMwmaeError", "__version__", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
 
 def load_model(model_file_path: str = "", **options: object) -> Embedder:
@@ -26,7 +33,7 @@ def load_model(model_file_path: str = "", **options: object) -> Embedder:
         ``timestamp_embedding_size``; move it with ``.to(device)``.
 
     Raises:
-        ValueError: the source, the weights or an option is not valid; the message says what is expected.
+        HearMwmaeError: the source, the weights or an option is not valid; the message says what is expected.
     """
     return load_embedder(model_file_path, **options)
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .errors import HearMwmaeError
 from .linear import Linear
 
 #: Windows up to this size may be merged into one tile; above it the wasted arithmetic would cost more than it saves.
@@ -30,7 +31,7 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"width {width} is not divisible by {heads} heads")
+            raise HearMwmaeError(f"width {width} is not divisible by {heads} heads")
         self.heads = heads
         self.qkv = Linear(width, 3 * width)
         self.proj = Linear(width, width)
@@ -63,9 +64,9 @@ class MultiWindowAttention(nn.Module):
         super().__init__()
         heads = len(window_sizes)
         if not heads or width % heads:
-            raise ValueError(f"width {width} is not divisible by {heads} heads (window sizes {list(window_sizes)})")
+            raise HearMwmaeError(f"width {width} is not divisible by {heads} heads (window sizes {list(window_sizes)})")
         if min(window_sizes) < 0:
-            raise ValueError(f"window sizes must be 0 (global) or above, got {list(window_sizes)}")
+            raise HearMwmaeError(f"window sizes must be 0 (global) or above, got {list(window_sizes)}")
         self.window_sizes = tuple(window_sizes)
         self.shift = shift
         self.qkv = Linear(width, 3 * width)
@@ -179,10 +180,10 @@ class Group(NamedTuple):
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # a plan made there would be unusable in training ever after
 def plan_groups(length: int, window_sizes: tuple[int, ...], shift: bool, device: str) -> list[Group]:
-    """Group the heads by tile. Raises ValueError where a window does not divide ``length``."""
+    """Group the heads by tile. Raises HearMwmaeError where a window does not divide ``length``."""
     bad = [w for w in window_sizes if w and length % w]
     if bad:
-        raise ValueError(f"windows {bad} do not divide a sequence of {length} tokens")
+        raise HearMwmaeError(f"windows {bad} do not divide a sequence of {length} tokens")
     members: dict[int, list[int]] = {}
     # Largest first, so that a tile exists before the windows that fit into it. Global heads get a tile of their own.
     for head in sorted(range(len(window_sizes)), key=lambda head: -(window_sizes[head] or length + 1)):

@@ -14,6 +14,8 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from .errors import HearMwmaeError
+
 #: Endings that are picked up from a folder; a file that is named itself may have any.
 AUDIO_SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"))
 #: Frames that are read at a time: a header's word on how many there are may be wrong, or missing.
@@ -28,16 +30,16 @@ STREAMED_FROM = 0xFFFFFF00
 def find_audio(paths: Iterable[str | Path]) -> list[Path]:
     """Files as they are, folders as the audio files at any depth below them in sorted order, behind links, too.
 
-    Raises ValueError where nothing is found, or a folder cannot be read.
+    Raises HearMwmaeError where nothing is found, or a folder cannot be read.
     """
     found: list[Path] = []
     for path in map(Path, paths):
         if not path.exists():
-            raise ValueError(f"no such file or folder: {path}")
+            raise HearMwmaeError(f"no such file or folder: {path}")
         if path.is_dir():
             below = sorted(file for file in _files_below(path) if file.suffix.lower() in AUDIO_SUFFIXES)
             if not below:
-                raise ValueError(f"folder {path} holds no audio files ({' '.join(sorted(AUDIO_SUFFIXES))})")
+                raise HearMwmaeError(f"folder {path} holds no audio files ({' '.join(sorted(AUDIO_SUFFIXES))})")
             found += below
         else:
             found.append(path)
@@ -48,7 +50,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
     """Also links that lead nowhere, so that they are reported; a folder that links lead to twice counts once."""
 
     def refuse(error: OSError) -> None:
-        raise ValueError(f"folder {error.filename} cannot be read: {error.strerror}") from error
+        raise HearMwmaeError(f"folder {error.filename} cannot be read: {error.strerror}") from error
 
     seen = set()
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
@@ -71,7 +73,7 @@ class _Sequential(soundfile.SoundFile):
 def read_audio(path: str | Path, sample_rate: int) -> Tensor:
     """Any file libsndfile reads -> (samples,) float32 in [-1, 1]: channels averaged, resampled to ``sample_rate``.
 
-    Raises ValueError for a file that is missing, not audio, empty, or shorter than its header says.
+    Raises HearMwmaeError for a file that is missing, not audio, empty, or shorter than its header says.
     """
     path = Path(path)
     try:
@@ -85,12 +87,12 @@ def read_audio(path: str | Path, sample_rate: int) -> Tensor:
                 blocks.append(file.read(size, dtype="float32", always_2d=True))
     except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError) as error:  # TypeError: headerless, by its name
         reason = "no such file" if not path.exists() else "not an audio file that libsndfile reads, or damaged"
-        raise ValueError(f"{path}: {reason} ({str(error).splitlines()[0]})") from error
+        raise HearMwmaeError(f"{path}: {reason} ({str(error).splitlines()[0]})") from error
     audio = np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
     if cut_short or len(audio) < announced < UNKNOWN_FRAMES:
-        raise ValueError(f"{path}: truncated, only {len(audio)} samples could be read")
+        raise HearMwmaeError(f"{path}: truncated, only {len(audio)} samples could be read")
     if not len(audio):
-        raise ValueError(f"{path}: empty, no samples")
+        raise HearMwmaeError(f"{path}: empty, no samples")
     mono = torch.from_numpy(audio).mean(dim=1)
     # torchaudio's filters grow with the terms of the ratio: 44100 Hz needs 441 of them, 44101 Hz would need 44101. The nearest
     # ratio of small terms is off by 5e-4 at most, less than a cent; usual rates are exact.

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from .audio import read_audio
 from .embedder import Embedder
+from .errors import HearMwmaeError
 from .files import replacing
 
 #: Audio that is read before it is embedded together, so that short clips fill the encoder's batches.
@@ -51,9 +52,9 @@ def write_table(output: Path, rows: Sequence[Embedded]) -> None:
     time step.
     """
     if output.suffix not in OUTPUT_SUFFIXES:
-        raise ValueError(f"output must end in {' or '.join(OUTPUT_SUFFIXES)}, got {output}")
+        raise HearMwmaeError(f"output must end in {' or '.join(OUTPUT_SUFFIXES)}, got {output}")
     if not rows:
-        raise ValueError(f"nothing to write to {output}: no file could be embedded")
+        raise HearMwmaeError(f"nothing to write to {output}: no file could be embedded")
     if rows[0].timestamps is not None:
         columns = {
             "path": np.repeat([row.path for row in rows], [len(row.timestamps) for row in rows]),
@@ -72,7 +73,7 @@ def write_table(output: Path, rows: Sequence[Embedded]) -> None:
             else:
                 _write_parquet(stream, columns)
     except OSError as error:
-        raise ValueError(f"cannot write {output}: {error.strerror or error}") from error
+        raise HearMwmaeError(f"cannot write {output}: {error.strerror or error}") from error
 
 
 def _groups(model: Embedder, files: tqdm, failures: list[str]) -> Iterator[list[tuple[Path, Tensor]]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from .checkpoint import CONFIG_NAME, read_config
+from .errors import HearMwmaeError
 
 CARD_SOURCE = "card.json"
 
@@ -105,17 +106,17 @@ def _read_source(path: Path) -> dict:
     try:
         source = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise HearMwmaeError(f"{path}: {error}") from error
     unknown = sorted(set(source) - set(_KEYS)) if isinstance(source, dict) else source
     if unknown or not isinstance(source, dict):
-        raise ValueError(f"{path}: unknown keys {unknown!r}; it takes {sorted(_KEYS)}")
+        raise HearMwmaeError(f"{path}: unknown keys {unknown!r}; it takes {sorted(_KEYS)}")
     for key, value in source.items():
         if not isinstance(value, _KEYS[key]):
-            raise ValueError(f"{path}: {key} must be a {_KEYS[key].__name__}, got {value!r}")
+            raise HearMwmaeError(f"{path}: {key} must be a {_KEYS[key].__name__}, got {value!r}")
     for row in source.get("results", []):
         named = isinstance(row, dict) and isinstance(row.get("task"), str) and isinstance(row.get("metric"), str)
         if not named or "value" not in row:
-            raise ValueError(f"{path}: a row of results has task and metric, which are words, and value; got {row!r}")
+            raise HearMwmaeError(f"{path}: a row of results has task and metric, which are words, and value; got {row!r}")
     return source
 
 

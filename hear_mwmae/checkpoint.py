@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from . import hub
 from .config import ModelConfig
 from .embedder import Embedder
+from .errors import HearMwmaeError
 from .files import replacing, write_text
 from .official import is_official_checkpoint, load_official
 from .weights import DEFAULT_MODEL, WEIGHTS_DIR, registry
@@ -29,7 +30,7 @@ def load_embedder(source: str | os.PathLike = "", **options: object) -> Embedder
     """What `hear_mwmae.load_model` does; see there for ``source`` and ``options``."""
     known = ("dtype", "timestamps", "max_batch")
     if unknown := sorted(set(options) - set(known)):
-        raise ValueError(f"unknown option {', '.join(unknown)}; load_model takes {', '.join(known)}")
+        raise HearMwmaeError(f"unknown option {', '.join(unknown)}; load_model takes {', '.join(known)}")
     config, state = read_model(source, ENCODER_PREFIX)
     # The initial weights are about to be replaced; drawing them must not move the caller's random numbers. (Building on the meta
     # device would spare them, but makes torch import triton, which crashes in a process that has loaded tensorflow.)
@@ -46,7 +47,7 @@ def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelC
         prefix: read only the weights whose names begin so, and strip it: ``"encoder."`` or ``"decoder."``.
     """
     if not isinstance(source, (str, os.PathLike)) or len(os.fspath(source)) > 4000 or "\0" in str(source):
-        raise ValueError(f"a model is named by a string or a path, got {source!r:.100}")
+        raise HearMwmaeError(f"a model is named by a string or a path, got {source!r:.100}")
     name = os.fspath(source) or DEFAULT_MODEL
     try:
         path = Path(name).expanduser()
@@ -54,7 +55,7 @@ def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelC
     except (FileNotFoundError, NotADirectoryError):
         pass  # a name, then
     except (OSError, RuntimeError) as error:  # too long for a name, a home of nobody
-        raise ValueError(f"no model {name!r}: {error}") from error
+        raise HearMwmaeError(f"no model {name!r}: {error}") from error
     if name in registry():
         config_file, weights_file = _registered(name)
     elif path.is_dir() and not is_official_checkpoint(path):
@@ -66,7 +67,7 @@ def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelC
     elif _HUB_ID.fullmatch(name) and path.suffix != ".safetensors":
         config_file, weights_file = hub.download(*name.partition("@")[::2], read_config)
     else:
-        raise ValueError(
+        raise HearMwmaeError(
             f"no model {name!r}: it is neither a file or directory, nor one of the registered models "
             f"({', '.join(registry())}), nor a Hub repository (org/repo or org/repo@revision)"
         )
@@ -100,15 +101,15 @@ def read_config(path: Path) -> ModelConfig:
     try:
         return _parse_config(path.read_text(), path)
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+        raise HearMwmaeError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise HearMwmaeError(f"{path}: {error}") from error
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
     """Give ``module`` the weights of ``state``, in its own precision.
 
-    Raises ValueError with a list of what is missing, unexpected, of another shape, or not finite floating-point numbers.
+    Raises HearMwmaeError with a list of what is missing, unexpected, of another shape, or not finite floating-point numbers.
     """
     expected = module.state_dict()
     problems = [f"missing {name} {list(expected[name].shape)}" for name in expected if name not in state]
@@ -126,14 +127,14 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> Non
     ]
     if problems:
         shown = "\n  ".join(problems[:10] + [f"... and {len(problems) - 10} more"] * (len(problems) > 10))
-        raise ValueError(f"the weights of {what} do not match its configuration:\n  {shown}")
+        raise HearMwmaeError(f"the weights of {what} do not match its configuration:\n  {shown}")
     module.load_state_dict({name: value.to(expected[name].dtype) for name, value in state.items()}, assign=True)
 
 
 def _registered(name: str) -> tuple[Path, Path]:
     entry = registry()[name]
     if entry.unavailable:
-        raise ValueError(f"{name}: {entry.unavailable}")
+        raise HearMwmaeError(f"{name}: {entry.unavailable}")
     if entry.repo:
         files = hub.download(entry.repo, entry.revision, read_config)
     else:
@@ -141,20 +142,20 @@ def _registered(name: str) -> tuple[Path, Path]:
     for file in files:
         expected = entry.sha256.get(file.name)
         if expected and (actual := hub.sha256_of(file)) != expected:
-            raise ValueError(f"{file} is not the registered {name}: sha256 {actual}, expected {expected}")
+            raise HearMwmaeError(f"{file} is not the registered {name}: sha256 {actual}, expected {expected}")
     return files
 
 
 def _in_directory(path: Path) -> tuple[Path, Path]:
     missing = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if not (path / name).is_file()]
     if missing:
-        raise ValueError(f"directory {path} holds no model: {' and '.join(missing)} missing")
+        raise HearMwmaeError(f"directory {path} holds no model: {' and '.join(missing)} missing")
     return path / CONFIG_NAME, path / WEIGHTS_NAME
 
 
 def _read_official(path: Path, prefix: str) -> tuple[ModelConfig, dict[str, Tensor]]:
     if not is_official_checkpoint(path):
-        raise ValueError(
+        raise HearMwmaeError(
             f"{path} is not a model: expected a directory with {CONFIG_NAME} and {WEIGHTS_NAME}, a .safetensors file, or a "
             "checkpoint of the authors' JAX code; pickled files (.pt, .pth, .ckpt) are never opened, since they can run code"
         )
@@ -173,18 +174,20 @@ def _read_safetensors(path: Path, config: ModelConfig | None, prefix: str) -> tu
             text = (file.metadata() or {}).get("config")
             own_config = _parse_config(text, path) if text is not None else None
             if config is None and own_config is None:
-                raise ValueError(f"{path} carries no configuration in its metadata; load the directory with its {CONFIG_NAME}")
+                raise HearMwmaeError(
+                    f"{path} carries no configuration in its metadata; load the directory with its {CONFIG_NAME}"
+                )
             if config and own_config and config != own_config:
-                raise ValueError(
+                raise HearMwmaeError(
                     f"{path} was saved with another configuration than the {CONFIG_NAME} beside it: "
                     + ", ".join(_differences(own_config.to_dict(), config.to_dict()))
                 )
             config = config or own_config
             state = {name.removeprefix(prefix): file.get_tensor(name) for name in names if name.startswith(prefix)}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file (damaged or truncated): {error}") from error
+        raise HearMwmaeError(f"{path} is not a readable safetensors file (damaged or truncated): {error}") from error
     if strangers := [name for name in names if not name.startswith((ENCODER_PREFIX, "decoder."))]:
-        raise ValueError(f"{path} is not an MW-MAE: it holds {', '.join(strangers[:5])}, not only encoder.* and decoder.*")
+        raise HearMwmaeError(f"{path} is not an MW-MAE: it holds {', '.join(strangers[:5])}, not only encoder.* and decoder.*")
     return config, state
 
 
@@ -192,7 +195,7 @@ def _parse_config(text: str, path: Path) -> ModelConfig:
     try:
         return ModelConfig.from_dict(json.loads(text))
     except (ValueError, RecursionError, OverflowError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise HearMwmaeError(f"{path}: {error}") from error
 
 
 def _differences(saved: dict, beside: dict, where: str = "") -> list[str]:

@@ -19,6 +19,7 @@ from .card import model_card
 from .checkpoint import load_embedder, read_model, save_model
 from .commands import Group
 from .embedder import DTYPES
+from .errors import HearMwmaeError
 from .files import check_writable
 from .official import load_official
 
@@ -67,23 +68,23 @@ def embed(
     A file that cannot be read is reported and does not stop the rest; the exit code is then 1.
     """
     if output and output.suffix not in OUTPUT_SUFFIXES:
-        raise ValueError(f"output must end in {' or '.join(OUTPUT_SUFFIXES)}, got {output}")
+        raise HearMwmaeError(f"output must end in {' or '.join(OUTPUT_SUFFIXES)}, got {output}")
     if output and not output.absolute().parent.is_dir():
-        raise ValueError(f"cannot write {output}: there is no folder {output.absolute().parent}")
+        raise HearMwmaeError(f"cannot write {output}: there is no folder {output.absolute().parent}")
     if output:
         try:
             check_writable(output)
         except OSError as error:
-            raise ValueError(f"cannot write {output}: {error.strerror}") from error
+            raise HearMwmaeError(f"cannot write {output}: {error.strerror}") from error
     if output and output.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise ValueError("writing .parquet needs pyarrow: pip install 'hear-mwmae[parquet]'")
+        raise HearMwmaeError("writing .parquet needs pyarrow: pip install 'hear-mwmae[parquet]'")
     files = find_audio(paths)
     embedder = load_embedder(model, dtype=dtype, max_batch=batch_size)
     try:
         embedder.to(torch.device(device))
         torch.zeros(1, device=device).item()  # "meta", say, is a device that holds no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise HearMwmaeError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
     failures: list[str] = []
     results = []
     for result in embed_files(embedder, files, timestamps, failures, progress=len(files) > 1):
@@ -193,7 +194,7 @@ def pack(sources: tuple[str, ...], out: Path, codec: str, kind: str, shard_size:
     try:
         from .training.pack import pack as run_packing
     except ModuleNotFoundError as error:
-        raise ValueError(f"packing needs {error.name}: pip install 'hear-mwmae[train]'") from error
+        raise HearMwmaeError(f"packing needs {error.name}: pip install 'hear-mwmae[train]'") from error
 
     packed = run_packing(sources, out, codec, kind, shard_size << 20, jobs)
     skipped = f"; {packed.skipped} skipped, see {out / 'skipped.csv'}" if packed.skipped else ""
@@ -247,7 +248,7 @@ def pretrain(
         from .training.recipe import Recipe
         from .training.run_files import newest_checkpoint
     except ModuleNotFoundError as error:
-        raise ValueError(f"pretraining needs {error.name}: pip install 'hear-mwmae[train]'") from error
+        raise HearMwmaeError(f"pretraining needs {error.name}: pip install 'hear-mwmae[train]'") from error
 
     if tasks and not look_every:
         raise click.UsageError("--probe needs a --look-every above 0")
@@ -258,7 +259,7 @@ def pretrain(
     elif data is None or run is None:
         raise click.UsageError("DATA and RUN are needed, unless --dry-run is given")
     elif resume and not newest_checkpoint(run):
-        raise ValueError(f"{run} has no checkpoint to go on from")
+        raise HearMwmaeError(f"{run} has no checkpoint to go on from")
     else:
         _echo_once(f"model: {run_pretraining(settings, data, run, accelerator, look_every, tasks)}")
 

@@ -12,6 +12,8 @@ import types
 import typing
 from dataclasses import dataclass, field
 
+from .errors import HearMwmaeError
+
 __all__ = [
     "DECODER_WIDTH",
     "ENCODER_SIZES",
@@ -47,7 +49,7 @@ def derive_window_sizes(num_tokens: int) -> tuple[int, ...]:
     A window size of 0 stands for global attention. 250 tokens give (2, 5, 10, 25, 50, 125, 0, 0).
     """
     if num_tokens < 2:
-        raise ValueError(f"window sizes need at least 2 tokens, got {num_tokens}")
+        raise HearMwmaeError(f"window sizes need at least 2 tokens, got {num_tokens}")
     return (*(w for w in range(2, num_tokens) if num_tokens % w == 0), 0, 0)
 
 
@@ -67,15 +69,15 @@ class FrontendConfig:
     def __post_init__(self) -> None:
         _check_fields(self)
         if self.win_length > self.n_fft:
-            raise ValueError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}")
+            raise HearMwmaeError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}")
         if not 0 <= self.f_min < self.f_max <= self.sample_rate / 2:
-            raise ValueError(
+            raise HearMwmaeError(
                 f"mel range {self.f_min}-{self.f_max} Hz must lie within 0 and half the sample rate, {self.sample_rate / 2} Hz"
             )
         if not 0 < self.log_offset <= 1:
-            raise ValueError(f"log_offset must lie above 0 and not above 1, got {self.log_offset}")
+            raise HearMwmaeError(f"log_offset must lie above 0 and not above 1, got {self.log_offset}")
         if self.hop_length > self.win_length:
-            raise ValueError(f"hop_length {self.hop_length} leaves gaps between windows of {self.win_length}")
+            raise HearMwmaeError(f"hop_length {self.hop_length} leaves gaps between windows of {self.win_length}")
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,9 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         _check_transformer(self, "encoder")
         if self.width % 4:
-            raise ValueError(f"encoder width {self.width} must be a multiple of 4 for the 2-D sin-cos positions")
+            raise HearMwmaeError(f"encoder width {self.width} must be a multiple of 4 for the 2-D sin-cos positions")
         if self.cls_token and self.window_sizes:
-            raise ValueError("encoder windows cannot be combined with a CLS token: it belongs to no window")
+            raise HearMwmaeError("encoder windows cannot be combined with a CLS token: it belongs to no window")
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         _check_transformer(self, "decoder")
         if self.width % 2:
-            raise ValueError(f"decoder width {self.width} must be even for the 1-D sin-cos positions")
+            raise HearMwmaeError(f"decoder width {self.width} must be even for the 1-D sin-cos positions")
 
 
 @dataclass(frozen=True)
@@ -130,18 +132,18 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _check_fields(self)
         if len(self.patch_size) != 2 or min(self.patch_size) < 1:
-            raise ValueError(f"patch_size must be (time frames, mel bands), both above 0, got {self.patch_size}")
+            raise HearMwmaeError(f"patch_size must be (time frames, mel bands), both above 0, got {self.patch_size}")
         (frames, bands), n_mels = self.patch_size, self.frontend.n_mels
         if self.input_frames % frames or n_mels % bands:
-            raise ValueError(
+            raise HearMwmaeError(
                 f"patches of {frames} x {bands} do not tile the input of {self.input_frames} frames x {n_mels} mel bands"
             )
         if not 0 < self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio must lie between 0 and 1, got {self.mask_ratio}")
+            raise HearMwmaeError(f"mask_ratio must lie between 0 and 1, got {self.mask_ratio}")
         if not 0 < self.num_kept < self.num_tokens:
-            raise ValueError(f"mask_ratio {self.mask_ratio} keeps {self.num_kept} of the {self.num_tokens} tokens")
+            raise HearMwmaeError(f"mask_ratio {self.mask_ratio} keeps {self.num_kept} of the {self.num_tokens} tokens")
         if self.encoder.cls_token and self.decoder.window_sizes:
-            raise ValueError("a windowed decoder cannot be combined with a CLS token: it belongs to no window")
+            raise HearMwmaeError("a windowed decoder cannot be combined with a CLS token: it belongs to no window")
         _check_windows(self.encoder.window_sizes, self.num_tokens, "encoder")
         _check_windows(self.encoder.window_sizes, self.num_kept, "encoder (in pretraining)")
         _check_windows(self.decoder.window_sizes, self.num_tokens, "decoder")
@@ -183,7 +185,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: object) -> ModelConfig:
-        """Inverse of ``to_dict``. Raises ValueError on unknown or missing keys and on values of a wrong type."""
+        """Inverse of ``to_dict``. Raises HearMwmaeError on unknown or missing keys and on values of a wrong type."""
         return _from_plain(cls, values, "config")
 
 
@@ -195,7 +197,7 @@ def preset_names() -> list[str]:
 def preset(name: str, patch_size: tuple[int, int] = (4, 16)) -> ModelConfig:
     """A model of the paper by name, such as ``"mwmae-base"``, with decoder windows derived from the patch count."""
     if name not in preset_names():
-        raise ValueError(f"unknown preset {name!r}; there are: {', '.join(preset_names())}")
+        raise HearMwmaeError(f"unknown preset {name!r}; there are: {', '.join(preset_names())}")
     kind, size = name.split("-")
     width, depth, heads = ENCODER_SIZES[size]
     config = ModelConfig(EncoderConfig(width, depth, heads, cls_token=kind == "mae"), patch_size=patch_size)
@@ -213,42 +215,44 @@ def _check_fields(config: object) -> None:
             _check_whole(name, value, 1)
         elif hint is float:
             if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < sys.float_info.max:
-                raise ValueError(f"{name} must be a finite number, got {value!r:.100}")
+                raise HearMwmaeError(f"{name} must be a finite number, got {value!r:.100}")
             object.__setattr__(config, name, float(value))
         elif isinstance(hint, types.GenericAlias):  # tuple[int, ...] and tuple[int, int]
             if not isinstance(value, tuple | list):
-                raise ValueError(f"{name} must be a tuple of whole numbers, got {value!r:.100}")
+                raise HearMwmaeError(f"{name} must be a tuple of whole numbers, got {value!r:.100}")
             for item in value:
                 _check_whole(name, item, 0)
             object.__setattr__(config, name, tuple(value))
         elif not isinstance(value, hint):
-            raise ValueError(f"{name} must be a {hint.__name__}, got {value!r:.100}")
+            raise HearMwmaeError(f"{name} must be a {hint.__name__}, got {value!r:.100}")
 
 
 def _check_whole(name: str, value: object, least: int) -> None:
     # No model or front-end comes near the upper bound; a damaged configuration must not ask for petabytes.
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= LARGEST:
-        raise ValueError(f"{name} must be a whole number from {least} to {LARGEST}, got {value!r:.100}")
+        raise HearMwmaeError(f"{name} must be a whole number from {least} to {LARGEST}, got {value!r:.100}")
 
 
 def _check_transformer(config: EncoderConfig | DecoderConfig, what: str) -> None:
     _check_fields(config)
     if config.width % config.heads:
-        raise ValueError(f"{what} width {config.width} is not divisible by {config.heads} heads")
+        raise HearMwmaeError(f"{what} width {config.width} is not divisible by {config.heads} heads")
     if not 1 <= config.width * config.mlp_ratio <= LARGEST:
-        raise ValueError(f"{what} mlp_ratio {config.mlp_ratio} gives a hidden layer of {config.width * config.mlp_ratio:g} units")
+        raise HearMwmaeError(
+            f"{what} mlp_ratio {config.mlp_ratio} gives a hidden layer of {config.width * config.mlp_ratio:g} units"
+        )
     if config.window_sizes and len(config.window_sizes) != config.heads:
-        raise ValueError(
+        raise HearMwmaeError(
             f"{what} has {config.heads} heads but {len(config.window_sizes)} window sizes {list(config.window_sizes)}"
         )
     if config.shift_windows and not config.window_sizes:
-        raise ValueError(f"{what} shift_windows needs window_sizes")
+        raise HearMwmaeError(f"{what} shift_windows needs window_sizes")
 
 
 def _check_windows(window_sizes: tuple[int, ...], num_tokens: int, what: str) -> None:
     bad = [w for w in window_sizes if w < 0 or w > num_tokens or (w and num_tokens % w)]
     if bad:
-        raise ValueError(f"{what} windows {bad} do not divide its {num_tokens} tokens")
+        raise HearMwmaeError(f"{what} windows {bad} do not divide its {num_tokens} tokens")
 
 
 def _to_plain(value: object) -> object:
@@ -261,17 +265,17 @@ def _from_plain(kind: type, value: object, where: str) -> object:
     """Rebuild a dataclass (or a plain value) of type ``kind`` from parsed JSON, naming the place of any mistake."""
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise ValueError(f"{where} must be a JSON object, got {type(value).__name__}")
+            raise HearMwmaeError(f"{where} must be a JSON object, got {type(value).__name__}")
         hints = typing.get_type_hints(kind)
         unknown, missing = sorted(set(value) - set(hints)), sorted(set(hints) - set(value))
         if unknown or missing:
             parts = [f"unknown keys {unknown}"] * bool(unknown) + [f"missing keys {missing}"] * bool(missing)
-            raise ValueError(f"{where} has {' and '.join(parts)}; it takes exactly {sorted(hints)}")
+            raise HearMwmaeError(f"{where} has {' and '.join(parts)}; it takes exactly {sorted(hints)}")
         return kind(**{name: _from_plain(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
     if isinstance(kind, types.GenericAlias):  # tuple[int, ...] and tuple[int, int]
         if not isinstance(value, list):
-            raise ValueError(f"{where} must be a list, got {value!r}")
+            raise HearMwmaeError(f"{where} must be a list, got {value!r}")
         return tuple(_from_plain(int, item, where) for item in value)
     if type(value) is not kind and not (kind is float and type(value) is int):
-        raise ValueError(f"{where} must be {kind.__name__}, got {value!r}")
+        raise HearMwmaeError(f"{where} must be {kind.__name__}, got {value!r}")
     return value

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .config import ModelConfig
 from .encoder import Encoder
+from .errors import HearMwmaeError
 from .frontend import LogMelFrontend, reflect_pad
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -37,11 +38,11 @@ class Embedder(nn.Module):
     def __init__(self, config: ModelConfig, dtype: str = "float32", timestamps: str = "centred", max_batch: int = 64) -> None:
         super().__init__()
         if not isinstance(dtype, str) or dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+            raise HearMwmaeError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
         if not isinstance(timestamps, str) or timestamps not in TIMESTAMPS:
-            raise ValueError(f"timestamps must be one of {', '.join(TIMESTAMPS)}, got {timestamps!r}")
+            raise HearMwmaeError(f"timestamps must be one of {', '.join(TIMESTAMPS)}, got {timestamps!r}")
         if not isinstance(max_batch, int) or isinstance(max_batch, bool) or not 0 < max_batch < 1 << 31:
-            raise ValueError(f"max_batch must be a whole number of chunks above 0, got {max_batch!r}")
+            raise HearMwmaeError(f"max_batch must be a whole number of chunks above 0, got {max_batch!r}")
         self.config = config
         self.timestamps = timestamps
         self.max_batch = max_batch
@@ -65,7 +66,7 @@ class Embedder(nn.Module):
     def scene_embeddings_of_clips(self, clips: Sequence[Tensor]) -> Tensor:
         """Clips of any lengths, each (samples,) -> (clips, scene_embedding_size), encoded together."""
         if not clips:
-            raise ValueError("no audio: the list of clips is empty")
+            raise HearMwmaeError("no audio: the list of clips is empty")
         return self._scenes([self.check_audio(clip[None]) for clip in clips])
 
     @torch.no_grad()
@@ -86,23 +87,25 @@ class Embedder(nn.Module):
     def check_audio(self, audio: Tensor) -> Tensor:
         """The audio as float32 on the model's device; ValueError when it is not a batch of finite floating-point clips."""
         if not isinstance(audio, Tensor):
-            raise ValueError(f"audio must be a torch tensor of shape (clips, samples), got {type(audio).__name__}")
+            raise HearMwmaeError(f"audio must be a torch tensor of shape (clips, samples), got {type(audio).__name__}")
         if audio.ndim != 2:
-            raise ValueError(f"audio must have shape (clips, samples), got {tuple(audio.shape)}; one clip is audio[None]")
+            raise HearMwmaeError(f"audio must have shape (clips, samples), got {tuple(audio.shape)}; one clip is audio[None]")
         if audio.layout != torch.strided:
-            raise ValueError(f"audio must be a dense tensor, got layout {audio.layout}")
+            raise HearMwmaeError(f"audio must be a dense tensor, got layout {audio.layout}")
         if not audio.is_floating_point():
-            raise ValueError(f"audio must be floating point within [-1, 1], got {audio.dtype}: divide integers by their range")
+            raise HearMwmaeError(
+                f"audio must be floating point within [-1, 1], got {audio.dtype}: divide integers by their range"
+            )
         if not len(audio):
-            raise ValueError(f"no audio in the batch: shape {tuple(audio.shape)}")
+            raise HearMwmaeError(f"no audio in the batch: shape {tuple(audio.shape)}")
         if not audio.shape[1]:
-            raise ValueError(f"empty audio: shape {tuple(audio.shape)}, at least 1 sample is needed")
+            raise HearMwmaeError(f"empty audio: shape {tuple(audio.shape)}, at least 1 sample is needed")
         audio = audio.detach().to(self.frontend.window.device, torch.float32)
         peaks = audio.abs().amax(dim=1)
         if not bool((peaks <= LOUDEST).all()):  # NaN is not below anything
             bad = (~(peaks <= LOUDEST)).nonzero().flatten().tolist()
             what = "NaN or infinity" if not bool(peaks.isfinite().all()) else f"samples as large as {float(peaks.max()):.0e}"
-            raise ValueError(f"audio holds {what} in clip {', '.join(map(str, bad[:10]))} of {len(audio)}")
+            raise HearMwmaeError(f"audio holds {what} in clip {', '.join(map(str, bad[:10]))} of {len(audio)}")
         return audio
 
     def _scenes(self, batches: list[Tensor]) -> Tensor:

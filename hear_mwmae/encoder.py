@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .attention import MultiWindowAttention, SelfAttention
 from .config import DecoderConfig, EncoderConfig, ModelConfig
+from .errors import HearMwmaeError
 from .linear import Linear
 from .patches import patchify, random_masking, sincos_2d
 
@@ -85,7 +86,7 @@ class Encoder(nn.Module):
     def _embed(self, spectrogram: Tensor) -> Tensor:
         expected = (self.config.input_frames, self.config.frontend.n_mels)
         if spectrogram.ndim != 3 or spectrogram.shape[1:] != expected or not spectrogram.is_floating_point():
-            raise ValueError(
+            raise HearMwmaeError(
                 f"the encoder takes floating-point spectrograms of shape (batch, {expected[0]}, {expected[1]}), "
                 f"got {tuple(spectrogram.shape)} of {spectrogram.dtype}"
             )

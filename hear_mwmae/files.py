@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .errors import HearMwmaeError
+
 #: How temporary names end: a process that was killed may leave them behind.
 UNFINISHED = ".tmp"
 
@@ -46,7 +48,7 @@ def one_at_a_time(lock: Path, busy: str) -> Iterator[None]:
     try:
         held.acquire()
     except Timeout as error:
-        raise ValueError(busy) from error
+        raise HearMwmaeError(busy) from error
     try:
         yield
     finally:

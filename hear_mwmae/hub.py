@@ -19,6 +19,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from .errors import HearMwmaeError
+
 CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
 #: The curve of the loss, which a card may show.
 LOSS_NAME = "loss.png"
@@ -28,7 +30,7 @@ def download(repo: str, revision: str, check_config: Callable[[Path], object]) -
     """Fetch config.json and model.safetensors of ``repo``, and nothing else, into huggingface_hub's cache.
 
     HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE count as everywhere. Both files come from one commit, even if the
-    branch moves in between. Raises ValueError with one clear line when that cannot be done.
+    branch moves in between. Raises HearMwmaeError with one clear line when that cannot be done.
 
     Args:
         revision: branch, tag or commit; "" is the repository's default branch.
@@ -48,13 +50,13 @@ def push(directory: Path, repo: str, card: str, private: bool = False, dry_run: 
     """
     missing = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if not (directory / name).is_file()]
     if missing:
-        raise ValueError(f"directory {directory} holds no model: {' and '.join(missing)} missing")
+        raise HearMwmaeError(f"directory {directory} holds no model: {' and '.join(missing)} missing")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise ValueError(f"a Hub repository is written org/repo, got {repo!r}")
+        raise HearMwmaeError(f"a Hub repository is written org/repo, got {repo!r}")
     files = [name for name in (CONFIG_NAME, WEIGHTS_NAME, LOSS_NAME) if (directory / name).is_file()]
     if dry_run:
         if dry_run.exists() and not (dry_run.is_dir() and not any(dry_run.iterdir())):
-            raise ValueError(f"{dry_run} is not an empty folder")
+            raise HearMwmaeError(f"{dry_run} is not an empty folder")
         dry_run.mkdir(parents=True, exist_ok=True)
         for name in files:
             shutil.copyfile(directory / name, dry_run / name)
@@ -67,10 +69,10 @@ def push(directory: Path, repo: str, card: str, private: bool = False, dry_run: 
         operations.append(CommitOperationAdd(CARD_NAME, card.encode()))
         return str(api.create_commit(repo, operations, commit_message=f"Upload {directory.name}").commit_url)
     except HfHubHTTPError as error:
-        raise ValueError(f"cannot push to {repo}: {_reason(error)}; is HF_TOKEN set, with write access?") from error
+        raise HearMwmaeError(f"cannot push to {repo}: {_reason(error)}; is HF_TOKEN set, with write access?") from error
     except Exception as error:  # no network, an upload that breaks off, a card that the Hub does not take
         why = ": ".join(dict.fromkeys(_reason(part) for part in (error, error.__cause__) if part))
-        raise ValueError(f"cannot push to {repo}: {why}") from error
+        raise HearMwmaeError(f"cannot push to {repo}: {why}") from error
 
 
 def sha256_of(path: Path) -> str:
@@ -87,23 +89,23 @@ def _fetch(repo: str, name: str, revision: str | None) -> Path:
     try:
         path = Path(hf_hub_download(repo, name, revision=revision))
     except HFValidationError as error:
-        raise ValueError(f"{repo!r} is not a Hub repository: {_reason(error)}") from error
+        raise HearMwmaeError(f"{repo!r} is not a Hub repository: {_reason(error)}") from error
     except GatedRepoError as error:
-        raise ValueError(f"{where} is gated: accept its terms on its page and set HF_TOKEN") from error
+        raise HearMwmaeError(f"{where} is gated: accept its terms on its page and set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
-        raise ValueError(
+        raise HearMwmaeError(
             f"no repository {where} on the Hub; if it is private, set HF_TOKEN to a token that may read it"
         ) from error
     except RevisionNotFoundError as error:
-        raise ValueError(f"{repo} has no revision {revision!r}") from error
+        raise HearMwmaeError(f"{repo} has no revision {revision!r}") from error
     except LocalEntryNotFoundError as error:
         # Whatever kept the Hub from answering: no network, HF_HUB_OFFLINE, its own failure, a refusal.
         why = _reason(error.__cause__ or error)
-        raise ValueError(f"{name} of {where} is not in the cache, and asking the Hub for it failed: {why}") from error
+        raise HearMwmaeError(f"{name} of {where} is not in the cache, and asking the Hub for it failed: {why}") from error
     except EntryNotFoundError as error:
-        raise ValueError(f"{where} has no {name}: it is not a model of this package") from error
+        raise HearMwmaeError(f"{where} has no {name}: it is not a model of this package") from error
     except Exception as error:  # whichever HTTP client huggingface_hub is built on, its errors and the disk's end here
-        raise ValueError(f"downloading {name} of {where} failed: {type(error).__name__}: {_reason(error)}") from error
+        raise HearMwmaeError(f"downloading {name} of {where} failed: {type(error).__name__}: {_reason(error)}") from error
     _check_blob(path, where)
     return path
 
@@ -118,7 +120,7 @@ def _check_blob(path: Path, where: str) -> None:
         # Out of the cache with it, so that the next call downloads anew.
         for file in (blob.resolve(), blob, path):
             file.unlink(missing_ok=True)
-        raise ValueError(
+        raise HearMwmaeError(
             f"{path.name} of {where} arrived damaged (sha256 {actual}, announced {blob.name}) and was removed; try again"
         )
 

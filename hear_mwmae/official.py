@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .config import ENCODER_SIZES, DecoderConfig, EncoderConfig, FrontendConfig, ModelConfig
+from .errors import HearMwmaeError
 from .hub import WEIGHTS_NAME
 
 #: Heads of the authors' decoder where it has no window; they leave no trace in the weights.
@@ -52,14 +53,14 @@ def load_official(path: str | Path, encoder_heads: int | None = None) -> tuple[M
         The inferred configuration and the float32 weights of a whole `MaskedAutoencoder`.
 
     Raises:
-        ValueError: the file is damaged, or no MAE or MW-MAE; the message names what is wrong in one line.
+        HearMwmaeError: the file is damaged, or no MAE or MW-MAE; the message names what is wrong in one line.
     """
     try:
         params = read_params(Path(path))
         config = infer_config(params, encoder_heads)
         _check(params, parameter_shapes(config))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise HearMwmaeError(f"{path}: {error}") from error
     return config, convert_params(params)
 
 
@@ -67,15 +68,17 @@ def read_params(path: Path) -> dict[str, np.ndarray]:
     """The parameters by path: ``"encoder_block_00/Mlp_0/Dense_0/kernel" -> array``."""
     file = _locate(path)
     if file is None and _is_spread(path):
-        raise ValueError(_SPREAD)
+        raise HearMwmaeError(_SPREAD)
     if file is None:
-        raise ValueError("no flax checkpoint: expected a file, or a directory with a 'checkpoint' or 'checkpoint_<step>' in it")
+        raise HearMwmaeError(
+            "no flax checkpoint: expected a file, or a directory with a 'checkpoint' or 'checkpoint_<step>' in it"
+        )
     collections, names = _unpack_collections(file)
     params, frozen = collections.get("params"), collections.get("frozen_params")
     if isinstance(params, dict) and set(params) == {"params"}:
         params = params["params"]
     if not isinstance(params, dict):
-        raise ValueError(f"no checkpoint of MAE or MW-MAE: no map named 'params' among {', '.join(names[:10]) or 'nothing'}")
+        raise HearMwmaeError(f"no checkpoint of MAE or MW-MAE: no map named 'params' among {', '.join(names[:10]) or 'nothing'}")
     # Together they are the model, as in the authors' `get_all_params`; orbax writes None for an empty collection.
     return _flatten(params) | (_flatten(frozen) if isinstance(frozen, dict) else {})
 
@@ -89,13 +92,13 @@ def infer_config(params: dict[str, np.ndarray], encoder_heads: int | None = None
     cls_token = "cls_token" in params
     tokens = positions - cls_token
     if frontend.n_mels % bands or tokens % (frontend.n_mels // bands):
-        raise ValueError(f"{tokens} positions do not fit patches of {frames} x {bands} on {frontend.n_mels} mel bands")
+        raise HearMwmaeError(f"{tokens} positions do not fit patches of {frames} x {bands} on {frontend.n_mels} mel bands")
 
     heads = encoder_heads or _heads_of_width(width)
     encoder_windows = _window_sizes(params, "encoder_block_00", width, heads)
     decoder_windows = _window_sizes(params, "decoder_block_00", decoder_width, None)
     if encoder_heads and encoder_windows and len(encoder_windows) != encoder_heads:
-        raise ValueError(f"the encoder has {len(encoder_windows)} heads with windows {encoder_windows}, not {encoder_heads}")
+        raise HearMwmaeError(f"the encoder has {len(encoder_windows)} heads with windows {encoder_windows}, not {encoder_heads}")
     return ModelConfig(
         encoder=EncoderConfig(
             width,
@@ -205,7 +208,7 @@ def _window_sizes(params: dict[str, np.ndarray], block: str, width: int, likely:
     guesses = (likely or 0, windowed + 2, windowed + 1, *range(fewest, width + 1))
     heads = next((n for n in guesses if n >= fewest and width % n == 0), None)
     if heads is None:
-        raise ValueError(f"{block} has a window for head {max(windows)}, but {width} channels only")
+        raise HearMwmaeError(f"{block} has a window for head {max(windows)}, but {width} channels only")
     return tuple(windows.get(head, 0) for head in range(heads))
 
 
@@ -222,9 +225,9 @@ def _depth(params: dict[str, np.ndarray], prefix: str) -> int:
 
 def _shape(params: dict[str, np.ndarray], path: str, ndim: int) -> tuple[int, ...]:
     if path not in params:
-        raise ValueError(f"no checkpoint of MAE or MW-MAE: parameter {path!r} is missing")
+        raise HearMwmaeError(f"no checkpoint of MAE or MW-MAE: parameter {path!r} is missing")
     if params[path].ndim != ndim:
-        raise ValueError(f"parameter {path!r} should have {ndim} dimensions, has shape {params[path].shape}")
+        raise HearMwmaeError(f"parameter {path!r} should have {ndim} dimensions, has shape {params[path].shape}")
     return params[path].shape
 
 
@@ -238,7 +241,7 @@ def _check(params: dict[str, np.ndarray], expected: dict[str, tuple[int, ...]]) 
             problems.append(f"parameter {path!r:.100} holds values that are not finite")
     if problems:
         more = f" (and {len(problems) - 1} more such problems)" if len(problems) > 1 else ""
-        raise ValueError(f"no checkpoint of MAE or MW-MAE: {problems[0]}{more}")
+        raise HearMwmaeError(f"no checkpoint of MAE or MW-MAE: {problems[0]}{more}")
 
 
 def _flatten(tree: dict) -> dict[str, np.ndarray]:
@@ -252,9 +255,9 @@ def _flatten(tree: dict) -> dict[str, np.ndarray]:
         elif isinstance(node, np.ndarray):
             leaves[path] = node
         elif isinstance(node, str) and node.startswith("PLACEHOLDER://"):
-            raise ValueError(_SPREAD)
+            raise HearMwmaeError(_SPREAD)
         else:
-            raise ValueError(f"parameter {path!r:.100} is {node!r:.60}, not an array")
+            raise HearMwmaeError(f"parameter {path!r:.100} is {node!r:.60}, not an array")
     return leaves
 
 
@@ -266,7 +269,7 @@ def _join_chunks(path: str, node: dict) -> np.ndarray:
             raise TypeError("not all of them are arrays")
         return np.concatenate(chunks).reshape(shape)
     except (LookupError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"the chunks of parameter {path!r:.100} do not fit together: {error!r:.100}") from error
+        raise HearMwmaeError(f"the chunks of parameter {path!r:.100} do not fit together: {error!r:.100}") from error
 
 
 _SPREAD = (
@@ -312,9 +315,9 @@ def _unpack_collections(file: Path) -> tuple[dict[str, object], list[str]]:
                 else:
                     unpacker.skip()
             if unpacker.tell() != file.stat().st_size:
-                raise ValueError("there is more after its end")
+                raise HearMwmaeError("there is more after its end")
     except (msgpack.exceptions.UnpackException, ValueError) as error:
-        raise ValueError(f"not a readable flax checkpoint (damaged or truncated): {error}") from error
+        raise HearMwmaeError(f"not a readable flax checkpoint (damaged or truncated): {error}") from error
     return found, names
 
 
@@ -323,15 +326,15 @@ def _unpack_ext(code: int, data: bytes) -> object:
         return msgpack.ExtType(code, data)
     fields = msgpack.unpackb(data)
     if not isinstance(fields, list) or [type(field) for field in fields] != [list, str, bytes]:
-        raise ValueError("an array is not stored as (shape, dtype, bytes)")
+        raise HearMwmaeError("an array is not stored as (shape, dtype, bytes)")
     return _array(*fields)
 
 
 def _array(shape: list, dtype: str, buffer: bytes) -> np.ndarray:
     if dtype not in _DTYPES:
-        raise ValueError(f"an array has dtype {dtype!r:.40}, none of {', '.join(_DTYPES)}")
+        raise HearMwmaeError(f"an array has dtype {dtype!r:.40}, none of {', '.join(_DTYPES)}")
     if any(type(n) is not int or n < 1 for n in shape) or math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize != len(buffer):
-        raise ValueError(f"an array of shape {shape!r:.60} and dtype {dtype} has {len(buffer)} bytes")
+        raise HearMwmaeError(f"an array of shape {shape!r:.60} and dtype {dtype} has {len(buffer)} bytes")
     values = np.frombuffer(buffer, _DTYPES[dtype])
     if dtype == "bfloat16":  # the upper half of a float32
         values = (values.astype(np.uint32) << 16).view(np.float32)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .errors import HearMwmaeError
+
 
 def patchify(spectrogram: Tensor, patch_size: tuple[int, int]) -> Tensor:
     """(B, frames, mels) -> (B, tokens, patch values), tokens in time-major order, values (time, frequency) in a patch."""
     batch, frames, mels = spectrogram.shape
     p, q = patch_size
     if frames % p or mels % q:
-        raise ValueError(f"a spectrogram of {frames} frames x {mels} bands cannot be cut into patches of {p} x {q}")
+        raise HearMwmaeError(f"a spectrogram of {frames} frames x {mels} bands cannot be cut into patches of {p} x {q}")
     grid = spectrogram.reshape(batch, frames // p, p, mels // q, q).transpose(2, 3)
     return grid.reshape(batch, (frames // p) * (mels // q), p * q)
 
@@ -26,7 +28,7 @@ def unpatchify(patches: Tensor, patch_size: tuple[int, int], grid_size: tuple[in
 def sincos_1d(width: int, positions: Tensor) -> Tensor:
     """Sine half, then cosine half, at wavelengths 2 pi to 10000 * 2 pi: (tokens,) -> (tokens, width) float32."""
     if width % 2:
-        raise ValueError(f"a sin-cos table needs an even width, got {width}")
+        raise HearMwmaeError(f"a sin-cos table needs an even width, got {width}")
     omega = 1.0 / 10000.0 ** (torch.arange(width // 2, dtype=torch.float32) / (width / 2))
     angles = positions.float()[:, None] * omega
     return torch.cat([angles.sin(), angles.cos()], dim=1)
@@ -53,7 +55,7 @@ def random_masking(tokens: Tensor, num_kept: int, noise: Tensor | None = None) -
     if noise is None:
         noise = torch.rand(batch, length, device=tokens.device)
     elif noise.shape != (batch, length):
-        raise ValueError(f"noise must have shape ({batch}, {length}), one value per token, got {tuple(noise.shape)}")
+        raise HearMwmaeError(f"noise must have shape ({batch}, {length}), one value per token, got {tuple(noise.shape)}")
     ids_shuffle = noise.argsort(dim=1, stable=True)
     ids_restore = ids_shuffle.argsort(dim=1)
     kept = tokens.gather(1, ids_shuffle[:, :num_kept, None].expand(-1, -1, width))

@@ -15,6 +15,7 @@ from scipy.signal import resample_poly
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..errors import HearMwmaeError
 from ..frontend import LogMelFrontend, normalise, reflect_index
 from .recipe import Recipe
 from .shards import BadRecord, Pack
@@ -40,7 +41,7 @@ class RawBatch:
     def checked(self) -> RawBatch:
         """Itself, or ValueError with the problem."""
         if self.problem:
-            raise ValueError(self.problem)
+            raise HearMwmaeError(self.problem)
         return self
 
     def pin_memory(self) -> RawBatch:
@@ -53,14 +54,14 @@ class CropBatches(Dataset):
     The clips of a batch and the places of their crops are a pure function of seed and step. So a run resumes at any step without
     a saved position, and a batch is the same for any number of processes and workers.
 
-    Raises ValueError when the recipe wants kinds of clips that the pack has not, or another sample rate.
+    Raises HearMwmaeError when the recipe wants kinds of clips that the pack has not, or another sample rate.
     """
 
     def __init__(self, pack: Pack, recipe: Recipe, rank: int = 0, world: int = 1) -> None:
         self.pack, self.seed, self.semitones, self.rank, self.world = pack, recipe.seed, recipe.semitones, rank, world
         config = recipe.model_config()
         if config.frontend.sample_rate != pack.about["sample_rate"]:
-            raise ValueError(
+            raise HearMwmaeError(
                 f"the model hears {config.frontend.sample_rate} Hz, the audio in {pack.url} has {pack.about['sample_rate']} Hz"
             )
         self.crop_frames, self.hop_length = config.input_frames, config.frontend.hop_length
@@ -110,7 +111,7 @@ class CropBatches(Dataset):
                 return self.pack.read(int(others[(place + bad) % len(others)])), bad
             except BadRecord as error:
                 last = error
-        raise ValueError(f"{self.pack.url}: {MOST_BAD} clips in a row cannot be read; the last one: {last}")
+        raise HearMwmaeError(f"{self.pack.url}: {MOST_BAD} clips in a row cannot be read; the last one: {last}")
 
 
 def played_length(samples: int, speed: Fraction) -> int:
@@ -129,7 +130,7 @@ def play(pcm: np.ndarray, speed: Fraction) -> np.ndarray:
 def read_batches(batches: CropBatches, first: int, last: int, workers: int, pin_memory: bool = False) -> Iterator[RawBatch]:
     """The batches of steps first..last-1 in their order, read ahead by ``workers`` processes; 0 reads them as they are asked for.
 
-    Raises ValueError when a batch cannot be read, OSError when a worker is killed.
+    Raises HearMwmaeError when a batch cannot be read, OSError when a worker is killed.
     """
     loader = DataLoader(
         batches,
@@ -194,7 +195,7 @@ class ByKind:
     def __init__(self, clips: np.ndarray, kinds: list[str], recipe: Recipe) -> None:
         known = [kinds[place] for place in np.unique(clips["kind"])]
         if unknown := sorted(set(recipe.kinds) - set(known)):
-            raise ValueError(
+            raise HearMwmaeError(
                 f"the pack has no clips of kind {unknown}; it has {sorted(known)}: give shares of these, or --set 'kinds={{}}', "
                 "by which every clip comes once per epoch"
             )

@@ -21,6 +21,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 
 from ..encoder import Block
+from ..errors import HearMwmaeError
 from .recipe import Recipe
 
 #: Parameters of glibc's mallopt, see its manual page.
@@ -51,7 +52,7 @@ def make_fabric(recipe: Recipe, accelerator: str = "auto") -> Fabric:
         )
     except (RuntimeError, MisconfigurationException) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{local} process(es) on accelerator {accelerator!r} cannot be had here: {reason}") from error
+        raise HearMwmaeError(f"{local} process(es) on accelerator {accelerator!r} cannot be had here: {reason}") from error
     fabric.launch()
     if fabric.device.type == "cpu":
         keep_freed_memory()
@@ -88,7 +89,7 @@ def keep_freed_memory() -> None:
 def check_shares(recipe: Recipe, world: int) -> None:
     """ValueError where ``world`` processes cannot have equal shares of a batch, each in as many equal parts as it says."""
     if recipe.batch_size % (world * recipe.accumulate):
-        raise ValueError(
+        raise HearMwmaeError(
             f"batch_size {recipe.batch_size} cannot be shared by {world} processes with accumulate = {recipe.accumulate}: "
             f"it must be a multiple of {world * recipe.accumulate}"
         )

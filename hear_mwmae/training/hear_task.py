@@ -8,6 +8,8 @@ from pathlib import Path
 
 import soundfile
 
+from ..errors import HearMwmaeError
+
 #: That of the folder of audio, for HEAR keeps one for each.
 SAMPLE_RATE = 16000
 
@@ -45,19 +47,19 @@ class Task:
 
 
 def read_task(folder: str | Path) -> Task:
-    """Raises ValueError where ``folder`` is no task, lacks audio, or has nothing that can be learned from it."""
+    """Raises HearMwmaeError where ``folder`` is no task, lacks audio, or has nothing that can be learned from it."""
     folder = Path(folder)
     try:
         return _read(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, soundfile.SoundFileError) as error:
-        raise ValueError(f"{folder} is not a HEAR task that can be probed: {type(error).__name__}: {error}") from error
+        raise HearMwmaeError(f"{folder} is not a HEAR task that can be probed: {type(error).__name__}: {error}") from error
 
 
 def _read(folder: Path) -> Task:
     metadata = json.loads((folder / "task_metadata.json").read_text())
     kind, names = (metadata["embedding_type"], metadata["prediction_type"]), metadata["splits"]
     if kind not in (("scene", "multiclass"), ("scene", "multilabel"), ("event", "multilabel")):
-        raise ValueError(f"tasks are scenes, multiclass or multilabel, or multilabel events, not {' '.join(kind)}")
+        raise HearMwmaeError(f"tasks are scenes, multiclass or multilabel, or multilabel events, not {' '.join(kind)}")
     events, multilabel = kind[0] == "event", kind[1] == "multilabel"
     splits = []
     for name in names:
@@ -67,17 +69,17 @@ def _read(folder: Path) -> Task:
     tested = [names.index("test")] if metadata["split_mode"] == "trainvaltest" else list(range(len(names)))
     task = Task(folder, str(metadata["task_name"]), events, multilabel, splits, tested)
     if len(splits) < 2 or not all(splits):
-        raise ValueError("there must be two splits or more, none of them empty")
+        raise HearMwmaeError("there must be two splits or more, none of them empty")
     if missing := [path for split in splits for path in split if not path.is_file()]:
-        raise ValueError(f"no {missing[0].relative_to(folder)}, and {len(missing) - 1} more are missing")
+        raise HearMwmaeError(f"no {missing[0].relative_to(folder)}, and {len(missing) - 1} more are missing")
     for path in (path for split in splits for path in split):
         soundfile.info(path)  # headers only, which is quick; a damaged one says so with its name
     for held_out in tested:
         others = {name for number, split in enumerate(splits) if number != held_out for name in task.names_in(split)}
         if multilabel and not others & task.names_in(splits[held_out]):
-            raise ValueError(f"{names[held_out]} has no label that the other splits have, too")
+            raise HearMwmaeError(f"{names[held_out]} has no label that the other splits have, too")
         if not multilabel and len(others) < 2:
-            raise ValueError(f"beside {names[held_out]}, all clips have the label {others.pop()!r}")
+            raise HearMwmaeError(f"beside {names[held_out]}, all clips have the label {others.pop()!r}")
     return task
 
 
@@ -86,5 +88,5 @@ def _labels(found: list, events: bool, multilabel: bool) -> list[str] | list[Eve
         return [(str(event["label"]), float(event["start"]), float(event["end"])) for event in found]
     # HEAR writes the labels of some tasks as numbers, pitches for one.
     if not all(type(label) in (str, int, float) for label in found) or not (multilabel or len(found) == 1):
-        raise ValueError(f"labels of a clip are {'names' if multilabel else 'one name'}, not {found!r}")
+        raise HearMwmaeError(f"labels of a clip are {'names' if multilabel else 'one name'}, not {found!r}")
     return [str(label) for label in found]

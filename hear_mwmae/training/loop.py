@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checkpoint import load_strictly, read_model, save_model
+from ..errors import HearMwmaeError
 from ..files import one_at_a_time
 from ..frontend import LogMelFrontend
 from ..mae import MaskedAutoencoder
@@ -45,7 +46,7 @@ def pretrain(
 
     Batches and masks are functions of the seed and the step, whatever the number of processes, so that a run that was
     interrupted, and then started again with the same arguments, ends with the very weights of one that was not. SIGTERM saves a
-    checkpoint and stops (SystemExit). Raises ValueError when the loss is no longer finite, when a shard is gone, when the
+    checkpoint and stops (SystemExit). Raises HearMwmaeError when the loss is no longer finite, when a shard is gone, when the
     checkpoint is damaged, of another recipe or other data, or beyond the recipe's last step, when another process trains into
     ``run_dir``, and when the model to start from is of another architecture.
 
@@ -56,15 +57,17 @@ def pretrain(
         tasks: HEAR-format task folders for linear probes while the run goes on.
     """
     if tasks and recipe.strategy == "fsdp":
-        raise ValueError("probes need the whole encoder in one process, which fsdp cuts into pieces: probe RUN/model afterwards")
+        raise HearMwmaeError(
+            "probes need the whole encoder in one process, which fsdp cuts into pieces: probe RUN/model afterwards"
+        )
     probed = tuple(map(read_task, tasks))  # what is wrong with a task should be known before the run, not hours later
     if len({task.folder.name for task in probed}) < len(probed):
-        raise ValueError("two of the tasks have one name: their probes are told apart by it")
+        raise HearMwmaeError("two of the tasks have one name: their probes are told apart by it")
     fabric = make_fabric(recipe, accelerator)
     run_dir, pack, config = Path(run_dir), Pack(data), recipe.model_config()
     batches = CropBatches(pack, recipe, fabric.global_rank, fabric.world_size)
     if (run_dir / ABOUT).is_file():
-        raise ValueError(f"{run_dir} is a pack of audio: a run needs a folder of its own")
+        raise HearMwmaeError(f"{run_dir} is a pack of audio: a run needs a folder of its own")
     run_dir.mkdir(parents=True, exist_ok=True)
     alone = one_at_a_time(run_dir / LOCK, f"another process is training into {run_dir}")
     with alone if fabric.is_global_zero else nullcontext():
@@ -72,7 +75,7 @@ def pretrain(
         checkpoints = Checkpoints(fabric, run_dir, recipe, pack)
         checkpoints.load(state)
         if state["step"] > recipe.steps:
-            raise ValueError(f"{run_dir} is {state['step']} steps on, which is more than the {recipe.steps} of the recipe")
+            raise HearMwmaeError(f"{run_dir} is {state['step']} steps on, which is more than the {recipe.steps} of the recipe")
         frontend = fabric.to_device(LogMelFrontend(config.frontend))
         clips = log_mel_crops(frontend, batches.read(0, PICTURED).checked(), config.input_frames) if look_every else None
         span = state["step"], recipe.steps
@@ -103,7 +106,7 @@ def start_from(model: MaskedAutoencoder, source: str) -> None:
     config, state = read_model(source)
     objective = {"mask_ratio": model.config.mask_ratio, "norm_pix_loss": model.config.norm_pix_loss}
     if dataclasses.replace(config, **objective) != model.config:
-        raise ValueError(f"start_from: {source} is of another architecture than the recipe's model")
+        raise HearMwmaeError(f"start_from: {source} is of another architecture than the recipe's model")
     load_strictly(model, state, source)
 
 
@@ -151,7 +154,7 @@ def _loop(
             told = torch.stack([loss, loss.new_tensor(float(terminated.is_set())), loss.new_tensor(float(bad_here))])
             loss, stopping, bad = fabric.all_reduce(told).tolist()
             if not math.isfinite(loss):
-                raise ValueError(f"the loss is {loss} at step {step}: lower the learning rate, or look at the data")
+                raise HearMwmaeError(f"the loss is {loss} at step {step}: lower the learning rate, or look at the data")
             bad_clips = state["bad_clips"] + round(bad * fabric.world_size)
             state |= {"step": step + 1, "seconds": time.monotonic() - began, "bad_clips": bad_clips}
             watch.step(step, loss, factor, bad_clips, state["seconds"])
@@ -209,7 +212,7 @@ def _check_weights(fabric: Fabric, model: nn.Module, step: int) -> None:
     """The loss that was looked at is that before the update: what is saved has to be finite, too."""
     finite = all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
     if fabric.all_reduce(torch.tensor(float(finite), device=fabric.device)) < 1:
-        raise ValueError(f"the weights are no longer finite after step {step}: lower the learning rate, or look at the data")
+        raise HearMwmaeError(f"the weights are no longer finite after step {step}: lower the learning rate, or look at the data")
 
 
 @contextmanager

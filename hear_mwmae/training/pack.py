@@ -40,6 +40,7 @@ from tqdm import tqdm
 from webdataset.writer import TarWriter
 
 from ..config import FrontendConfig
+from ..errors import HearMwmaeError
 from ..files import UNFINISHED, one_at_a_time, replacing, write_text
 from ..hub import sha256_of
 from .sources import Item, Recording, list_items, read_item
@@ -73,11 +74,11 @@ def pack(
 ) -> Packed:
     """Pack what `sources.list_items` finds into the folder ``out``, with ``jobs`` processes.
 
-    A shard holds ``shard_bytes`` of source files, or one source shard. Raises ValueError when nothing can be packed, and when
+    A shard holds ``shard_bytes`` of source files, or one source shard. Raises HearMwmaeError when nothing can be packed, and when
     ``out`` holds a pack of something else.
     """
     if re.match(r"\w{2,}:/", str(out)):  # as a path, a URL has one slash
-        raise ValueError(f"a pack is made in a local folder, and copied from there; got {out}")
+        raise HearMwmaeError(f"a pack is made in a local folder, and copied from there; got {out}")
     units = _units(list_items(sources, kind), shard_bytes)
     about = {"format": FORMAT, "sources": list(sources), "codec": codec, "sample_rate": SAMPLE_RATE, "plan": _plan(units, codec)}
     out.mkdir(parents=True, exist_ok=True)
@@ -110,10 +111,10 @@ def _check_folder(out: Path, unfinished: Path, plan: str) -> None:
             except (ValueError, KeyError, TypeError):
                 same = False
             if not same:
-                raise ValueError(f"{out} holds a pack of other sources or settings; give another folder, or remove it")
+                raise HearMwmaeError(f"{out} holds a pack of other sources or settings; give another folder, or remove it")
             return
     if foreign := sorted(path.name for path in out.iterdir() if path.name != LOCK and not path.name.endswith(UNFINISHED)):
-        raise ValueError(f"{out} is not empty (it holds {foreign[0]}): a pack needs a folder of its own")
+        raise HearMwmaeError(f"{out} is not empty (it holds {foreign[0]}): a pack needs a folder of its own")
 
 
 def _units(items: list[Item], shard_bytes: int) -> list[list[Item]]:
@@ -230,7 +231,7 @@ def _finish(out: Path, about: dict, sources: Sequence[str], shards: int) -> None
         for path in out.iterdir():
             if path.name != LOCK:
                 path.unlink()
-        raise ValueError(f"nothing could be packed: {reasons}")
+        raise HearMwmaeError(f"nothing could be packed: {reasons}")
     if manifests := [Path(source) for source in sources if source.endswith(".csv")]:
         _join_manifests(manifests, out / MANIFEST)
         kept.append(MANIFEST)

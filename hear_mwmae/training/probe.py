@@ -29,6 +29,7 @@ from ..audio import read_audio
 from ..checkpoint import load_embedder
 from ..commands import Command
 from ..config import preset
+from ..errors import HearMwmaeError
 from .baselines import LogMel, untrained
 from .hear_task import Event, Task, read_task
 
@@ -62,7 +63,7 @@ def probe(task: Task, model: Embeds) -> list[float]:
         truth = splits[held_out][1]
         heard = truth.any(axis=0)  # a label that is not there has no precision
         if not heard.any():
-            raise ValueError(f"{task.folder}: no event of a tested split holds at any {MOMENTS:.0f} ms")
+            raise HearMwmaeError(f"{task.folder}: no event of a tested split holds at any {MOMENTS:.0f} ms")
         scores.append(float(average_precision_score(truth[:, heard], ranking[:, heard])))
     return scores
 
@@ -75,7 +76,7 @@ def metric(task: Task) -> str:
 def probe_clips(task: Task, model: Embeds) -> list[np.ndarray]:
     """For each tested split of a task with one label per clip, which of its clips were classified rightly, (clips,) bool."""
     if task.multilabel:
-        raise ValueError(f"{task.folder}: a clip is right or wrong only where it has one label")
+        raise HearMwmaeError(f"{task.folder}: a clip is right or wrong only where it has one label")
     x = [np.stack([_scene(path, model) for path in split]) for split in task.splits]
     y = [np.array([label for (label,) in split.values()]) for split in task.splits]
     rightly = []
@@ -104,7 +105,7 @@ def _audio(path: Path, model: Embeds) -> Tensor:
     """(1, samples) at the model's rate."""
     audio = read_audio(path, model.sample_rate)
     if not audio.isfinite().all():
-        raise ValueError(f"{path} holds NaN or infinity")
+        raise HearMwmaeError(f"{path} holds NaN or infinity")
     return audio[None]
 
 

@@ -26,6 +26,7 @@ from matplotlib.ticker import LogLocator
 from ..card import CARD_SOURCE, model_card
 from ..checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_embedder, read_model, save_model
 from ..commands import Command
+from ..errors import HearMwmaeError
 from ..files import replacing, write_text
 from ..hub import CARD_NAME, LOSS_NAME, sha256_of
 from .baselines import LogMel, untrained
@@ -59,7 +60,9 @@ def describe_data(pack: Pack, recipe: Recipe, origin: str) -> str:
             continue
         labels = about[pack.shards[clip["shard"]], int(clip["offset"])]
         if missing := [name for name in LABELS if not labels.get(name)]:
-            raise ValueError(f"{pack.url}: {labels.get('path')} lacks {', '.join(missing)}, which a model card says of all audio")
+            raise HearMwmaeError(
+                f"{pack.url}: {labels.get('path')} lacks {', '.join(missing)}, which a model card says of all audio"
+            )
         share = int(clip["samples"]) / SAMPLE_RATE / 3600
         hours[tuple(labels[name] for name in LABELS)][kind] += share
         totals[kind] += share
@@ -93,7 +96,7 @@ def _labels_of_clips(pack: Pack) -> dict[tuple[str, int], dict]:
 def describe_training(recipe: Recipe, name: str, rows: list[dict[str, str]], hardware: str) -> str:
     """Markdown: recipe, steps, time, machine, loss."""
     if len(rows) != recipe.steps:
-        raise ValueError(f"the run has {len(rows)} steps of the {recipe.steps} of {name}: the run is not finished")
+        raise HearMwmaeError(f"the run has {len(rows)} steps of the {recipe.steps} of {name}: the run is not finished")
     loss = np.mean([float(row["loss"]) for row in rows[-LOSS_WINDOW:]])
     minutes = float(rows[-1]["seconds"]) / 60
     start = f", from the weights of {recipe.start_from}" if recipe.start_from else ""
@@ -168,7 +171,7 @@ def main(
     settings = Recipe.read(recipe, changes)
     name = Path(recipe).stem + "".join(f" --set {shlex.quote(change)}" for change in changes)
     if not (checkpoint := newest_checkpoint(run)):
-        raise ValueError(f"{run} is no run: it has no checkpoints")
+        raise HearMwmaeError(f"{run} is no run: it has no checkpoints")
     pack = Pack(data)
     check_identity(checkpoint, settings, pack)
     probed = [read_task(task) for task in tasks]

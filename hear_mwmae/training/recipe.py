@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import ModelConfig, preset
+from ..errors import HearMwmaeError
 
 try:
     import tomllib
@@ -63,32 +64,32 @@ class Recipe:
         _choice("strategy", self.strategy, STRATEGIES)
         for name in ("steps", "batch_size", "checkpoint_every", "keep_last", "accumulate"):
             if getattr(self, name) < 1:
-                raise ValueError(f"recipe: {name} must be above 0, got {getattr(self, name)}")
+                raise HearMwmaeError(f"recipe: {name} must be above 0, got {getattr(self, name)}")
         for name in ("base_learning_rate", "base_muon_learning_rate", "weight_decay", "clip_gradient"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"recipe: {name} must be a finite number of at least 0, got {getattr(self, name)}")
+                raise HearMwmaeError(f"recipe: {name} must be a finite number of at least 0, got {getattr(self, name)}")
         if not 0 <= self.semitones <= 12:
-            raise ValueError(f"recipe: semitones must lie between 0 and 12, got {self.semitones}")
+            raise HearMwmaeError(f"recipe: semitones must lie between 0 and 12, got {self.semitones}")
         if not 0 < self.data_fraction <= 1:
-            raise ValueError(f"recipe: data_fraction must lie above 0 and not above 1, got {self.data_fraction}")
+            raise HearMwmaeError(f"recipe: data_fraction must lie above 0 and not above 1, got {self.data_fraction}")
         if not 0 <= self.seed < 1 << 32:
-            raise ValueError(f"recipe: seed must lie between 0 and 2^32 - 1, got {self.seed}")
+            raise HearMwmaeError(f"recipe: seed must lie between 0 and 2^32 - 1, got {self.seed}")
         if self.keep_every < 0 or self.keep_every % self.checkpoint_every:
-            raise ValueError(f"recipe: keep_every must be 0 or a multiple of checkpoint_every, got {self.keep_every}")
+            raise HearMwmaeError(f"recipe: keep_every must be 0 or a multiple of checkpoint_every, got {self.keep_every}")
         if self.workers < 0:
-            raise ValueError(f"recipe: workers must be at least 0, got {self.workers}")
+            raise HearMwmaeError(f"recipe: workers must be at least 0, got {self.workers}")
         if self.warmup_steps < 0 or self.decay_steps < 1 or self.warmup_steps + self.decay_steps > self.steps:
-            raise ValueError(
+            raise HearMwmaeError(
                 f"recipe: warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} must fit into steps, {self.steps}"
             )
         numbers = all(isinstance(share, (int, float)) and not isinstance(share, bool) for share in self.kinds.values())
         # Said this way round, the comparison fails on NaN.
         if self.kinds and not (numbers and min(self.kinds.values()) >= 0 and abs(sum(self.kinds.values()) - 1) <= 1e-6):
-            raise ValueError(f"recipe: kinds must be shares that sum to 1, got {self.kinds}")
+            raise HearMwmaeError(f"recipe: kinds must be shares that sum to 1, got {self.kinds}")
         if len(self.patch_size) != 2 or not all(type(size) is int for size in self.patch_size):
-            raise ValueError(f"recipe: patch_size must be [time frames, mel bands], got {self.patch_size}")
+            raise HearMwmaeError(f"recipe: patch_size must be [time frames, mel bands], got {self.patch_size}")
         if self.strategy == "fsdp" and self.optimiser == "muon":
-            raise ValueError("recipe: muon works on whole matrices, which fsdp cuts into pieces; take adamw or ddp")
+            raise HearMwmaeError("recipe: muon works on whole matrices, which fsdp cuts into pieces; take adamw or ddp")
         self.model_config()
 
     @property
@@ -117,7 +118,7 @@ class Recipe:
 
         A file may begin with ``extends``, naming another file (relative to its own folder) or one of the package's recipes, and
         then gives departures only.
-        Raises ValueError on unknown or missing keys and on values of a wrong type.
+        Raises HearMwmaeError on unknown or missing keys and on values of a wrong type.
         """
         values = _read_file(_find(path))
         for change in changes:
@@ -125,12 +126,12 @@ class Recipe:
         kinds = {field.name: field.type.split("[")[0] for field in dataclasses.fields(cls)}
         unknown, missing = sorted(set(values) - set(kinds)), sorted(set(kinds) - set(values))
         if unknown or missing:
-            raise ValueError(f"recipe {path}: unknown keys {unknown}, missing keys {missing}")
+            raise HearMwmaeError(f"recipe {path}: unknown keys {unknown}, missing keys {missing}")
         for name, value in values.items():
             if kinds[name] == "float" and type(value) is int:
                 values[name] = value = float(value)
             if type(value).__name__ != kinds[name]:
-                raise ValueError(f"recipe {path}: {name} must be {kinds[name]}, got {value!r}")
+                raise HearMwmaeError(f"recipe {path}: {name} must be {kinds[name]}, got {value!r}")
         return cls(**values)
 
 
@@ -145,28 +146,28 @@ def _find(name: str | Path, folder: Path = Path()) -> Path:
         return folder / name
     if str(name) in recipe_names():
         return RECIPES_DIR / f"{name}.toml"
-    raise ValueError(f"no recipe {folder / name}: it is neither a file nor one of the package's: {', '.join(recipe_names())}")
+    raise HearMwmaeError(f"no recipe {folder / name}: it is neither a file nor one of the package's: {', '.join(recipe_names())}")
 
 
 def _read_file(path: Path, above: tuple[Path, ...] = ()) -> dict:
     try:
         values = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"cannot read recipe {path}: {error}") from error
+        raise HearMwmaeError(f"cannot read recipe {path}: {error}") from error
     base = values.pop(EXTENDS, None)
     if base is None:
         return values
     if not isinstance(base, str):
-        raise ValueError(f"recipe {path}: {EXTENDS} must name a file, got {base!r}")
+        raise HearMwmaeError(f"recipe {path}: {EXTENDS} must name a file, got {base!r}")
     if path.resolve() in above:
-        raise ValueError(f"recipe {path} extends itself, by way of {', '.join(file.name for file in above)}")
+        raise HearMwmaeError(f"recipe {path} extends itself, by way of {', '.join(file.name for file in above)}")
     return _merge(_read_file(_find(base, path.parent), (*above, path.resolve())), values)
 
 
 def _parse_change(text: str) -> dict:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ValueError(f"a change of the recipe is key=value, got {text!r}")
+        raise HearMwmaeError(f"a change of the recipe is key=value, got {text!r}")
     try:
         return tomllib.loads(f"{key} = {value}")
     except tomllib.TOMLDecodeError:
@@ -174,12 +175,12 @@ def _parse_change(text: str) -> dict:
     try:  # A bare word is a string: the shell has eaten the quotes.
         return tomllib.loads(f'{key} = "{value}"')
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"cannot understand {text!r}: {error}") from error
+        raise HearMwmaeError(f"cannot understand {text!r}: {error}") from error
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"recipe: {name} must be one of {', '.join(choices)}, got {value!r}")
+        raise HearMwmaeError(f"recipe: {name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _merge(base: dict, changes: dict) -> dict:

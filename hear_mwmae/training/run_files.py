@@ -16,6 +16,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import image, scalar
 
+from ..errors import HearMwmaeError
 from ..files import replacing
 from .recipe import Recipe
 from .shards import Pack
@@ -32,12 +33,12 @@ class Checkpoints:
     def load(self, state: dict) -> None:
         """Fill the entries of ``state`` from the newest checkpoint, if there is one.
 
-        Raises ValueError when it is damaged, belongs to another run, or is not what the first process sees.
+        Raises HearMwmaeError when it is damaged, belongs to another run, or is not what the first process sees.
         """
         path = newest_checkpoint(self.run_dir)
         name = path.name if path else ""
         if self.fabric.broadcast(name) != name:
-            raise ValueError(f"{self.run_dir} is not the same for all processes: it must be on storage that they share")
+            raise HearMwmaeError(f"{self.run_dir} is not the same for all processes: it must be on storage that they share")
         if path:
             check_identity(path, self.recipe, self.pack)
             self.fabric.load(path, state, weights_only=True)
@@ -82,13 +83,13 @@ def check_identity(path: Path, recipe: Recipe, pack: Pack) -> None:
     try:
         with zipfile.ZipFile(path) as archive:  # torch writes checksums into it, and does not look at them
             if damaged := archive.testzip():
-                raise ValueError(f"{damaged} in it has another checksum")
+                raise HearMwmaeError(f"{damaged} in it has another checksum")
         saved = dict(torch.load(path, weights_only=True, mmap=True, map_location="cpu")["identity"])
     except (RuntimeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is no checkpoint of a run, or damaged; remove it to go on from the one before") from error
+        raise HearMwmaeError(f"{path} is no checkpoint of a run, or damaged; remove it to go on from the one before") from error
     for what, value in run_identity(recipe, pack).items():
         if saved.get(what) != value:
-            raise ValueError(f"{path} belongs to another {what}:\n  {saved.get(what)}\nthis one is\n  {value}")
+            raise HearMwmaeError(f"{path} belongs to another {what}:\n  {saved.get(what)}\nthis one is\n  {value}")
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:
@@ -98,7 +99,7 @@ def _checkpoints(run_dir: Path) -> list[Path]:
 class StepTable:
     """A CSV whose first column is a step. Rows of ``first`` and later steps, which a resumed run comes to again, are dropped.
 
-    Raises ValueError when there is one of other columns.
+    Raises HearMwmaeError when there is one of other columns.
     """
 
     def __init__(self, path: Path, fields: tuple[str, ...], first: int) -> None:
@@ -107,7 +108,7 @@ class StepTable:
             with open(path, newline="") as stream:
                 header, *rows = list(csv.reader(stream)) or [[]]
             if header != list(fields):
-                raise ValueError(f"{path} has other columns than {','.join(fields)}: move it away")
+                raise HearMwmaeError(f"{path} has other columns than {','.join(fields)}: move it away")
             # A last row may be cut short, when the run was killed over it.
             self.kept = [row for row in rows if len(row) == len(fields) and int(row[0]) < first]
         with replacing(path) as temporary, open(temporary, "w", newline="") as stream:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import soundfile
 from pyarrow.csv import ConvertOptions, read_csv
 
+from ..errors import HearMwmaeError
 from .pack import ABOUT, FORMAT, INDEX, SAMPLE_RATE, to_pcm
 from .sources import ATTEMPTS, connection_options, pause
 
@@ -34,7 +35,7 @@ class Pack:
     Args:
         url: the folder that `hear-mwmae pack` made: a path, or a URL of any file system that fsspec knows (https, s3, hf, ...).
 
-    Raises ValueError when there is no pack, or a shard is missing or of another size than it was.
+    Raises HearMwmaeError when there is no pack, or a shard is missing or of another size than it was.
     """
 
     def __init__(self, url: str) -> None:
@@ -54,7 +55,7 @@ class Pack:
             try:
                 filesystem, root = fsspec.core.url_to_fs(self.url, **connection_options(self.url))
             except (ValueError, ImportError) as error:
-                raise ValueError(f"{self.url} cannot be opened: {error}") from error
+                raise HearMwmaeError(f"{self.url} cannot be opened: {error}") from error
             self._connection, self._process = (filesystem, root.rstrip("/")), os.getpid()
         return self._connection
 
@@ -72,7 +73,9 @@ class Pack:
         begin, size = int(clip["offset"]), int(clip["size"])
         content = self._fetch(self.shards[clip["shard"]], begin, begin + size)
         if len(content) > size:
-            raise ValueError(f"{self.url}: the server sent {len(content)} bytes where {size} were asked for (no range requests?)")
+            raise HearMwmaeError(
+                f"{self.url}: the server sent {len(content)} bytes where {size} were asked for (no range requests?)"
+            )
         if zlib.crc32(content) != clip["crc32"]:
             raise BadRecord("its bytes are not those that were packed")
         try:
@@ -93,26 +96,28 @@ class Pack:
         try:
             return _patiently(lambda: filesystem.cat_file(path, begin, end, **unbuffered))
         except FileNotFoundError as error:
-            raise ValueError(f"{self.url} lacks {name}") from error
+            raise HearMwmaeError(f"{self.url} lacks {name}") from error
 
     def _about(self) -> dict:
         self._connect()
         try:
             content = self._fetch(ABOUT)
         except ValueError as error:
-            raise ValueError(f"{self.url} is not a finished pack of audio (no {ABOUT}): see `hear-mwmae pack --help`") from error
+            raise HearMwmaeError(
+                f"{self.url} is not a finished pack of audio (no {ABOUT}): see `hear-mwmae pack --help`"
+            ) from error
         try:
             about = json.loads(content)
             if about["format"] == FORMAT and all({"size", "sha256"} <= file.keys() for file in about["files"].values()):
                 return about
         except (ValueError, KeyError, TypeError, AttributeError):
             pass
-        raise ValueError(f"{self.url}/{ABOUT} is damaged, or not of format {FORMAT}: pack the audio again")
+        raise HearMwmaeError(f"{self.url}/{ABOUT} is damaged, or not of format {FORMAT}: pack the audio again")
 
     def _index(self) -> tuple[np.ndarray, list[str], list[str]]:
         content = self._fetch(INDEX)
         if hashlib.sha256(content).hexdigest() != self.identity:
-            raise ValueError(f"{self.url}/{INDEX} is not what was packed")
+            raise HearMwmaeError(f"{self.url}/{INDEX} is not what was packed")
         text = dict.fromkeys(("shard", "kind"), pa.dictionary(pa.int32(), pa.string()))
         fields = [("shard", np.int32), *((name, np.int64) for name in ("offset", "size", "crc32", "samples")), ("kind", np.int32)]
         wanted = ConvertOptions(column_types=text, include_columns=[name for name, _ in fields])
@@ -134,7 +139,7 @@ class Pack:
         for name in self.shards:
             path, size = f"{root}/{name}", self.about["files"].get(name, {}).get("size")
             if not filesystem.exists(path) or filesystem.size(path) != size:
-                raise ValueError(f"{self.url} lacks {name}, or it is not the {size} bytes that were packed")
+                raise HearMwmaeError(f"{self.url} lacks {name}, or it is not the {size} bytes that were packed")
 
 
 def _patiently(call: Callable[[], T]) -> T:

@@ -22,6 +22,7 @@ import torch
 import torchaudio
 
 from ..commands import Command
+from ..errors import HearMwmaeError
 from .debian_audio import MIN_SECONDS, SAMPLE_RATE, write_manifest
 
 KIND = "rendered"
@@ -98,9 +99,11 @@ def render(soundfont: Path, notes: list[Note]) -> list[np.ndarray]:
         try:
             done = subprocess.run(command, capture_output=True, text=True)
         except FileNotFoundError as error:
-            raise ValueError("there is no program fluidsynth: install FluidSynth (on Debian, the package fluidsynth)") from error
+            raise HearMwmaeError(
+                "there is no program fluidsynth: install FluidSynth (on Debian, the package fluidsynth)"
+            ) from error
         if done.returncode or not wave.is_file() or "Failed to load" in done.stderr:
-            raise ValueError(f"fluidsynth cannot render {soundfont}: {done.stderr.strip() or done.stdout.strip()}")
+            raise HearMwmaeError(f"fluidsynth cannot render {soundfont}: {done.stderr.strip() or done.stdout.strip()}")
         audio, _ = soundfile.read(wave, dtype="float32", always_2d=True)
     length = round(SLOT * RENDER_RATE)
     return [_trim(audio[number * length : (number + 1) * length].mean(axis=1)) for number in range(len(notes))]

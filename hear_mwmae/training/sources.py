@@ -23,6 +23,7 @@ from braceexpand import braceexpand
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
 
 from ..audio import AUDIO_SUFFIXES, find_audio, read_audio
+from ..errors import HearMwmaeError
 
 SHARD_SUFFIXES = (".tar", ".parquet")
 #: Rows of a Parquet file that are held at a time.
@@ -61,7 +62,7 @@ def list_items(sources: Sequence[str], kind: str) -> list[Item]:
     """What lies behind ``sources``, in a fixed order; ``kind`` labels clips of sources that say nothing of it.
 
     A source is a folder, an audio file or a manifest (.csv) on a local disk, or shards (.tar, .parquet): a path or URL of any
-    file system that fsspec knows (https, s3, gs, hf, ...), with * where it can list, and {000..123}. Raises ValueError where
+    file system that fsspec knows (https, s3, gs, hf, ...), with * where it can list, and {000..123}. Raises HearMwmaeError where
     nothing is found, OSError where a server fails.
     """
     items: list[Item] = []
@@ -69,7 +70,7 @@ def list_items(sources: Sequence[str], kind: str) -> list[Item]:
         if source.endswith(SHARD_SUFFIXES):
             items += _shards(source, kind)
         elif "://" in source:
-            raise ValueError(f"{source}: from servers, only shards are read ({', '.join(SHARD_SUFFIXES)})")
+            raise HearMwmaeError(f"{source}: from servers, only shards are read ({', '.join(SHARD_SUFFIXES)})")
         elif source.endswith(".csv"):
             items += _manifest(Path(source), kind)
         else:
@@ -126,11 +127,11 @@ def _shards(source: str, kind: str) -> list[Item]:
                     items.append(Item(filesystem.unstrip_protocol(found), size, 0, {"kind": kind}))
         except (FileNotFoundError, ValueError, ImportError) as error:
             reason = "" if isinstance(error, FileNotFoundError) else f" ({error})"
-            raise ValueError(f"no such shard: {pattern}{reason}") from error
+            raise HearMwmaeError(f"no such shard: {pattern}{reason}") from error
         except Exception as error:  # every file system has its own
             raise OSError(f"{pattern} cannot be listed: {_reason(error)}") from error
         if not paths:
-            raise ValueError(f"no such shard: {pattern}")
+            raise HearMwmaeError(f"no such shard: {pattern}")
     return items
 
 
@@ -141,13 +142,13 @@ def _manifest(path: Path, kind: str) -> list[Item]:
             reader = csv.DictReader(stream)
             rows, columns = list(reader), reader.fieldnames or []
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no CSV in UTF-8: {error}") from error
+        raise HearMwmaeError(f"{path} is no CSV in UTF-8: {error}") from error
     if "path" not in columns:
-        raise ValueError(f"{path} has no column path; its first line names {columns}")
+        raise HearMwmaeError(f"{path} has no column path; its first line names {columns}")
     if not rows:
-        raise ValueError(f"{path} lists no audio")
+        raise HearMwmaeError(f"{path} lists no audio")
     if short := [number for number, row in enumerate(rows, 2) if not row["path"]]:
-        raise ValueError(f"{path}: row {short[0]} names no path")
+        raise HearMwmaeError(f"{path}: row {short[0]} names no path")
     return [_local(path.parent / row["path"], {"kind": kind} | {k: v for k, v in row.items() if k and v}) for row in rows]
 
 
@@ -214,7 +215,7 @@ def _parquet_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
             if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
         ]
         if not audio:
-            raise ValueError(f"no column of audio (a struct with bytes), but {', '.join(file.schema_arrow.names)}")
+            raise HearMwmaeError(f"no column of audio (a struct with bytes), but {', '.join(file.schema_arrow.names)}")
         for number, batch in enumerate(file.iter_batches(PARQUET_ROWS)):
             for place, row in enumerate(batch.to_pylist()):
                 entry = row[audio[0]] or {}
