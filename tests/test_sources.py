@@ -20,7 +20,7 @@ from packing import rows, run
 from reference import AUDIO
 
 from hear_mwmae.audio import read_audio
-from hear_mwmae.training import sources
+from hear_mwmae.data import sources
 from hear_mwmae.training.pack import pack
 from hear_mwmae.training.shards import Pack
 
