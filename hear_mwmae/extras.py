@@ -12,5 +12,5 @@ def install_hint(extra: str) -> str:
 
 
 def needs(what: str, package: str, extra: str) -> HearMwmaeError:
-    """The error to raise where ``package`` is missing, which ``extra`` of setup.cfg installs."""
-    return HearMwmaeError(f"{what} needs {package}: {install_hint(extra)}")
+    """The error to raise where ``package``, or a module of it, is missing, which ``extra`` of setup.cfg installs."""
+    return HearMwmaeError(f"{what} needs {package.partition('.')[0]}: {install_hint(extra)}")

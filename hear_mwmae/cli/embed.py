@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import HearMwmaeError
+from ..extras import needs
 from ..files import check_writable
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def embed(
         except OSError as error:
             raise HearMwmaeError(f"cannot write {output}: {error.strerror}") from error
     if output and output.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise HearMwmaeError("writing .parquet needs pyarrow: pip install 'hear-mwmae[parquet]'")
+        raise needs("writing .parquet", "pyarrow", "parquet")
     files = find_audio(paths)
     embedder = load_embedder(model, dtype=dtype, max_batch=batch_size)
     try:
