@@ -95,7 +95,7 @@ def fetch(tasks_dir: Path, names: tuple[str, ...], record: str, jobs: int, keep:
         try:
             fetching.fetch(known[name], tasks_dir, archives, jobs, keep)
             click.echo(f"{name}: fetched{_other_count(tasks_dir / name)}")
-        except (ValueError, OSError) as error:
+        except (HearMwmaeError, OSError) as error:
             failures += 1
             click.echo(f"{name}: not fetched: {error}", err=True)
     sys.exit(bool(failures))
@@ -171,7 +171,7 @@ def embed(
                 click.echo(f"{folder.name}: {what} (with one clip at a time, more with more)")
             embed_task(hear_model, folder, results, batch_size, rank, world)
             done += 1
-        except (ValueError, OSError) as error:
+        except (HearMwmaeError, OSError) as error:
             if world > 1:  # the others wait for this one
                 raise
             failures += 1

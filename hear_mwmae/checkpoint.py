@@ -91,7 +91,7 @@ def save_model(directory: str | Path, config: ModelConfig, state: dict[str, Tens
         try:
             save_file(tensors, temporary, {"format": "pt", "config": json.dumps(values)})
         except SafetensorError as error:  # a full disk, say
-            raise OSError(f"cannot write {directory / WEIGHTS_NAME}: {error}") from error
+            raise HearMwmaeError(f"cannot write {directory / WEIGHTS_NAME}: {error}") from error
         temporary.chmod(0o644)  # safetensors keeps its files to their owner; a shared model is for all
     write_text(directory / CONFIG_NAME, json.dumps(values, indent=2) + "\n")
 

@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from .errors import HearMwmaeError
+from .files import printable
+
+#: Where a context keeps whether the command was called with --debug.
+DEBUG = "hear_mwmae.debug"
+
+
+def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta[DEBUG] = value
 
 
 class OneLineErrors:
-    """Turns what bad input, the disk or the network raise into one line on stderr and exit code 1."""
+    """Turns what a person can mend into one line on stderr and exit code 1: a HearMwmaeError, or an OSError that names a file.
+
+    Anything else is a bug and keeps its traceback. With the option --debug, which this adds to the command, everything does.
+    """
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **options)
+        debug = click.Option(
+            ["--debug"], is_flag=True, expose_value=False, callback=_set_debug, help="Show tracebacks of all errors."
+        )
+        self.params.append(debug)
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except HearMwmaeError as error:
-            raise click.ClickException(str(error)) from error
-        except OSError as error:
-            raise click.ClickException(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
+        except (HearMwmaeError, OSError) as error:
+            message = _one_line(error)
+            if ctx.meta.get(DEBUG) or message is None:
+                raise
+            raise click.ClickException(printable(message)) from error
+
+
+def _one_line(error: HearMwmaeError | OSError) -> str | None:
+    if isinstance(error, HearMwmaeError):
+        return str(error)
+    return None if error.filename is None else f"{os.fsdecode(error.filename)}: {error.strerror}"
 
 
 class Group(OneLineErrors, click.Group):

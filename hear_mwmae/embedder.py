@@ -85,7 +85,7 @@ class Embedder(nn.Module):
         return features[:, : len(times)].contiguous(), times.repeat(len(audio), 1)
 
     def check_audio(self, audio: Tensor) -> Tensor:
-        """The audio as float32 on the model's device; ValueError when it is not a batch of finite floating-point clips."""
+        """The audio as float32 on the model's device; HearMwmaeError when it is not a batch of finite floating-point clips."""
         if not isinstance(audio, Tensor):
             raise HearMwmaeError(f"audio must be a torch tensor of shape (clips, samples), got {type(audio).__name__}")
         if audio.ndim != 2:

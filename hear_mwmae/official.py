@@ -59,7 +59,7 @@ def load_official(path: str | Path, encoder_heads: int | None = None) -> tuple[M
         params = read_params(Path(path))
         config = infer_config(params, encoder_heads)
         _check(params, parameter_shapes(config))
-    except ValueError as error:
+    except HearMwmaeError as error:
         raise HearMwmaeError(f"{path}: {error}") from error
     return config, convert_params(params)
 

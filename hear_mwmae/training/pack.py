@@ -103,7 +103,7 @@ def _plan(units: list[list[Item]], codec: str) -> str:
 
 
 def _check_folder(out: Path, unfinished: Path, plan: str) -> None:
-    """ValueError when ``out`` holds anything but the pack of this plan, finished or not."""
+    """HearMwmaeError when ``out`` holds anything but the pack of this plan, finished or not."""
     for file in (out / ABOUT, unfinished):
         if file.is_file():
             try:
@@ -146,7 +146,7 @@ def _pack_units(units: list[list[Item]], out: Path, codec: str, jobs: int) -> No
                     future.result()
                     bar.update()
             except BrokenProcessPool as error:
-                raise OSError("a process of the pack has ended (out of memory?); the same command goes on") from error
+                raise HearMwmaeError("a process of the pack has ended (out of memory?); the same command goes on") from error
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

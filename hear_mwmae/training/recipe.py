@@ -106,7 +106,7 @@ class Recipe:
         return json.dumps(dataclasses.asdict(dataclasses.replace(self, **free)), sort_keys=True)
 
     def model_config(self) -> ModelConfig:
-        """The preset with this recipe's departures; raises ValueError when they are not valid."""
+        """The preset with this recipe's departures; raises HearMwmaeError when they are not valid."""
         base = preset(self.preset, tuple(self.patch_size))
         return ModelConfig.from_dict(_merge(base.to_dict(), self.model))
 

@@ -55,7 +55,7 @@ class Checkpoints:
             except RuntimeError as error:
                 if "inline_container" not in str(error):  # torch's writer
                     raise
-                raise OSError(f"{path} cannot be written: {error.__context__ or error}") from error
+                raise HearMwmaeError(f"{path} cannot be written: {error.__context__ or error}") from error
         if first:
             for old in _checkpoints(self.run_dir)[: -self.recipe.keep_last]:
                 if not self.recipe.keep_every or step_of(old) % self.recipe.keep_every:
@@ -79,7 +79,7 @@ def run_identity(recipe: Recipe, pack: Pack) -> dict[str, str]:
 
 
 def check_identity(path: Path, recipe: Recipe, pack: Pack) -> None:
-    """ValueError when the checkpoint at ``path`` is damaged, or belongs to a run of another recipe or other data."""
+    """HearMwmaeError when the checkpoint at ``path`` is damaged, or belongs to a run of another recipe or other data."""
     try:
         with zipfile.ZipFile(path) as archive:  # torch writes checksums into it, and does not look at them
             if damaged := archive.testzip():
@@ -106,11 +106,14 @@ class StepTable:
         self.kept: list[list[str]] = []
         if path.is_file():
             with open(path, newline="") as stream:
-                header, *rows = list(csv.reader(stream)) or [[]]
+                try:
+                    header, *rows = list(csv.reader(stream)) or [[]]
+                except (csv.Error, UnicodeDecodeError) as error:
+                    raise HearMwmaeError(f"{path} is no CSV ({error}): move it away") from error
             if header != list(fields):
                 raise HearMwmaeError(f"{path} has other columns than {','.join(fields)}: move it away")
             # A last row may be cut short, when the run was killed over it.
-            self.kept = [row for row in rows if len(row) == len(fields) and int(row[0]) < first]
+            self.kept = [row for row in rows if len(row) == len(fields) and row[0].isdecimal() and int(row[0]) < first]
         with replacing(path) as temporary, open(temporary, "w", newline="") as stream:
             csv.writer(stream).writerows([fields, *self.kept])
         self.stream = open(path, "a", newline="", buffering=1)  # noqa: SIM115 - open as long as the run

@@ -1,0 +1,171 @@
+"""What a person can mend is one line; what is a bug keeps its traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from hear_tasks import make_task
+from tiny_run import tiny_recipe
+
+from eval.__main__ import main as eval_main
+from eval.predict import Job, is_done
+from hear_mwmae import HearMwmaeError
+from hear_mwmae.cli import main
+from hear_mwmae.commands import Command
+from hear_mwmae.errors import did_you_mean
+from hear_mwmae.files import printable, read_json, replacing, why_unreadable
+from hear_mwmae.training import watch
+from hear_mwmae.training.data import CropBatches, read_batches
+from hear_mwmae.training.loop import pretrain
+from hear_mwmae.training.shards import Pack
+
+
+def run(*args: object, command: click.Command = main) -> Result:
+    return CliRunner().invoke(command, [str(arg) for arg in args])
+
+
+@contextmanager
+def as_nobody() -> Iterator[Path]:
+    """A folder that everybody may look into, in a process that is not root, for which no file is unreadable."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        was = os.geteuid()
+        if was == 0:
+            os.seteuid(65534)
+        try:
+            yield Path(folder)
+        finally:
+            os.seteuid(was)
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    """A shape error of NumPy is a ValueError, as a bad model's name is."""
+    monkeypatch.setattr("hear_mwmae.cli.read_model", lambda name: np.zeros(2) + np.zeros(3))
+    result = run("info")
+    assert type(result.exception) is ValueError and "could not be broadcast" in str(result.exception)
+    assert "Error:" not in result.stderr
+
+
+def test_a_bad_model_is_one_line_unless_debugging():
+    result = run("info", "nonsense")
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("Error: no model 'nonsense'") and len(result.stderr.splitlines()) == 1
+    assert isinstance(run("--debug", "info", "nonsense").exception, HearMwmaeError)
+
+
+def test_debug_of_the_evaluation(tmp_path):
+    assert run("check", tmp_path, command=eval_main).stderr.startswith("Error: ")
+    assert isinstance(run("--debug", "check", tmp_path, command=eval_main).exception, HearMwmaeError)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b"), "Error: a/b: No such file or directory\n"),
+        (PermissionError(errno.EACCES, "Permission denied", b"a/\xff"), "Error: a/\\xff: Permission denied\n"),
+        (HearMwmaeError("a \udcff name"), "Error: a \\xff name\n"),
+        (OSError("which names no file"), None),
+        (BrokenPipeError(errno.ETIMEDOUT, "Timed out"), None),
+        (ValueError("of some library"), None),
+    ],
+)
+def test_which_errors_are_one_line(error, line):
+    @click.command(cls=Command)
+    def command() -> None:
+        raise error
+
+    result = run(command=command)
+    if line is None:
+        assert result.exception is error
+    else:
+        assert (result.exit_code, result.stderr) == (1, line)
+    assert run("--debug", command=command).exception is error
+
+
+def test_a_full_disk_is_named(tmp_path):
+    """What the system raises names no file, and would keep its traceback."""
+    with pytest.raises(OSError) as caught, replacing(tmp_path / "table.csv"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "table.csv")
+
+
+def test_a_bug_in_a_probe_ends_the_run_with_its_traceback(data, task, tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "probe", lambda *_: np.zeros(2) + np.zeros(3))
+    with pytest.raises(ValueError, match="broadcast") as caught:
+        pretrain(tiny_recipe(tmp_path), data, tmp_path / "run", look_every=4, tasks=(task,))
+    assert not isinstance(caught.value, HearMwmaeError)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("bug", [ValueError, RuntimeError])
+def test_a_bug_in_a_reading_process_keeps_its_traceback(data, tmp_path, monkeypatch, workers, bug):
+    """It is not said to be a clip or a process that ended."""
+
+    def fail(pcm: np.ndarray, speed: object) -> np.ndarray:
+        raise bug("an injected bug")
+
+    monkeypatch.setattr("hear_mwmae.training.data.play", fail)
+    batches = CropBatches(Pack(data), tiny_recipe(tmp_path))
+    with pytest.raises(bug, match="an injected bug") as caught:
+        next(read_batches(batches, 0, 2, workers))
+    assert type(caught.value) is bug
+
+
+def test_damaged_results_are_named(tmp_path):
+    """As left by an editor, say."""
+    job = Job(tmp_path / "task", "paper", 0)
+    job.result.parent.mkdir(parents=True)
+    (job.task_dir / "embeddings").mkdir()
+    (job.task_dir / "embeddings" / "about.json").write_text('{"embeddings": "x"}')
+    for text in ("{", "[]", '{"scores": {}}'):
+        job.result.write_text(text)
+        with pytest.raises(HearMwmaeError, match="seed-0.json"):
+            is_done(job)
+
+
+def test_a_damaged_task_is_one_line(tmp_path):
+    make_task(tmp_path / "tasks" / "tones", "multiclass", 0.5)
+    (tmp_path / "tasks" / "tones" / "train.json").write_text("{")
+    (tmp_path / "tasks" / "tones" / "fold00.json").write_text("{")
+    result = run("check", tmp_path / "tasks", command=eval_main)
+    assert result.exit_code == 1 and "fold00.json" in result.output
+
+
+def test_read_json(tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    (tmp_path / "latin.json").write_bytes(b'{"a": "\xff"}')
+    for name in ("deep.json", "latin.json", "missing.json", "."):
+        with pytest.raises(HearMwmaeError, match=str(tmp_path)):
+            read_json(tmp_path / name)
+
+
+def test_why_a_file_cannot_be_opened(tmp_path):
+    assert why_unreadable(tmp_path / "none" / "file") == "no such file"
+    assert why_unreadable(tmp_path) == "is a directory"
+    with as_nobody() as folder:
+        (folder.parent / "x").is_file()
+        file = Path(tempfile.mkstemp()[1])
+        assert why_unreadable(file) == ""
+        file.chmod(0)
+        assert why_unreadable(file) == "permission denied"
+        file.unlink()
+
+
+def test_names_that_are_no_utf8_can_be_printed():
+    assert printable("plain/ünïcode.wav") == "plain/ünïcode.wav"
+    assert printable(os.fsdecode(b"caf\xe9.wav")) == "caf\\xe9.wav"
+    printable("\ud800").encode()  # from JSON; no file has it
+
+
+def test_did_you_mean():
+    assert did_you_mean("mwmae_tiny", ["mwmae-tiny", "other"]) == "; did you mean 'mwmae-tiny'?"
+    assert did_you_mean("nonsense", ["mwmae-tiny", "other"]) == ""
