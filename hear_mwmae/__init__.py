@@ -11,11 +11,11 @@ if not Path(__file__).with_name("weights").is_dir():
     __path__.append(str(Path(__file__).resolve().parents[1]))
 
 from ._version import __version__
-from .checkpoint import load_embedder
+from .checkpoint import available_models, load_embedder
 from .embedder import Embedder
 from .errors import HearMwmaeError
 
-__all__ = ["HearMwmaeError", "__version__", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
+__all__ = ["HearMwmaeError", "__version__", "available_models", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
 
 
 def load_model(model_file_path: str = "", **options: object) -> Embedder:

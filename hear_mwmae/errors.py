@@ -14,7 +14,7 @@ class HearMwmaeError(ValueError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """"; did you mean 'mwmae-tiny'?" where ``name`` is a near miss of one of ``known``, for the end of a message; else ""."""
+    """ "; did you mean 'mwmae-tiny'?" where ``name`` is a near miss of one of ``known``, for the end of a message; else ""."""
     by_lower = {other.lower(): other for other in known}
     near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.75)
     return f"; did you mean {by_lower[near[0]]!r}?" if near else ""

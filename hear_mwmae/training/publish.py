@@ -29,12 +29,13 @@ from ..commands import Command
 from ..errors import HearMwmaeError
 from ..files import replacing, write_text
 from ..hub import CARD_NAME, LOSS_NAME, sha256_of
+from ..weights import DEFAULT_MODEL
 from .baselines import LogMel, untrained
 from .data import CropBatches
 from .hear_task import Task, read_task
 from .pack import SAMPLE_RATE
 from .probe import Embeds, metric, probe
-from .recipe import Recipe
+from .recipe import RANDOM, Recipe
 from .run_files import check_identity, newest_checkpoint
 from .shards import Pack
 
@@ -99,7 +100,7 @@ def describe_training(recipe: Recipe, name: str, rows: list[dict[str, str]], har
         raise HearMwmaeError(f"the run has {len(rows)} steps of the {recipe.steps} of {name}: the run is not finished")
     loss = np.mean([float(row["loss"]) for row in rows[-LOSS_WINDOW:]])
     minutes = float(rows[-1]["seconds"]) / 60
-    start = f", from the weights of {recipe.start_from}" if recipe.start_from else ""
+    start = "" if recipe.start_from == RANDOM else f", from the weights of {recipe.start_from or DEFAULT_MODEL}"
     optimiser = {"muon": "Muon on the hidden matrices and AdamW on the rest", "adamw": "AdamW"}[recipe.optimiser]
     return (
         f"Recipe `{name}`: {recipe.steps:,} steps of {recipe.batch_size} crops of two seconds "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import pickle
 import time
 import zipfile
@@ -16,7 +17,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import image, scalar
 
-from ..errors import HearMwmaeError
+from ..errors import HearMwmaeError, differences
 from ..files import replacing
 from .recipe import Recipe
 from .shards import Pack
@@ -87,9 +88,13 @@ def check_identity(path: Path, recipe: Recipe, pack: Pack) -> None:
         saved = dict(torch.load(path, weights_only=True, mmap=True, map_location="cpu")["identity"])
     except (RuntimeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise HearMwmaeError(f"{path} is no checkpoint of a run, or damaged; remove it to go on from the one before") from error
-    for what, value in run_identity(recipe, pack).items():
-        if saved.get(what) != value:
-            raise HearMwmaeError(f"{path} belongs to another {what}:\n  {saved.get(what)}\nthis one is\n  {value}")
+    now = run_identity(recipe, pack)
+    if saved.get("recipe") != now["recipe"]:
+        old, new = (json.loads(identity.get("recipe", "{}")) for identity in (saved, now))
+        changes = ", ".join(f"{key} {before!r} -> {after!r}" for key, before, after in differences(old, new))
+        raise HearMwmaeError(f"{path} belongs to another recipe: {changes}")
+    if saved.get("data") != now["data"]:
+        raise HearMwmaeError(f"{path} belongs to a run on other data than {pack.url}")
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:
