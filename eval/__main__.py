@@ -279,7 +279,10 @@ def report(results: tuple[Path, ...], protocol: str, output: Path) -> None:
     "--min", "minimum", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="CSV of `scores --csv`."
 )
 def gate(results: Path, protocol: str, minimum: Path) -> None:
-    """Exit with 1 when a score falls below a stored one by more than its interval: for continuous integration."""
+    """Exit with 1 when a score falls below a stored one by more than chance: for continuous integration.
+
+    Chance is the 95 % interval of the stored scores over their seeds, or, with one seed, that of the number of tested clips.
+    """
     (found,) = _read((results,), protocol).values()
     problems = scoring.below(found, protocol, minimum)
     for problem in problems:

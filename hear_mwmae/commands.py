@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import click
 
@@ -31,6 +32,8 @@ class OneLineErrors:
         self.params.append(debug)
 
     def invoke(self, ctx: click.Context) -> object:
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are no UTF-8 go out as they came in
         try:
             return super().invoke(ctx)
         except (HearMwmaeError, OSError) as error:

@@ -19,21 +19,26 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write to: takes its place on success, and is removed on any failure.
-
-    Where the disk is full, the OSError names ``path``; what the system raises names nothing.
-    """
-    temporary = path.with_name(f".{path.name}{UNFINISHED}")
+def naming(path: Path) -> Iterator[None]:
+    """Has the OSError of a full disk name ``path``: as the system raises it, it names nothing."""
     try:
-        yield temporary
-        with open(temporary, "r+b") as stream:
-            os.fsync(stream)  # a machine that fails would keep the new name, and not what was written
-        os.replace(temporary, path)
+        yield
     except OSError as error:
         if error.errno in FULL and error.filename is None:
             error.filename = str(path)
         raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` to write to: takes its place on success, and is removed on any failure."""
+    temporary = path.with_name(f".{path.name}{UNFINISHED}")
+    try:
+        with naming(path):
+            yield temporary
+            with open(temporary, "r+b") as stream:
+                os.fsync(stream)  # a machine that fails would keep the new name, and not what was written
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import numpy as np
@@ -19,6 +24,8 @@ from tiny_run import tiny_recipe
 from eval.__main__ import main as eval_main
 from eval.predict import Job, is_done
 from hear_mwmae import HearMwmaeError
+from hear_mwmae.audio import read_audio
+from hear_mwmae.checkpoint import read_config, read_model
 from hear_mwmae.cli import main
 from hear_mwmae.commands import Command
 from hear_mwmae.errors import did_you_mean
@@ -26,6 +33,9 @@ from hear_mwmae.files import printable, read_json, replacing, why_unreadable
 from hear_mwmae.training import watch
 from hear_mwmae.training.data import CropBatches, read_batches
 from hear_mwmae.training.loop import pretrain
+from hear_mwmae.training.publish import _labels_of_clips
+from hear_mwmae.training.recipe import Recipe
+from hear_mwmae.training.run_files import StepTable
 from hear_mwmae.training.shards import Pack
 
 
@@ -35,9 +45,9 @@ def run(*args: object, command: click.Command = main) -> Result:
 
 @contextmanager
 def as_nobody() -> Iterator[Path]:
-    """A folder that everybody may look into, in a process that is not root, for which no file is unreadable."""
+    """A folder that is open to everybody, in a process that is not root, for which no file is unreadable."""
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
+        Path(folder).chmod(0o777)
         was = os.geteuid()
         if was == 0:
             os.seteuid(65534)
@@ -96,6 +106,11 @@ def test_a_full_disk_is_named(tmp_path):
     with pytest.raises(OSError) as caught, replacing(tmp_path / "table.csv"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.filename == str(tmp_path / "table.csv")
+    table = StepTable(tmp_path / "log.csv", ("step",), 0)
+    table.writer = SimpleNamespace(writerow=lambda _: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
+    with pytest.raises(OSError) as caught:
+        table.write(0)
+    assert caught.value.filename == str(tmp_path / "log.csv")
 
 
 def test_a_bug_in_a_probe_ends_the_run_with_its_traceback(data, task, tmp_path, monkeypatch):
@@ -168,3 +183,51 @@ def test_names_that_are_no_utf8_can_be_printed():
 def test_did_you_mean():
     assert did_you_mean("mwmae_tiny", ["mwmae-tiny", "other"]) == "; did you mean 'mwmae-tiny'?"
     assert did_you_mean("nonsense", ["mwmae-tiny", "other"]) == ""
+
+
+def test_unreadable_files_say_so():
+    """Audio, weights, recipes, checkpoints of the authors' code: none is called damaged, or missing."""
+    with as_nobody() as folder:
+        files = [folder / name for name in ("a.wav", "m.safetensors", "checkpoint_1", "recipe.toml", "config.json")]
+        for file in files:
+            os.close(os.open(file, os.O_CREAT, 0))
+        readers = (lambda file: read_audio(file, 16000), read_model, read_model, Recipe.read, read_config)
+        for load, file in zip(readers, files, strict=True):
+            with pytest.raises(HearMwmaeError, match=r"(?i)permission denied"):
+                load(file)
+        (folder / "closed").mkdir(0)
+        for load in (lambda f: read_audio(f, 16000), read_model):
+            with pytest.raises(HearMwmaeError, match=r"(?i)permission denied"):
+                load(folder / "closed" / "x")
+        (folder / "closed").chmod(0o700)
+
+
+def test_names_that_are_no_utf8(audio_folder, tmp_path):
+    """Files of such names are found in folders and by manifests, packed, and named by their bytes where they are skipped."""
+    good, bad = (os.fsdecode(name) for name in (b"gr\xfc\xdfe.flac", b"kaputt \xff.wav"))
+    folder = tmp_path / os.fsdecode(b"\xe9t\xe9")
+    folder.mkdir()
+    shutil.copy(audio_folder / "crow.flac", folder / good)
+    (folder / bad).write_bytes(b"no audio")
+    manifest = os.fsencode(folder / "list.csv")
+    Path(os.fsdecode(manifest)).write_bytes(b"path,kind\ngr\xfc\xdfe.flac,d\xfcnn\nkaputt \xff.wav,x\n")
+    for number, source in enumerate((folder, folder / "list.csv")):
+        result = run("pack", source, tmp_path / f"pack{number}", "--jobs", "1")
+        assert result.exit_code == 0 and "1 clips" in result.output, result.output
+        assert os.fsencode(folder / bad) in (tmp_path / f"pack{number}" / "skipped.csv").read_bytes()
+        about = next(labels for labels in _labels_of_clips(Pack(tmp_path / f"pack{number}")).values())
+        assert about["path"].endswith(good)
+    assert Pack(tmp_path / "pack1").kinds == ["d\\xfcnn"]
+    assert read_audio(folder / good, 16000).numel()
+    # What was skipped is found again by what is written.
+    with open(tmp_path / "pack0" / "skipped.csv", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        assert Path(next(csv.DictReader(stream))["source"]).is_file()
+
+
+def test_a_folder_of_such_a_name_is_printed(audio_folder, tmp_path):
+    """By its bytes, as other commands do."""
+    out = tmp_path / os.fsdecode(b"\xff")
+    done = subprocess.run(
+        [sys.executable, "-m", "hear_mwmae.cli", "pack", audio_folder / "crow.flac", out, "--jobs", "1"], capture_output=True
+    )
+    assert done.returncode == 0 and done.stdout.strip().endswith(os.fsencode(out))

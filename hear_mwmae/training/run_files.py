@@ -18,7 +18,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import image, scalar
 
 from ..errors import HearMwmaeError, differences
-from ..files import replacing
+from ..files import naming, replacing
 from .recipe import Recipe
 from .shards import Pack
 
@@ -121,11 +121,13 @@ class StepTable:
             self.kept = [row for row in rows if len(row) == len(fields) and row[0].isdecimal() and int(row[0]) < first]
         with replacing(path) as temporary, open(temporary, "w", newline="") as stream:
             csv.writer(stream).writerows([fields, *self.kept])
+        self.path = path
         self.stream = open(path, "a", newline="", buffering=1)  # noqa: SIM115 - open as long as the run
         self.writer = csv.writer(self.stream)
 
     def write(self, *values: object) -> None:
-        self.writer.writerow(values)
+        with naming(self.path):
+            self.writer.writerow(values)
 
     def close(self) -> None:
         self.stream.close()
@@ -140,6 +142,7 @@ class Board:
 
     def __init__(self, folder: Path, first: int) -> None:
         folder.mkdir(exist_ok=True)
+        self.folder = folder
         self.writer = EventsWriter(str(folder / "events"))
         # Has TensorBoard forget what a killed run wrote of steps that come again.
         self._write(Event(session_log=SessionLog(status=SessionLog.START)), first)
@@ -153,10 +156,12 @@ class Board:
 
     def _write(self, event: Event, step: int) -> None:
         event.step, event.wall_time = step, time.time()
-        self.writer.write_event(event)
+        with naming(self.folder):
+            self.writer.write_event(event)
 
     def flush(self) -> None:
-        self.writer.flush()
+        with naming(self.folder):
+            self.writer.flush()
 
     def close(self) -> None:
         self.writer.close()

@@ -24,7 +24,7 @@ from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expan
 
 from ..audio import AUDIO_SUFFIXES, find_audio, read_audio
 from ..errors import HearMwmaeError
-from ..files import why_unreadable
+from ..files import naming, why_unreadable
 
 SHARD_SUFFIXES = (".tar", ".parquet")
 #: Rows of a Parquet file that are held at a time.
@@ -139,11 +139,12 @@ def _shards(source: str, kind: str) -> list[Item]:
 def _manifest(path: Path, kind: str) -> list[Item]:
     """Rows of a CSV: path (relative to it), and whatever else, which goes with the clips; a kind of its own, or ``kind``."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
+        # A file name may hold bytes that are no UTF-8.
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
             reader = csv.DictReader(stream)
             rows, columns = list(reader), reader.fieldnames or []
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise HearMwmaeError(f"{path} is no CSV in UTF-8: {error}") from error
+    except csv.Error as error:
+        raise HearMwmaeError(f"{path} is no CSV: {error}") from error
     if "path" not in columns:
         raise HearMwmaeError(f"{path} has no column path; its first line names {columns}")
     if not rows:
@@ -269,7 +270,10 @@ def _decode_file(item: Item, sample_rate: int) -> Recording:
 
 def _decode_bytes(name: str, content: bytes, about: dict, sample_rate: int) -> Recording:
     suffix = Path(name).suffix.lower()
-    with tempfile.NamedTemporaryFile(suffix=suffix if suffix in AUDIO_SUFFIXES else "") as file:
+    with (
+        naming(Path(tempfile.gettempdir())),
+        tempfile.NamedTemporaryFile(suffix=suffix if suffix in AUDIO_SUFFIXES else "") as file,
+    ):
         file.write(content)
         file.flush()
         return _decode(f"{about['shard']} {name}", file.name, {"path": name} | about, sample_rate)
