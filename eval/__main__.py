@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import traceback
 from pathlib import Path
 
 import click
@@ -176,6 +177,11 @@ def embed(
                 raise
             failures += 1
             click.echo(f"not embedded: {error}", err=True)
+        except Exception:  # a bug, of this package or of the module: it is shown, and stops no other task
+            if world > 1:
+                raise
+            failures += 1
+            click.echo(f"not embedded: {folder}\n{traceback.format_exc()}", err=True)
     if rank == 0:
         click.echo(f"{done} of {done + failures} tasks embedded into {results}, {len(folders) - done - failures} were there")
     sys.exit(bool(failures))

@@ -15,7 +15,8 @@ DEBUG = "hear_mwmae.debug"
 
 
 def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    ctx.meta[DEBUG] = value
+    if value:
+        ctx.meta[DEBUG] = True  # which a group and its commands share
 
 
 class OneLineErrors:
@@ -49,9 +50,11 @@ def _one_line(error: HearMwmaeError | OSError) -> str | None:
     return None if error.filename is None else f"{os.fsdecode(error.filename)}: {error.strerror}"
 
 
+class Command(OneLineErrors, click.Command):
+    """A command by itself, or of a group."""
+
+
 class Group(OneLineErrors, click.Group):
     """A command of commands."""
 
-
-class Command(OneLineErrors, click.Command):
-    """A command by itself."""
+    command_class = Command

@@ -21,6 +21,7 @@ from click.testing import CliRunner, Result
 from hear_tasks import make_task
 from tiny_run import tiny_recipe
 
+from eval import log_mel
 from eval.__main__ import main as eval_main
 from eval.predict import Job, is_done
 from hear_mwmae import HearMwmaeError
@@ -69,7 +70,8 @@ def test_a_bad_model_is_one_line_unless_debugging():
     result = run("info", "nonsense")
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
     assert result.stderr.startswith("Error: no model 'nonsense'") and len(result.stderr.splitlines()) == 1
-    assert isinstance(run("--debug", "info", "nonsense").exception, HearMwmaeError)
+    for args in (("--debug", "info", "nonsense"), ("info", "nonsense", "--debug")):
+        assert isinstance(run(*args).exception, HearMwmaeError)
 
 
 def test_debug_of_the_evaluation(tmp_path):
@@ -231,3 +233,22 @@ def test_a_folder_of_such_a_name_is_printed(audio_folder, tmp_path):
         [sys.executable, "-m", "hear_mwmae.cli", "pack", audio_folder / "crow.flac", out, "--jobs", "1"], capture_output=True
     )
     assert done.returncode == 0 and done.stdout.strip().endswith(os.fsencode(out))
+
+
+@pytest.mark.parametrize("bug", [ValueError, TypeError, RuntimeError])
+def test_a_bug_in_embedding_a_task_is_shown_and_stops_no_other(tmp_path, monkeypatch, bug):
+    for name in ("one", "two"):
+        make_task(tmp_path / "tasks" / name, "multiclass", 0.5)
+
+    def scenes(audio: object, model: object) -> object:
+        seen.append(len(audio))
+        if len(seen) == 1:
+            raise bug("an injected bug")
+        return original(audio, model)
+
+    seen, original = [], log_mel.get_scene_embeddings
+    monkeypatch.setattr(log_mel, "get_scene_embeddings", scenes)
+    monkeypatch.setattr("eval.__main__.memory_needed", lambda *_: 0)
+    result = run("embed", tmp_path / "tasks", tmp_path / "out", "--module", "eval.log_mel", command=eval_main)
+    assert result.exit_code == 1 and f"{bug.__name__}: an injected bug" in result.output and "Traceback" in result.output
+    assert "1 of 2 tasks embedded" in result.output
