@@ -15,6 +15,7 @@ import torchaudio
 from torch import Tensor
 
 from .errors import HearMwmaeError
+from .files import why_unreadable
 
 #: Endings that are picked up from a folder; a file that is named itself may have any.
 AUDIO_SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"))
@@ -77,7 +78,7 @@ def read_audio(path: str | Path, sample_rate: int) -> Tensor:
     """
     path = Path(path)
     try:
-        with _Sequential(path) as file:
+        with _Sequential(os.fsencode(path)) as file:  # as bytes: of a str, soundfile takes UTF-8 only
             announced, rate = file.frames, file.samplerate
             cut_short = _lacks_data(file.extra_info) or _lacks_page(path)
             # A frame more than there should be: the block that comes short is the last.
@@ -86,8 +87,10 @@ def read_audio(path: str | Path, sample_rate: int) -> Tensor:
             while len(blocks[-1]) == size:
                 blocks.append(file.read(size, dtype="float32", always_2d=True))
     except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError) as error:  # TypeError: headerless, by its name
-        reason = "no such file" if not path.exists() else "not an audio file that libsndfile reads, or damaged"
-        raise HearMwmaeError(f"{path}: {reason} ({str(error).splitlines()[0]})") from error
+        if why := why_unreadable(path):
+            raise HearMwmaeError(f"{path}: {why}") from error
+        why = str(error).splitlines()[0]
+        raise HearMwmaeError(f"{path}: not an audio file that libsndfile reads, or damaged ({why})") from error
     audio = np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
     if cut_short or len(audio) < announced < UNKNOWN_FRAMES:
         raise HearMwmaeError(f"{path}: truncated, only {len(audio)} samples could be read")

@@ -21,7 +21,7 @@ from .commands import Group
 from .embedder import DTYPES
 from .errors import HearMwmaeError
 from .files import check_writable
-from .official import load_official
+from .official import describe_heads, load_official
 
 MODEL_HELP = (
     "The embedded model when not given; else a registered name, a directory, a .safetensors file, org/repo[@revision] on the "
@@ -142,6 +142,7 @@ def convert(source: Path, destination: Path, encoder_heads: int | None) -> None:
     """
     config, state = load_official(source, encoder_heads)
     save_model(destination, config, state)
+    click.echo(describe_heads(config, encoder_heads))
     click.echo(f"{sum(value.numel() for value in state.values()):,} parameters -> {destination}")
 
 
@@ -165,8 +166,8 @@ def _summary(file: str, embedding: np.ndarray) -> str:
 def push(directory: Path, repo: str, private: bool, dry_run: Path | None) -> None:
     """Push the model in DIRECTORY to the Hugging Face Hub, with a generated model card.
 
-    Goes up: config.json, model.safetensors, and a README.md made from the configuration and, where there is one, from card.json
-    (licence, data, results, ...). The token comes from HF_TOKEN or `hf auth login`.
+    Goes up: config.json, model.safetensors, loss.png where there is one, and a README.md made from the configuration and, where
+    there is one, from card.json (licence, data, results, ...). The token comes from HF_TOKEN or `hf auth login`.
     """
     from .mae import MaskedAutoencoder  # only here: embedding needs no decoder
 

@@ -24,6 +24,7 @@ from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expan
 
 from ..audio import AUDIO_SUFFIXES, find_audio, read_audio
 from ..errors import HearMwmaeError
+from ..files import naming, why_unreadable
 
 SHARD_SUFFIXES = (".tar", ".parquet")
 #: Rows of a Parquet file that are held at a time.
@@ -63,7 +64,7 @@ def list_items(sources: Sequence[str], kind: str) -> list[Item]:
 
     A source is a folder, an audio file or a manifest (.csv) on a local disk, or shards (.tar, .parquet): a path or URL of any
     file system that fsspec knows (https, s3, gs, hf, ...), with * where it can list, and {000..123}. Raises HearMwmaeError where
-    nothing is found, OSError where a server fails.
+    nothing is found, or a server fails.
     """
     items: list[Item] = []
     for source in sources:
@@ -81,7 +82,7 @@ def list_items(sources: Sequence[str], kind: str) -> list[Item]:
 def read_item(item: Item, sample_rate: int) -> Iterator[Recording]:
     """The recordings in a file or shard, one after the other; what is damaged comes as a problem, and does not end the rest.
 
-    A server that fails is asked again. Raises OSError when it goes on failing, or a disk does: that is no fault of the data.
+    A server that fails is asked again. Raises HearMwmaeError when it goes on failing: that is no fault of the data.
     """
     if not item.is_shard:
         yield _decode_file(item, sample_rate)
@@ -129,7 +130,7 @@ def _shards(source: str, kind: str) -> list[Item]:
             reason = "" if isinstance(error, FileNotFoundError) else f" ({error})"
             raise HearMwmaeError(f"no such shard: {pattern}{reason}") from error
         except Exception as error:  # every file system has its own
-            raise OSError(f"{pattern} cannot be listed: {_reason(error)}") from error
+            raise HearMwmaeError(f"{pattern} cannot be listed: {_reason(error)}") from error
         if not paths:
             raise HearMwmaeError(f"no such shard: {pattern}")
     return items
@@ -138,11 +139,12 @@ def _shards(source: str, kind: str) -> list[Item]:
 def _manifest(path: Path, kind: str) -> list[Item]:
     """Rows of a CSV: path (relative to it), and whatever else, which goes with the clips; a kind of its own, or ``kind``."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
+        # A file name may hold bytes that are no UTF-8.
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
             reader = csv.DictReader(stream)
             rows, columns = list(reader), reader.fieldnames or []
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise HearMwmaeError(f"{path} is no CSV in UTF-8: {error}") from error
+    except csv.Error as error:
+        raise HearMwmaeError(f"{path} is no CSV: {error}") from error
     if "path" not in columns:
         raise HearMwmaeError(f"{path} has no column path; its first line names {columns}")
     if not rows:
@@ -170,7 +172,7 @@ def _entries(item: Item) -> Iterator[tuple[str, bytes, dict]]:
             if _is_damage(error):
                 raise _Damaged(_reason(error)) from error
             if "://" not in item.url or attempt == ATTEMPTS - 1:
-                raise OSError(f"{item.url} cannot be read: {_reason(error)}") from error
+                raise HearMwmaeError(f"{item.url} cannot be read: {_reason(error)}") from error
         pause(attempt)
 
 
@@ -261,14 +263,17 @@ def _nothing(item: Item, name: str, problem: str) -> Recording:
 def _decode_file(item: Item, sample_rate: int) -> Recording:
     try:
         os.close(os.open(item.url, os.O_RDONLY))  # or what the disk fails to give would count as damaged
-    except (FileNotFoundError, NotADirectoryError):
-        return _nothing(item, "", "no such file")
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return _nothing(item, "", why_unreadable(item.url))
     return _decode(item.url, item.url, item.about, sample_rate)
 
 
 def _decode_bytes(name: str, content: bytes, about: dict, sample_rate: int) -> Recording:
     suffix = Path(name).suffix.lower()
-    with tempfile.NamedTemporaryFile(suffix=suffix if suffix in AUDIO_SUFFIXES else "") as file:
+    with (
+        naming(Path(tempfile.gettempdir())),
+        tempfile.NamedTemporaryFile(suffix=suffix if suffix in AUDIO_SUFFIXES else "") as file,
+    ):
         file.write(content)
         file.flush()
         return _decode(f"{about['shard']} {name}", file.name, {"path": name} | about, sample_rate)
@@ -277,7 +282,7 @@ def _decode_bytes(name: str, content: bytes, about: dict, sample_rate: int) -> R
 def _decode(name: str, path: str, about: dict, sample_rate: int) -> Recording:
     try:
         waveform = read_audio(path, sample_rate)
-    except ValueError as error:
+    except HearMwmaeError as error:
         return Recording(name, about, None, str(error).removeprefix(f"{path}: "))
     if not waveform.isfinite().all():
         return Recording(name, about, None, "holds samples that are not finite")
