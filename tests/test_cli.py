@@ -184,7 +184,7 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path):
     [
         (["embed", "missing.wav"], "no such file or folder: missing.wav"),
         (["embed", "{tmp}"], "holds no audio files"),
-        (["embed", "{clip}", "-o", "{tmp}/out.csv"], "must end in .npz or .parquet"),
+        (["embed", "{clip}", "-o", "{tmp}/out.txt"], "must be a folder, or end in .npz, .npy, .csv, .parquet"),
         (["embed", "{clip}", "-o", "{tmp}/no/out.npz"], "there is no folder"),
         (["embed", "missing-model-is-not-reached", "-o", "/proc/out.npz"], "cannot write /proc/out.npz"),
         (["embed", "{clip}", "--device", "toaster"], "device 'toaster' cannot be used"),

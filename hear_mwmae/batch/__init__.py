@@ -1,0 +1,3 @@
+"""Many audio files -> one table of embeddings, in parts that survive any interruption: what `hear-mwmae embed` runs."""
+
+from .. import _until_merge  # noqa: F401
