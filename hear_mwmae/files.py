@@ -42,7 +42,7 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def one_at_a_time(lock: Path, busy: str) -> Iterator[None]:
     """Holds the lock file ``lock``; where another process does, raises ValueError with the message ``busy``."""
-    from filelock import FileLock, Timeout  # only here: embedding locks nothing
+    from filelock import FileLock, Timeout
 
     held = FileLock(lock, timeout=0)
     try:

@@ -1,3 +1,1 @@
 """Many audio files -> one table of embeddings, in parts that survive any interruption: what `hear-mwmae embed` runs."""
-
-from .. import _until_merge  # noqa: F401

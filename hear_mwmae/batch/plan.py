@@ -46,7 +46,7 @@ def make_plan(model: Embedder, items: Sequence[Item], timestamps: bool) -> dict[
         "format": FORMAT,
         "model": weights.hexdigest(),
         "dtype": str(next(model.encoder.parameters()).dtype).removeprefix("torch."),
-        "pooling": getattr(model, "pooling", "mean"),
+        "pooling": "none" if timestamps else model.config.pooling,
         "timestamps": model.timestamps if timestamps else "none",
         "inputs": f"{len(items)}, {inputs.hexdigest()[:16]}",
     }

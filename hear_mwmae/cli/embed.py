@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import HearMwmaeError
+from ..extras import needs
 
 if TYPE_CHECKING:
     from ..embedder import Embedder
@@ -106,7 +107,7 @@ def _output_path(output: str) -> Path:
     if not is_folder and path.suffix not in TABLE_SUFFIXES:
         raise HearMwmaeError(f"output must be a folder, or end in {', '.join(TABLE_SUFFIXES)}, got {output}")
     if (is_folder or path.suffix == ".parquet") and importlib.util.find_spec("pyarrow") is None:
-        raise HearMwmaeError("writing Parquet needs pyarrow: pip install 'hear-mwmae[parquet]'")
+        raise needs("writing Parquet", "pyarrow", "parquet")
     return path
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ..errors import HearMwmaeError
+from ..extras import needs
 
 
 @click.command(short_help="Audio from anywhere to shards for `pretrain`.")
@@ -29,7 +30,7 @@ def pack(sources: tuple[str, ...], out: Path, codec: str, kind: str, shard_size:
     try:
         from ..training.pack import pack as run_packing
     except ModuleNotFoundError as error:
-        raise HearMwmaeError(f"packing needs {error.name}: pip install 'hear-mwmae[train]'") from error
+        raise needs("packing", error.name, "train") from error
 
     packed = run_packing(sources, out, codec, kind, shard_size << 20, jobs)
     skipped = f"; {packed.skipped} skipped, see {out / 'skipped.csv'}" if packed.skipped else ""
@@ -82,7 +83,7 @@ def pretrain(
         from ..training.recipe import Recipe
         from ..training.run_files import newest_checkpoint
     except ModuleNotFoundError as error:
-        raise HearMwmaeError(f"pretraining needs {error.name}: pip install 'hear-mwmae[train]'") from error
+        raise needs("pretraining", error.name, "train") from error
 
     if tasks and not look_every:
         raise click.UsageError("--probe needs a --look-every above 0")

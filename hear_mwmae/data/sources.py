@@ -22,6 +22,7 @@ import torch
 
 from ..audio import AUDIO_SUFFIXES, Found, read_audio, search_audio
 from ..errors import HearMwmaeError
+from ..extras import needs
 
 SHARD_SUFFIXES = (".tar", ".parquet")
 #: Rows of a Parquet file that are held at a time.
@@ -151,7 +152,7 @@ def _shards(source: str, kind: str) -> list[Item]:
         import webdataset  # noqa: F401
         from braceexpand import braceexpand
     except ModuleNotFoundError as error:
-        raise HearMwmaeError(f"reading {source} needs {error.name}: pip install 'hear-mwmae[shards]'") from error
+        raise needs(f"reading {source}", str(error.name), "shards") from error
 
     items = []
     for pattern in braceexpand(source):
