@@ -26,7 +26,7 @@ from ..errors import HearMwmaeError
 #: The last line of a part.
 END = b'{"end": true}\n'
 #: Rows that are held when tables are put together.
-BLOCK_ROWS = 8192
+BLOCK_ROWS = 4096
 
 
 @dataclass
@@ -76,6 +76,12 @@ class Part:
         """Goes on after the last whole group."""
         return PartWriter(self)
 
+    def damage(self) -> HearMwmaeError:
+        """What to raise where rows are missing."""
+        return HearMwmaeError(
+            f"{self.rows_file} is shorter than {self.log_file} says: remove both, and the part is embedded again"
+        )
+
     def _lines(self) -> Iterator[tuple[Group, int]]:
         """Groups, each with the bytes of the log up to its end."""
         if not self.log_file.exists():
@@ -106,7 +112,7 @@ class PartWriter:
         # Unbuffered: what a full disk refuses must not be tried again when the file is closed.
         self._rows, self._log = _grown(part.rows_file), _grown(part.log_file)
         if self._rows.seek(0, os.SEEK_END) < self._whole:
-            raise HearMwmaeError(f"{part.rows_file} is shorter than {part.log_file} says: remove both, to embed the part again")
+            raise part.damage()
         self._log.truncate(log_bytes)
         self._log.seek(log_bytes)
         self.rollback()
@@ -188,7 +194,7 @@ class Rows:
                             count = min(rows, BLOCK_ROWS - filled)
                             view = buffer[filled : filled + count]
                             if stream.readinto(view.data.cast("B")) != view.nbytes:
-                                raise HearMwmaeError(f"{part.rows_file} is shorter than {part.log_file} says")
+                                raise part.damage()
                             paths.append(path)
                             counts.append(count)
                             filled, rows = filled + count, rows - count

@@ -39,15 +39,16 @@ def make_plan(model: Embedder, items: Sequence[Item], timestamps: bool) -> dict[
     inputs = hashlib.sha256()
     for item in items:
         inputs.update(repr((item.name, item.url, item.size, item.modified)).encode("utf-8", "backslashreplace"))
-    weights = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
+    config = {name: value for name, value in model.config.to_dict().items() if name != "pooling"}
+    weights = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, value in model.encoder.state_dict().items():
         weights.update(name.encode() + value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return {
         "format": FORMAT,
         "model": weights.hexdigest(),
         "dtype": str(next(model.encoder.parameters()).dtype).removeprefix("torch."),
-        "pooling": "none" if timestamps else model.config.pooling,
         "timestamps": model.timestamps if timestamps else "none",
+        "pooling": "none" if timestamps else model.config.pooling,
         "inputs": f"{len(items)}, {inputs.hexdigest()[:16]}",
     }
 

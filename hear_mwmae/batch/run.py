@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def show(model: Embedder, inputs: Inputs, timestamps: bool, progress: bool = Tru
     """Embed ``inputs``, and print a line for each clip; what could not be embedded is returned."""
     lines = Lines(tqdm.write)
     seconds = _seconds(inputs.items)
-    with _bar(seconds, inputs.items, progress) as advance:
+    with _bar(seconds, inputs.items, progress and sys.stderr.isatty()) as advance:  # or it would come once more with every line
         for items in cut(inputs.items):
             embed_items(model, items, seconds, timestamps, lines, progress=advance)
     return [*inputs.failures, *lines.failures]

@@ -27,6 +27,7 @@ MODEL_HELP = (
 @click.option("-o", "--output", metavar="OUT", help="Table (.npz, .npy, .csv, .parquet) or folder of Parquet files to write.")
 @click.option("--timestamps", is_flag=True, help="An embedding for every 40 ms instead of one per clip.")
 @click.option("--model", default="", metavar="MODEL", help=MODEL_HELP)
+@click.option("--pooling", metavar="WAYS", help="Over time: mean, std, max, joined by +. The model's, when not given.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of the encoder.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps, ...")
 @click.option(
@@ -42,6 +43,7 @@ def embed(
     output: str | None,
     timestamps: bool,
     model: str,
+    pooling: str | None,
     dtype: str,
     device: str,
     batch_size: int,
@@ -76,7 +78,7 @@ def embed(
     if not found.items:
         name, reason = found.failures[0]
         raise HearMwmaeError(reason if name in reason else f"{name}: {reason}")
-    embedder = load_embedder(model, dtype=dtype, max_batch=batch_size)
+    embedder = load_embedder(model, pooling=pooling, dtype=dtype, max_batch=batch_size)
     _move(embedder, device)
     if target is None:
         failures = show(embedder, found, timestamps, progress=not quiet)
