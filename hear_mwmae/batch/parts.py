@@ -78,9 +78,7 @@ class Part:
 
     def damage(self) -> HearMwmaeError:
         """What to raise where rows are missing."""
-        return HearMwmaeError(
-            f"{self.rows_file} is shorter than {self.log_file} says: remove both, and the part is embedded again"
-        )
+        return HearMwmaeError(f"{self.rows_file} is shorter than {self.log_file} says: without both, the part is embedded again")
 
     def _lines(self) -> Iterator[tuple[Group, int]]:
         """Groups, each with the bytes of the log up to its end."""
