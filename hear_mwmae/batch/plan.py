@@ -60,6 +60,8 @@ def check_plan(file: Path, plan: dict[str, object]) -> None:
         differences = [name for name, value in plan.items() if other[name] != value]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HearMwmaeError(f"{file} is not the plan of a run: {error}") from error
+    if "dtype" in differences and "model" in differences:
+        differences.remove("model")  # its weights are those of the precision
     if differences:
         shown = "; ".join(
             f"another {name}" if name == "model" else f"{name} {other[name]}, not {plan[name]}" for name in differences
