@@ -12,6 +12,7 @@ from ..audio import read_blocks
 from ..data.sources import Item, read_item
 from ..embedder import Embedder
 from ..errors import HearMwmaeError
+from ..files import printable
 from .parts import Group
 
 #: Chunks of short clips that are embedded together, so that they fill the encoder's batches.
@@ -50,7 +51,8 @@ def embed_items(
         progress: is told the seconds of audio that are done.
 
     Raises:
-        OSError: a server fails, or the sink's disk.
+        HearMwmaeError: a server fails.
+        OSError: the sink's disk refuses.
     """
     waiting = _Waiting(model, timestamps, sink, progress)
     for item in items:
@@ -126,8 +128,3 @@ def _embed_long(model: Embedder, item: Item, timestamps: bool, sink: Sink, progr
         sink.commit(Group(failures=[(name, str(error).removeprefix(f"{item.url}: "))]))
     else:
         sink.commit(Group([(name, rows)]))
-
-
-def printable(name: str) -> str:
-    """A file name may hold bytes that are no characters, which tables cannot."""
-    return name.encode("utf-8", "backslashreplace").decode()

@@ -23,7 +23,7 @@ class Ranks:
     group: object = None
 
     def wait(self) -> None:
-        """Until all processes are here. OSError where one has ended."""
+        """Until all processes are here. HearMwmaeError where one has ended."""
         if self.world == 1:
             return
         import torch.distributed as dist
@@ -31,7 +31,7 @@ class Ranks:
         try:
             dist.barrier(self.group)
         except RuntimeError as error:
-            raise OSError("another process of this run has ended; the same command goes on") from error
+            raise HearMwmaeError("another process of this run has ended; the same command goes on") from error
 
 
 @contextmanager

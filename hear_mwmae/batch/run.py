@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sys
@@ -16,8 +17,8 @@ from ..audio import audio_seconds
 from ..data.sources import Inputs, Item
 from ..embedder import Embedder
 from ..errors import HearMwmaeError
-from ..files import check_writable, one_at_a_time, write_text
-from .engine import embed_items, printable
+from ..files import FULL, check_writable, one_at_a_time, printable, write_text
+from .engine import embed_items
 from .lines import Lines
 from .parts import Part, Rows
 from .plan import PLAN, check_plan, cut, make_plan
@@ -89,8 +90,8 @@ class Outcome:
 def embed_to(output: Output, model: Embedder, inputs: Inputs, timestamps: bool, progress: bool = True) -> Outcome | None:
     """Embed ``inputs`` into ``output``, together with the other processes of torchrun; None in all of these but the first.
 
-    Raises HearMwmaeError where the parts of another run are in the way, nothing could be embedded, or the disk refuses: what was
-    embedded is kept. OSError where a server fails, or another process.
+    Raises HearMwmaeError where the parts of another run are in the way, or the disk, a server or another process fails: what was
+    embedded is kept.
     """
     plan, items = make_plan(model, inputs.items, timestamps), cut(inputs.items)
     columns = model.timestamp_embedding_size + 1 if timestamps else model.scene_embedding_size
@@ -182,7 +183,7 @@ def _complaints(output: Output) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None or (error.filename and not str(error.filename).startswith(str(output.path))):
+        if error.errno not in (*FULL, errno.EACCES, errno.EROFS):
             raise
         reason = f"cannot write {error.filename or output.path}: {error.strerror}"
         raise HearMwmaeError(f"{reason}; what was embedded is kept in {output.parts}, and the same command goes on") from error

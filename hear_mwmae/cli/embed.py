@@ -12,6 +12,7 @@ import click
 
 from ..errors import HearMwmaeError
 from ..extras import needs
+from ..files import printable
 
 if TYPE_CHECKING:
     from ..embedder import Embedder
@@ -62,7 +63,6 @@ def embed(
 
     What cannot be read is listed in OUT.failures.csv, and does not stop the rest; the exit code is then 1.
     """
-    from ..batch.engine import printable
     from ..batch.run import Output, embed_to, show
     from ..checkpoint import load_embedder
     from ..data.sources import find_inputs

@@ -23,6 +23,7 @@ import torch
 from ..audio import AUDIO_SUFFIXES, Found, read_audio, search_audio
 from ..errors import HearMwmaeError
 from ..extras import needs
+from ..files import naming, why_unreadable
 
 SHARD_SUFFIXES = (".tar", ".parquet")
 #: Rows of a Parquet file that are held at a time.
@@ -31,6 +32,10 @@ PARQUET_ROWS = 16
 CONNECT_SECONDS, SILENT_SECONDS = 10, 30
 #: How often a server is asked, and the seconds before it is asked again, doubled every time.
 ATTEMPTS, PATIENCE = 4, 1.0
+
+
+class Unreachable(HearMwmaeError):
+    """A server fails, or a disk."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ def list_items(sources: Sequence[str], kind: str) -> list[Item]:
 
     A source is a folder, an audio file or a manifest (.csv) on a local disk, or shards (.tar, .parquet): a path or URL of any
     file system that fsspec knows (https, s3, gs, hf, ...), with * where it can list, and {000..123}. Raises HearMwmaeError where
-    nothing is found, OSError where a server fails.
+    nothing is found, or a server fails.
     """
     found = find_inputs(sources, kind)
     for name, reason in found.failures:
@@ -83,7 +88,7 @@ class Inputs:
 
 
 def find_inputs(sources: Sequence[str], kind: str = "audio") -> Inputs:
-    """As :func:`list_items`, but what is missing or cannot be read costs no more than itself. OSError where a server fails."""
+    """As :func:`list_items`, but what is missing or cannot be read costs no more than itself. Raises Unreachable where a server fails."""
     found, beside = Inputs(), Found()
     for source in sources:
         try:
@@ -98,6 +103,8 @@ def find_inputs(sources: Sequence[str], kind: str = "audio") -> Inputs:
                 found.items += [_local(file, {"path": str(file), "kind": kind}) for file in inside.files]
                 found.failures += [(str(path), reason) for path, reason in inside.failures]
                 beside.passed_over += inside.passed_over
+        except Unreachable:
+            raise  # another time, there would be more
         except HearMwmaeError as error:
             found.failures.append((source, str(error)))
     found.passed_over = beside.passed_over_line()
@@ -107,7 +114,7 @@ def find_inputs(sources: Sequence[str], kind: str = "audio") -> Inputs:
 def read_item(item: Item, sample_rate: int, skip: int = 0) -> Iterator[Recording]:
     """The recordings in a file or shard, one after the other; what is damaged comes as a problem, and does not end the rest.
 
-    A server that fails is asked again. Raises OSError when it goes on failing, or a disk does: that is no fault of the data.
+    A server that fails is asked again. Raises Unreachable when it goes on failing: that is no fault of the data.
 
     Args:
         skip: recordings at the beginning that are passed over, and not decoded.
@@ -170,7 +177,7 @@ def _shards(source: str, kind: str) -> list[Item]:
             reason = "" if isinstance(error, FileNotFoundError) else f" ({error})"
             raise HearMwmaeError(f"no such shard: {pattern}{reason}") from error
         except Exception as error:  # every file system has its own
-            raise OSError(f"{pattern} cannot be listed: {_reason(error)}") from error
+            raise Unreachable(f"{pattern} cannot be listed: {_reason(error)}") from error
         if not paths:
             raise HearMwmaeError(f"no such shard: {pattern}")
     return items
@@ -179,13 +186,14 @@ def _shards(source: str, kind: str) -> list[Item]:
 def _manifest(path: Path, kind: str) -> list[Item]:
     """Rows of a CSV: path (relative to it), and whatever else, which goes with the clips; a kind of its own, or ``kind``."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
+        # A file name may hold bytes that are no UTF-8.
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
             reader = csv.DictReader(stream)
             rows, columns = list(reader), reader.fieldnames or []
     except OSError as error:
-        raise HearMwmaeError(f"{path}: {(error.strerror or str(error)).lower()}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise HearMwmaeError(f"{path} is no CSV in UTF-8: {error}") from error
+        raise HearMwmaeError(f"{path}: {why_unreadable(path) or error.strerror}") from error
+    except csv.Error as error:
+        raise HearMwmaeError(f"{path} is no CSV: {error}") from error
     if "path" not in columns:
         raise HearMwmaeError(f"{path} has no column path; its first line names {columns}")
     if not rows:
@@ -213,7 +221,7 @@ def _entries(item: Item) -> Iterator[tuple[str, bytes, dict]]:
             if _is_damage(error):
                 raise _Damaged(_reason(error)) from error
             if "://" not in item.url or attempt == ATTEMPTS - 1:
-                raise OSError(f"{item.url} cannot be read: {_reason(error)}") from error
+                raise Unreachable(f"{item.url} cannot be read: {_reason(error)}") from error
         pause(attempt)
 
 
@@ -311,10 +319,8 @@ def _nothing(item: Item, name: str, problem: str) -> Recording:
 def _decode_file(item: Item, sample_rate: int) -> Recording:
     try:
         os.close(os.open(item.url, os.O_RDONLY))  # or what the disk fails to give would count as damaged
-    except (FileNotFoundError, NotADirectoryError):
-        return _nothing(item, "", "no such file")
-    except PermissionError:
-        return _nothing(item, "", "permission denied")
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return _nothing(item, "", why_unreadable(item.url))
     return _decode(item.url, Path(item.url), item.about, sample_rate)
 
 
@@ -333,7 +339,10 @@ def _as_file(content: bytes, suffix: str) -> Iterator[Path]:
             stream.flush()
             yield Path(f"/proc/self/fd/{stream.fileno()}")
         return
-    with tempfile.NamedTemporaryFile(suffix=suffix if suffix in AUDIO_SUFFIXES else "") as stream:
+    with (
+        naming(Path(tempfile.gettempdir())),
+        tempfile.NamedTemporaryFile(suffix=suffix if suffix in AUDIO_SUFFIXES else "") as stream,
+    ):
         stream.write(content)
         stream.flush()
         yield Path(stream.name)
@@ -342,7 +351,7 @@ def _as_file(content: bytes, suffix: str) -> Iterator[Path]:
 def _decode(name: str, path: Path, about: dict, sample_rate: int) -> Recording:
     try:
         waveform = read_audio(path, sample_rate)
-    except ValueError as error:
+    except HearMwmaeError as error:
         return Recording(name, about, None, str(error).removeprefix(f"{path}: ").replace(str(path), name))
     if not waveform.isfinite().all():
         return Recording(name, about, None, "holds samples that are not finite")
