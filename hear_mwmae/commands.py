@@ -26,7 +26,8 @@ class OneLineErrors:
     """
 
     def __init__(self, *args: object, **options: object) -> None:
-        super().__init__(*args, **options)
+        settings = {"help_option_names": ["-h", "--help"]} | (options.pop("context_settings", None) or {})
+        super().__init__(*args, context_settings=settings, **options)
         debug = click.Option(
             ["--debug"], is_flag=True, expose_value=False, callback=_set_debug, help="Show tracebacks of all errors."
         )

@@ -93,7 +93,7 @@ def printable(path: str | os.PathLike) -> str:
 @contextmanager
 def one_at_a_time(lock: Path, busy: str) -> Iterator[None]:
     """Holds the lock file ``lock``; where another process does, raises HearMwmaeError with the message ``busy``."""
-    from filelock import FileLock, Timeout  # only here: embedding locks nothing
+    from filelock import FileLock, Timeout
 
     held = FileLock(lock, timeout=0)
     try:

@@ -10,13 +10,13 @@ import math
 import re
 from pathlib import Path
 
-import msgpack
 import numpy as np
 import torch
 from torch import Tensor
 
 from .config import ENCODER_SIZES, DecoderConfig, EncoderConfig, FrontendConfig, ModelConfig
 from .errors import HearMwmaeError
+from .extras import needs
 from .hub import WEIGHTS_NAME
 
 #: Heads of the authors' decoder where it has no window; they leave no trace in the weights.
@@ -325,6 +325,11 @@ def _unpack_collections(file: Path) -> tuple[dict[str, object], list[str]]:
 
     The rest is skipped, not decoded: the optimiser's state alone is twice the size of the weights.
     """
+    try:
+        import msgpack  # only here and below: no other weights need it
+    except ImportError as error:
+        raise needs("reading the authors' checkpoints", "msgpack", "official") from error
+
     found, names = {}, []
     try:
         with open(file, "rb") as stream:
@@ -345,6 +350,8 @@ def _unpack_collections(file: Path) -> tuple[dict[str, object], list[str]]:
 
 
 def _unpack_ext(code: int, data: bytes) -> object:
+    import msgpack
+
     if code not in (_NDARRAY, _NUMPY_SCALAR):
         return msgpack.ExtType(code, data)
     fields = msgpack.unpackb(data)

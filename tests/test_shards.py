@@ -18,7 +18,7 @@ from packing import rows
 from tiny_run import write_recipe
 
 from hear_mwmae.cli import main
-from hear_mwmae.training import sources
+from hear_mwmae.data import sources
 from hear_mwmae.training.data import CropBatches, read_batches
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.recipe import Recipe

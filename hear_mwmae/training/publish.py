@@ -29,7 +29,7 @@ from ..commands import Command
 from ..errors import HearMwmaeError
 from ..files import printable, replacing, write_text
 from ..hub import CARD_NAME, LOSS_NAME, sha256_of
-from ..weights import DEFAULT_MODEL
+from ..weights import DEFAULT_MODEL, registry
 from .baselines import LogMel, untrained
 from .data import CropBatches
 from .hear_task import Task, read_task
@@ -224,7 +224,9 @@ def main(
     with replacing(output / LOSS_NAME) as temporary:
         draw_loss(rows, temporary)
     write_text(output / CARD_SOURCE, json.dumps(card, indent=2) + "\n")
-    write_text(output / CARD_NAME, model_card(output, f"hear-mwmae/{output.resolve().name}"))
+    folder = output.resolve().name
+    # As users will load it: by its name where the package carries it, else from where they put it.
+    write_text(output / CARD_NAME, model_card(output, folder if folder in registry() else f"path/to/{folder}"))
     for row in card["results"]:
         click.echo(" ".join(f"{key} {value}" for key, value in row.items()))
     for name in (CONFIG_NAME, WEIGHTS_NAME):
