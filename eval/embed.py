@@ -62,8 +62,9 @@ class Model:
 
     @cached_property
     def identity(self) -> dict:
-        """What tells it from others: the module, its options, and its weights, wherever they come from."""
-        return {"module": self.module, "options": self.options, "weights": self._weights()}
+        """What tells it from others: the module, its options, its weights, wherever they come from, and how it pools them."""
+        pooling = getattr(getattr(self.embedding.model, "config", None), "pooling", None)
+        return {"module": self.module, "options": self.options, "weights": self._weights(), "pooling": pooling}
 
     def _weights(self) -> str:
         """SHA-256 of the loaded weights; of a model that is not torch's, of its files, or else its name."""
