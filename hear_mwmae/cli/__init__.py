@@ -14,7 +14,7 @@ from .models import convert, info, push
 from .training import pack, pretrain
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Group, context_settings={"max_content_width": 110})
 @click.version_option(__version__)
 def main() -> None:
     """Audio embeddings from MW-MAE, the Multi-Window Masked Autoencoder.

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import HearMwmaeError
 from ..extras import needs
-from ..files import check_writable
-
-if TYPE_CHECKING:
-    import numpy as np
+from ..files import printable
 
 MODEL_HELP = (
     "The embedded model when not given; else a registered name, a directory, a .safetensors file, org/repo[@revision] on the "
@@ -23,10 +20,11 @@ MODEL_HELP = (
 
 
 @click.command(short_help="Audio files to a table of embeddings.")
-@click.argument("paths", nargs=-1, required=True, metavar="FILES_OR_FOLDERS...")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Table to write, .npz or .parquet.")
-@click.option("--timestamps", is_flag=True, help="An embedding for every 40 ms instead of one per file.")
+@click.argument("inputs", nargs=-1, required=True)
+@click.option("-o", "--output", metavar="OUT", help="Table (.npz, .npy, .csv, .parquet) or folder of Parquet files to write.")
+@click.option("--timestamps", is_flag=True, help="An embedding for every 40 ms instead of one per clip.")
 @click.option("--model", default="", metavar="MODEL", help=MODEL_HELP)
+@click.option("--pooling", metavar="WAYS", help="Over time: mean, std, max, joined by +. The model's, when not given.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of the encoder.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps, ...")
 @click.option(
@@ -36,61 +34,77 @@ MODEL_HELP = (
     show_default=True,
     help="Chunks of 2 s that are encoded together.",
 )
+@click.option("--quiet", is_flag=True, help="No progress bar.")
 def embed(
-    paths: tuple[str, ...], output: Path | None, timestamps: bool, model: str, dtype: str, device: str, batch_size: int
+    inputs: tuple[str, ...],
+    output: str | None,
+    timestamps: bool,
+    model: str,
+    pooling: str | None,
+    dtype: str,
+    device: str,
+    batch_size: int,
+    quiet: bool,
 ) -> None:
-    """Embed audio files: any format and rate libsndfile reads (wav, flac, ogg, opus, mp3, ...).
+    """Embed audio: one embedding per clip, or one for every 40 ms.
 
-    Channels are mixed down and the rate converted to 16 kHz. Folders are searched for audio at any depth. Without -o, a line
-    per file shows what was computed. With -o, the table has the columns "path" and "embedding" (float32), and "timestamp" in
-    milliseconds with --timestamps: np.load("clips.npz")["embedding"], or pandas.read_parquet("clips.parquet").
+    INPUTS are audio files of any format and rate that libsndfile reads (wav, flac, ogg, opus, mp3, ...), folders of them,
+    manifests (.csv with a column "path"), and WebDataset or Parquet shards (.tar, .parquet), here or on a server. Channels are
+    mixed down and the rate converted to 16 kHz. Without -o, a line per clip shows what was computed.
 
-    A file that cannot be read is reported and does not stop the rest; the exit code is then 1.
+    With -o, the table has the columns "path" and "embedding" (float32), and "timestamp" in milliseconds with --timestamps:
+    np.load("clips.npz")["embedding"], or pandas.read_parquet("clips.parquet"). Beside clips.npy, clips.csv has all but the
+    embeddings. A run that was interrupted, or found the disk full, goes on with the same command. torchrun shares it among
+    processes.
+
+    What cannot be read is listed in OUT.failures.csv, and does not stop the rest; the exit code is then 1.
     """
-    import torch
-
-    from ..audio import find_audio
-    from ..batch import OUTPUT_SUFFIXES, embed_files, write_table
+    from ..batch.run import Output, embed_to, show
     from ..checkpoint import load_embedder
+    from ..data.sources import find_inputs
 
-    if output and output.suffix not in OUTPUT_SUFFIXES:
-        raise HearMwmaeError(f"output must end in {' or '.join(OUTPUT_SUFFIXES)}, got {output}")
-    if output and not output.absolute().parent.is_dir():
-        raise HearMwmaeError(f"cannot write {output}: there is no folder {output.absolute().parent}")
-    if output:
+    first = os.environ.get("RANK", "0") == "0"
+    target = Output(_output_path(output)) if output else None
+    if target and first:
+        target.check()
+        target.check_inputs(inputs)
+    found = find_inputs(inputs)
+    if first and found.passed_over:
+        click.echo(f"not read: {found.passed_over}", err=True)
+    if not found.items:
+        name, reason = found.failures[0]
+        raise HearMwmaeError(reason if name in reason else f"{name}: {reason}")
+    if device == "cuda" and "LOCAL_RANK" in os.environ:  # under torchrun, one for each process
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    embedder = load_embedder(model, device, pooling=pooling, dtype=dtype, max_batch=batch_size)
+    if target is None:
+        failures = show(embedder, found, timestamps, progress=not quiet)
+    else:
         try:
-            check_writable(output)
-        except OSError as error:
-            raise HearMwmaeError(f"cannot write {output}: {error.strerror}") from error
-    if output and output.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise needs("writing .parquet", "pyarrow", "parquet")
-    files = find_audio(paths)
-    embedder = load_embedder(model, dtype=dtype, max_batch=batch_size)
-    try:
-        embedder.to(torch.device(device))
-        torch.zeros(1, device=device).item()  # "meta", say, is a device that holds no values
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise HearMwmaeError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    failures: list[str] = []
-    results = []
-    for result in embed_files(embedder, files, timestamps, failures, progress=len(files) > 1):
-        if output:
-            results.append(result)
-        else:
-            click.echo(_summary(result.path, result.embedding))
-    for failure in failures:
-        click.echo(f"not embedded: {failure}", err=True)
-    if output:
-        write_table(output, results)
-        click.echo(f"{len(results)} of {len(files)} files -> {output}")
+            outcome = embed_to(target, embedder, found, timestamps, progress=not quiet)
+        except KeyboardInterrupt:
+            click.echo(f"interrupted: what was embedded is kept in {target.parts}, and the same command goes on", err=True)
+            sys.exit(130)
+        if outcome is None:
+            return
+        failures = outcome.failures
+    for name, reason in failures:
+        click.echo(f"not embedded: {printable(name)}: {reason}", err=True)
+    if target:
+        if not outcome.clips:
+            raise HearMwmaeError(f"nothing to write to {target.path}: nothing could be embedded")
+        click.echo(f"{outcome.clips} of {outcome.clips + len(failures)} clips -> {target.path}")
     if failures:
         sys.exit(1)
 
 
-def _summary(file: str, embedding: np.ndarray) -> str:
-    import numpy as np
+def _output_path(output: str) -> Path:
+    from ..batch.tables import TABLE_SUFFIXES
 
-    values = embedding.reshape(-1, embedding.shape[-1]).mean(axis=0)
-    shape = " x ".join(map(str, embedding.shape))
-    head = " ".join(f"{value:+.3f}" for value in values[:6])
-    return f"{file}: {shape} float32, mean {values.mean():+.3f}, norm {np.linalg.norm(values):.2f}, starts {head}"
+    path = Path(output)
+    is_folder = path.is_dir() or not path.suffix
+    if not is_folder and path.suffix not in TABLE_SUFFIXES:
+        raise HearMwmaeError(f"output must be a folder, or end in {', '.join(TABLE_SUFFIXES)}, got {output}")
+    if (is_folder or path.suffix == ".parquet") and importlib.util.find_spec("pyarrow") is None:
+        raise needs("writing Parquet", "pyarrow", "parquet")
+    return path
