@@ -392,8 +392,6 @@ def test_near_misses(model_dir, monkeypatch):
         hear_mwmae.load_model("modle")
     with pytest.raises(ValueError, match=r"; did you mean 'mae-small'\?"):
         preset("mae_small")
-    with pytest.raises(ValueError, match=r"; did you mean 'max_batch'\?"):
-        hear_mwmae.load_model(max_batches=3)
 
 
 def test_a_local_folder_of_a_registered_name(model_dir, monkeypatch):
