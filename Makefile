@@ -29,7 +29,7 @@ FAST := audio checkpoint cli hear_api hub linear model official package parity p
 matrix:
 	for python in $(PYTHONS); do \
 		venv=$(VENV)-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
-		$$python -m venv $$venv && $$venv/bin/pip install --quiet '.[parquet,dev]' && \
+		$$python -m venv $$venv && $$venv/bin/pip install --quiet --editable '.[parquet,dev]' && \
 		$$venv/bin/python -m pytest $(FAST:%=tests/test_%.py) || exit 1; \
 	done
 
