@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from .checkpoint import CONFIG_NAME, read_config
 from .errors import HearMwmaeError
+from .files import read_json
 
 CARD_SOURCE = "card.json"
 
@@ -103,10 +103,7 @@ def model_card(directory: str | Path, load_from: str) -> str:
 def _read_source(path: Path) -> dict:
     if not path.is_file():
         return {}
-    try:
-        source = json.loads(path.read_text())
-    except ValueError as error:
-        raise HearMwmaeError(f"{path}: {error}") from error
+    source = read_json(path)
     unknown = sorted(set(source) - set(_KEYS)) if isinstance(source, dict) else source
     if unknown or not isinstance(source, dict):
         raise HearMwmaeError(f"{path}: unknown keys {unknown!r}; it takes {sorted(_KEYS)}")

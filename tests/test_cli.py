@@ -113,6 +113,12 @@ def test_info(model):
 def test_convert(tmp_path):
     result = run("convert", OFFICIAL, tmp_path / "converted")
     assert result.exit_code == 0, result.output
+    assert "encoder heads 3 (guessed from the width; --encoder-heads says otherwise), decoder heads 8 (" in result.output
+    for number in range(6):
+        run("convert", OFFICIAL, tmp_path / f"again{number}")
+        for name in ("config.json", "model.safetensors"):
+            assert (tmp_path / f"again{number}" / name).read_bytes() == (tmp_path / "converted" / name).read_bytes()
+    assert "encoder heads 4 (as given)" in run("convert", OFFICIAL, tmp_path / "four", "--encoder-heads", 4).output
     assert hear_mwmae.load_model(str(tmp_path / "converted")).scene_embedding_size == 240
 
 

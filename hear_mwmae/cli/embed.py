@@ -6,16 +6,12 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import HearMwmaeError
 from ..extras import needs
 from ..files import printable
-
-if TYPE_CHECKING:
-    from ..embedder import Embedder
 
 MODEL_HELP = (
     "The embedded model when not given; else a registered name, a directory, a .safetensors file, org/repo[@revision] on the "
@@ -78,8 +74,9 @@ def embed(
     if not found.items:
         name, reason = found.failures[0]
         raise HearMwmaeError(reason if name in reason else f"{name}: {reason}")
-    embedder = load_embedder(model, pooling=pooling, dtype=dtype, max_batch=batch_size)
-    _move(embedder, device)
+    if device == "cuda" and "LOCAL_RANK" in os.environ:  # under torchrun, one for each process
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    embedder = load_embedder(model, device, pooling=pooling, dtype=dtype, max_batch=batch_size)
     if target is None:
         failures = show(embedder, found, timestamps, progress=not quiet)
     else:
@@ -111,16 +108,3 @@ def _output_path(output: str) -> Path:
     if (is_folder or path.suffix == ".parquet") and importlib.util.find_spec("pyarrow") is None:
         raise needs("writing Parquet", "pyarrow", "parquet")
     return path
-
-
-def _move(model: Embedder, device: str) -> None:
-    """To the device; under torchrun, "cuda" is one for each process."""
-    import torch
-
-    if device == "cuda" and "LOCAL_RANK" in os.environ:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-    try:
-        model.to(torch.device(device))
-        torch.zeros(1, device=device).item()  # "meta", say, is a device that holds no values
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise HearMwmaeError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error

@@ -49,10 +49,11 @@ def convert(source: Path, destination: Path, encoder_heads: int | None) -> None:
     weights but the number of encoder heads, which follows from the width for the sizes of the paper.
     """
     from ..checkpoint import save_model
-    from ..official import load_official
+    from ..official import describe_heads, load_official
 
     config, state = load_official(source, encoder_heads)
     save_model(destination, config, state)
+    click.echo(describe_heads(config, encoder_heads))
     click.echo(f"{sum(value.numel() for value in state.values()):,} parameters -> {destination}")
 
 
@@ -69,8 +70,8 @@ def convert(source: Path, destination: Path, encoder_heads: int | None) -> None:
 def push(directory: Path, repo: str, private: bool, dry_run: Path | None) -> None:
     """Push the model in DIRECTORY to the Hugging Face Hub, with a generated model card.
 
-    Goes up: config.json, model.safetensors, and a README.md made from the configuration and, where there is one, from card.json
-    (licence, data, results, ...). The token comes from HF_TOKEN or `hf auth login`.
+    Goes up: config.json, model.safetensors, loss.png where there is one, and a README.md made from the configuration and, where
+    there is one, from card.json (licence, data, results, ...). The token comes from HF_TOKEN or `hf auth login`.
     """
     from .. import hub
     from ..card import model_card

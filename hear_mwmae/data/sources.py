@@ -88,7 +88,10 @@ class Inputs:
 
 
 def find_inputs(sources: Sequence[str], kind: str = "audio") -> Inputs:
-    """As :func:`list_items`, but what is missing or cannot be read costs only itself. Raises Unreachable where a server fails."""
+    """As :func:`list_items`, but what is missing or cannot be read costs no more than itself.
+
+    Raises Unreachable where a server fails.
+    """
     found, beside = Inputs(), Found()
     for source in sources:
         try:
