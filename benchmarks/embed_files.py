@@ -118,9 +118,7 @@ def main(clips: int, seconds: float, dtype: str, shards: int, rounds: int, out: 
     print(f"{clips} clips of {seconds:g} s, {dtype}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for name, values in (("encoder", by_encoder), ("files", by_files)):
         passed, processor = np.median(values, axis=0)
-        print(
-            f"{name:8}{1 / passed:8.1f} clips/s{seconds / passed:8.1f} s/s{1 / processor:8.1f} clips per second of the processor"
-        )
+        print(f"{name:8}{1 / passed:8.1f} clips/s{seconds / passed:8.1f} s/s{1 / processor:8.1f} clips per processor second")
     passed, processor = np.median(np.array(by_encoder) / np.array(by_files), axis=0)
     print(f"files to encoder: {passed:.3f} of its rate, {processor:.3f} by the processor's time")
     print(f"memory: {before} MB with the model, then by quarters of the first round at most {memory.quarters()}")
