@@ -89,7 +89,7 @@ def embed(
             return
         failures = outcome.failures
     for name, reason in failures:
-        click.echo(f"not embedded: {printable(name)}: {reason}", err=True)
+        click.echo(printable(f"not embedded: {name}: {reason}"), err=True)
     if target:
         if not outcome.clips:
             raise HearMwmaeError(f"nothing to write to {target.path}: nothing could be embedded")
@@ -102,6 +102,7 @@ def _output_path(output: str) -> Path:
     from ..batch.tables import TABLE_SUFFIXES
 
     path = Path(output)
+    path = path if path.name else path.resolve()  # "."
     is_folder = path.is_dir() or not path.suffix
     if not is_folder and path.suffix not in TABLE_SUFFIXES:
         raise HearMwmaeError(f"output must be a folder, or end in {', '.join(TABLE_SUFFIXES)}, got {output}")
