@@ -32,7 +32,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 # heareval and hearvalidator pin numpy 1.19 and Python 3.8, but run unmodified on what the `eval` extra installs. Of xares, the
 # tests use the check of an encoder, which needs none of the gigabytes that its tasks do.
 $(VENV)/.tested-with: $(VENV)/.installed
-	$(PIP) --editable '.[parquet,train,eval,dev]'
+	$(PIP) --editable '.[parquet,onnx,train,eval,dev]'
 	$(PIP) --no-deps --ignore-requires-python heareval==2021.1.3 hearvalidator==2021.0.6
 	$(PIP) --no-deps xares==0.1.3
 	touch $@

@@ -20,6 +20,7 @@ from .checkpoint import load_embedder, read_model, save_model
 from .commands import Group
 from .embedder import DTYPES
 from .errors import HearMwmaeError
+from .export_command import export
 from .files import check_writable
 from .official import load_official
 
@@ -262,6 +263,9 @@ def pretrain(
         raise HearMwmaeError(f"{run} has no checkpoint to go on from")
     else:
         _echo_once(f"model: {run_pretraining(settings, data, run, accelerator, look_every, tasks)}")
+
+
+main.add_command(export)
 
 
 def _echo_once(text: str) -> None:

@@ -81,7 +81,7 @@ class Encoder(nn.Module):
     def forward_features(self, spectrogram: Tensor) -> Tensor:
         """(B, input_frames, n_mels) -> (B, time steps, bands * width): the tokens of one time step side by side."""
         tokens = self(spectrogram)[:, int(self.config.encoder.cls_token) :]
-        return tokens.reshape(len(tokens), self.config.grid_size[0], -1)
+        return tokens.reshape(tokens.shape[0], self.config.grid_size[0], -1)
 
     def _embed(self, spectrogram: Tensor) -> Tensor:
         expected = (self.config.input_frames, self.config.frontend.n_mels)
@@ -96,7 +96,7 @@ class Encoder(nn.Module):
     def _transform(self, tokens: Tensor) -> Tensor:
         if self.config.encoder.cls_token:
             cls = self.cls_token + self.pos_embed[:, :1]
-            tokens = torch.cat([cls.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
+            tokens = torch.cat([cls.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens)
