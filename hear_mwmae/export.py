@@ -57,7 +57,7 @@ class ExportableEmbedder(nn.Module):
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Sizes may be symbols here. Indices of a range stand where slices would do: a slice asks whether its end lies inside.
         config = self.config
-        clips, samples = audio.shape
+        clips = audio.shape[0]
         spectrogram = self._spectrogram(audio)
         frames, size = spectrogram.shape[1], config.input_frames
         chunks = (frames + size - 1) // size
