@@ -2,52 +2,106 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 # In a checkout the weights lie beside the package; installed, they lie inside it.
 if not Path(__file__).with_name("weights").is_dir():
     __path__.append(str(Path(__file__).resolve().parents[1]))
 
 from ._version import __version__
-from .checkpoint import load_embedder
-from .embedder import Embedder
 from .errors import HearMwmaeError
 
-__all__ = ["HearMwmaeError", "__version__", "get_scene_embeddings", "get_timestamp_embeddings", "load_model"]
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    import torch
+    from torch import Tensor
+
+    from .config import preset
+    from .embedder import Embedder
+    from .mae import MaskedAutoencoder
+
+__all__ = [
+    "Embedder",
+    "HearMwmaeError",
+    "MaskedAutoencoder",
+    "__version__",
+    "available_models",
+    "get_scene_embeddings",
+    "get_timestamp_embeddings",
+    "load_model",
+    "preset",
+]
+
+#: Imported when they are asked for: importing torch takes seconds, and `hear-mwmae --help` needs none of it.
+_LAZY = {"Embedder": ".embedder", "MaskedAutoencoder": ".mae", "preset": ".config"}
 
 
-def load_model(model_file_path: str = "", **options: object) -> Embedder:
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name], __name__), name)
+
+
+def load_model(
+    source: str | os.PathLike = "",
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = "float32",
+    pooling: str | None = None,
+    timestamps: str = "centred",
+    max_batch: int = 64,
+    trainable: bool = False,
+) -> Embedder:
     """Load a pretrained model.
 
     Args:
-        model_file_path: "" for the model embedded in this package; the name of a registered model; a directory with
-            config.json and model.safetensors; a self-contained .safetensors file; ``org/repo`` or ``org/repo@revision`` on the
-            Hugging Face Hub; or a checkpoint of the authors' JAX code.
-        options: ``dtype`` ("float32" or "bfloat16"), ``timestamps`` ("centred" or "official"), ``max_batch`` (chunks of two
-            seconds per encoder call, 64).
+        source: "" for the model embedded in this package; a name of `available_models`; a directory with config.json and
+            model.safetensors; a self-contained .safetensors file; ``org/repo`` or ``org/repo@revision`` on the Hugging Face Hub;
+            or a checkpoint of the authors' JAX code.
+        device: where the model goes; the CPU when None.
+        dtype: precision of the encoder, "float32" or "bfloat16", or the torch.dtype. Results are float32 always.
+        pooling: statistics over time that make a scene embedding: any of "mean", "std" and "max", joined by "+". The model's own
+            when None. The paper's is "mean".
+        timestamps: "centred", the middles of the time steps; or "official", those of the authors' wrapper.
+        max_batch: chunks of two seconds that go through the encoder at once: bounds the memory.
+        trainable: let gradients through the embeddings to the encoder's weights.
 
     Returns:
-        A torch.nn.Module on the CPU, in eval mode, with the attributes ``sample_rate``, ``scene_embedding_size`` and
-        ``timestamp_embedding_size``; move it with ``.to(device)``.
+        A torch.nn.Module in eval mode, with the attributes ``sample_rate``, ``scene_embedding_size`` and
+        ``timestamp_embedding_size``. ``model.embed`` takes files and clips of any lengths.
 
     Raises:
-        HearMwmaeError: the source, the weights or an option is not valid; the message says what is expected.
+        HearMwmaeError: a ValueError; the source, the weights or an option is not valid, and the message says what is expected.
     """
-    return load_embedder(model_file_path, **options)
+    from .checkpoint import load_embedder
+
+    options = {"dtype": dtype, "pooling": pooling, "timestamps": timestamps, "max_batch": max_batch, "trainable": trainable}
+    return load_embedder(source, device, **options)
 
 
-def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:
+def available_models() -> list[str]:
+    """Names that :func:`load_model` takes without any further file: those of the registry that can be delivered."""
+    from .weights import registry
+
+    return [name for name, entry in registry().items() if not entry.unavailable]
+
+
+def get_scene_embeddings(audio: Tensor, model: Embedder, lengths: Sequence[int] | Tensor | None = None) -> Tensor:
     """One embedding per clip.
 
     Args:
         audio: (clips, samples) floating point in [-1, 1], at ``model.sample_rate``; moved to the model's device.
+        lengths: (clips,) samples of each clip, where shorter ones are padded at their end. The padding is cut off: each clip is
+            normalised by itself, so padding would change its embedding.
 
     Returns:
         (clips, ``model.scene_embedding_size``) float32.
     """
-    return model.scene_embeddings(audio)
+    return model(audio, lengths)
 
 
 def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Tensor]:
@@ -60,4 +114,4 @@ def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Te
         Embeddings (clips, T, ``model.timestamp_embedding_size``) and timestamps (clips, T): the centres of the time steps in
         milliseconds, 40 i + 15, none beyond the end of the audio. Both float32.
     """
-    return model.timestamp_embeddings(audio)
+    return model(audio, timestamps=True)

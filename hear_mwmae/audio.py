@@ -120,3 +120,12 @@ def _lacks_page(path: Path) -> bool:
     page = tail[max(tail.rfind(b"OggS"), 0) :]
     # 27 bytes of header, the last of which counts the segments; their sizes; the segments.
     return len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
+
+
+def read_blocks(path: str | Path, sample_rate: int, seconds: float = 60.0) -> Iterator[Tensor]:
+    yield from read_audio(path, sample_rate).split(int(seconds * sample_rate))
+
+
+def resample(waveform: Tensor, rate: int, sample_rate: int) -> Tensor:
+    ratio = Fraction(sample_rate, rate).limit_denominator(1000)
+    return torchaudio.functional.resample(waveform, ratio.denominator, ratio.numerator)

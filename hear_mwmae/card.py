@@ -79,7 +79,7 @@ def model_card(directory: str | Path, repo: str) -> str:
         "```python\nimport hear_mwmae\n\n"
         f'model = hear_mwmae.load_model("{repo}")\n'
         f"# audio: (clips, samples) float32 at {config.frontend.sample_rate} Hz\n"
-        f"scenes = hear_mwmae.get_scene_embeddings(audio, model)  # (clips, {config.embedding_size})\n"
+        f"scenes = hear_mwmae.get_scene_embeddings(audio, model)  # (clips, {config.scene_embedding_size})\n"
         "steps, milliseconds = hear_mwmae.get_timestamp_embeddings(audio, model)\n```",
         "## Model",
         f"{kind}: log-mel patches of {config.patch_size[0]} frames x {config.patch_size[1]} bands, {config.num_tokens} tokens "

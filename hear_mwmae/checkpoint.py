@@ -26,17 +26,24 @@ ENCODER_PREFIX = "encoder."
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
-def load_embedder(source: str | os.PathLike = "", **options: object) -> Embedder:
-    """What `hear_mwmae.load_model` does; see there for ``source`` and ``options``."""
-    known = ("dtype", "timestamps", "max_batch")
-    if unknown := sorted(set(options) - set(known)):
-        raise HearMwmaeError(f"unknown option {', '.join(unknown)}; load_model takes {', '.join(known)}")
+def load_embedder(source: str | os.PathLike = "", device: str | torch.device | None = None, **options: object) -> Embedder:
+    """What `hear_mwmae.load_model` does; see there for ``source``, ``device`` and the options, which are `Embedder`'s."""
     config, state = read_model(source, ENCODER_PREFIX)
     # The initial weights are about to be replaced; drawing them must not move the caller's random numbers. (Building on the meta
     # device would spare them, but makes torch import triton, which crashes in a process that has loaded tensorflow.)
     with torch.random.fork_rng(devices=[]):
         embedder = Embedder(config, **options)
     load_strictly(embedder.encoder, state, str(source) or DEFAULT_MODEL)
+    return embedder if device is None else to_device(embedder, device)
+
+
+def to_device(embedder: Embedder, device: str | torch.device) -> Embedder:
+    """Move it; HearMwmaeError where the device cannot be used, or holds no values, as "meta" does not."""
+    try:
+        embedder.to(torch.device(device))
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        raise HearMwmaeError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
     return embedder
 
 
@@ -128,7 +135,10 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> Non
     if problems:
         shown = "\n  ".join(problems[:10] + [f"... and {len(problems) - 10} more"] * (len(problems) > 10))
         raise HearMwmaeError(f"the weights of {what} do not match its configuration:\n  {shown}")
+    trainable = {name: weight.requires_grad for name, weight in module.named_parameters()}
     module.load_state_dict({name: value.to(expected[name].dtype) for name, value in state.items()}, assign=True)
+    for name, weight in module.named_parameters():
+        weight.requires_grad_(trainable[name])
 
 
 def _registered(name: str) -> tuple[Path, Path]:

@@ -124,7 +124,7 @@ def info(model: str) -> None:
         "weights": ", ".join(dtypes),
         "input": f"{frontend.sample_rate} Hz mono, log-mel {config.input_frames} frames x {frontend.n_mels} bands per chunk",
         "patches": f"{config.patch_size[0]} frames x {config.patch_size[1]} bands, {config.num_tokens} tokens",
-        "scene embedding": f"{config.embedding_size} numbers per clip",
+        "scene embedding": f"{config.scene_embedding_size} numbers per clip, {config.pooling} over time",
         "timestamp embedding": f"{config.embedding_size} numbers every {step:g} ms",
     }
     for name, value in rows.items():

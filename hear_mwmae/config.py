@@ -18,11 +18,13 @@ __all__ = [
     "DECODER_WIDTH",
     "ENCODER_SIZES",
     "PATCH_SIZES",
+    "STATISTICS",
     "DecoderConfig",
     "EncoderConfig",
     "FrontendConfig",
     "ModelConfig",
     "derive_window_sizes",
+    "parse_pooling",
     "preset",
     "preset_names",
 ]
@@ -39,6 +41,8 @@ ENCODER_SIZES = {
 #: (time frames, mel bands): the paper's default first, then those of its ablation.
 PATCH_SIZES = ((4, 16), (8, 16), (8, 8), (4, 8), (5, 5))
 DECODER_WIDTH, DECODER_DEPTH, DECODER_HEADS = 384, 4, 8
+#: Statistics over time that a pooling joins by "+". The paper's pooling is the mean alone.
+STATISTICS = ("mean", "std", "max")
 #: Of any size in a configuration.
 LARGEST = 1_000_000
 
@@ -51,6 +55,14 @@ def derive_window_sizes(num_tokens: int) -> tuple[int, ...]:
     if num_tokens < 2:
         raise HearMwmaeError(f"window sizes need at least 2 tokens, got {num_tokens}")
     return (*(w for w in range(2, num_tokens) if num_tokens % w == 0), 0, 0)
+
+
+def parse_pooling(pooling: object) -> tuple[str, ...]:
+    """``"mean+std"`` -> ``("mean", "std")``. Raises HearMwmaeError on anything but distinct names of :data:`STATISTICS`."""
+    names = tuple(pooling.split("+")) if isinstance(pooling, str) else ()
+    if not names or set(names) - set(STATISTICS) or len(set(names)) < len(names):
+        raise HearMwmaeError(f"pooling must be one or more of {', '.join(STATISTICS)}, joined by +, got {pooling!r:.100}")
+    return names
 
 
 @dataclass(frozen=True)
@@ -128,9 +140,12 @@ class ModelConfig:
     patch_size: tuple[int, int] = (4, 16)
     mask_ratio: float = 0.8
     norm_pix_loss: bool = False
+    #: How a scene is made of a clip's time steps: :data:`STATISTICS` joined by +. Older configurations lack it.
+    pooling: str = field(default="mean", metadata={"optional": True})
 
     def __post_init__(self) -> None:
         _check_fields(self)
+        parse_pooling(self.pooling)
         if len(self.patch_size) != 2 or min(self.patch_size) < 1:
             raise HearMwmaeError(f"patch_size must be (time frames, mel bands), both above 0, got {self.patch_size}")
         (frames, bands), n_mels = self.patch_size, self.frontend.n_mels
@@ -171,8 +186,13 @@ class ModelConfig:
 
     @property
     def embedding_size(self) -> int:
-        """Size of a scene or timestamp embedding: mel bands of patches times encoder width."""
+        """Numbers of a time step: bands of patches times encoder width."""
         return self.grid_size[1] * self.encoder.width
+
+    @property
+    def scene_embedding_size(self) -> int:
+        """Numbers of a clip: those of a time step, for each statistic of ``pooling``."""
+        return self.embedding_size * len(parse_pooling(self.pooling))
 
     @property
     def kind(self) -> str:
@@ -267,11 +287,12 @@ def _from_plain(kind: type, value: object, where: str) -> object:
         if not isinstance(value, dict):
             raise HearMwmaeError(f"{where} must be a JSON object, got {type(value).__name__}")
         hints = typing.get_type_hints(kind)
-        unknown, missing = sorted(set(value) - set(hints)), sorted(set(hints) - set(value))
+        optional = {known.name for known in dataclasses.fields(kind) if known.metadata.get("optional")}
+        unknown, missing = sorted(set(value) - set(hints)), sorted(set(hints) - set(value) - optional)
         if unknown or missing:
             parts = [f"unknown keys {unknown}"] * bool(unknown) + [f"missing keys {missing}"] * bool(missing)
             raise HearMwmaeError(f"{where} has {' and '.join(parts)}; it takes exactly {sorted(hints)}")
-        return kind(**{name: _from_plain(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+        return kind(**{name: _from_plain(hint, value[name], f"{where}.{name}") for name, hint in hints.items() if name in value})
     if isinstance(kind, types.GenericAlias):  # tuple[int, ...] and tuple[int, int]
         if not isinstance(value, list):
             raise HearMwmaeError(f"{where} must be a list, got {value!r}")

@@ -2,104 +2,206 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .config import ModelConfig
+from .audio import read_blocks, resample
+from .config import ModelConfig, parse_pooling
 from .encoder import Encoder
 from .errors import HearMwmaeError
-from .frontend import LogMelFrontend, reflect_pad
+from .frontend import LogMelFrontend, reflect_index
+from .pooling import ChunkStatistics
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TIMESTAMPS = ("centred", "official")
 #: No audio is louder: the squares of its spectrum would leave float32, and look like silence. (Bytes in a wrong order do.)
 LOUDEST = 1e12
 
+#: One clip for :meth:`Embedder.embed`: a file, or (samples,) floating point.
+Clip = str | os.PathLike | np.ndarray | Tensor
+
 
 class Embedder(nn.Module):
-    """A pretrained encoder behind HEAR's model interface.
+    """A pretrained encoder behind HEAR's model interface. Calling it gives scene embeddings.
 
     Args:
         config: the model's.
-        dtype: precision of the encoder, ``"float32"`` or ``"bfloat16"``; the front-end, the averages and the results are
-            float32 always.
+        dtype: precision of the encoder, ``"float32"`` or ``"bfloat16"`` (or the torch.dtype); the front-end, the pooling and the
+            results are float32 always.
+        pooling: statistics over time that make a scene, such as ``"mean+std+max"``; the configuration's when None.
         timestamps: ``"centred"``, the middles of the time steps, or ``"official"``, those of the authors' own wrapper
             (i * duration / T: neither centred nor exactly one time step apart).
         max_batch: chunks of ``input_frames`` frames that go through the encoder at once: bounds the memory whatever the length
             and the number of clips.
+        trainable: the encoder's weights require gradients, and embeddings carry them.
 
     Attributes:
         sample_rate: Hz that the audio must have.
-        scene_embedding_size, timestamp_embedding_size: both bands * encoder width.
+        timestamp_embedding_size: bands * encoder width.
+        scene_embedding_size: the same, for each statistic of the pooling.
     """
 
-    def __init__(self, config: ModelConfig, dtype: str = "float32", timestamps: str = "centred", max_batch: int = 64) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        dtype: str | torch.dtype = "float32",
+        pooling: str | None = None,
+        timestamps: str = "centred",
+        max_batch: int = 64,
+        trainable: bool = False,
+    ) -> None:
         super().__init__()
-        if not isinstance(dtype, str) or dtype not in DTYPES:
+        names = {name: kind for name, kind in DTYPES.items() if isinstance(dtype, str | torch.dtype) and dtype in (name, kind)}
+        if not names:
             raise HearMwmaeError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
         if not isinstance(timestamps, str) or timestamps not in TIMESTAMPS:
             raise HearMwmaeError(f"timestamps must be one of {', '.join(TIMESTAMPS)}, got {timestamps!r}")
         if not isinstance(max_batch, int) or isinstance(max_batch, bool) or not 0 < max_batch < 1 << 31:
             raise HearMwmaeError(f"max_batch must be a whole number of chunks above 0, got {max_batch!r}")
-        self.config = config
+        self.config = config = dataclasses.replace(config, pooling=config.pooling if pooling is None else pooling)
         self.timestamps = timestamps
         self.max_batch = max_batch
         self.sample_rate: int = config.frontend.sample_rate
-        self.scene_embedding_size: int = config.embedding_size
+        self.scene_embedding_size: int = config.scene_embedding_size
         self.timestamp_embedding_size: int = config.embedding_size
         self.frontend = LogMelFrontend(config.frontend)
-        self.encoder = Encoder(config).to(DTYPES[dtype])
-        self.requires_grad_(False).eval()
+        self.encoder = Encoder(config).to(*names.values())
+        self.requires_grad_(trainable).eval()
 
-    def forward(self, audio: Tensor) -> Tensor:
-        """Scene embeddings, see :meth:`scene_embeddings`."""
-        return self.scene_embeddings(audio)
+    def embed(
+        self, clips: Clip | Sequence[Clip], sample_rate: int | Sequence[int] | None = None, timestamps: bool = False
+    ) -> Tensor | tuple[list[Tensor], list[Tensor]]:
+        """Embed clips of any lengths and rates: files, arrays or tensors, one or a list of them.
 
-    @torch.no_grad()
-    def scene_embeddings(self, audio: Tensor) -> Tensor:
-        """(B, samples) float audio -> (B, scene_embedding_size) float32: the mean over all time steps of the clip."""
-        return self._scenes([self.check_audio(audio)])
+        Each clip is normalised by itself, so it gets the same embedding beside any other. Files of any length take bounded
+        memory. Clips are encoded together, ``max_batch`` chunks at a time.
 
-    @torch.no_grad()
-    def scene_embeddings_of_clips(self, clips: Sequence[Tensor]) -> Tensor:
-        """Clips of any lengths, each (samples,) -> (clips, scene_embedding_size), encoded together."""
-        if not clips:
-            raise HearMwmaeError("no audio: the list of clips is empty")
-        return self._scenes([self.check_audio(clip[None]) for clip in clips])
+        Args:
+            clips: a path, (samples,) floating point in [-1, 1], or a list of these; also (clips, samples).
+            sample_rate: Hz of the arrays, one for all or one for each clip; the model's when None. Files know their own.
+            timestamps: give an embedding for every time step in place of one per clip.
 
-    @torch.no_grad()
+        Returns:
+            (clips, ``scene_embedding_size``) float32; or, with ``timestamps``, the lists of (T, ``timestamp_embedding_size``) and
+            (T,) milliseconds of each clip.
+        """
+        streams = self._streams(clips, sample_rate)
+        if not timestamps:
+            return self._scenes(spectrogram for spectrogram, _ in streams)
+        steps, times = [], []
+        for spectrogram, samples in streams:
+            with self._gradients():
+                features = torch.cat(list(self._rows(spectrogram)))
+            times.append(self._timestamps(samples))
+            steps.append(features[: len(times[-1])])
+        return steps, times
+
+    def forward(
+        self, audio: Tensor, lengths: Sequence[int] | Tensor | None = None, timestamps: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """What the HEAR functions call: :meth:`scene_embeddings`, or :meth:`timestamp_embeddings`.
+
+        Hooks fire, and `torch.compile` takes effect, through it.
+        """
+        if timestamps:
+            return self._timestamp_embeddings(audio)
+        audio = self.check_audio(audio)
+        if lengths is None:
+            with self._gradients():
+                return self._scenes(self.frontend(audio))
+        return self._scenes(self._stream([clip])[0] for clip in _cut(audio, lengths))
+
+    def scene_embeddings(self, audio: Tensor, lengths: Sequence[int] | Tensor | None = None) -> Tensor:
+        """(B, samples) float audio -> (B, scene_embedding_size) float32: each clip's time steps, pooled.
+
+        Args:
+            lengths: (B,) samples of each clip, where the shorter ones are padded at their end: the padding is cut off.
+        """
+        return self(audio, lengths)
+
     def timestamp_embeddings(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """(B, samples) -> embeddings (B, T, timestamp_embedding_size) and timestamps (B, T) in milliseconds, both float32.
 
         Centred timestamps never lie beyond the end of the audio: a last time step whose centre does is left out. A clip too
         short for one centre has one, at its middle.
         """
+        return self(audio, timestamps=True)
+
+    def layers(self, audio: Tensor, blocks: Iterable[int] | None = None) -> list[Tensor]:
+        """What chosen blocks of the encoder give, before the last layer norm.
+
+        Args:
+            audio: (B, samples), as for the HEAR functions.
+            blocks: numbers from 0, or from -1 backwards; all when None.
+
+        Returns:
+            For each block (B, T, ``timestamp_embedding_size``) float32: the tokens of a time step side by side. T counts every
+            time step that holds audio.
+        """
+        depth = self.config.encoder.depth
+        chosen = list(range(depth) if blocks is None else blocks)
+        if not chosen or not all(type(number) is int and -depth <= number < depth for number in chosen):
+            raise HearMwmaeError(f"blocks must be numbers from {-depth} to {depth - 1}, got {chosen}")
         audio = self.check_audio(audio)
-        chunks, per_clip = self._chunks(audio)
-        features = torch.cat(list(self._encode(chunks)))
-        features = features.view(len(audio), per_clip * self.config.grid_size[0], -1)
-        times = self._timestamps(audio)
-        # A tensor of its own: no view that keeps the padding's time steps alive.
-        return features[:, : len(times)].contiguous(), times.repeat(len(audio), 1)
+        with self._gradients():
+            outputs = []
+            for chunks, _, _ in self._chunks(self.frontend(audio)):
+                layers = self.encoder.forward_layers(chunks)
+                outputs.append(torch.stack([self.encoder.time_steps(layers[number]).float() for number in chosen]))
+            joined = torch.cat(outputs, dim=1).unflatten(1, (len(audio), -1)).flatten(2, 3)
+            return list(joined[:, :, : self._time_steps(audio.shape[1])].unbind())
+
+    @torch.no_grad()
+    def scene_embeddings_of_clips(self, clips: Sequence[Tensor]) -> Tensor:
+        """Clips of any lengths at the model's rate, each (samples,) -> (clips, scene_embedding_size), encoded together."""
+        return self._scenes(spectrogram for spectrogram, _ in self._streams(list(clips), None))
+
+    @torch.no_grad()
+    def scene_embedding_of_blocks(self, blocks: Iterable[Tensor], progress: Callable[[float], object] | None = None) -> Tensor:
+        """One clip that comes in blocks, each (samples,) -> (scene_embedding_size,), in bounded memory.
+
+        Args:
+            progress: told the seconds of audio of each batch that went through the encoder.
+        """
+        return self._scenes([self._stream(blocks)[0]], progress)[0]
+
+    @torch.no_grad()
+    def timestamp_blocks(self, blocks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """:meth:`timestamp_embeddings` of one clip that comes in blocks, piece by piece, in bounded memory.
+
+        Yields:
+            (t, ``timestamp_embedding_size``) and (t,) milliseconds, of up to ``max_batch`` chunks at a time.
+        """
+        spectrogram, samples = self._stream(blocks)
+        times, first = self._timestamps(samples), 0
+        for rows in self._rows(spectrogram):
+            part = times[first : first + len(rows)]
+            first += len(rows)
+            if len(part):
+                yield rows[: len(part)], part
 
     def check_audio(self, audio: Tensor) -> Tensor:
-        """The audio as float32 on the model's device; ValueError when it is not a batch of finite floating-point clips."""
+        """The audio as float32 on the model's device; HearMwmaeError when it is not a batch of finite floating-point clips."""
         if not isinstance(audio, Tensor):
             raise HearMwmaeError(f"audio must be a torch tensor of shape (clips, samples), got {type(audio).__name__}")
         if audio.ndim != 2:
             raise HearMwmaeError(f"audio must have shape (clips, samples), got {tuple(audio.shape)}; one clip is audio[None]")
+        if not len(audio):
+            raise HearMwmaeError(f"no audio in the batch: shape {tuple(audio.shape)}")
+        if not audio.shape[1]:
+            raise HearMwmaeError(f"empty audio: shape {tuple(audio.shape)}, at least 1 sample is needed")
         if audio.layout != torch.strided:
             raise HearMwmaeError(f"audio must be a dense tensor, got layout {audio.layout}")
         if not audio.is_floating_point():
             raise HearMwmaeError(
                 f"audio must be floating point within [-1, 1], got {audio.dtype}: divide integers by their range"
             )
-        if not len(audio):
-            raise HearMwmaeError(f"no audio in the batch: shape {tuple(audio.shape)}")
-        if not audio.shape[1]:
-            raise HearMwmaeError(f"empty audio: shape {tuple(audio.shape)}, at least 1 sample is needed")
         audio = audio.detach().to(self.frontend.window.device, torch.float32)
         peaks = audio.abs().amax(dim=1)
         if not bool((peaks <= LOUDEST).all()):  # NaN is not below anything
@@ -108,55 +210,125 @@ class Embedder(nn.Module):
             raise HearMwmaeError(f"audio holds {what} in clip {', '.join(map(str, bad[:10]))} of {len(audio)}")
         return audio
 
-    def _scenes(self, batches: list[Tensor]) -> Tensor:
-        """Mean over time of every clip, all chunks of all batches going through the encoder together."""
-        chunked = [self._chunks(audio) for audio in batches]
-        chunks = torch.cat([chunks for chunks, _ in chunked])
-        grid_steps = self.config.grid_size[0]
-        # Each chunk counts with the time steps that are audio, not padding.
-        valid = [
-            (self._time_steps(audio) - torch.arange(per_clip) * grid_steps).clamp(max=grid_steps).repeat(len(audio))
-            for audio, (_, per_clip) in zip(batches, chunked, strict=True)
-        ]
-        masks = torch.arange(grid_steps, device=chunks.device) < torch.cat(valid).to(chunks.device)[:, None]
-        pieces = zip(self._encode(chunks), masks.split(self.max_batch), strict=True)
-        sums = torch.cat([(features * mask[:, :, None]).sum(dim=1) for features, mask in pieces])
-        scenes, first = [], 0
-        for audio, (_, per_clip) in zip(batches, chunked, strict=True):
-            own = sums[first : first + len(audio) * per_clip].view(len(audio), per_clip, -1)
-            scenes.append(own.sum(dim=1) / self._time_steps(audio))
-            first += len(audio) * per_clip
-        return torch.cat(scenes)
+    def _gradients(self) -> torch.autograd.grad_mode.set_grad_enabled:
+        """Gradients are computed where the caller computes any, and a weight of the encoder requires one."""
+        trainable = any(weight.requires_grad for weight in self.encoder.parameters())
+        return torch.set_grad_enabled(torch.is_grad_enabled() and trainable)
 
-    def _chunks(self, audio: Tensor) -> tuple[Tensor, int]:
-        """Spectrograms cut into encoder inputs: (B * chunks, input_frames, n_mels), and the chunks of one clip.
+    def _timestamp_embeddings(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        audio = self.check_audio(audio)
+        with self._gradients():
+            features = torch.cat([features for features, _, _ in self._features(self.frontend(audio))])
+        times = self._timestamps(audio.shape[1])
+        # A tensor of its own: no view that keeps the padding's time steps alive.
+        features = features.view(len(audio), -1, features.shape[-1])[:, : len(times)].contiguous()
+        return features, times.repeat(len(audio), 1)
 
-        The end is padded by reflection over the whole clip, as often as it takes, as the authors do. Unlike theirs, a clip that
-        fills its last chunk gets no further one.
+    def _streams(self, clips: Clip | Sequence[Clip], sample_rate: object) -> Iterator[tuple[Tensor, int]]:
+        """For each clip its normalised spectrogram (frames, n_mels), when it is asked for, and its samples."""
+        if isinstance(clips, str | os.PathLike):
+            clips = [clips]
+        elif isinstance(clips, np.ndarray | Tensor):
+            if clips.ndim not in (1, 2):
+                raise HearMwmaeError(f"clips must have shape (samples,) or (clips, samples), got {tuple(clips.shape)}")
+            clips = [clips] if clips.ndim == 1 else list(clips)
+        elif not isinstance(clips, Sequence):
+            raise HearMwmaeError(f"clips must be a path, an array, a tensor or a list of these, got {type(clips).__name__}")
+        if not len(clips):
+            raise HearMwmaeError("no audio: the list of clips is empty")
+        rates = list(sample_rate) if isinstance(sample_rate, Sequence | np.ndarray) else [sample_rate] * len(clips)
+        if len(rates) != len(clips):
+            raise HearMwmaeError(f"sample_rate must be one number or one for each clip: {len(rates)} for {len(clips)} clips")
+        if bad := [rate for rate in rates if rate is not None and not (isinstance(rate, int | np.integer) and rate > 0)]:
+            raise HearMwmaeError(f"sample_rate must be a whole number of Hz above 0, got {bad[0]!r}")
+        return (self._stream(self._blocks(clip, rate)) for clip, rate in zip(clips, rates, strict=True))
+
+    def _blocks(self, clip: Clip, rate: int | None) -> Iterable[Tensor]:
+        if isinstance(clip, str | os.PathLike):
+            return read_blocks(clip, self.sample_rate)
+        if isinstance(clip, np.ndarray) and clip.dtype.kind in "fiu":
+            clip = torch.from_numpy(np.ascontiguousarray(clip))
+        if not isinstance(clip, Tensor) or clip.ndim != 1:
+            got = f"shape {tuple(clip.shape)}" if isinstance(clip, np.ndarray | Tensor) else repr(clip)[:100]
+            raise HearMwmaeError(f"a clip must be a path, or an array or tensor of shape (samples,), got {got}")
+        clip = self.check_audio(clip[None])[0]
+        return [clip if rate in (None, self.sample_rate) else resample(clip, rate, self.sample_rate)]
+
+    def _stream(self, blocks: Iterable[Tensor]) -> tuple[Tensor, int]:
+        """The normalised spectrogram (frames, n_mels) of a clip that comes in blocks, and how many samples it has."""
+        lengths = []
+
+        def checked() -> Iterator[Tensor]:
+            for block in blocks:
+                lengths.append(len(block))
+                if len(block):
+                    yield self.check_audio(block[None])[0]
+            if not sum(lengths):
+                raise HearMwmaeError("empty audio: at least 1 sample is needed")
+
+        with torch.no_grad():
+            spectrogram = self.frontend.stream(checked())
+        return spectrogram, sum(lengths)
+
+    def _scenes(self, spectrograms: Iterable[Tensor], progress: Callable[[float], object] | None = None) -> Tensor:
+        """Spectrograms (frames, n_mels) -> (clips, scene_embedding_size): their chunks go through the encoder together."""
+        statistics, owners = ChunkStatistics(parse_pooling(self.config.pooling)), []
+        with self._gradients():
+            for features, valid, numbers in self._features(spectrograms):
+                statistics.add(features, torch.tensor(valid, device=features.device))
+                owners += numbers
+                if progress:
+                    frames = sum(valid) * self.config.patch_size[0]
+                    progress(frames * self.config.frontend.hop_length / self.sample_rate)
+            return statistics.pool([len(list(chunks)) for _, chunks in groupby(owners)])
+
+    def _rows(self, spectrogram: Tensor) -> Iterator[Tensor]:
+        """The time steps of one clip, (t, timestamp_embedding_size), up to max_batch chunks at a time."""
+        for features, valid, _ in self._features([spectrogram]):
+            yield features.flatten(0, 1)[: sum(valid)]  # only a clip's last chunk is padded
+
+    def _features(self, spectrograms: Iterable[Tensor]) -> Iterator[tuple[Tensor, list[int], list[int]]]:
+        """:meth:`_chunks`, encoded: float32 (up to max_batch, time steps, bands * width) in place of the chunks."""
+        for chunks, valid, owners in self._chunks(spectrograms):
+            # An ambient autocast would silently change the precision that was asked for.
+            with torch.autocast(chunks.device.type, enabled=False):
+                features = self.encoder.time_steps(self.encoder(chunks)).float()
+            yield features, valid, owners
+
+    def _chunks(self, spectrograms: Iterable[Tensor]) -> Iterator[tuple[Tensor, list[int], list[int]]]:
+        """Spectrograms cut into encoder inputs (up to max_batch, input_frames, n_mels), in order.
+
+        Beside each chunk its time steps that hold frames of the clip, and the number of the clip. The end is padded by
+        reflection over the whole clip, as often as it takes, as the authors do; the time steps of the padding do not count.
+        Unlike theirs, a clip that fills its last chunk gets no further one.
         """
-        spectrogram = self.frontend(audio)
-        frames, size = spectrogram.shape[1], self.config.input_frames
-        per_clip = -(-frames // size)
-        return reflect_pad(spectrogram, 0, per_clip * size - frames).reshape(len(audio) * per_clip, size, -1), per_clip
+        size, per_step = self.config.input_frames, self.config.patch_size[0]
+        held: list[tuple[Tensor, int, int]] = []
+        for number, spectrogram in enumerate(spectrograms):
+            frames = len(spectrogram)
+            for start in range(0, frames, size):
+                chunk = spectrogram[start : start + size]
+                valid = -(-len(chunk) // per_step)
+                if len(chunk) < size:
+                    chunk = spectrogram[reflect_index(frames, start, start + size, spectrogram.device)]
+                held.append((chunk, valid, number))
+                if len(held) == self.max_batch:
+                    yield _stacked(held)
+                    held = []
+        if held:
+            yield _stacked(held)
 
-    def _encode(self, chunks: Tensor) -> Iterator[Tensor]:
-        """(chunks, input_frames, n_mels) -> float32 (up to max_batch, time steps, bands * width), piece by piece."""
-        # An ambient autocast would silently change the precision that was asked for.
-        with torch.autocast(chunks.device.type, enabled=False):
-            for piece in chunks.split(self.max_batch):
-                yield self.encoder.forward_features(piece).float()
+    def _time_steps(self, samples: int) -> int:
+        """Time steps that hold any of the clip's frames."""
+        return -(-(samples // self.config.frontend.hop_length + 1) // self.config.patch_size[0])
 
-    def _time_steps(self, audio: Tensor) -> int:
-        """Time steps that hold any of the clip's frames; those of the padding are cut off."""
-        frames = audio.shape[1] // self.config.frontend.hop_length + 1
-        return -(-frames // self.config.patch_size[0])
-
-    def _timestamps(self, audio: Tensor) -> Tensor:
+    def _timestamps(self, samples: int) -> Tensor:
         """(T,) float32 milliseconds; computed in float64, so that nothing drifts over hours."""
-        steps = torch.arange(self._time_steps(audio), dtype=torch.float64)  # on the CPU: not every device has float64
-        duration = 1000.0 * audio.shape[1] / self.sample_rate
+        steps = torch.arange(self._time_steps(samples), dtype=torch.float64)  # on the CPU: not every device has float64
+        duration = 1000.0 * samples / self.sample_rate
+        device = self.frontend.window.device
         if self.timestamps == "official":
-            return (steps * duration / len(steps)).float().to(audio.device)
+            return (steps * duration / len(steps)).float().to(device)
         hop = 1000.0 * self.config.frontend.hop_length / self.sample_rate
         frames = self.config.patch_size[0]
         # The middle of the first and the last frame of a patch; frame f is centred at f * hop.
@@ -164,4 +336,19 @@ class Embedder(nn.Module):
         centres = centres[centres <= duration]
         if not len(centres):
             centres = torch.tensor([duration / 2], dtype=torch.float64)
-        return centres.float().to(audio.device)
+        return centres.float().to(device)
+
+
+def _stacked(held: list[tuple[Tensor, int, int]]) -> tuple[Tensor, list[int], list[int]]:
+    chunks, valid, owners = zip(*held, strict=True)
+    return torch.stack(chunks), list(valid), list(owners)
+
+
+def _cut(audio: Tensor, lengths: Sequence[int] | Tensor) -> list[Tensor]:
+    """The clips of a padded batch without their padding."""
+    numbers = lengths.tolist() if isinstance(lengths, Tensor | np.ndarray) else list(lengths)
+    if len(numbers) != len(audio) or not all(isinstance(n, int) and 0 < n <= audio.shape[1] for n in numbers):
+        raise HearMwmaeError(
+            f"lengths must be the samples of each of the {len(audio)} clips, from 1 to {audio.shape[1]}, got {str(numbers)[:100]}"
+        )
+    return [clip[:length] for clip, length in zip(audio, numbers, strict=True)]

@@ -80,7 +80,19 @@ class Encoder(nn.Module):
 
     def forward_features(self, spectrogram: Tensor) -> Tensor:
         """(B, input_frames, n_mels) -> (B, time steps, bands * width): the tokens of one time step side by side."""
-        tokens = self(spectrogram)[:, int(self.config.encoder.cls_token) :]
+        return self.time_steps(self(spectrogram))
+
+    def forward_layers(self, spectrogram: Tensor) -> list[Tensor]:
+        """(B, input_frames, n_mels) -> for each block (B, tokens, width): what it gives, before the last layer norm."""
+        tokens, outputs = self._begin(self._embed(spectrogram)), []
+        for block in self.blocks:
+            tokens = block(tokens)
+            outputs.append(tokens)
+        return outputs
+
+    def time_steps(self, tokens: Tensor) -> Tensor:
+        """(B, tokens, width), a CLS token first where the model has one -> (B, time steps, bands * width), without it."""
+        tokens = tokens[:, int(self.config.encoder.cls_token) :]
         return tokens.reshape(tokens.shape[0], self.config.grid_size[0], -1)
 
     def _embed(self, spectrogram: Tensor) -> Tensor:
@@ -93,10 +105,15 @@ class Encoder(nn.Module):
         patches = patchify(spectrogram.to(self.pos_embed.dtype), self.config.patch_size)
         return self.patch_embed(patches) + self.pos_embed[:, int(self.config.encoder.cls_token) :]
 
+    def _begin(self, tokens: Tensor) -> Tensor:
+        """The CLS token before the others, where the model has one."""
+        if not self.config.encoder.cls_token:
+            return tokens
+        cls = self.cls_token + self.pos_embed[:, :1]
+        return torch.cat([cls.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
+
     def _transform(self, tokens: Tensor) -> Tensor:
-        if self.config.encoder.cls_token:
-            cls = self.cls_token + self.pos_embed[:, :1]
-            tokens = torch.cat([cls.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
+        tokens = self._begin(tokens)
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens)

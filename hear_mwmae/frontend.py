@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 
 import torch
-import torchaudio
 from torch import Tensor, nn
 
 from .config import FrontendConfig
@@ -28,11 +28,8 @@ class LogMelFrontend(nn.Module):
         super().__init__()
         self.config = config
         window = torch.hann_window(config.win_length, dtype=torch.float32)
-        filterbank = torchaudio.functional.melscale_fbanks(
-            config.n_fft // 2 + 1, config.f_min, config.f_max, config.n_mels, config.sample_rate, mel_scale="htk"
-        )
         self.register_buffer("window", window, persistent=False)
-        self.register_buffer("filterbank", filterbank.float(), persistent=False)  # (n_fft // 2 + 1, n_mels)
+        self.register_buffer("filterbank", mel_filterbank(config), persistent=False)  # (n_fft // 2 + 1, n_mels)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMelFrontend:
         """Follow the model to its device, but stay float32: half-precision features would be silently wrong ones."""
@@ -50,11 +47,49 @@ class LogMelFrontend(nn.Module):
         # Many short clips at once, or a part of one long clip.
         clips = []
         for group in waveform.float().split(max(self.block_frames // frames, 1)):
-            padded = reflect_pad(group, half, half)
-            starts = range(0, frames, self.block_frames)
-            pieces = [self._log_mel_block(padded, first, min(first + self.block_frames, frames)) for first in starts]
-            clips.append(torch.cat(pieces, dim=1))
+            clips.append(torch.cat(self._log_mel_blocks(reflect_pad(group, half, half), frames), dim=1))
         return torch.cat(clips)
+
+    def stream(self, blocks: Iterable[Tensor]) -> Tensor:
+        """The features of one clip that comes in blocks of any lengths, each (samples,): (frames, n_mels), as of `forward`.
+
+        Held at a time are the spectrogram, 80 floats per 10 ms, and one block of samples.
+        """
+        log_mel = self._log_mel_of(blocks)
+        std, mean = torch.std_mean(log_mel)
+        if std <= SILENCE_STD:
+            return log_mel.zero_()
+        return log_mel.sub_(mean).div_(std + 1e-8)  # in place: hours of audio make gigabytes
+
+    def _log_mel_of(self, blocks: Iterable[Tensor]) -> Tensor:
+        config, half = self.config, self.config.n_fft // 2
+        pieces: list[Tensor] = []
+        held = torch.empty(0, device=self.window.device)  # samples from the first frame on that is not computed yet
+        recent, seen = held, 0  # the last samples, for the reflection at the end
+        for block in blocks:
+            block = block.to(self.window.device, torch.float32)
+            first, seen = seen <= half, seen + len(block)
+            recent = torch.cat([recent, block])[-(half + 1) :] if first or len(block) <= half else block[-(half + 1) :]
+            held = torch.cat([held, block])
+            if seen <= half:  # too short for a reflection at its beginning yet
+                continue
+            if first:
+                held = reflect_pad(held[None], half, 0)[0]
+            frames = (len(held) - config.n_fft) // config.hop_length + 1
+            if frames >= self.block_frames:
+                pieces += self._log_mel_blocks(held[None], frames)
+                held = held[frames * config.hop_length :]
+        if seen <= half:
+            return self.log_mel(held[None])[0]
+        held = torch.cat([held, recent[reflect_index(len(recent), len(recent), len(recent) + half, recent.device)]])
+        frames = seen // config.hop_length + 1 - sum(piece.shape[1] for piece in pieces)
+        pieces += self._log_mel_blocks(held[None], frames)
+        return torch.cat(pieces, dim=1)[0]
+
+    def _log_mel_blocks(self, padded: Tensor, frames: int) -> list[Tensor]:
+        """The first ``frames`` frames of padded waveforms, (B, block_frames, n_mels) at a time."""
+        starts = range(0, frames, self.block_frames)
+        return [self._log_mel_block(padded, first, min(first + self.block_frames, frames)) for first in starts]
 
     def _log_mel_block(self, padded: Tensor, first: int, last: int) -> Tensor:
         """Frames first..last-1 of padded waveforms."""
@@ -66,6 +101,21 @@ class LogMelFrontend(nn.Module):
         power = spectrum.abs().square().transpose(1, 2)
         with torch.autocast(power.device.type, enabled=False):  # an ambient one would round the product to half precision
             return torch.log(power @ self.filterbank + config.log_offset)
+
+
+def mel_filterbank(config: FrontendConfig) -> Tensor:
+    """Triangular filters of unit height, equally wide on HTK's mel scale: (n_fft // 2 + 1, n_mels) float32.
+
+    HTK's scale is mel = 2595 log10(1 + Hz / 700) (S. Young et al., The HTK Book). In float32 throughout: the models were
+    trained on filters with its roundings, from which exact ones differ by 8e-6.
+    """
+    low, high = (2595 * math.log10(1 + hertz / 700) for hertz in (config.f_min, config.f_max))
+    edges = 700 * (10 ** (torch.linspace(low, high, config.n_mels + 2) / 2595) - 1)
+    bins = torch.linspace(0, config.sample_rate / 2, config.n_fft // 2 + 1)[:, None]
+    widths = edges.diff()
+    rising = (bins - edges[:-2]) / widths[:-1]
+    falling = (edges[2:] - bins) / widths[1:]
+    return torch.minimum(rising, falling).clamp(min=0)
 
 
 def normalise(log_mel: Tensor, unbiased: bool) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import FrontendConfig, ModelConfig
+from ..config import FrontendConfig, ModelConfig, parse_pooling
 from ..embedder import Embedder
 from ..frontend import LogMelFrontend
 
@@ -15,21 +15,28 @@ STEP, WIDTH = 5, 21
 
 
 class LogMel(nn.Module):
-    """Mean and deviation over time of the normalised log-mel spectrogram, behind HEAR's model interface: no learning at all.
+    """Statistics over time of the normalised log-mel spectrogram, behind HEAR's model interface: no learning at all.
 
-    Scenes are of the clip; timestamps are of the 200 ms around every 50th millisecond.
+    Scenes are of the clip; timestamps are mean and deviation of the 200 ms around every 50th millisecond.
+
+    Args:
+        pooling: as a model's: "mean", "std", "max", joined by "+".
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pooling: str = "mean+std") -> None:
         super().__init__()
         self.frontend = LogMelFrontend(config := FrontendConfig())
         self.sample_rate = config.sample_rate
-        self.scene_embedding_size = self.timestamp_embedding_size = 2 * config.n_mels
+        self.names = parse_pooling(pooling)
+        self.scene_embedding_size = len(self.names) * config.n_mels
+        self.timestamp_embedding_size = 2 * config.n_mels
 
     def scene_embeddings(self, audio: Tensor) -> Tensor:
-        """(B, samples) -> (B, 160)."""
-        std, mean = torch.std_mean(self.frontend(audio), dim=1, correction=0)
-        return torch.cat([mean, std], dim=1)
+        """(B, samples) -> (B, 80 * statistics)."""
+        features = self.frontend(audio)
+        std, mean = torch.std_mean(features, dim=1, correction=0)
+        pooled = {"mean": mean, "std": std, "max": features.amax(dim=1)}
+        return torch.cat([pooled[name] for name in self.names], dim=1)
 
     def timestamp_embeddings(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """(B, samples) -> (B, T, 160), and (B, T) milliseconds."""

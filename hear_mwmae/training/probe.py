@@ -14,6 +14,7 @@ Good for comparing models while developing; it is not HEAR's own protocol.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Protocol
 
@@ -125,11 +126,17 @@ def _moments(path: Path, events: list[Event], labels: np.ndarray, model: Embeds)
 @click.argument("tasks", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
 @click.option("--model", default="", help="What load_model takes. Default: the embedded model.")
 @click.option("--untrained", "untrained_preset", metavar="PRESET", help="Probe this preset at its random initialisation instead.")
-@click.option("--log-mel", is_flag=True, help="Probe mean and deviation of the normalised log-mel spectrogram instead.")
-def main(tasks: tuple[str, ...], model: str, untrained_preset: str | None, log_mel: bool) -> None:
+@click.option("--log-mel", is_flag=True, help="Probe statistics of the normalised log-mel spectrogram instead.")
+@click.option("--pooling", help="Statistics that make a scene: mean, std, max, joined by +. Default: the model's own.")
+def main(tasks: tuple[str, ...], model: str, untrained_preset: str | None, log_mel: bool, pooling: str | None) -> None:
     if bool(model) + bool(untrained_preset) + log_mel > 1:
         raise click.UsageError("--model, --untrained and --log-mel exclude each other")
-    probed = LogMel() if log_mel else untrained(preset(untrained_preset)) if untrained_preset else load_embedder(model)
+    if log_mel:
+        probed = LogMel(pooling or "mean+std")
+    elif untrained_preset:
+        probed = untrained(dataclasses.replace(preset(untrained_preset), pooling=pooling or "mean"))
+    else:
+        probed = load_embedder(model, pooling=pooling)
     for task in map(read_task, tasks):
         scores = np.array(probe(task, probed)) * 100
         each = " ".join(f"{score:.1f}" for score in scores)

@@ -189,7 +189,7 @@ def main(
     with TemporaryDirectory() as rounded:
         # Rounded to 11 bits: half the size, and results as good as float32's to the digits shown.
         save_model(rounded, config, state, torch.float16)
-        models = {"value": load_embedder(rounded), "untrained": untrained(config), "log_mel": LogMel()}
+        models = {"value": load_embedder(rounded), "untrained": untrained(config), "log_mel": LogMel(config.pooling)}
         card["results"] = measure(probed, models)
     names = " ".join(task.folder.name for task in probed)
     card["results_command"] = f"python -m hear_mwmae.training.publish {name} PACK RUN {names} -o OUT ..."

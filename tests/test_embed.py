@@ -1,0 +1,207 @@
+"""`model.embed`, `lengths`, streams, layers and gradients: what people do with a model beyond HEAR's two functions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from reference import AUDIO
+from test_hear_api import noise, tone
+
+import hear_mwmae
+from hear_mwmae.audio import read_audio, resample
+from hear_mwmae.embedder import Embedder
+from hear_mwmae.frontend import LogMelFrontend
+
+PIANO, CROW = AUDIO / "piano.flac", AUDIO / "crow.wav"
+
+
+@pytest.fixture(scope="module")
+def small_model(small_config) -> Embedder:
+    torch.manual_seed(0)
+    return Embedder(small_config, pooling="mean+std+max")
+
+
+def test_embed_takes_paths_arrays_and_tensors_of_any_length_and_rate(small_model, tmp_path):
+    soundfile.write(tmp_path / "slow.wav", tone(11025, 300).numpy(), 11025)
+    clips = [str(PIANO), CROW, noise(50000), noise(20000, 1).numpy(), noise(30000, 2).double().numpy(), tmp_path / "slow.wav"]
+    rates = [None, None, 16000, 22050, None, None]
+    scenes = small_model.embed(clips, rates)
+    assert scenes.shape == (6, small_model.scene_embedding_size) and scenes.dtype == torch.float32
+    audio = [
+        read_audio(PIANO, 16000),
+        read_audio(CROW, 16000),
+        noise(50000),
+        resample(noise(20000, 1), 22050, 16000),
+        noise(30000, 2),
+        read_audio(tmp_path / "slow.wav", 16000),
+    ]
+    for scene, clip in zip(scenes, audio, strict=True):
+        assert (hear_mwmae.get_scene_embeddings(clip[None], small_model)[0] - scene).abs().max() < 1e-5
+    steps, times = small_model.embed(clips, rates, timestamps=True)
+    for rows, ms, clip in zip(steps, times, audio, strict=True):
+        whole, whole_ms = hear_mwmae.get_timestamp_embeddings(clip[None], small_model)
+        assert torch.equal(ms, whole_ms[0]) and (rows - whole[0]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("clip", [PIANO, noise(5000), noise(5000).numpy()])
+def test_embed_of_one_clip_is_a_batch_of_one(small_model, clip):
+    assert small_model.embed(clip).shape == (1, small_model.scene_embedding_size)
+
+
+def test_embed_of_a_matrix_is_a_batch(small_model):
+    batch = torch.stack([noise(9000), tone(9000)])
+    assert (small_model.embed(batch) - small_model.scene_embeddings(batch)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("clips", "rate", "message"),
+    [
+        ([], None, "list of clips is empty"),
+        (torch.zeros(1, 2, 3), None, r"shape \(samples,\) or \(clips, samples\), got \(1, 2, 3\)"),
+        ([torch.zeros(2, 100)], None, r"shape \(samples,\), got shape \(2, 100\)"),
+        ([noise(100), noise(100)], [16000], "one for each clip: 1 for 2 clips"),
+        ([np.zeros(10, np.int16)], None, "divide integers by their range"),
+        ([np.array(["a"])], None, "a clip must be a path, or an array or tensor"),
+        ([3], None, "a clip must be a path.*got 3"),
+        (7, None, "a path, an array, a tensor or a list of these, got int"),
+        ("nowhere.wav", None, "nowhere.wav: no such file"),
+        ([noise(100), torch.zeros(0)], None, "empty audio"),
+        ([torch.tensor([float("nan")])], None, "NaN or infinity"),
+        (noise(100), 0, "rate"),
+        (noise(100), "fast", "rate"),
+    ],
+)
+def test_what_cannot_be_embedded_is_named(small_model, clips, rate, message):
+    with pytest.raises(hear_mwmae.HearMwmaeError, match=message):
+        small_model.embed(clips, rate)
+
+
+def test_lengths_cut_the_padding_off(small_model):
+    clips = [noise(40000), tone(8000), noise(1, 3), noise(33333, 4)]
+    padded = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+    scenes = hear_mwmae.get_scene_embeddings(padded, small_model, lengths=[len(clip) for clip in clips])
+    tensors = hear_mwmae.get_scene_embeddings(padded, small_model, lengths=torch.tensor([len(clip) for clip in clips]))
+    alone = torch.cat([hear_mwmae.get_scene_embeddings(clip[None], small_model) for clip in clips])
+    assert (scenes - alone).abs().max() < 1e-5 and torch.equal(scenes, tensors)
+    # Padding is no silence to the model: it changes how the clip is normalised.
+    assert (small_model.scene_embeddings(padded)[1] - alone[1]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("lengths", [[1], [0, 5], [5, 101], [5, 2.0], [5, True, 3]])
+def test_lengths_that_do_not_fit(small_model, lengths):
+    with pytest.raises(ValueError, match="lengths must be the samples of each of the 2 clips, from 1 to 100"):
+        small_model.scene_embeddings(torch.zeros(2, 100), lengths)
+
+
+@pytest.mark.parametrize("samples", [1, 150, 200, 201, 399, 400, 5000, 90001])
+@pytest.mark.parametrize("block", [7, 200, 201, 6000])
+def test_the_frontends_stream_is_the_whole(small_config, samples, block):
+    if samples / block > 2000:
+        pytest.skip("as many blocks as this would take long")
+    frontend = LogMelFrontend(small_config.frontend)
+    audio = noise(samples)
+    whole = frontend(audio[None])[0]
+    frontend.block_frames = 30
+    assert (frontend.stream(audio.split(block)) - whole).abs().max() < 1e-5
+    assert not frontend.stream(torch.zeros(samples).split(block)).any()
+
+
+def test_blocks_give_what_the_whole_gives(small_model):
+    audio = noise(500_000)
+    small_model.max_batch = 4
+    seconds = []
+    scene = small_model.scene_embedding_of_blocks(audio.split(70_001), seconds.append)
+    pieces = list(small_model.timestamp_blocks(audio.split(70_001)))
+    small_model.max_batch = 64
+    assert (scene - small_model.scene_embeddings(audio[None])[0]).abs().max() < 1e-5
+    assert sum(seconds) == pytest.approx(500_000 / 16000, abs=0.05) and len(seconds) > 1
+    steps, times = small_model.timestamp_embeddings(audio[None])
+    assert len(pieces) > 1 and max(len(rows) for rows, _ in pieces) == 200
+    assert (torch.cat([rows for rows, _ in pieces]) - steps[0]).abs().max() < 1e-5
+    assert torch.equal(torch.cat([ms for _, ms in pieces]), times[0])
+    with pytest.raises(ValueError, match="empty audio"):
+        small_model.scene_embedding_of_blocks([torch.zeros(0)])
+
+
+def test_layers_are_the_blocks_outputs(embedded_model):
+    audio = torch.stack([noise(50000), tone(50000)])
+    caught = []
+    handle = embedded_model.encoder.blocks[3].register_forward_hook(lambda module, args, out: caught.append(out))
+    embedded_model.scene_embeddings(audio)
+    handle.remove()
+    third, last = embedded_model.layers(audio, [3, -1])
+    size = embedded_model.timestamp_embedding_size
+    tokens = caught[0].reshape(2, -1, size)
+    assert third.shape == (2, 79, size) and (third - tokens[:, :79]).abs().max() < 1e-5
+    normed = embedded_model.encoder.norm(last.view(2, 79, -1, embedded_model.config.encoder.width)).flatten(2)
+    steps = embedded_model.timestamp_embeddings(audio)[0]
+    assert (normed[:, : steps.shape[1]] - steps).abs().max() < 1e-4
+    assert len(embedded_model.layers(audio)) == embedded_model.config.encoder.depth
+    with pytest.raises(ValueError, match="blocks must be numbers from -12 to 11"):
+        embedded_model.layers(audio, [12])
+
+
+def test_a_trainable_model_learns_through_scenes_and_time_steps():
+    model = hear_mwmae.load_model(trainable=True, pooling="mean+std+max")
+    for embeddings in (
+        hear_mwmae.get_scene_embeddings(noise(40000)[None], model),
+        hear_mwmae.get_timestamp_embeddings(noise(40000)[None], model)[0],
+        model.embed([noise(500), tone(640)]),  # one time step: a deviation of zero, whose gradient must be finite
+    ):
+        model.zero_grad()
+        embeddings.square().mean().backward()
+        gradients = {name: weight.grad for name, weight in model.encoder.named_parameters()}
+        assert all(grad is not None and grad.isfinite().all() for grad in gradients.values())
+        assert gradients["blocks.0.attn.qkv.weight"].abs().max() > 0
+    with torch.no_grad():
+        assert not model.scene_embeddings(noise(4000)[None]).requires_grad
+    assert not hear_mwmae.load_model().scene_embeddings(noise(4000)[None]).requires_grad
+
+
+def test_hooks_fire_and_compiling_takes_effect_through_the_hear_functions(small_model):
+    fired, graphs = [], []
+    modules = {"model": small_model, "frontend": small_model.frontend, "block": small_model.encoder.blocks[0]}
+    handles = [part.register_forward_hook(lambda *_, name=name: fired.append(name)) for name, part in modules.items()]
+    audio = noise(40000)[None]
+    exact = hear_mwmae.get_scene_embeddings(audio, small_model)
+    hear_mwmae.get_timestamp_embeddings(audio, small_model)
+    for handle in handles:
+        handle.remove()
+    assert fired == ["frontend", "block", "model"] * 2
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(small_model, backend=backend)
+    assert (hear_mwmae.get_scene_embeddings(audio, compiled) - exact).abs().max() < 1e-5
+    assert any("scaled_dot_product_attention" in str(graph.graph) for graph in graphs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dtype_may_be_torchs(dtype):
+    assert hear_mwmae.load_model(dtype=dtype).encoder.pos_embed.dtype == dtype
+
+
+def test_device():
+    assert hear_mwmae.load_model(device="cpu").encoder.pos_embed.device.type == "cpu"
+    for device in ("tpu", "meta", "cuda:99", 1.5):
+        with pytest.raises(ValueError, match=r"device .* cannot be used"):
+            hear_mwmae.load_model(device=device)
+
+
+def test_the_public_names_are_there_without_importing_torch_first():
+    import subprocess
+
+    code = "import sys, hear_mwmae; assert 'torch' not in sys.modules; from hear_mwmae import {}; print({})"
+    names = ", ".join(name for name in hear_mwmae.__all__)
+    root = Path(hear_mwmae.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code.format(names, names)], check=True, cwd=root)
+    assert "mwmae-tiny" in hear_mwmae.available_models() and "mwmae-base-official" not in hear_mwmae.available_models()
+    with pytest.raises(AttributeError, match="no attribute 'load'"):
+        hear_mwmae.load  # noqa: B018

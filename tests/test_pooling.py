@@ -1,0 +1,95 @@
+"""Pooling over time: exact over chunks, whatever the batch, and padding never counts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from test_hear_api import noise, tone
+
+import hear_mwmae
+from hear_mwmae.config import ModelConfig, preset
+from hear_mwmae.embedder import Embedder
+from hear_mwmae.pooling import ChunkStatistics
+
+ALL = "mean+std+max"
+
+
+@pytest.fixture(scope="module")
+def pooled(small_config) -> Embedder:
+    torch.manual_seed(0)
+    return Embedder(small_config, pooling=ALL, timestamps="official")  # which keep the last time step, as the scene does
+
+
+def expected(steps: torch.Tensor) -> torch.Tensor:
+    """Straight from the time steps (T, D), in float64."""
+    steps = steps.double()
+    return torch.cat([steps.mean(dim=0), steps.std(dim=0, correction=0), steps.amax(dim=0)]).float()
+
+
+@pytest.mark.parametrize("samples", [1, 640, 31999, 32000, 100000, 1_000_001])
+def test_statistics_are_those_of_the_time_steps(pooled, samples):
+    audio = noise(samples)[None]
+    scene = pooled.scene_embeddings(audio)
+    assert scene.shape == (1, pooled.scene_embedding_size) == (1, 3 * pooled.timestamp_embedding_size)
+    torch.testing.assert_close(scene[0], expected(pooled.timestamp_embeddings(audio)[0][0]), atol=1e-5, rtol=1e-5)
+
+
+def test_one_time_step_has_no_deviation(pooled):
+    mean, std, most = pooled.scene_embeddings(torch.tensor([[0.3, 0.1, -0.2]])).view(3, -1)
+    assert torch.equal(mean, most) and not std.any()
+
+
+def test_the_batch_and_its_division_do_not_matter(pooled):
+    clips = [noise(70000), tone(5), noise(32000, 2), tone(100000)]
+    together = pooled.scene_embeddings_of_clips(clips)
+    narrow = Embedder(pooled.config, timestamps="official", max_batch=2)
+    narrow.encoder.load_state_dict(pooled.encoder.state_dict())
+    assert (narrow.scene_embeddings_of_clips(clips) - together).abs().max() < 1e-5
+    for clip, scene in zip(clips, together, strict=True):
+        assert (pooled.scene_embeddings(clip[None])[0] - scene).abs().max() < 1e-5
+
+
+def test_std_does_not_cancel_around_a_large_mean():
+    """The difference of mean square and square mean would be rounding alone here."""
+    values = 1000 + 1e-2 * torch.randn(7, 50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    statistics = ChunkStatistics(("std",))
+    for piece in values.float().split(3):
+        statistics.add(piece, torch.full((len(piece),), 50))
+    exact = values.float().double().flatten(0, 1).std(dim=0, correction=0)
+    assert torch.allclose(statistics.pool([7])[0].double(), exact, rtol=2e-3)
+
+
+@pytest.mark.parametrize(("pooling", "size"), [("mean", 1), ("max", 1), ("std+max", 2), ("max+mean+std", 3)])
+def test_statistics_come_in_the_order_given(pooled, pooling, size):
+    model = Embedder(pooled.config, pooling=pooling)
+    model.encoder.load_state_dict(pooled.encoder.state_dict())
+    audio, parts = (
+        noise(70000)[None],
+        dict(zip(ALL.split("+"), pooled.scene_embeddings(noise(70000)[None]).chunk(3, 1), strict=True)),
+    )
+    assert model.scene_embedding_size == size * model.timestamp_embedding_size
+    assert torch.equal(model.scene_embeddings(audio), torch.cat([parts[name] for name in pooling.split("+")], dim=1))
+
+
+def test_pooling_is_part_of_the_configuration():
+    assert preset("mwmae-base").pooling == "mean"  # the paper's
+    config = dataclasses.replace(preset("mwmae-tiny"), pooling="mean+max")
+    values = json.loads(json.dumps(config.to_dict()))
+    assert ModelConfig.from_dict(values) == config and config.scene_embedding_size == 2 * config.embedding_size
+    del values["pooling"]  # as in configurations from before it was there
+    assert ModelConfig.from_dict(values).pooling == "mean"
+    with pytest.raises(ValueError, match=r"pooling must be one or more of mean, std, max, joined by \+, got 'mean\+median'"):
+        dataclasses.replace(config, pooling="mean+median")
+
+
+def test_load_model_chooses_the_pooling():
+    audio = noise(50000)[None]
+    mean, every = hear_mwmae.load_model(pooling="mean"), hear_mwmae.load_model(pooling=ALL)
+    assert (mean.scene_embedding_size, every.scene_embedding_size) == (
+        mean.timestamp_embedding_size,
+        3 * mean.timestamp_embedding_size,
+    )
+    assert torch.equal(every.scene_embeddings(audio)[:, : mean.scene_embedding_size], mean.scene_embeddings(audio))
