@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ._version import __version__
+from .config import parse_pooling
 from .embedder import Embedder
 from .errors import HearMwmaeError
 from .files import check_writable, replacing
@@ -42,7 +43,7 @@ class ExportableEmbedder(nn.Module):
         super().__init__()
         self.config = model.config
         self.timestamps = model.timestamps
-        self.pooling = getattr(model.config, "pooling", "mean").split("+")
+        self.pooling = parse_pooling(model.config.pooling)
         self.encoder = model.encoder
         frontend = self.config.frontend
         n_fft, win_length = frontend.n_fft, frontend.win_length

@@ -24,7 +24,8 @@ TOLERANCE = 1e-4
     show_default=True,
     help="Of the encoder; bfloat16 only as .pt2.",
 )
-def export(model: str, output: Path, dtype: str) -> None:
+@click.option("--pooling", help="Of scene embeddings over time, such as mean+std+max. The model's own when not given.")
+def export(model: str, output: Path, dtype: str, pooling: str | None) -> None:
     """Export MODEL, waveform to scene and timestamp embeddings, as one file for other runtimes.
 
     .onnx is for onnxruntime and whatever else reads ONNX, .pt2 for torch.export.load. Either takes float32 audio of any number of
@@ -36,7 +37,7 @@ def export(model: str, output: Path, dtype: str) -> None:
     from .export import export as export_model
     from .export import largest_difference
 
-    embedder = load_embedder(model, dtype=dtype)
+    embedder = load_embedder(model, dtype=dtype, pooling=pooling)
     export_model(embedder, output)
     size = f"{output}: {output.stat().st_size / 1e6:.1f} MB"
     try:
