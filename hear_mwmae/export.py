@@ -98,7 +98,8 @@ class ExportableEmbedder(nn.Module):
         config, patch, samples = self.config.frontend, self.config.patch_size[0], audio.shape[1]
         duration = torch.full((1,), samples, dtype=torch.float64, device=audio.device) * 1000.0 / float(config.sample_rate)
         if self.timestamps == "official":
-            return (torch.arange(steps, device=audio.device).double() * duration / float(steps)).float()
+            count = torch.full((1,), steps, dtype=torch.float64, device=audio.device)
+            return (torch.arange(steps, device=audio.device).double() * duration / count).float()
         # Step i is centred at (i * patch + (patch - 1) / 2) * hop samples: this many are not above the length, and one at least.
         count = torch.sym_max((2 * samples + (patch + 1) * config.hop_length) // (2 * patch * config.hop_length), 1)
         hop = 1000.0 * config.hop_length / config.sample_rate
@@ -143,6 +144,7 @@ def export(model: Embedder, path: str | Path) -> None:
         made.save(temporary, external_data=False)
 
 
+@torch.no_grad()
 def largest_difference(model: Embedder, path: str | Path) -> float:
     """Between the scene and timestamp embeddings of the file at ``path`` and the model's own, over noise of `CHECKED` sizes.
 
@@ -197,14 +199,16 @@ def _check(model: Embedder, path: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's word on packages that nothing here uses."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without the exporter's words on packages that nothing here uses, and on what it leaves as it is."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _name_sizes(graph: object) -> None:

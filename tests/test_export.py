@@ -69,7 +69,7 @@ def onnx(onnx_file):
 
 def test_onnxruntime_is_torch_at_every_length(all_pooled, onnx):
     for number, samples in enumerate(LENGTHS):
-        audio = noise(1 + number % 3, samples)
+        audio = noise(1 if samples >= 100000 else 1 + number % 3, samples)
         assert_same(onnx(audio), expected(all_pooled, audio), 1e-4, tuple(audio.shape))
 
 
