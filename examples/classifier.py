@@ -4,7 +4,6 @@ python examples/classifier.py FOLDER [SOUND...]
 """
 
 import sys
-from pathlib import Path
 
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
