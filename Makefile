@@ -1,13 +1,14 @@
 # make demo   embeds a real clip with the model in this package, on a fresh machine with Python 3.11 and nothing else
 # make test   everything that has to pass: ruff, hear-validator, pytest
-# Both make their own environment in .venv; PYTHON=python3.12 picks another interpreter.
+# make matrix the fast part of the tests on every Python from 3.10 to 3.13 that is installed
+# The first two make their own environment in .venv; PYTHON=python3.12 picks another interpreter.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint matrix clean
 
 demo: $(VENV)/.installed
 	$(BIN)/hear-mwmae info
@@ -21,8 +22,19 @@ lint: $(VENV)/.tested-with
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Of pyenv and of the path. The tests are those that need neither training nor evaluation.
+PYTHONS ?= $(foreach v,3.10 3.11 3.12 3.13,$(firstword $(wildcard $(HOME)/.pyenv/versions/$(v).*/bin/python) $(shell command -v python$(v))))
+FAST := audio checkpoint cli hear_api hub linear model official package parity push
+
+matrix:
+	for python in $(PYTHONS); do \
+		venv=$(VENV)-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
+		$$python -m venv $$venv && $$venv/bin/pip install --quiet --editable '.[parquet,dev]' && \
+		$$venv/bin/python -m pytest $(FAST:%=tests/test_%.py) || exit 1; \
+	done
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-3.* build dist *.egg-info .pytest_cache .ruff_cache
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import traceback
 from pathlib import Path
 
 import click
@@ -95,7 +96,7 @@ def fetch(tasks_dir: Path, names: tuple[str, ...], record: str, jobs: int, keep:
         try:
             fetching.fetch(known[name], tasks_dir, archives, jobs, keep)
             click.echo(f"{name}: fetched{_other_count(tasks_dir / name)}")
-        except (ValueError, OSError) as error:
+        except (HearMwmaeError, OSError) as error:
             failures += 1
             click.echo(f"{name}: not fetched: {error}", err=True)
     sys.exit(bool(failures))
@@ -171,11 +172,16 @@ def embed(
                 click.echo(f"{folder.name}: {what} (with one clip at a time, more with more)")
             embed_task(hear_model, folder, results, batch_size, rank, world)
             done += 1
-        except (ValueError, OSError) as error:
+        except (HearMwmaeError, OSError) as error:
             if world > 1:  # the others wait for this one
                 raise
             failures += 1
             click.echo(f"not embedded: {error}", err=True)
+        except Exception:  # a bug, of this package or of the module: it is shown, and stops no other task
+            if world > 1:
+                raise
+            failures += 1
+            click.echo(f"not embedded: {folder}\n{traceback.format_exc()}", err=True)
     if rank == 0:
         click.echo(f"{done} of {done + failures} tasks embedded into {results}, {len(folders) - done - failures} were there")
     sys.exit(bool(failures))
@@ -279,7 +285,10 @@ def report(results: tuple[Path, ...], protocol: str, output: Path) -> None:
     "--min", "minimum", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="CSV of `scores --csv`."
 )
 def gate(results: Path, protocol: str, minimum: Path) -> None:
-    """Exit with 1 when a score falls below a stored one by more than its interval: for continuous integration."""
+    """Exit with 1 when a score falls below a stored one by more than chance: for continuous integration.
+
+    Chance is the 95 % interval of the stored scores over their seeds, or, with one seed, that of the number of tested clips.
+    """
     (found,) = _read((results,), protocol).values()
     problems = scoring.below(found, protocol, minimum)
     for problem in problems:

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from hear_mwmae.errors import HearMwmaeError
-from hear_mwmae.files import one_at_a_time
+from hear_mwmae.files import one_at_a_time, read_json
 from hear_mwmae.hub import sha256_of
 
 from . import kit
@@ -62,8 +62,9 @@ class Model:
 
     @cached_property
     def identity(self) -> dict:
-        """What tells it from others: the module, its options, and its weights, wherever they come from."""
-        return {"module": self.module, "options": self.options, "weights": self._weights()}
+        """What tells it from others: the module, its options, its weights, wherever they come from, and how it pools them."""
+        pooling = getattr(getattr(self.embedding.model, "config", None), "pooling", None)
+        return {"module": self.module, "options": self.options, "weights": self._weights(), "pooling": pooling}
 
     def _weights(self) -> str:
         """SHA-256 of the loaded weights; of a model that is not torch's, of its files, or else its name."""
@@ -84,7 +85,7 @@ def is_embedded(model: Model, task: Path, results: Path) -> bool:
     out = results / task.name / EMBEDDINGS
     if not (out / ABOUT).is_file():
         return False
-    made = json.loads((out / ABOUT).read_text())
+    made = read_json(out / ABOUT)
     if differing := [key for key, value in model.identity.items() if made.get(key) != value]:
         raise HearMwmaeError(f"{out} was made with another {', '.join(differing)}; give this model another folder")
     if changed := [name for name in label_files(task) if (out / name).read_bytes() != (task / name).read_bytes()]:
@@ -93,7 +94,7 @@ def is_embedded(model: Model, task: Path, results: Path) -> bool:
 
 
 def check_complete(model: Model, task: Path) -> None:
-    """ValueError where a task lacks something, at the model's sample rate."""
+    """HearMwmaeError where a task lacks something, at the model's sample rate."""
     if problems := check_task(task, model.embedding.sample_rate):
         raise HearMwmaeError(f"{task} is not complete: {'; '.join(problems)}")
 

@@ -22,6 +22,7 @@ from hear_mwmae.errors import HearMwmaeError
 # pytorch-lightning 1.8 reads checkpoints that it wrote a moment ago with torch.load as it was before torch 2.6.
 os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
 
+import soundfile
 import torch
 
 from .tasks import label_files, read_metadata
@@ -75,10 +76,10 @@ def embed_task(embedding: object, task: Path, out: Path, batch_size: int | None 
 
 @contextmanager
 def plain_errors(what: str) -> Iterator[None]:
-    """Turns what the kit asserts, and what fails below it, into a ValueError that says of what."""
+    """Turns what the kit asserts, and audio that it cannot read, into a HearMwmaeError that says of what."""
     try:
         yield
-    except (AssertionError, RuntimeError, TypeError) as error:
+    except (AssertionError, soundfile.LibsndfileError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else f"an assertion of heareval, {_where(error)}"
         raise HearMwmaeError(f"{what}: {reason}") from error
 

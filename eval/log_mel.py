@@ -1,6 +1,6 @@
 """A HEAR module without any learning, to measure models against: statistics of the normalised log-mel spectrogram.
 
-    python -m eval embed --module eval.log_mel ...
+    python -m eval embed --module eval.log_mel --model-options '{"pooling": "mean+std+max"}' ...
 
 The probes of pretraining measure against the same.
 """
@@ -12,13 +12,13 @@ from torch import Tensor
 from hear_mwmae.training.baselines import LogMel
 
 
-def load_model(model_file_path: str = "") -> LogMel:
-    """There is nothing to load."""
-    return LogMel()
+def load_model(model_file_path: str = "", pooling: str = "mean+std") -> LogMel:
+    """There is nothing to load; ``pooling`` as a model's."""
+    return LogMel(pooling)
 
 
 def get_scene_embeddings(audio: Tensor, model: LogMel) -> Tensor:
-    """(B, samples) -> (B, 160)."""
+    """(B, samples) -> (B, 80 * statistics of the pooling)."""
     return model.scene_embeddings(audio)
 
 

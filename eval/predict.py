@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from hear_mwmae.errors import HearMwmaeError
-from hear_mwmae.files import one_at_a_time, write_text
+from hear_mwmae.files import one_at_a_time, read_json, write_text
 
 from .circumstances import available_memory, machine, versions
 from .embed import ABOUT, EMBEDDINGS
@@ -67,8 +67,11 @@ def is_done(job: Job) -> bool:
     about = job.task_dir / EMBEDDINGS / ABOUT
     if not about.is_file():  # they are large, and may have been removed
         return True
-    result, made = (json.loads(file.read_text())["embeddings"] for file in (job.result, about))
-    return result == made
+    result, made = (read_json(file) for file in (job.result, about))
+    for file, found in ((job.result, result), (about, made)):
+        if not isinstance(found, dict) or "embeddings" not in found:
+            raise HearMwmaeError(f"{file} does not say which embeddings it is of: remove it, and compute it again")
+    return result["embeddings"] == made["embeddings"]
 
 
 def run_jobs(jobs: list[Job], at_once: int) -> list[tuple[Job, str]]:

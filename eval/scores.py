@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,17 @@ import numpy as np
 from scipy import stats
 
 from hear_mwmae.errors import HearMwmaeError
-from hear_mwmae.files import replacing
+from hear_mwmae.files import read_json, replacing
 
+from .embed import EMBEDDINGS
 from .predict import Job, is_done
-from .tasks import registry
+from .tasks import read_metadata, registry
 
 REFERENCES_CSV = Path(__file__).with_name("references.csv")
 CONFIDENCE = 0.95
-STORED_FIELDS = ("task", "protocol", "mean", "half_width")
+#: Columns of the CSV that `gate` compares with. ``seeds`` are the scores by seed, such as "0=80.5 1=79.75"; ``clips`` are those
+#: tested. Files without the last two, of earlier versions, are read as well.
+STORED_FIELDS = ("task", "protocol", "mean", "half_width", "seeds", "clips")
 
 #: s(m) = the weighted sum of the ten scores in percent, plus a constant: a linear fit over 32 rows of the paper's appendix, with
 #: a root mean square error of 0.02. Reconstructed, not the paper's own formula.
@@ -48,6 +50,7 @@ class Score:
     mean: float
     half_width: float | None  #: of the 95 % Student-t interval of the mean; None with one seed
     values: dict[int, float]  #: by seed
+    clips: int | None = None  #: that the task tests, where known
 
     def __str__(self) -> str:
         return f"{self.mean:.1f}" + (f"±{self.half_width:.1f}" if self.half_width is not None else "")
@@ -62,14 +65,14 @@ def primary_score(scores: dict) -> float:
     return float(np.mean([0.0 if math.isnan(score) else score for score in tested]))
 
 
-def summarise(values: dict[int, float]) -> Score:
+def summarise(values: dict[int, float], clips: int | None = None) -> Score:
     """Mean and Student-t interval of one value per seed."""
     numbers = list(values.values())
     mean, count = float(np.mean(numbers)), len(numbers)
     if count < 2:
-        return Score(mean, None, values)
+        return Score(mean, None, values, clips)
     quantile = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
-    return Score(mean, float(quantile * np.std(numbers, ddof=1) / np.sqrt(count)), values)
+    return Score(mean, float(quantile * np.std(numbers, ddof=1) / np.sqrt(count)), values, clips)
 
 
 def read_scores(results: Path, protocol: str) -> dict[str, Score]:
@@ -81,13 +84,25 @@ def read_scores(results: Path, protocol: str) -> dict[str, Score]:
     for folder in sorted(path for path in results.iterdir() if (path / protocol).is_dir()):
         values = {}
         for file in (folder / protocol).glob("seed-*.json"):
-            seed = int(file.stem.removeprefix("seed-"))
+            seed = file.stem.removeprefix("seed-")
+            if not seed.isdecimal():
+                raise HearMwmaeError(f"{file} is not named after a seed, such as seed-0.json")
+            seed = int(seed)
             if not is_done(Job(folder, protocol, seed)):
                 raise HearMwmaeError(f"{file} is of other embeddings than those in {folder}: predict again")
-            values[seed] = primary_score(json.loads(file.read_text())["scores"])
+            values[seed] = primary_score(read_json(file)["scores"])
         if values:
-            scores[folder.name] = summarise(dict(sorted(values.items())))
+            scores[folder.name] = summarise(dict(sorted(values.items())), _tested_clips(folder / EMBEDDINGS))
     return scores
+
+
+def _tested_clips(embeddings: Path) -> int | None:
+    """Clips that a task tests: all of its folds, or the test split. None where the embeddings were removed."""
+    if not (embeddings / "task_metadata.json").is_file():
+        return None
+    metadata = read_metadata(embeddings)
+    tested = ["test"] if metadata["split_mode"] == "trainvaltest" else metadata["splits"]
+    return sum(len(read_json(embeddings / f"{split}.json")) for split in tested)
 
 
 def overall(scores: dict[str, Score]) -> float | None:
@@ -173,29 +188,73 @@ def write_csv(scores: dict[str, Score], protocol: str, path: Path) -> None:
         writer = csv.writer(stream)
         writer.writerow(STORED_FIELDS)
         for task, score in scores.items():
-            writer.writerow([task, protocol, score.mean, "" if score.half_width is None else score.half_width])
+            seeds = " ".join(f"{seed}={value}" for seed, value in score.values.items())
+            half = "" if score.half_width is None else score.half_width
+            writer.writerow([task, protocol, score.mean, half, seeds, score.clips or ""])
+
+
+def read_csv(path: Path, protocol: str) -> dict[str, Score]:
+    """What :func:`write_csv` wrote. Raises HearMwmaeError where that is of another protocol, or nothing."""
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        stored = {row["task"]: _stored(row) for row in rows}
+        others = sorted({row["protocol"] for row in rows} - {protocol})
+    except (KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
+        raise HearMwmaeError(f"{path} must have the columns {', '.join(STORED_FIELDS)}: {error!r}") from error
+    if not stored:
+        raise HearMwmaeError(f"{path} holds no scores")
+    if others:
+        raise HearMwmaeError(f"{path} holds scores of protocol {', '.join(others)}, not of {protocol}")
+    return stored
+
+
+def _stored(row: dict[str, str]) -> Score:
+    half, clips = row["half_width"], row.get("clips")
+    values = dict(pair.split("=") for pair in (row.get("seeds") or "").split())
+    return Score(
+        float(row["mean"]),
+        float(half) if half else None,
+        {int(seed): float(value) for seed, value in values.items()},
+        int(clips) if clips else None,
+    )
+
+
+def tolerance(stored: Score, new: Score) -> float:
+    """How far below a stored mean chance alone brings that of a new run, in percent points.
+
+    Where seeds are stored, it is the 95 % prediction interval of a mean of as many new seeds, from the spread of the stored ones:
+    t s sqrt(1 / stored + 1 / new). A stored interval without its seeds counts as it is. With one stored seed, which has no
+    spread, that of the new seeds is taken; with one seed on both sides, the 95 % interval of the difference of two proportions
+    of as many tested clips, sqrt(2) times that of one.
+    """
+    one, other = list(stored.values.values()), list(new.values.values())
+    spread = one if len(one) > 1 else other
+    if len(one) < 2 and stored.half_width is not None:
+        return stored.half_width
+    if len(spread) > 1:
+        quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(spread) - 1)
+        return float(quantile * np.std(spread, ddof=1) * math.sqrt(1 / max(len(one), 1) + 1 / len(other)))
+    clips = stored.clips or new.clips
+    if not clips:
+        return 0.0
+    z = stats.norm.ppf((1 + CONFIDENCE) / 2)
+    # Agresti's and Coull's interval, which is not 0 wide at 0 % and 100 %.
+    share = (clips * min(stored.mean, 100) / 100 + z**2 / 2) / (clips + z**2)
+    return float(100 * z * math.sqrt(2 * share * (1 - share) / (clips + z**2)))
 
 
 def below(scores: dict[str, Score], protocol: str, minimum: Path) -> list[str]:
-    """What falls below the stored scores of :func:`write_csv` by more than their intervals, one line each.
+    """What falls below the stored scores of :func:`write_csv` by more than their :func:`tolerance`, one line each.
 
     Raises HearMwmaeError where a stored task has no score, or is of another protocol, or nothing is stored.
     """
-    with open(minimum, newline="") as stream:
-        try:
-            rows = list(csv.DictReader(stream))
-            stored = {row["task"]: (float(row["mean"]), float(row["half_width"] or 0)) for row in rows}
-            others = sorted({row["protocol"] for row in rows} - {protocol})
-        except (KeyError, ValueError, TypeError) as error:
-            raise HearMwmaeError(f"{minimum} must have the columns {', '.join(STORED_FIELDS)}: {error!r}") from error
-    if not stored:
-        raise HearMwmaeError(f"{minimum} holds no scores")
-    if others:
-        raise HearMwmaeError(f"{minimum} holds scores of protocol {', '.join(others)}, not of {protocol}")
+    stored = read_csv(minimum, protocol)
     if missing := sorted(stored.keys() - scores.keys()):
         raise HearMwmaeError(f"no scores of {', '.join(missing)}")
+    allowed = {task: tolerance(score, scores[task]) for task, score in stored.items()}
     return [
-        f"{task}: {scores[task].mean:.2f} is below {mean:.2f} by more than {half:.2f}"
-        for task, (mean, half) in stored.items()
-        if not scores[task].mean >= mean - half
+        f"{task}: {scores[task].mean:.2f} is below {score.mean:.2f} by more than {allowed[task]:.2f}"
+        for task, score in stored.items()
+        if not scores[task].mean >= score.mean - allowed[task]
     ]

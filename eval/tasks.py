@@ -11,6 +11,7 @@ from pathlib import Path
 import soundfile
 
 from hear_mwmae.errors import HearMwmaeError
+from hear_mwmae.files import read_json
 
 #: What heareval reads of a task's metadata, beside its splits.
 REQUIRED = {"task_name", "embedding_type", "prediction_type", "sample_duration", "split_mode", "evaluation"}
@@ -62,7 +63,7 @@ def find_tasks(tasks_dir: Path, names: tuple[str, ...] = ()) -> list[Path]:
 
 def read_metadata(folder: Path) -> dict:
     """What a task says of itself; the kit copies it to the embeddings."""
-    return json.loads((folder / "task_metadata.json").read_text())
+    return read_json(folder / "task_metadata.json")
 
 
 def label_files(folder: Path) -> list[str]:
@@ -98,7 +99,7 @@ def check_task(folder: Path, sample_rate: int = 16000) -> list[str]:
 
 def count_clips(folder: Path) -> int:
     """Clips in all splits of a task."""
-    return sum(len(json.loads((folder / f"{split}.json").read_text())) for split in read_metadata(folder)["splits"])
+    return sum(len(read_json(folder / f"{split}.json")) for split in read_metadata(folder)["splits"])
 
 
 def _fault(path: Path, sample_rate: int) -> str:

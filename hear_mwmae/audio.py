@@ -1,66 +1,204 @@
-"""Audio files: find, read, mix down, resample."""
+"""Audio files: find, read as a stream, mix down, resample."""
 
 from __future__ import annotations
 
 import os
-import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from fractions import Fraction
+from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
 import soundfile
+import soxr
 import torch
-import torchaudio
 from torch import Tensor
 
+from . import ffmpeg
 from .errors import HearMwmaeError
+from .extras import install_hint
+from .truncation import UNKNOWN_FRAMES, announced_frames, is_cut_short, is_left_unread
 
-#: Endings that are picked up from a folder; a file that is named itself may have any.
-AUDIO_SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"))
-#: Frames that are read at a time: a header's word on how many there are may be wrong, or missing.
-BLOCK_FRAMES = 1 << 24
-#: Lengths from here on say that whoever wrote the header did not know: libsndfile's word for it is 2^63 - 1.
-UNKNOWN_FRAMES = 1 << 62
-#: Sizes of the data in the headers of WAV files that were streamed: by SoX, by arecord; close to 2^32, by FFmpeg and others.
-STREAMED_BYTES = (0x7FFFF000, 0x80000000)
-STREAMED_FROM = 0xFFFFFF00
+#: libsndfile's formats, and the endings of their files. Left out are matrices and features (MAT4, MAT5, HTK), few of which are
+#: audio; dumps of samplers (MPC2K, SDS, XI); RAW, which says nothing of itself; SD2, whose sample rate lies in a resource fork.
+_SNDFILE_SUFFIXES = {
+    "AIFF": (".aif", ".aiff", ".aifc"),
+    "AU": (".au", ".snd"),
+    "AVR": (".avr",),
+    "CAF": (".caf",),
+    "FLAC": (".flac",),
+    "IRCAM": (".sf", ".ircam"),
+    "MP3": (".mp3", ".mp2"),
+    "NIST": (".nist", ".sph"),
+    "OGG": (".ogg", ".oga", ".opus"),
+    "PAF": (".paf",),
+    "PVF": (".pvf",),
+    "RF64": (".rf64",),
+    "SVX": (".8svx", ".svx"),
+    "VOC": (".voc",),
+    "W64": (".w64",),
+    "WAV": (".wav", ".wave"),
+    "WVE": (".wve",),
+}
+_NO_READER = (".aax", ".dff", ".dsf", ".dts", ".m4p", ".mpc", ".pcm", ".ra", ".rm", ".sd2", ".shn", ".tak")
+#: Endings that are picked up from a folder, by what this libsndfile reads, and FFmpeg where PyAV is there; a file that is named
+#: itself may have any.
+AUDIO_SUFFIXES = frozenset(end for name in soundfile.available_formats() for end in _SNDFILE_SUFFIXES.get(name, ())) | (
+    ffmpeg.SUFFIXES if ffmpeg.is_installed() else frozenset()
+)
+#: Endings of recordings, the sound of videos among them, that nothing here reads.
+UNREADABLE_SUFFIXES = ffmpeg.SUFFIXES.union(_NO_READER, *_SNDFILE_SUFFIXES.values()) - AUDIO_SUFFIXES
+
+#: Samples, of all channels, that are decoded or resampled at a time, whatever a header says of how many there are.
+BLOCK_SAMPLES = 1 << 18
+#: libsndfile's numbers of errors for formats and codings that it does not know.
+_UNKNOWN_TO_SNDFILE = (1, 4)
 
 
-def find_audio(paths: Iterable[str | Path]) -> list[Path]:
-    """Files as they are, folders as the audio files at any depth below them in sorted order, behind links, too.
+@dataclass
+class Found:
+    """What :func:`search_audio` found."""
 
-    Raises HearMwmaeError where nothing is found, or a folder cannot be read.
-    """
-    found: list[Path] = []
+    files: list[Path] = field(default_factory=list)
+    #: By ending, files in the folders that look like recordings and cannot be read.
+    passed_over: Counter[str] = field(default_factory=Counter)
+    #: Paths that are not there, folders that cannot be read or hold no audio, each with the reason.
+    failures: list[tuple[Path, str]] = field(default_factory=list)
+
+    def passed_over_line(self) -> str:
+        """``passed_over`` in words, "3 .m4a, 1 .webm: pip install …"; "" where there is nothing."""
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(self.passed_over.items()))
+        return counts + (f" (PyAV reads more: {install_hint('av')})" if ffmpeg.SUFFIXES & self.passed_over.keys() else "")
+
+
+def search_audio(paths: Iterable[str | Path]) -> Found:
+    """Files as they are, folders as the audio files at any depth below them in sorted order, behind links, too. Never raises."""
+    found = Found()
     for path in map(Path, paths):
-        if not path.exists():
-            raise HearMwmaeError(f"no such file or folder: {path}")
-        if path.is_dir():
-            below = sorted(file for file in _files_below(path) if file.suffix.lower() in AUDIO_SUFFIXES)
-            if not below:
-                raise HearMwmaeError(f"folder {path} holds no audio files ({' '.join(sorted(AUDIO_SUFFIXES))})")
-            found += below
-        else:
-            found.append(path)
+        try:
+            if not path.is_dir():
+                path.stat()
+                found.files.append(path)
+                continue
+        except FileNotFoundError:
+            found.failures.append((path, "no such file or folder"))
+            continue
+        except OSError as error:
+            found.failures.append((path, _reason(error)))
+            continue
+        inside = Found()
+        for file in _files_below(path, inside.failures):
+            suffix = file.suffix.lower()
+            if suffix in AUDIO_SUFFIXES:
+                inside.files.append(file)
+            elif suffix in UNREADABLE_SUFFIXES:
+                inside.passed_over[suffix] += 1
+        if not inside.files and not inside.failures:
+            others = f"; not read: {inside.passed_over_line()}" if inside.passed_over else ""
+            inside.failures.append((path, f"holds no audio files ({' '.join(sorted(AUDIO_SUFFIXES))}){others}"))
+        found.files += sorted(inside.files)
+        found.passed_over += inside.passed_over
+        found.failures += inside.failures
     return found
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def find_audio(paths: Iterable[str | Path]) -> list[Path]:
+    """The files that :func:`search_audio` finds; HearMwmaeError for the first path that is missing, unreadable or holds none."""
+    found = search_audio(paths)
+    for path, reason in found.failures:
+        raise HearMwmaeError(f"{path}: {reason}")
+    return found.files
+
+
+def _files_below(folder: Path, failures: list[tuple[Path, str]]) -> Iterator[Path]:
     """Also links that lead nowhere, so that they are reported; a folder that links lead to twice counts once."""
 
-    def refuse(error: OSError) -> None:
-        raise HearMwmaeError(f"folder {error.filename} cannot be read: {error.strerror}") from error
+    def note(error: OSError) -> None:
+        failures.append((Path(error.filename), f"folder cannot be read: {_reason(error)}"))
 
     seen = set()
-    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        found = os.stat(place)
+    for place, folders, names in os.walk(folder, onerror=note, followlinks=True):
+        try:
+            found = os.stat(place)
+        except OSError as error:  # gone in the meantime
+            note(error)
+            continue
         if (found.st_dev, found.st_ino) in seen:
             folders.clear()
             continue
         seen.add((found.st_dev, found.st_ino))
         folders.sort()  # which of two ways to a folder counts should not depend on the disk
         yield from (Path(place) / name for name in names)
+
+
+def read_audio(path: str | Path, sample_rate: int) -> Tensor:
+    """Any file libsndfile reads, or FFmpeg with PyAV -> (samples,) float32 in [-1, 1].
+
+    Channels are averaged, and resampled to ``sample_rate``: n samples become n * sample_rate / rate, rounded, and one at least.
+    Raises HearMwmaeError for a file that is missing, not audio, empty, or shorter than its header says.
+    """
+    return torch.cat(list(read_blocks(path, sample_rate)))
+
+
+def read_blocks(path: str | Path, sample_rate: int, seconds: float = 60.0) -> Iterator[Tensor]:
+    """:func:`read_audio` in blocks of ``seconds``, the last one shorter: joined, they are equal to it.
+
+    The memory is that of a block and a few megabytes, whatever the file's length. Raises as :func:`read_audio` does, and what a
+    file lacks may show only after its last block.
+    """
+    size = max(round(seconds * sample_rate), 1)
+    held, count = [], 0
+    for piece in _resampled(_decoded(Path(path)), sample_rate):
+        while count + len(piece) >= size:
+            held.append(piece[: size - count])
+            piece = piece[size - count :]
+            yield torch.from_numpy(np.concatenate(held))
+            held, count = [], 0
+        held.append(piece)
+        count += len(piece)
+    if count:
+        yield torch.from_numpy(np.concatenate(held))
+
+
+def resample(waveform: Tensor, rate: int, sample_rate: int) -> Tensor:
+    """(samples,) at ``rate`` -> (samples * sample_rate / rate, rounded) float32, resampled as :func:`read_audio` does."""
+    pieces = list(_resampled([(rate, waveform.detach().cpu().float().numpy())], sample_rate))
+    return torch.from_numpy(np.concatenate(pieces)) if pieces else torch.zeros(0)
+
+
+def audio_seconds(path: str | Path) -> float | None:
+    """Length that a file's header announces, for progress bars; None where it does not, or there is no reading it."""
+    path = Path(path)
+    if not path.is_file():
+        return None
+    try:
+        with open(path, "rb", buffering=0) as stream, soundfile.SoundFile(_for_sndfile(stream), closefd=False) as file:
+            frames, rate = announced_frames(file, stream), file.samplerate
+    except soundfile.LibsndfileError as error:
+        return ffmpeg.audio_seconds(path) if error.code in _UNKNOWN_TO_SNDFILE else None
+    except OSError:
+        return None
+    return frames / rate if 0 < frames < UNKNOWN_FRAMES else None
+
+
+def _resampled(pieces: Iterable[tuple[int, np.ndarray]], sample_rate: int) -> Iterator[np.ndarray]:
+    """(rate, (n,) float32) pieces of one recording, all at one rate -> pieces at ``sample_rate``."""
+    stream, made = None, 0
+    for rate, piece in pieces:
+        if rate == sample_rate:
+            yield piece
+            continue
+        stream = stream or soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
+        step = max(BLOCK_SAMPLES * rate // sample_rate, 1)  # a header may say 1 Hz
+        for start in range(0, len(piece), step):
+            out = stream.resample_chunk(np.ascontiguousarray(piece[start : start + step]))
+            made += len(out)
+            yield out
+    if stream is not None:
+        rest = stream.resample_chunk(np.zeros(0, np.float32), last=True)
+        # A few samples at a high rate are less than one at a low one.
+        yield rest if made + len(rest) else piece.mean(keepdims=True)
 
 
 class _Sequential(soundfile.SoundFile):
@@ -70,62 +208,56 @@ class _Sequential(soundfile.SoundFile):
         return False
 
 
-def read_audio(path: str | Path, sample_rate: int) -> Tensor:
-    """Any file libsndfile reads -> (samples,) float32 in [-1, 1]: channels averaged, resampled to ``sample_rate``.
-
-    Raises HearMwmaeError for a file that is missing, not audio, empty, or shorter than its header says.
-    """
-    path = Path(path)
+def _decoded(path: Path) -> Iterator[tuple[int, np.ndarray]]:
+    """(sample rate, (n,) float32) pieces of a file, channels averaged."""
     try:
-        with _Sequential(path) as file:
-            announced, rate = file.frames, file.samplerate
-            cut_short = _lacks_data(file.extra_info) or _lacks_page(path)
-            # A frame more than there should be: the block that comes short is the last.
-            size = min(announced + 1, BLOCK_FRAMES)
-            blocks = [file.read(size, dtype="float32", always_2d=True)]
-            while len(blocks[-1]) == size:
-                blocks.append(file.read(size, dtype="float32", always_2d=True))
-    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError) as error:  # TypeError: headerless, by its name
-        reason = "no such file" if not path.exists() else "not an audio file that libsndfile reads, or damaged"
-        raise HearMwmaeError(f"{path}: {reason} ({str(error).splitlines()[0]})") from error
-    audio = np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
-    if cut_short or len(audio) < announced < UNKNOWN_FRAMES:
-        raise HearMwmaeError(f"{path}: truncated, only {len(audio)} samples could be read")
-    if not len(audio):
+        if path.exists() and not path.is_file():
+            raise HearMwmaeError(f"{path}: not a file")  # a folder; or a pipe, which might never say anything
+        with open(path, "rb", buffering=0) as stream:
+            yield from _decoded_by_sndfile(path, stream)
+    except OSError as error:
+        raise HearMwmaeError(f"{path}: {_reason(error)}") from error
+    except soundfile.LibsndfileError as error:
+        if error.code not in _UNKNOWN_TO_SNDFILE or not _may_be_ffmpegs(path):
+            raise HearMwmaeError(
+                f"{path}: not an audio file that libsndfile reads, or damaged ({error.error_string.splitlines()[0]})"
+            ) from error
+        yield from ffmpeg.read(path)
+
+
+def _decoded_by_sndfile(path: Path, stream: FileIO) -> Iterator[tuple[int, np.ndarray]]:
+    with _Sequential(_for_sndfile(stream), closefd=False) as file:
+        announced = announced_frames(file, stream)
+        if is_cut_short(file, stream):
+            raise HearMwmaeError(f"{path}: truncated, it ends before what its header announces")
+        # A header may say 1024 channels, and 2^35 frames. Where it says no length, the blocks are small: libsndfile decodes a
+        # whole one before it drops what it takes to lie behind the end.
+        size = max((BLOCK_SAMPLES if announced < UNKNOWN_FRAMES else BLOCK_SAMPLES // 64) // file.channels, 1)
+        done, mix = 0, np.full(file.channels, 1 / file.channels, np.float32)
+        while True:
+            block = file.read(size, dtype="float32", always_2d=True)
+            done += len(block)
+            if len(block):
+                yield file.samplerate, block @ mix
+            if len(block) < size:
+                break
+        if announced >= UNKNOWN_FRAMES and is_left_unread(file, stream):
+            raise HearMwmaeError(f"{path}: libsndfile finds the end of this MP3 too early (varying bit rate, no Xing header)")
+    if done < announced < UNKNOWN_FRAMES:
+        raise HearMwmaeError(f"{path}: truncated, only {done} of {announced} samples could be read")
+    if not done:
         raise HearMwmaeError(f"{path}: empty, no samples")
-    mono = torch.from_numpy(audio).mean(dim=1)
-    # torchaudio's filters grow with the terms of the ratio: 44100 Hz needs 441 of them, 44101 Hz would need 44101. The nearest
-    # ratio of small terms is off by 5e-4 at most, less than a cent; usual rates are exact.
-    ratio = Fraction(sample_rate, rate).limit_denominator(1000)
-    return torchaudio.functional.resample(mono, ratio.denominator, ratio.numerator) if ratio != 1 else mono
 
 
-def _lacks_data(log: str) -> bool:
-    """Whether libsndfile's log says that the samples (of WAV, AIFF, AU) are fewer than the header announces.
-
-    It reads such files without complaint.
-    """
-    sizes = re.findall(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", log, re.MULTILINE)
-    pairs = [(int(announced), int(actual)) for announced, actual in sizes]
-    return any(actual < announced < STREAMED_FROM and announced not in STREAMED_BYTES for announced, actual in pairs)
+def _for_sndfile(stream: FileIO) -> int | str:
+    """An open file's descriptor: soundfile would encode a name, and fail where it holds bytes that are no characters."""
+    return stream.fileno() if os.name == "posix" else stream.name
 
 
-def _lacks_page(path: Path) -> bool:
-    """Whether the last page of an Ogg file (Vorbis, Opus) is incomplete: libsndfile passes over it in silence."""
-    with open(path, "rb") as stream:
-        if stream.read(4) != b"OggS":
-            return False
-        stream.seek(max(path.stat().st_size - 65307, 0))  # the largest page
-        tail = stream.read()
-    page = tail[max(tail.rfind(b"OggS"), 0) :]
-    # 27 bytes of header, the last of which counts the segments; their sizes; the segments.
-    return len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
+def _may_be_ffmpegs(path: Path) -> bool:
+    """Whether what libsndfile does not know is for :mod:`ffmpeg`, or for its error, which says what to install."""
+    return ffmpeg.is_installed() or path.suffix.lower() in ffmpeg.SUFFIXES
 
 
-def read_blocks(path: str | Path, sample_rate: int, seconds: float = 60.0) -> Iterator[Tensor]:
-    yield from read_audio(path, sample_rate).split(int(seconds * sample_rate))
-
-
-def resample(waveform: Tensor, rate: int, sample_rate: int) -> Tensor:
-    ratio = Fraction(sample_rate, rate).limit_denominator(1000)
-    return torchaudio.functional.resample(waveform, ratio.denominator, ratio.numerator)
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

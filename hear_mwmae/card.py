@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from .checkpoint import CONFIG_NAME, read_config
 from .errors import HearMwmaeError
+from .files import read_json
 
 CARD_SOURCE = "card.json"
 
@@ -34,7 +34,7 @@ _CITATION = """```bibtex
 ```"""
 
 
-def model_card(directory: str | Path, repo: str) -> str:
+def model_card(directory: str | Path, load_from: str) -> str:
     """The card as Markdown with the Hub's metadata header.
 
     Everything comes from ``config.json`` and, where there is one, ``card.json``: an object with any of ``license`` (the Hub's
@@ -42,13 +42,13 @@ def model_card(directory: str | Path, repo: str) -> str:
     task, metric, value and, as columns beside it, whatever else is numeric), ``results_command`` and ``limits`` (list).
 
     Args:
-        repo: org/repo on the Hub, as users will load it.
+        load_from: what users will give to ``load_model``: org/repo on the Hub, a registered name, or a folder.
     """
     directory = Path(directory)
     config = read_config(directory / CONFIG_NAME)
     source = _read_source(directory / CARD_SOURCE)
     kind = {"mwmae": "MW-MAE", "mae": "MAE"}[config.kind]
-    name = repo.split("/")[-1]
+    name = load_from.split("/")[-1]
     results = source.get("results", [])
     header = ModelCardData(
         library_name="hear-mwmae",
@@ -77,7 +77,7 @@ def model_card(directory: str | Path, repo: str) -> str:
         source.get("description", f"{kind}, a masked autoencoder for general-purpose audio embeddings."),
         "## Use",
         "```python\nimport hear_mwmae\n\n"
-        f'model = hear_mwmae.load_model("{repo}")\n'
+        f'model = hear_mwmae.load_model("{load_from}")\n'
         f"# audio: (clips, samples) float32 at {config.frontend.sample_rate} Hz\n"
         f"scenes = hear_mwmae.get_scene_embeddings(audio, model)  # (clips, {config.scene_embedding_size})\n"
         "steps, milliseconds = hear_mwmae.get_timestamp_embeddings(audio, model)\n```",
@@ -103,10 +103,7 @@ def model_card(directory: str | Path, repo: str) -> str:
 def _read_source(path: Path) -> dict:
     if not path.is_file():
         return {}
-    try:
-        source = json.loads(path.read_text())
-    except ValueError as error:
-        raise HearMwmaeError(f"{path}: {error}") from error
+    source = read_json(path)
     unknown = sorted(set(source) - set(_KEYS)) if isinstance(source, dict) else source
     if unknown or not isinstance(source, dict):
         raise HearMwmaeError(f"{path}: unknown keys {unknown!r}; it takes {sorted(_KEYS)}")

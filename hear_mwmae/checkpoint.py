@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import warnings
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -15,13 +18,15 @@ from torch import Tensor, nn
 from . import hub
 from .config import ModelConfig
 from .embedder import Embedder
-from .errors import HearMwmaeError
-from .files import replacing, write_text
-from .official import is_official_checkpoint, load_official
+from .errors import HearMwmaeError, did_you_mean, differences
+from .files import replacing, why_unreadable, write_text
+from .official import is_official_checkpoint, load_official, state_shapes
 from .weights import DEFAULT_MODEL, WEIGHTS_DIR, registry
 
 CONFIG_NAME, WEIGHTS_NAME = hub.CONFIG_NAME, hub.WEIGHTS_NAME
 ENCODER_PREFIX = "encoder."
+#: Where the metadata of a weights file keeps the hash of a part, the encoder or the decoder.
+HASH_KEY = "sha256.{}"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
@@ -61,22 +66,28 @@ def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelC
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         pass  # a name, then
+    except PermissionError as error:
+        raise HearMwmaeError(f"no model {name!r}: permission denied") from error
     except (OSError, RuntimeError) as error:  # too long for a name, a home of nobody
         raise HearMwmaeError(f"no model {name!r}: {error}") from error
     if name in registry():
+        if path.exists():
+            warnings.warn(f"{name!r} is the registered model; what has that name here is asked for by './{name}'", stacklevel=4)
         config_file, weights_file = _registered(name)
     elif path.is_dir() and not is_official_checkpoint(path):
         config_file, weights_file = _in_directory(path)
     elif path.is_file() and path.suffix == ".safetensors":
         config_file, weights_file = None, path
     elif path.exists():
+        if why := "" if path.is_dir() else why_unreadable(path):
+            raise HearMwmaeError(f"cannot read {path}: {why}")
         return _read_official(path, prefix)
     elif _HUB_ID.fullmatch(name) and path.suffix != ".safetensors":
         config_file, weights_file = hub.download(*name.partition("@")[::2], read_config)
     else:
         raise HearMwmaeError(
             f"no model {name!r}: it is neither a file or directory, nor one of the registered models "
-            f"({', '.join(registry())}), nor a Hub repository (org/repo or org/repo@revision)"
+            f"({', '.join(registry())}), nor a Hub repository (org/repo or org/repo@revision){did_you_mean(name, _near(path))}"
         )
     # The configuration first: what is wrong with it explains what is wrong with the weights.
     config = read_config(config_file) if config_file else None
@@ -86,6 +97,9 @@ def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelC
 def save_model(directory: str | Path, config: ModelConfig, state: dict[str, Tensor], dtype: torch.dtype | None = None) -> None:
     """Write ``config.json`` and ``model.safetensors`` atomically; the weights file carries the configuration, too.
 
+    The metadata of the weights file holds SHA-256 hashes of encoder and decoder, which loading compares. The same weights give
+    the same bytes.
+
     Args:
         state: the state dict of a whole `MaskedAutoencoder`.
         dtype: convert the weights; they keep their precision when not given.
@@ -94,21 +108,24 @@ def save_model(directory: str | Path, config: ModelConfig, state: dict[str, Tens
     directory.mkdir(parents=True, exist_ok=True)
     values = config.to_dict()
     tensors = {name: (value if dtype is None else value.to(dtype)).contiguous() for name, value in state.items()}
+    metadata = {"format": "pt", "config": json.dumps(values)}
+    metadata |= {HASH_KEY.format(part): digest for part, digest in _hashes(tensors, metadata["config"]).items()}
     with replacing(directory / WEIGHTS_NAME) as temporary:
         try:
-            save_file(tensors, temporary, {"format": "pt", "config": json.dumps(values)})
+            save_file(tensors, temporary, metadata)
         except SafetensorError as error:  # a full disk, say
-            raise OSError(f"cannot write {directory / WEIGHTS_NAME}: {error}") from error
+            raise HearMwmaeError(f"cannot write {directory / WEIGHTS_NAME}: {error}") from error
+        _sort_metadata(temporary)
         temporary.chmod(0o644)  # safetensors keeps its files to their owner; a shared model is for all
     write_text(directory / CONFIG_NAME, json.dumps(values, indent=2) + "\n")
 
 
 def read_config(path: Path) -> ModelConfig:
-    """Parse a config.json; ValueError naming the file and what is wrong."""
+    """Parse a config.json; HearMwmaeError naming the file and what is wrong."""
     try:
         return _parse_config(path.read_text(), path)
     except OSError as error:
-        raise HearMwmaeError(f"cannot read {path}: {error.strerror}") from error
+        raise HearMwmaeError(f"cannot read {path}: {why_unreadable(path) or error.strerror}") from error
     except UnicodeDecodeError as error:
         raise HearMwmaeError(f"{path}: {error}") from error
 
@@ -119,26 +136,68 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> Non
     Raises HearMwmaeError with a list of what is missing, unexpected, of another shape, or not finite floating-point numbers.
     """
     expected = module.state_dict()
-    problems = [f"missing {name} {list(expected[name].shape)}" for name in expected if name not in state]
-    problems += [f"unexpected {name} {list(state[name].shape)}" for name in state if name not in expected]
-    problems += [
-        f"{name} is {list(state[name].shape)}, should be {list(value.shape)}"
-        for name, value in expected.items()
-        if name in state and state[name].shape != value.shape
-    ]
+    shapes, found = ({name: tuple(value.shape) for name, value in values.items()} for values in (expected, state))
+    problems = _other_shapes(shapes, found)
     problems += [f"{name} is {value.dtype}" for name, value in state.items() if not value.is_floating_point()]
     problems += [
         f"{name} holds NaN or infinity"
         for name, value in state.items()
         if value.is_floating_point() and not torch.isfinite(value).all()
     ]
-    if problems:
-        shown = "\n  ".join(problems[:10] + [f"... and {len(problems) - 10} more"] * (len(problems) > 10))
-        raise HearMwmaeError(f"the weights of {what} do not match its configuration:\n  {shown}")
+    _refuse(problems, what)
     trainable = {name: weight.requires_grad for name, weight in module.named_parameters()}
     module.load_state_dict({name: value.to(expected[name].dtype) for name, value in state.items()}, assign=True)
     for name, weight in module.named_parameters():
         weight.requires_grad_(trainable[name])
+
+
+def _other_shapes(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> list[str]:
+    problems = [f"missing {name} {list(shape)}" for name, shape in expected.items() if name not in found]
+    problems += [f"unexpected {name} {list(shape)}" for name, shape in found.items() if name not in expected]
+    return problems + [
+        f"{name} is {list(found[name])}, should be {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+
+
+def _refuse(problems: list[str], what: str) -> None:
+    if problems:
+        shown = "\n  ".join(problems[:10] + [f"... and {len(problems) - 10} more"] * (len(problems) > 10))
+        raise HearMwmaeError(f"the weights of {what} do not match its configuration:\n  {shown}")
+
+
+def _hashes(tensors: dict[str, Tensor], config: str) -> dict[str, str]:
+    """SHA-256 of each part of a model, ``"encoder"`` and ``"decoder"``: of its configuration as JSON, and then of every weight
+    in the order of the names: name, type, shape, values.
+    """
+    found = {}
+    for name in sorted(tensors):
+        part, value = name.partition(".")[0], tensors[name].detach().cpu().contiguous()
+        digest = found.setdefault(part, hashlib.sha256(config.encode()))
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return {part: digest.hexdigest() for part, digest in found.items()}
+
+
+def _sort_metadata(file: Path) -> None:
+    """safetensors writes the metadata in an order of chance; the same model should give the same bytes."""
+    with open(file, "r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        stream.seek(8)
+        stream.write(text.ljust(size))
+
+
+def _near(path: Path) -> list[str]:
+    """What may have been meant by the name of a file or model that does not exist."""
+    try:
+        beside = [str(other) for other in islice(path.parent.iterdir(), 1000)]
+    except OSError:
+        beside = []
+    return [*registry(), *beside]
 
 
 def _registered(name: str) -> tuple[Path, Path]:
@@ -180,8 +239,8 @@ def _read_safetensors(path: Path, config: ModelConfig | None, prefix: str) -> tu
     """
     try:
         with safe_open(path, "pt") as file:
-            names = list(file.keys())
-            text = (file.metadata() or {}).get("config")
+            names, metadata = list(file.keys()), file.metadata() or {}
+            text = metadata.get("config")
             own_config = _parse_config(text, path) if text is not None else None
             if config is None and own_config is None:
                 raise HearMwmaeError(
@@ -190,29 +249,39 @@ def _read_safetensors(path: Path, config: ModelConfig | None, prefix: str) -> tu
             if config and own_config and config != own_config:
                 raise HearMwmaeError(
                     f"{path} was saved with another configuration than the {CONFIG_NAME} beside it: "
-                    + ", ".join(_differences(own_config.to_dict(), config.to_dict()))
+                    + ", ".join(
+                        f"{key} is {saved} in the weights, {beside} in {CONFIG_NAME}"
+                        for key, saved, beside in differences(own_config.to_dict(), config.to_dict())
+                    )
+                )
+            if strangers := [name for name in names if not name.startswith((ENCODER_PREFIX, "decoder."))]:
+                raise HearMwmaeError(
+                    f"{path} is not an MW-MAE: it holds {', '.join(strangers[:5])}, not only encoder.* and decoder.*"
                 )
             config = config or own_config
-            state = {name.removeprefix(prefix): file.get_tensor(name) for name in names if name.startswith(prefix)}
+            # By the header alone, before anything of the size that either of them claims is allocated.
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            expected, found = (
+                {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
+                for shapes in (state_shapes(config), found)
+            )
+            _refuse(_other_shapes(expected, found), str(path))
+            tensors = {name: file.get_tensor(name) for name in names if name.startswith(prefix)}
     except (SafetensorError, OSError) as error:
-        raise HearMwmaeError(f"{path} is not a readable safetensors file (damaged or truncated): {error}") from error
-    if strangers := [name for name in names if not name.startswith((ENCODER_PREFIX, "decoder."))]:
-        raise HearMwmaeError(f"{path} is not an MW-MAE: it holds {', '.join(strangers[:5])}, not only encoder.* and decoder.*")
-    return config, state
+        why = why_unreadable(path) or f"not a readable safetensors file (damaged or truncated): {error}"
+        raise HearMwmaeError(f"{path}: {why}") from error
+    for part, digest in _hashes(tensors, text or "").items():
+        if metadata.get(HASH_KEY.format(part), digest) != digest:
+            raise HearMwmaeError(f"{path} is damaged: its {part} is not what was saved (sha256 {digest})")
+    return config, {name.removeprefix(prefix): value for name, value in tensors.items()}
 
 
 def _parse_config(text: str, path: Path) -> ModelConfig:
     try:
-        return ModelConfig.from_dict(json.loads(text))
-    except (ValueError, RecursionError, OverflowError) as error:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise HearMwmaeError(f"{path}: {error}") from error
-
-
-def _differences(saved: dict, beside: dict, where: str = "") -> list[str]:
-    found = []
-    for key, value in saved.items():
-        if isinstance(value, dict):
-            found += _differences(value, beside[key], f"{where}{key}.")
-        elif value != beside[key]:
-            found.append(f"{where}{key} is {value} in the weights, {beside[key]} in {CONFIG_NAME}")
-    return found
+    try:
+        return ModelConfig.from_dict(values)
+    except (HearMwmaeError, RecursionError, OverflowError) as error:
+        raise HearMwmaeError(f"{path}: {error}") from error

@@ -12,7 +12,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 
-from .errors import HearMwmaeError
+from .errors import HearMwmaeError, did_you_mean
 
 __all__ = [
     "DECODER_WIDTH",
@@ -41,10 +41,25 @@ ENCODER_SIZES = {
 #: (time frames, mel bands): the paper's default first, then those of its ablation.
 PATCH_SIZES = ((4, 16), (8, 16), (8, 8), (4, 8), (5, 5))
 DECODER_WIDTH, DECODER_DEPTH, DECODER_HEADS = 384, 4, 8
+#: Upper bounds of whole numbers in a configuration, by field. Research stays far below them, and within them a front-end takes
+#: a few hundred MB: a configuration that is damaged, or from anywhere, must not ask for terabytes.
+LIMITS = {
+    "sample_rate": 1_000_000,
+    "n_fft": 65_536,
+    "win_length": 65_536,
+    "hop_length": 65_536,
+    "n_mels": 1024,
+    "width": 16_384,
+    "depth": 256,
+    "heads": 1024,
+    "input_frames": 65_536,
+    "patch_size": 1024,
+    "window_sizes": 65_536,
+}
+#: Hidden units of a block, patches of an input, weights of a model (40 GB in float32).
+LARGEST_HIDDEN, MOST_TOKENS, MOST_PARAMETERS = 131_072, 65_536, 10_000_000_000
 #: Statistics over time that a pooling joins by "+". The paper's pooling is the mean alone.
 STATISTICS = ("mean", "std", "max")
-#: Of any size in a configuration.
-LARGEST = 1_000_000
 
 
 def derive_window_sizes(num_tokens: int) -> tuple[int, ...]:
@@ -149,6 +164,12 @@ class ModelConfig:
         if len(self.patch_size) != 2 or min(self.patch_size) < 1:
             raise HearMwmaeError(f"patch_size must be (time frames, mel bands), both above 0, got {self.patch_size}")
         (frames, bands), n_mels = self.patch_size, self.frontend.n_mels
+        if (tokens := self.input_frames // frames * (n_mels // bands)) > MOST_TOKENS:
+            raise HearMwmaeError(
+                f"input_frames {self.input_frames} in patches of {frames} x {bands} are {tokens} tokens, above {MOST_TOKENS}"
+            )
+        if (parameters := self._roughly_parameters()) > MOST_PARAMETERS:
+            raise HearMwmaeError(f"this is a model of {parameters / 1e9:.1f} billion parameters, above {MOST_PARAMETERS / 1e9:g}")
         if self.input_frames % frames or n_mels % bands:
             raise HearMwmaeError(
                 f"patches of {frames} x {bands} do not tile the input of {self.input_frames} frames x {n_mels} mel bands"
@@ -162,6 +183,14 @@ class ModelConfig:
         _check_windows(self.encoder.window_sizes, self.num_tokens, "encoder")
         _check_windows(self.encoder.window_sizes, self.num_kept, "encoder (in pretraining)")
         _check_windows(self.decoder.window_sizes, self.num_tokens, "decoder")
+
+    def _roughly_parameters(self) -> float:
+        """The matrices of the blocks, and the tables of positions: all but a thousandth of a large model."""
+        blocks = sum(
+            part.depth * (4 * part.width**2 + 2 * part.width * int(part.width * part.mlp_ratio))
+            for part in (self.encoder, self.decoder)
+        )
+        return blocks + self.num_tokens * (self.encoder.width + self.decoder.width)
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -217,7 +246,9 @@ def preset_names() -> list[str]:
 def preset(name: str, patch_size: tuple[int, int] = (4, 16)) -> ModelConfig:
     """A model of the paper by name, such as ``"mwmae-base"``, with decoder windows derived from the patch count."""
     if name not in preset_names():
-        raise HearMwmaeError(f"unknown preset {name!r}; there are: {', '.join(preset_names())}")
+        raise HearMwmaeError(
+            f"unknown preset {name!r}{did_you_mean(str(name), preset_names())}; there are: {', '.join(preset_names())}"
+        )
     kind, size = name.split("-")
     width, depth, heads = ENCODER_SIZES[size]
     config = ModelConfig(EncoderConfig(width, depth, heads, cls_token=kind == "mae"), patch_size=patch_size)
@@ -248,18 +279,19 @@ def _check_fields(config: object) -> None:
 
 
 def _check_whole(name: str, value: object, least: int) -> None:
-    # No model or front-end comes near the upper bound; a damaged configuration must not ask for petabytes.
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= LARGEST:
-        raise HearMwmaeError(f"{name} must be a whole number from {least} to {LARGEST}, got {value!r:.100}")
+    most = LIMITS[name]
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise HearMwmaeError(f"{name} must be a whole number from {least} to {most}, got {value!r:.100}")
 
 
 def _check_transformer(config: EncoderConfig | DecoderConfig, what: str) -> None:
     _check_fields(config)
     if config.width % config.heads:
         raise HearMwmaeError(f"{what} width {config.width} is not divisible by {config.heads} heads")
-    if not 1 <= config.width * config.mlp_ratio <= LARGEST:
+    if not 1 <= config.width * config.mlp_ratio <= LARGEST_HIDDEN:
         raise HearMwmaeError(
-            f"{what} mlp_ratio {config.mlp_ratio} gives a hidden layer of {config.width * config.mlp_ratio:g} units"
+            f"{what} mlp_ratio {config.mlp_ratio} gives a hidden layer of {config.width * config.mlp_ratio:g} units, "
+            f"which must lie between 1 and {LARGEST_HIDDEN}"
         )
     if config.window_sizes and len(config.window_sizes) != config.heads:
         raise HearMwmaeError(

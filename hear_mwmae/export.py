@@ -17,6 +17,7 @@ from ._version import __version__
 from .config import parse_pooling
 from .embedder import Embedder
 from .errors import HearMwmaeError
+from .extras import needs
 from .files import check_writable, replacing
 from .frontend import SILENCE_STD, reflect_index
 
@@ -189,7 +190,7 @@ def _check(model: Embedder, path: Path) -> None:
         return
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
-            raise HearMwmaeError(f"exporting to .onnx needs {package}: pip install 'hear-mwmae[onnx]'")
+            raise needs("exporting to .onnx", package, "onnx")
     if weights.dtype != torch.float32:
         raise HearMwmaeError(f".onnx files are exported in float32, got a model in {weights.dtype}; .pt2 takes any precision")
     size = sum(value.numel() * value.element_size() for value in model.encoder.parameters())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +14,19 @@ from .errors import HearMwmaeError
 
 #: How temporary names end: a process that was killed may leave them behind.
 UNFINISHED = ".tmp"
+#: What only writing can meet: a full disk, a full quota, a file too large.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Has the OSError of a full disk name ``path``: as the system raises it, it names nothing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextmanager
@@ -18,10 +34,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write to: takes its place on success, and is removed on any failure."""
     temporary = path.with_name(f".{path.name}{UNFINISHED}")
     try:
-        yield temporary
-        with open(temporary, "r+b") as stream:
-            os.fsync(stream)  # a machine that fails would keep the new name, and not what was written
-        os.replace(temporary, path)
+        with naming(path):
+            yield temporary
+            with open(temporary, "r+b") as stream:
+                os.fsync(stream)  # a machine that fails would keep the new name, and not what was written
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -39,10 +56,44 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def read_json(path: Path) -> object:
+    """What a JSON file holds. Raises HearMwmaeError naming the file where it is missing, unreadable or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise HearMwmaeError(f"{path}: {why_unreadable(path) or error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise HearMwmaeError(f"{path} is no JSON: {error}") from error
+
+
+def why_unreadable(path: str | os.PathLike) -> str:
+    """Why the file ``path`` cannot be opened, such as "no such file" or "permission denied"; "" where it can."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
+    except (FileNotFoundError, NotADirectoryError):
+        return "no such file"
+    except OSError as error:
+        return error.strerror.lower()
+    except ValueError:  # a zero byte in it
+        return "no such file"
+    return "is a directory" if os.path.isdir(path) else ""
+
+
+def printable(path: str | os.PathLike) -> str:
+    r"""A path as text that can be printed and kept as UTF-8: bytes that are no UTF-8 become ``\xff``.
+
+    Python has such bytes in a str as surrogates (``surrogateescape``), with which a file is found again, but which neither a
+    terminal, nor Parquet, nor an array's file takes. CSV files keep the bytes themselves: read and write them with
+    ``errors="surrogateescape"``.
+    """
+    escaped = re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", os.fspath(path))
+    return escaped.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 @contextmanager
 def one_at_a_time(lock: Path, busy: str) -> Iterator[None]:
-    """Holds the lock file ``lock``; where another process does, raises ValueError with the message ``busy``."""
-    from filelock import FileLock, Timeout  # only here: embedding locks nothing
+    """Holds the lock file ``lock``; where another process does, raises HearMwmaeError with the message ``busy``."""
+    from filelock import FileLock, Timeout
 
     held = FileLock(lock, timeout=0)
     try:

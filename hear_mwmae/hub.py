@@ -44,7 +44,7 @@ def download(repo: str, revision: str, check_config: Callable[[Path], object]) -
 
 
 def push(directory: Path, repo: str, card: str, private: bool = False, dry_run: Path | None = None) -> str:
-    """Upload a model directory with its card in one commit; returns where it went.
+    """Upload a model directory with its card in one commit; returns a line with every file and where it went.
 
     With ``dry_run`` nothing leaves the machine: that folder, new or empty, receives what would have gone up.
     """
@@ -54,6 +54,7 @@ def push(directory: Path, repo: str, card: str, private: bool = False, dry_run: 
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise HearMwmaeError(f"a Hub repository is written org/repo, got {repo!r}")
     files = [name for name in (CONFIG_NAME, WEIGHTS_NAME, LOSS_NAME) if (directory / name).is_file()]
+    names = ", ".join((*files, CARD_NAME))
     if dry_run:
         if dry_run.exists() and not (dry_run.is_dir() and not any(dry_run.iterdir())):
             raise HearMwmaeError(f"{dry_run} is not an empty folder")
@@ -61,13 +62,14 @@ def push(directory: Path, repo: str, card: str, private: bool = False, dry_run: 
         for name in files:
             shutil.copyfile(directory / name, dry_run / name)
         (dry_run / CARD_NAME).write_bytes(card.encode())
-        return str(dry_run)
+        return f"{names} -> {dry_run}"
     api = HfApi()
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         operations = [CommitOperationAdd(name, str(directory / name)) for name in files]
         operations.append(CommitOperationAdd(CARD_NAME, card.encode()))
-        return str(api.create_commit(repo, operations, commit_message=f"Upload {directory.name}").commit_url)
+        commit = api.create_commit(repo, operations, commit_message=f"Upload {directory.name}")
+        return f"{names} -> {commit.commit_url}"
     except HfHubHTTPError as error:
         raise HearMwmaeError(f"cannot push to {repo}: {_reason(error)}; is HF_TOKEN set, with write access?") from error
     except Exception as error:  # no network, an upload that breaks off, a card that the Hub does not take

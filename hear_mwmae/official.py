@@ -10,13 +10,13 @@ import math
 import re
 from pathlib import Path
 
-import msgpack
 import numpy as np
 import torch
 from torch import Tensor
 
 from .config import ENCODER_SIZES, DecoderConfig, EncoderConfig, FrontendConfig, ModelConfig
 from .errors import HearMwmaeError
+from .extras import needs
 from .hub import WEIGHTS_NAME
 
 #: Heads of the authors' decoder where it has no window; they leave no trace in the weights.
@@ -59,7 +59,7 @@ def load_official(path: str | Path, encoder_heads: int | None = None) -> tuple[M
         params = read_params(Path(path))
         config = infer_config(params, encoder_heads)
         _check(params, parameter_shapes(config))
-    except ValueError as error:
+    except HearMwmaeError as error:
         raise HearMwmaeError(f"{path}: {error}") from error
     return config, convert_params(params)
 
@@ -153,6 +153,11 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def state_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight of a `MaskedAutoencoder`, without building one."""
+    return {_rename(path): _torch_shape(path, shape) for path, shape in parameter_shapes(config).items()}
+
+
 def convert_params(params: dict[str, np.ndarray]) -> dict[str, Tensor]:
     """Rename and transpose flax parameters to a `MaskedAutoencoder` state dict, float32."""
     return {_rename(path): _tensor(path, value) for path, value in params.items()}
@@ -183,12 +188,16 @@ def _rename(path: str) -> str:
     return path
 
 
+def _torch_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if path.endswith("kernel"):  # (in, out) of a dense layer; (p, q, 1, out) of the patch convolution
+        return shape[-1], math.prod(shape[:-1])
+    return shape[:1] if path.endswith("relative_position_bias_table") else shape
+
+
 def _tensor(path: str, value: np.ndarray) -> Tensor:
     value = np.array(value, dtype=np.float32)  # a copy: the buffer of what was read is not writable
-    if path.endswith("kernel"):  # (in, out) of a dense layer; (p, q, 1, out) of the patch convolution
-        value = value.reshape(-1, value.shape[-1]).T
-    elif path.endswith("relative_position_bias_table"):
-        value = value[:, 0]
+    shape = _torch_shape(path, value.shape)
+    value = value.reshape(shape[::-1]).T if path.endswith("kernel") else value.reshape(shape)
     return torch.from_numpy(np.ascontiguousarray(value))
 
 
@@ -217,6 +226,20 @@ def _heads_of_width(width: int) -> int:
         if width == known_width:
             return heads
     return width // 64 if width % 64 == 0 else math.gcd(width, 3)
+
+
+def describe_heads(config: ModelConfig, encoder_heads: int | None = None) -> str:
+    """How many attention heads :func:`load_official` took, and why: plain and global ones leave no trace in the weights."""
+    encoder, decoder = config.encoder, config.decoder
+    if encoder_heads:
+        how = "as given"
+    elif encoder.width in {width for width, _, _ in ENCODER_SIZES.values()}:
+        how = f"the paper's for a width of {encoder.width}"
+    else:
+        how = "guessed from the width; --encoder-heads says otherwise"
+    traced = sum(map(bool, decoder.window_sizes))
+    rest = f"{traced} with windows, {decoder.heads - traced} global ones guessed" if traced else "guessed, the authors' number"
+    return f"encoder heads {encoder.heads} ({how}), decoder heads {decoder.heads} ({rest})"
 
 
 def _depth(params: dict[str, np.ndarray], prefix: str) -> int:
@@ -302,6 +325,11 @@ def _unpack_collections(file: Path) -> tuple[dict[str, object], list[str]]:
 
     The rest is skipped, not decoded: the optimiser's state alone is twice the size of the weights.
     """
+    try:
+        import msgpack  # only here and below: no other weights need it
+    except ImportError as error:
+        raise needs("reading the authors' checkpoints", "msgpack", "official") from error
+
     found, names = {}, []
     try:
         with open(file, "rb") as stream:
@@ -322,6 +350,8 @@ def _unpack_collections(file: Path) -> tuple[dict[str, object], list[str]]:
 
 
 def _unpack_ext(code: int, data: bytes) -> object:
+    import msgpack
+
     if code not in (_NDARRAY, _NUMPY_SCALAR):
         return msgpack.ExtType(code, data)
     fields = msgpack.unpackb(data)

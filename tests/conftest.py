@@ -28,7 +28,6 @@ from hear_mwmae import load_model
 from hear_mwmae.audio import read_audio
 from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig, derive_window_sizes
 from hear_mwmae.embedder import Embedder
-from hear_mwmae.training.pack import Packed, pack
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 
@@ -49,6 +48,8 @@ def embedded_model() -> Embedder:
 @pytest.fixture(scope="session")
 def data(audio_folder, tmp_path_factory) -> Path:
     """A pack of that folder: three clips of notes, one of effects."""
+    from hear_mwmae.training.pack import Packed, pack  # only here: the other tests do without the packages of training
+
     out = tmp_path_factory.mktemp("data") / "pack"
     assert pack([str(audio_folder / "manifest.csv")], out) == Packed(4, pytest.approx(0.0077, abs=1e-3), 1, 1)
     return out

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +17,10 @@ from safetensors.torch import load_file, save_file
 
 import hear_mwmae
 from hear_mwmae.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_model, save_model
-from hear_mwmae.config import preset
+from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig, preset
 from hear_mwmae.hub import CARD_NAME, sha256_of
 from hear_mwmae.mae import MaskedAutoencoder
+from hear_mwmae.official import state_shapes
 from hear_mwmae.weights import DEFAULT_MODEL, WEIGHTS_DIR, registry
 
 CLIP = torch.rand(1, 20000, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -34,11 +38,11 @@ def embed(source: object) -> torch.Tensor:
 
 
 def rewrite(file: Path, change: object) -> None:
-    """Apply ``change`` to the tensors of a safetensors file, keeping its metadata."""
+    """Apply ``change`` to the tensors of a safetensors file, keeping its metadata without the hashes."""
     from safetensors import safe_open
 
     with safe_open(file, "pt") as stream:
-        metadata = stream.metadata()
+        metadata = {key: value for key, value in stream.metadata().items() if not key.startswith("sha256")}
     tensors = load_file(file)
     change(tensors)
     save_file(tensors, file, metadata)
@@ -290,3 +294,117 @@ def test_an_official_directory(tmp_path):
     source = REFERENCE / "official_checkpoint" / "checkpoint_198400"
     (tmp_path / "checkpoint").write_bytes(source.read_bytes())
     assert torch.equal(embed(tmp_path), embed(source))
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_flipped_bits_are_noticed(model_dir, part):
+    """Wherever they are: most of them change a weight a little, and would load in silence."""
+    file = model_dir / WEIGHTS_NAME
+    content, names = file.read_bytes(), load_file(file)
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    places = torch.Generator().manual_seed(0)
+    for name in sorted(name for name in names if name.startswith(part)):
+        first, last = header[name]["data_offsets"]
+        place, bit = (int(torch.randint(*span, (1,), generator=places)) for span in ((first, last), (0, 8)))
+        flipped = bytearray(content)
+        flipped[start + place] ^= 1 << bit
+        file.write_bytes(flipped)
+        with pytest.raises(ValueError, match=f"{part} is not what was saved"):
+            read_model(model_dir)
+        if part == "encoder":
+            with pytest.raises(ValueError, match="encoder is not what was saved"):
+                hear_mwmae.load_model(str(model_dir))
+    if part == "decoder":
+        hear_mwmae.load_model(str(model_dir))  # reads the encoder only
+
+
+def test_a_changed_configuration_in_the_metadata_is_noticed(model_dir):
+    """Of a file by itself, which no config.json contradicts."""
+    file = model_dir / WEIGHTS_NAME
+    content = file.read_bytes()
+    assert content.count(b'f_max\\": 8000.0') == 1
+    file.write_bytes(content.replace(b'f_max\\": 8000.0', b'f_max\\": 7000.0'))
+    with pytest.raises(ValueError, match="is not what was saved"):
+        hear_mwmae.load_model(str(file))
+
+
+def test_files_without_a_hash_load(model_dir):
+    rewrite(model_dir / WEIGHTS_NAME, lambda tensors: None)
+    assert embed(model_dir).shape == (1, 160)
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path, small_config):
+    state = MaskedAutoencoder(small_config).state_dict()
+    for number in range(8):  # the order was one of chance
+        save_model(tmp_path / str(number), small_config, state)
+    assert len({(tmp_path / str(number) / WEIGHTS_NAME).read_bytes() for number in range(8)}) == 1
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        preset("mwmae-tiny"),
+        preset("mae-tiny", (5, 5)),
+        ModelConfig(EncoderConfig(32, 2, 2, 2.5, window_sizes=(2, 0)), DecoderConfig(48, 1, 3, window_sizes=(50, 0, 2))),
+    ],
+)
+def test_shapes_are_known_without_a_model(config):
+    state = MaskedAutoencoder(config).state_dict()
+    assert state_shapes(config) == {name: tuple(value.shape) for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("encoder", "depth"), 1_000_000, "depth must be a whole number from 1 to 256"),
+        (("encoder", "depth"), 250, "do not match its configuration"),
+        (("encoder", "width"), 8192, "do not match its configuration"),
+        (("frontend", "n_mels"), 1_000_000, "n_mels must be a whole number from 1 to 1024"),
+        (("frontend", "n_fft"), 1_000_000, "n_fft must be a whole number from 1 to 65536"),
+    ],
+)
+def test_a_config_from_anywhere_takes_no_memory(model_dir, place, value, message):
+    """In a process of its own, whose peak is compared with what loading the true model takes."""
+    code = (
+        "import resource, sys, hear_mwmae\n"
+        "def load(source):\n"
+        "    try: hear_mwmae.load_model(source)\n"
+        "    except hear_mwmae.HearMwmaeError as error: print(error)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = load(sys.argv[1]); print((load(sys.argv[2]) - before) / 1024)\n"
+    )
+    bad = Path(shutil.copytree(model_dir, model_dir.parent / "bad"))
+    values = json.loads((bad / CONFIG_NAME).read_text())
+    values[place[0]][place[1]] = value
+    (bad / CONFIG_NAME).write_text(json.dumps(values))
+    save_file(load_file(bad / WEIGHTS_NAME), bad / WEIGHTS_NAME)  # without a configuration that contradicts
+    done = subprocess.run([sys.executable, "-c", code, model_dir, bad], capture_output=True, text=True, check=True)
+    *said, megabytes = done.stdout.splitlines()
+    assert message in "".join(said) and float(megabytes) < 100
+
+
+def test_near_misses(model_dir, monkeypatch):
+    with pytest.raises(ValueError, match=r"; did you mean 'mwmae-tiny'\?"):
+        hear_mwmae.load_model("mwmae_tiny")
+    monkeypatch.chdir(model_dir.parent)
+    with pytest.raises(ValueError, match=r"; did you mean 'model'\?"):
+        hear_mwmae.load_model("modle")
+    with pytest.raises(ValueError, match=r"; did you mean 'mae-small'\?"):
+        preset("mae_small")
+
+
+def test_a_local_folder_of_a_registered_name(model_dir, monkeypatch):
+    """Is not what is loaded, and the warning says how it is."""
+    model_dir.rename(model_dir.parent / DEFAULT_MODEL)
+    monkeypatch.chdir(model_dir.parent)
+    with pytest.warns(UserWarning, match="is asked for by './mwmae-tiny'"):
+        assert hear_mwmae.load_model(DEFAULT_MODEL).scene_embedding_size == 960
+    assert hear_mwmae.load_model(f"./{DEFAULT_MODEL}").scene_embedding_size == 160
+
+
+def test_available_models():
+    names = hear_mwmae.available_models()
+    assert names[0] == DEFAULT_MODEL and "mwmae-base-official" not in names
+    for name in names:
+        hear_mwmae.load_model(name)

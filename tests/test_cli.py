@@ -9,15 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
-import torchaudio
+from audio_files import damaged
 from click.testing import CliRunner, Result
 from reference import AUDIO, REFERENCE
 
 import hear_mwmae
-from hear_mwmae import audio as audio_files
-from hear_mwmae.audio import find_audio, read_audio
+from hear_mwmae.audio import read_audio
 from hear_mwmae.checkpoint import save_model
 from hear_mwmae.cli import main
 from hear_mwmae.mae import MaskedAutoencoder
@@ -35,103 +33,6 @@ def model(tmp_path, small_config) -> str:
 
 def run(*args: object) -> Result:
     return CliRunner().invoke(main, [str(arg) for arg in args])
-
-
-@pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.suffix)
-def test_every_format_is_read_mixed_down_and_resampled(path):
-    audio = read_audio(path, 16000)
-    info = soundfile.info(path)
-    assert audio.ndim == 1 and audio.dtype == torch.float32 and 0.01 < audio.abs().max() <= 1.2
-    assert len(audio) == pytest.approx(info.duration * 16000, abs=2)
-
-
-def test_channels_are_averaged_and_the_rate_is_torchaudios(tmp_path):
-    stereo = np.stack([np.full(4410, 0.5), np.full(4410, -0.25)], axis=1).astype("f4")
-    soundfile.write(tmp_path / "stereo.wav", stereo, 44100, subtype="FLOAT")
-    expected = torchaudio.functional.resample(torch.full((4410,), 0.125), 44100, 16000)
-    assert torch.equal(read_audio(tmp_path / "stereo.wav", 16000), expected)
-    soundfile.write(tmp_path / "plain.wav", stereo[:, 0], 16000, subtype="FLOAT")
-    assert read_audio(tmp_path / "plain.wav", 16000).tolist() == [0.5] * 4410
-
-
-def damaged(folder: Path) -> dict[str, Path]:
-    """Files that cannot be embedded, by what is wrong with them."""
-    files = {name: folder / f"{name.replace(' ', '_')}.wav" for name in ("not audio", "empty", "truncated", "nan", "header")}
-    files["not audio"].write_text("this is not audio")
-    soundfile.write(files["empty"], np.zeros(0, "f4"), 16000)
-    files["truncated"] = folder / "truncated.flac"
-    files["truncated"].write_bytes((AUDIO / "piano.flac").read_bytes()[:40000])
-    soundfile.write(files["nan"], np.array([0, np.nan, 0], "f4"), 16000, subtype="FLOAT")
-    files["header"].write_bytes((AUDIO / "crow.wav").read_bytes()[:30])
-    files["headerless"] = folder / "headerless.raw"
-    files["headerless"].write_bytes(bytes(1000))
-    return files
-
-
-def test_unreadable_files_have_a_clear_reason(tmp_path):
-    files = damaged(tmp_path)
-    for name, reason in {
-        "not audio": "not an audio file",
-        "empty": "no samples",
-        "truncated": "truncated|damaged",
-        "headerless": "damaged",
-    }.items():
-        with pytest.raises(ValueError, match=reason) as caught:
-            read_audio(files[name], 16000)
-        assert str(files[name]) in str(caught.value)
-    with pytest.raises(ValueError, match="no such file"):
-        read_audio(tmp_path / "missing.wav", 16000)
-
-
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-@pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.suffix)
-def test_truncated_files_are_noticed_in_every_format(path, share, tmp_path):
-    content = path.read_bytes()
-    (tmp_path / path.name).write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(ValueError, match=r"truncated|damaged|empty"):
-        read_audio(tmp_path / path.name, 16000)
-
-
-@pytest.mark.parametrize("rate", [11127, 44101, 192007])
-def test_odd_rates_are_resampled_in_no_time(rate, tmp_path):
-    tone = np.sin(2 * np.pi * 1000 * np.arange(rate) / rate)
-    soundfile.write(tmp_path / "odd.wav", tone, rate, subtype="FLOAT")
-    audio = read_audio(tmp_path / "odd.wav", 16000)
-    assert len(audio) == pytest.approx(16000, abs=2)
-    spectrum = torch.fft.rfft(audio * torch.hann_window(len(audio))).abs()
-    assert spectrum.argmax().item() * 16000 / len(audio) == pytest.approx(1000, abs=1.1)
-
-
-@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0x80000000])
-def test_a_wav_that_was_streamed_is_whole(tmp_path, size):
-    """Its header announces some largest size, since the length was not known when it was written."""
-    content = bytearray((AUDIO / "crow.wav").read_bytes())
-    place = content.find(b"data") + 4
-    content[place : place + 4] = size.to_bytes(4, "little")
-    (tmp_path / "stream.wav").write_bytes(content)
-    assert torch.equal(read_audio(tmp_path / "stream.wav", 16000), read_audio(AUDIO / "crow.wav", 16000))
-
-
-@pytest.mark.parametrize(("samples", "whole"), [(0, True), (1 << 35, False)])
-def test_a_flac_of_unknown_or_wrong_length(tmp_path, samples, whole):
-    """Of its header's 36 bits for the number of samples, 0 says that nobody knew; none may ask for memory without end."""
-    content = bytearray((AUDIO / "piano.flac").read_bytes())
-    content[21] = content[21] & 0xF0 | samples >> 32
-    content[22:26] = (samples & 0xFFFFFFFF).to_bytes(4, "big")
-    (tmp_path / "stream.flac").write_bytes(content)
-    if whole:
-        assert torch.equal(read_audio(tmp_path / "stream.flac", 16000), read_audio(AUDIO / "piano.flac", 16000))
-    else:
-        with pytest.raises(ValueError, match=r"stream\.flac: truncated"):
-            read_audio(tmp_path / "stream.flac", 16000)
-
-
-def test_long_audio_is_read_in_blocks(tmp_path, monkeypatch):
-    whole = read_audio(AUDIO / "piano.flac", 16000)
-    monkeypatch.setattr(audio_files, "BLOCK_FRAMES", 1000)
-    assert torch.equal(read_audio(AUDIO / "piano.flac", 16000), whole)
-    soundfile.write(tmp_path / "blocks.wav", np.linspace(-0.5, 0.5, 4000), 16000, subtype="FLOAT")
-    assert len(read_audio(tmp_path / "blocks.wav", 16000)) == 4000
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
@@ -182,9 +83,9 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["embed", "missing.wav"], "no such file or folder: missing.wav"),
+        (["embed", "missing.wav"], "missing.wav: no such file or folder"),
         (["embed", "{tmp}"], "holds no audio files"),
-        (["embed", "{clip}", "-o", "{tmp}/out.csv"], "must end in .npz or .parquet"),
+        (["embed", "{clip}", "-o", "{tmp}/out.txt"], "must be a folder, or end in .npz, .npy, .csv, .parquet"),
         (["embed", "{clip}", "-o", "{tmp}/no/out.npz"], "there is no folder"),
         (["embed", "missing-model-is-not-reached", "-o", "/proc/out.npz"], "cannot write /proc/out.npz"),
         (["embed", "{clip}", "--device", "toaster"], "device 'toaster' cannot be used"),
@@ -212,6 +113,12 @@ def test_info(model):
 def test_convert(tmp_path):
     result = run("convert", OFFICIAL, tmp_path / "converted")
     assert result.exit_code == 0, result.output
+    assert "encoder heads 3 (guessed from the width; --encoder-heads says otherwise), decoder heads 8 (" in result.output
+    for number in range(6):
+        run("convert", OFFICIAL, tmp_path / f"again{number}")
+        for name in ("config.json", "model.safetensors"):
+            assert (tmp_path / f"again{number}" / name).read_bytes() == (tmp_path / "converted" / name).read_bytes()
+    assert "encoder heads 4 (as given)" in run("convert", OFFICIAL, tmp_path / "four", "--encoder-heads", 4).output
     assert hear_mwmae.load_model(str(tmp_path / "converted")).scene_embedding_size == 240
 
 
@@ -244,29 +151,6 @@ def test_push_dry_run(tmp_path):
 def test_help_teaches(command):
     result = run(*command, "--help")
     assert result.exit_code == 0 and len(result.output) > 300
-
-
-def test_find_audio_sorts_and_skips_other_files(tmp_path):
-    for name in ("b.wav", "a.FLAC", "notes.txt", "deep/c.mp3"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [path.name for path in find_audio([tmp_path])] == ["a.FLAC", "b.wav", "c.mp3"]
-    assert find_audio([tmp_path / "notes.txt"]) == [tmp_path / "notes.txt"]  # asked for by name
-
-
-def test_find_audio_follows_links(tmp_path):
-    """Each folder once, also where links go round in a circle; links to nothing are for the reader to report."""
-    for folder in ("here", "there"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.wav").touch()
-    (tmp_path / "here" / "link").symlink_to(tmp_path / "there")
-    (tmp_path / "there" / "back").symlink_to(tmp_path / "here")
-    (tmp_path / "here" / "gone.wav").symlink_to(tmp_path / "nowhere")
-    assert [str(path.relative_to(tmp_path)) for path in find_audio([tmp_path / "here"])] == [
-        "here/a.wav",
-        "here/gone.wav",
-        "here/link/a.wav",
-    ]
 
 
 def test_the_installed_command_and_a_light_import():

@@ -87,7 +87,7 @@ def test_gate(tmp_path):
     assert scoring.below({"a": good, "b": score(50.0)}, "paper", minimum) == []
     assert scoring.below({"a": bad, "b": score(float("nan"))}, "paper", minimum) == [
         "a: 78.90 is below 80.00 by more than 1.00",
-        "b: nan is below 50.00 by more than 0.00",
+        "b: nan is below 50.00 by more than 0.00",  # neither seeds nor clips that would say more
     ]
     with pytest.raises(ValueError, match="no scores of a"):
         scoring.below({"b": good}, "paper", minimum)
@@ -98,3 +98,36 @@ def test_gate(tmp_path):
     minimum.write_text("task,protocol,mean,half_width\n")
     with pytest.raises(ValueError, match="holds no scores"):
         scoring.below({"a": good}, "paper", minimum)
+
+
+def test_the_gate_knows_chance(tmp_path):
+    """A single seed that comes out a hair lower is no regression; five points of 400 clips are not chance, with more seeds."""
+    minimum = tmp_path / "min.csv"
+
+    def passes(stored: Score, new: Score) -> bool:
+        scoring.write_csv({"a": stored}, "paper", minimum)
+        assert scoring.read_csv(minimum, "paper") == {"a": stored}
+        return scoring.below({"a": new}, "paper", minimum) == []
+
+    one = summarise({0: 80.0}, clips=400)
+    assert passes(one, summarise({0: 79.99}, clips=400))
+    assert passes(one, summarise({0: 75.0}, clips=400)) and not passes(one, summarise({0: 73.0}, clips=400))
+    assert passes(summarise({0: 80.0}), summarise({0: 75.0}, clips=400))  # of a file that says nothing of clips
+    assert passes(summarise({0: 100.0}, clips=50), summarise({0: 98.0}, clips=50))  # one clip
+    assert not passes(summarise({0: 80.0}, clips=100_000), summarise({0: 79.0}, clips=100_000))
+    # Of 79, 80, 81 the deviation is 1, and t of two degrees of freedom 4.303.
+    three = score(79.0, 80.0, 81.0)
+    assert scoring.tolerance(three, score(75.0)) == pytest.approx(4.3027 * np.sqrt(1 + 1 / 3), rel=1e-4)
+    assert scoring.tolerance(three, score(75.0, 75.0, 75.0)) == pytest.approx(4.3027 * np.sqrt(2 / 3), rel=1e-4)
+    assert scoring.tolerance(score(80.0), three) == pytest.approx(4.3027 * np.sqrt(1 + 1 / 3), rel=1e-4)
+    assert passes(three, score(75.1)) and not passes(three, score(75.0))
+
+
+def test_stored_scores_of_earlier_versions(tmp_path):
+    (tmp_path / "old.csv").write_text("task,protocol,mean,half_width\na,paper,80.0,1.5\nb,paper,50.0,\n")
+    found = scoring.read_csv(tmp_path / "old.csv", "paper")
+    assert found == {"a": Score(80.0, 1.5, {}), "b": Score(50.0, None, {})}
+    for text in ("task,protocol\na,paper\n", "\0", "task,protocol,mean,half_width,seeds\na,paper,1.0,,0\n"):
+        (tmp_path / "bad.csv").write_text(text)
+        with pytest.raises(ValueError, match=r"bad\.csv (must have the columns|holds no scores)"):
+            scoring.read_csv(tmp_path / "bad.csv", "paper")

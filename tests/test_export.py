@@ -190,7 +190,7 @@ def test_what_cannot_be_exported(small_config, tmp_path, monkeypatch):
     with pytest.raises(HearMwmaeError, match=r"more than an \.onnx file holds"):
         export(model, tmp_path / "model.onnx")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find_spec(name))
-    with pytest.raises(HearMwmaeError, match=r"needs onnxscript: pip install 'hear-mwmae\[onnx\]'"):
+    with pytest.raises(HearMwmaeError, match=r"needs onnxscript: pip install '\.\[onnx\]'"):
         export(model, tmp_path / "model.onnx")
     result = CliRunner().invoke(main, ["export", "-o", str(tmp_path / "model.txt")])
     assert result.exit_code == 1 and result.output.startswith("Error: ") and result.output.count("\n") == 1

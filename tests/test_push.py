@@ -54,7 +54,8 @@ def refusal(model: Path, repo: str = REPO, dry_run: Path | None = None) -> str:
 @pytest.mark.parametrize("there", ["absent", "absent/deep", "empty"])
 def test_dry_run(there: str, model: Path, hub: HubServer, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert pushing.push(model, REPO, CARD, dry_run=tmp_path / there) == str(tmp_path / there)
+    said = pushing.push(model, REPO, CARD, dry_run=tmp_path / there)
+    assert said == f"config.json, model.safetensors, loss.png, README.md -> {tmp_path / there}"
     assert contents(tmp_path / there) == UPLOADED
     assert hub.requests == []
 
@@ -90,9 +91,9 @@ def test_refuses_a_wrong_name(repo: str, model: Path, hub: HubServer, tmp_path: 
 def test_upload(private: bool, model: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.token = "hf_secret"
     monkeypatch.setenv("HF_TOKEN", hub.token)
-    url = pushing.push(model, REPO, CARD, private=private)
+    said = pushing.push(model, REPO, CARD, private=private)
     (commit,) = hub.repos[REPO].commits
-    assert url == f"{hub.url}/{REPO}/commit/{commit}"
+    assert said == f"config.json, model.safetensors, loss.png, README.md -> {hub.url}/{REPO}/commit/{commit}"
     assert hub.repos[REPO].refs == {"main": commit}
     assert hub.repos[REPO].commits[commit] == UPLOADED
     assert hub.repos[REPO].private == private

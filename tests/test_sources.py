@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
-import tempfile
 from datetime import datetime
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from packing import rows, run
 from reference import AUDIO
 
 from hear_mwmae.audio import read_audio
-from hear_mwmae.training import sources
+from hear_mwmae.data import sources
 from hear_mwmae.training.pack import pack
 from hear_mwmae.training.shards import Pack
 
@@ -86,11 +86,11 @@ def test_a_server_that_fails_for_a_while_is_asked_again(tmp_path, monkeypatch):
 
 
 def test_a_failing_disk_is_not_taken_for_the_server(tmp_path, monkeypatch):
-    """Where decoding cannot write its temporary file, no clip is passed over in silence."""
+    """Where what is to be decoded finds no room, no clip is passed over in silence."""
     audioset_tar(tmp_path / "0.tar")
     with FileServer(tmp_path) as server:
         (shard,) = sources.list_items([f"{server.url}/0.tar"], "audio")
-        monkeypatch.setattr(tempfile, "NamedTemporaryFile", lambda **_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        monkeypatch.setattr(os, "memfd_create", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")), raising=False)
         with pytest.raises(OSError, match="No space left"):
             list(sources.read_item(shard, 16000))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import resource
 import shutil
@@ -21,9 +22,12 @@ from safetensors.torch import load_file
 from tiny_run import log, losses, tiny_recipe, write_recipe
 
 import hear_mwmae
+from hear_mwmae.checkpoint import read_model
 from hear_mwmae.cli import main
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.training.loop import pretrain
+from hear_mwmae.training import loop
+from hear_mwmae.training.engine import make_fabric
+from hear_mwmae.training.loop import _begin, _signals, pretrain
 from hear_mwmae.training.optim import make_optimisers, schedule
 from hear_mwmae.training.pack import pack
 from hear_mwmae.training.recipe import Recipe
@@ -92,8 +96,10 @@ def test_a_run_may_be_lengthened_but_not_changed(data, tmp_path):
     pretrain(tiny_recipe(tmp_path), data, tmp_path / "run")
     pretrain(tiny_recipe(tmp_path, steps=14), data, tmp_path / "run")
     assert len(log(tmp_path / "run")) == 14
-    with pytest.raises(ValueError, match="belongs to another recipe"):
-        pretrain(tiny_recipe(tmp_path, seed=1), data, tmp_path / "run")
+    model = {"encoder": {"width": 32, "depth": 2, "heads": 2}, "decoder": {"width": 32, "depth": 1}}
+    with pytest.raises(ValueError) as caught:
+        pretrain(tiny_recipe(tmp_path, seed=1, model=model), data, tmp_path / "run")
+    assert str(caught.value).endswith("step-00000014.pt belongs to another recipe: model.encoder.depth 1 -> 2, seed 0 -> 1")
 
 
 def test_a_run_is_not_shortened_below_what_is_done(data, tmp_path):
@@ -128,7 +134,7 @@ def test_a_run_keeps_to_its_data(data, audio_folder, tmp_path):
     recipe = tiny_recipe(tmp_path)
     pretrain(recipe, data, tmp_path / "run")
     pack([str(audio_folder / "manifest.csv")], tmp_path / "opus", "opus")
-    with pytest.raises(ValueError, match="belongs to another data"):
+    with pytest.raises(ValueError, match=r"belongs to a run on other data than .*opus"):
         pretrain(recipe, tmp_path / "opus", tmp_path / "run")
 
 
@@ -207,6 +213,24 @@ def test_start_from(data, tmp_path):
     assert len(log(tmp_path / "second")) == 4
 
 
+@pytest.mark.parametrize("source", ["", "mwmae-tiny"])
+def test_start_from_nothing_is_the_embedded_model(source, tmp_path):
+    """As everywhere that a model is named; random weights are asked for by that word."""
+    recipe = tiny_recipe(tmp_path, model=read_model("")[0].to_dict(), start_from=source)
+    fabric = make_fabric(recipe, "cpu")
+    expected = MaskedAutoencoder.from_pretrained(source).state_dict()
+    begun = _begin(fabric, recipe, tmp_path)["model"].state_dict()
+    assert all(torch.equal(value.float(), expected[name].float()) for name, value in begun.items())
+    fresh = _begin(fabric, dataclasses.replace(recipe, start_from="random"), tmp_path)["model"].state_dict()
+    assert not torch.equal(fresh["encoder.patch_embed.weight"], expected["encoder.patch_embed.weight"])
+
+
+def test_fingerprints_of_starts(tmp_path):
+    """Runs of recipes that said "" for random weights go on; the same word for the embedded model is another recipe."""
+    prints = [json.loads(tiny_recipe(tmp_path, start_from=start).fingerprint())["start_from"] for start in ("random", "", "x")]
+    assert prints == ["", "mwmae-tiny", "x"]
+
+
 def test_a_checkpoint_with_code_in_it_does_not_run(data, tmp_path):
     class Code:
         def __reduce__(self):
@@ -220,9 +244,37 @@ def test_a_checkpoint_with_code_in_it_does_not_run(data, tmp_path):
 
 
 def test_signal_handlers_are_restored(data, tmp_path):
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     pretrain(tiny_recipe(tmp_path), data, tmp_path / "run")
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_interrupting_saves_and_interrupting_again_aborts(monkeypatch):
+    with _signals() as told:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # `timeout` sends it twice within milliseconds
+        assert told.wait(5)
+        monkeypatch.setattr(loop, "SAME_SIGNAL", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+
+
+def test_ctrl_c_saves(data, tmp_path):
+    """Of the whole group of processes, as a terminal sends it, while one of them reads ahead. No step is lost."""
+    recipe = write_recipe(tmp_path / "recipe.toml", steps=100_000, checkpoint_every=100_000, workers=1)
+    command = [sys.executable, "-m", "hear_mwmae.cli", "pretrain", str(recipe), str(data), str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if (tmp_path / "run" / "log.csv").exists() and len(log(tmp_path / "run")) >= 3:
+            break
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1 and "stopping after this step" in errors and "Traceback" not in errors
+    assert "the same command goes on from there" in errors
+    assert list(checkpoints(tmp_path / "run")) == [f"step-{len(log(tmp_path / 'run')):08d}.pt"]
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):

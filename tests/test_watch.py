@@ -15,13 +15,14 @@ from safetensors.torch import load_file
 from tiny_run import tiny_recipe, write_recipe
 
 import hear_mwmae
+from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.patches import patchify, random_masking
 from hear_mwmae.training import watch
 from hear_mwmae.training.compare import bootstrap
 from hear_mwmae.training.compare import main as compare_command
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.pack import pack
-from hear_mwmae.training.publish import describe_data
+from hear_mwmae.training.publish import describe_data, read_log
 from hear_mwmae.training.publish import main as publish_command
 from hear_mwmae.training.recipe import Recipe
 from hear_mwmae.training.run_files import newest_checkpoint
@@ -139,7 +140,7 @@ def test_publish_a_finished_run(data, task, tmp_path):
         and "Recorded at home." in card
         and "mwmae.training.publish recipe PACK" in card
     )
-    assert "| some-package | 1.0 | effects 0.00, notes 0.01 | CC0-1.0 |" in card
+    assert "| some-package | 1.0 | CC0-1.0 | effects 0.00, notes 0.01 |" in card
     assert (
         "12 steps of 8 crops" in card
         and "minutes on two cores;" in card
@@ -165,9 +166,33 @@ def test_a_card_names_where_its_data_come_from(data, audio_folder, tmp_path):
     """Of what the run drew from: not of other kinds, nor of what the manifest lists and the pack skipped."""
     card = describe_data(Pack(data), tiny_recipe(tmp_path, kinds={"notes": 1.0}), "From somewhere.")
     hours = Pack(data).clips["samples"][Pack(data).clips["kind"] == Pack(data).kinds.index("notes")].sum() / 16000 / 3600
-    assert card.startswith(f"{hours:.1f} hours of audio from 1 packages: notes 0.0 h. From somewhere.") and "effects" not in card
-    assert f"| some-package | 1.0 | notes {hours:.2f} | CC0-1.0 |" in card
-    (audio_folder / "sparse.csv").write_text("path,kind,package\ncrow.wav.flac,notes,p\ncrow.flac,notes,p\n")
-    pack([str(audio_folder / "sparse.csv")], tmp_path / "sparse")
-    with pytest.raises(ValueError, match=r"crow\.flac lacks version, licence"):
-        describe_data(Pack(tmp_path / "sparse"), tiny_recipe(tmp_path, kinds={}), "")
+    assert card.startswith(f"{hours:.1f} hours of audio from 1 package: notes 0.0 h. From somewhere.") and "effects" not in card
+    assert f"| some-package | 1.0 | CC0-1.0 | notes {hours:.2f} |" in card
+
+
+@pytest.mark.parametrize(
+    ("manifest", "table"),
+    [
+        ("path,kind\nlong.flac,notes\ncrow.flac,birds\n", None),
+        ("path,package\nlong.flac,p\ncrow.flac,\n", ["package | hours", "p | audio 0.01", "not stated | audio 0.00"]),
+        ("path,license\nlong.flac,CC0\ncrow.flac,\n", ["licence | hours", "CC0 | audio 0.01", "not stated | audio 0.00"]),
+        ("path,licence\nlong.flac,a|b\n", ["licence | hours", "a\\|b | audio 0.01"]),
+    ],
+)
+def test_a_card_of_audio_from_anywhere(audio_folder, tmp_path, manifest, table):
+    """That no package or licence is known is no reason to have no card; that no licence is, is said."""
+    for name in ("long.flac", "crow.flac"):
+        shutil.copy(audio_folder / name, tmp_path)
+    (tmp_path / "own.csv").write_text(manifest)
+    pack([str(tmp_path / "own.csv")], tmp_path / "pack")
+    lines = describe_data(Pack(tmp_path / "pack"), tiny_recipe(tmp_path, kinds={}), "Recorded at home.").splitlines()
+    assert lines[0].startswith("0.0 hours of audio") and lines[0].endswith(". Recorded at home.")
+    assert [line.strip("| ") for line in lines if line.startswith("| ")] == (table or [])
+    assert ("Licence of the audio: not stated." in lines) == ("licen" not in manifest)
+
+
+def test_a_damaged_log_is_named(tmp_path):
+    for content in (b"step,loss\n0,1.0\n", b"step,loss,seconds\n0,x,1\n", b"\xff\xfe"):
+        (tmp_path / "log.csv").write_bytes(content)
+        with pytest.raises(HearMwmaeError, match=r"log\.csv is no log of a run"):
+            read_log(tmp_path)

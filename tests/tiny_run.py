@@ -12,7 +12,7 @@ RECIPE = """
 preset = "mwmae-tiny"
 patch_size = [4, 16]
 model = { encoder = { width = 32, depth = 1, heads = 2 }, decoder = { width = 32, depth = 1 } }
-start_from = ""
+start_from = "random"
 kinds = { notes = 0.5, effects = 0.5 }
 data_fraction = 1.0
 semitones = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ class RawBatch:
     problem: str = ""  #: why there is no batch
 
     def checked(self) -> RawBatch:
-        """Itself, or ValueError with the problem."""
+        """Itself, or HearMwmaeError with the problem."""
         if self.problem:
             raise HearMwmaeError(self.problem)
         return self
@@ -91,8 +92,8 @@ class CropBatches(Dataset):
         try:
             clips = [self._read(int(pick)) for pick in picks[mine]]
             clips = [(play(pcm, speed), bad) for (pcm, bad), speed in zip(clips, speeds[mine], strict=True)]
-        except (ValueError, OSError) as error:
-            # As a value: an exception would come out of a worker process with its traceback for a message.
+        except (HearMwmaeError, OSError) as error:
+            # As a value: out of a worker process, an exception comes with its traceback for a message, as a bug should.
             return RawBatch(torch.zeros(0, dtype=torch.int16), [], [], problem=str(error))
         audio = torch.from_numpy(np.concatenate([pcm for pcm, _ in clips]))
         return RawBatch(audio, [len(pcm) for pcm, _ in clips], starts[mine], sum(bad for _, bad in clips))
@@ -130,7 +131,7 @@ def play(pcm: np.ndarray, speed: Fraction) -> np.ndarray:
 def read_batches(batches: CropBatches, first: int, last: int, workers: int, pin_memory: bool = False) -> Iterator[RawBatch]:
     """The batches of steps first..last-1 in their order, read ahead by ``workers`` processes; 0 reads them as they are asked for.
 
-    Raises HearMwmaeError when a batch cannot be read, OSError when a worker is killed.
+    Raises HearMwmaeError when a batch cannot be read, or a worker is killed.
     """
     loader = DataLoader(
         batches,
@@ -157,13 +158,13 @@ def _ignore_signals(worker: int) -> None:
 
 @contextmanager
 def worker_errors() -> Iterator[None]:
-    """Turns the RuntimeError by which torch says, at any moment, that a reading process has been killed, into an OSError."""
+    """Turns the RuntimeError by which torch says, at any moment, that a reading process was killed, into a HearMwmaeError."""
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise OSError(f"a process that reads audio has ended (out of memory?): {str(error).splitlines()[0]}") from error
+        if not re.match(r"DataLoader worker \(pid", str(error)):
+            raise  # also what went wrong in a worker, and comes out of it with the worker's traceback
+        raise HearMwmaeError(f"a process that reads audio has ended (out of memory?): {str(error).splitlines()[0]}") from error
 
 
 def log_mel_crops(frontend: LogMelFrontend, batch: RawBatch, crop_frames: int) -> Tensor:

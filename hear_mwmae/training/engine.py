@@ -87,7 +87,7 @@ def keep_freed_memory() -> None:
 
 
 def check_shares(recipe: Recipe, world: int) -> None:
-    """ValueError where ``world`` processes cannot have equal shares of a batch, each in as many equal parts as it says."""
+    """HearMwmaeError where ``world`` processes cannot have equal shares of a batch, each in as many equal parts as it says."""
     if recipe.batch_size % (world * recipe.accumulate):
         raise HearMwmaeError(
             f"batch_size {recipe.batch_size} cannot be shared by {world} processes with accumulate = {recipe.accumulate}: "

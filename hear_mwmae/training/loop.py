@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import signal
 import threading
 import time
@@ -21,17 +22,20 @@ from ..errors import HearMwmaeError
 from ..files import one_at_a_time
 from ..frontend import LogMelFrontend
 from ..mae import MaskedAutoencoder
+from ..weights import DEFAULT_MODEL
 from .data import CropBatches, log_mel_crops, read_batches, worker_errors
 from .engine import make_fabric, prepare
 from .hear_task import read_task
 from .optim import make_optimisers, schedule
 from .pack import ABOUT
-from .recipe import Recipe
+from .recipe import RANDOM, Recipe
 from .run_files import Checkpoints, newest_checkpoint
 from .shards import Pack
 from .watch import PICTURED, Watch
 
 LOCK = ".lock"
+#: Seconds in which a second SIGINT is the first one: `timeout` and others send it to a process, and then to its group.
+SAME_SIGNAL = 1.0
 
 
 def pretrain(
@@ -45,8 +49,10 @@ def pretrain(
     """Train, or go on from the newest of ``run_dir/checkpoints``; returns the directory of the finished model.
 
     Batches and masks are functions of the seed and the step, whatever the number of processes, so that a run that was
-    interrupted, and then started again with the same arguments, ends with the very weights of one that was not. SIGTERM saves a
-    checkpoint and stops (SystemExit). Raises HearMwmaeError when the loss is no longer finite, when a shard is gone, when the
+    interrupted, and then started again with the same arguments, ends with the very weights of one that was not. SIGTERM and
+    SIGINT (Ctrl-C) save a checkpoint and stop (SystemExit); a second Ctrl-C aborts at once (KeyboardInterrupt).
+
+    Raises HearMwmaeError when the loss is no longer finite, when a shard is gone, when the
     checkpoint is damaged, of another recipe or other data, or beyond the recipe's last step, when another process trains into
     ``run_dir``, and when the model to start from is of another architecture.
 
@@ -93,7 +99,7 @@ def _begin(fabric: Fabric, recipe: Recipe, run_dir: Path) -> dict:
     """A run's state before its first step: what a checkpoint holds, model and optimisers set up for ``fabric``."""
     torch.manual_seed(recipe.seed)
     model = MaskedAutoencoder(recipe.model_config())
-    if recipe.start_from and not newest_checkpoint(run_dir):
+    if recipe.start_from != RANDOM and not newest_checkpoint(run_dir):
         start_from(model, recipe.start_from)
     model = prepare(fabric, model, recipe)
     optimisers = [fabric.setup_optimizers(optimiser) for optimiser in make_optimisers(model, recipe)]
@@ -102,12 +108,12 @@ def _begin(fabric: Fabric, recipe: Recipe, run_dir: Path) -> dict:
 
 
 def start_from(model: MaskedAutoencoder, source: str) -> None:
-    """Give ``model`` the weights of ``source``, whose configuration may differ in how it was masked and compared only."""
+    """Give ``model`` the weights of ``source``, whose configuration may differ in masking, comparison and pooling only."""
     config, state = read_model(source)
-    objective = {"mask_ratio": model.config.mask_ratio, "norm_pix_loss": model.config.norm_pix_loss}
+    objective = {name: getattr(model.config, name) for name in ("mask_ratio", "norm_pix_loss", "pooling")}
     if dataclasses.replace(config, **objective) != model.config:
-        raise HearMwmaeError(f"start_from: {source} is of another architecture than the recipe's model")
-    load_strictly(model, state, source)
+        raise HearMwmaeError(f"start_from: {source or DEFAULT_MODEL} is of another architecture than the recipe's model")
+    load_strictly(model, state, source or DEFAULT_MODEL)
 
 
 def _read(
@@ -141,7 +147,7 @@ def _loop(
         smoothing=0.05,
         disable=not fabric.is_global_zero,
     )
-    with _sigterm() as terminated, worker_errors():
+    with _signals() as terminated, worker_errors():
         if state["step"]:
             watch.look(state["step"], model)  # or it would be missing, if the run was stopped over it
         for step, spectrogram, noise, bad_here in bar:
@@ -216,14 +222,30 @@ def _check_weights(fabric: Fabric, model: nn.Module, step: int) -> None:
 
 
 @contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, so that the loop can finish its step and save. Only a main thread may listen to signals."""
+def _signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT (Ctrl-C) set, so that the loop can finish its step and save.
+
+    Ctrl-C again aborts at once. Only a main thread may listen to signals.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    previous = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    first = math.inf
+
+    def interrupted(*_: object) -> None:
+        nonlocal first
+        if time.monotonic() > first + SAME_SIGNAL:
+            raise KeyboardInterrupt
+        if not event.is_set():
+            # Not by print, which may be what the signal has interrupted.
+            os.write(2, b"\nstopping after this step; Ctrl-C again aborts without saving\n")
+        first = min(first, time.monotonic())
+        event.set()
+
+    previous = signal.signal(signal.SIGTERM, lambda *_: event.set()), signal.signal(signal.SIGINT, interrupted)
     try:
         yield event
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), previous, strict=True):
+            signal.signal(number, handler)

@@ -40,10 +40,10 @@ from tqdm import tqdm
 from webdataset.writer import TarWriter
 
 from ..config import FrontendConfig
+from ..data.sources import Item, Recording, list_items, read_item
 from ..errors import HearMwmaeError
-from ..files import UNFINISHED, one_at_a_time, replacing, write_text
+from ..files import UNFINISHED, one_at_a_time, printable, replacing, write_text
 from ..hub import sha256_of
-from .sources import Item, Recording, list_items, read_item
 
 SAMPLE_RATE = FrontendConfig().sample_rate
 #: Codec -> libsndfile's container and coding.
@@ -103,7 +103,7 @@ def _plan(units: list[list[Item]], codec: str) -> str:
 
 
 def _check_folder(out: Path, unfinished: Path, plan: str) -> None:
-    """ValueError when ``out`` holds anything but the pack of this plan, finished or not."""
+    """HearMwmaeError when ``out`` holds anything but the pack of this plan, finished or not."""
     for file in (out / ABOUT, unfinished):
         if file.is_file():
             try:
@@ -146,7 +146,7 @@ def _pack_units(units: list[list[Item]], out: Path, codec: str, jobs: int) -> No
                     future.result()
                     bar.update()
             except BrokenProcessPool as error:
-                raise OSError("a process of the pack has ended (out of memory?); the same command goes on") from error
+                raise HearMwmaeError("a process of the pack has ended (out of memory?); the same command goes on") from error
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -178,7 +178,7 @@ def pack_shard(unit: list[Item], out: Path, number: int, codec: str) -> None:
                     key = f"{number:06d}-{position:06d}-{piece:04d}"
                     about = recording.about | {"start": start / SAMPLE_RATE}
                     writer.write({"__key__": key, codec: _encode(pcm, codec), "json": json.dumps(about).encode()})
-                    clips[f"{key}.{codec}"] = len(pcm), str(recording.about["kind"])
+                    clips[f"{key}.{codec}"] = len(pcm), printable(str(recording.about["kind"]))
         rows = [(name, *place, *clips[member], member) for member, *place in _members(temporary) if member in clips]
     _write_rows(_part(out, number, INDEX), INDEX_FIELDS, rows)
     _write_rows(_part(out, number, SKIPPED), SKIPPED_FIELDS, skipped)  # the last: its presence says that the shard is whole
@@ -258,13 +258,14 @@ def _part(out: Path, number: int, file: str) -> Path:
 
 
 def _write_rows(path: Path, fields: Sequence[str], rows: Iterable[Sequence]) -> None:
-    # A file name may hold bytes that are no characters.
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
+    # A file name may hold bytes that are no UTF-8: they are kept, so that the file is found by what is written.
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
         writer = csv.writer(stream)
         writer.writerow(fields)
         writer.writerows(rows)
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
-    with open(path, newline="", encoding="utf-8-sig") as stream:  # a spreadsheet may have left its mark at the beginning
+    # A spreadsheet may have left its mark at the beginning.
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
         yield from csv.DictReader(stream)

@@ -27,25 +27,32 @@ from ..card import CARD_SOURCE, model_card
 from ..checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_embedder, read_model, save_model
 from ..commands import Command
 from ..errors import HearMwmaeError
-from ..files import replacing, write_text
+from ..files import printable, replacing, write_text
 from ..hub import CARD_NAME, LOSS_NAME, sha256_of
+from ..weights import DEFAULT_MODEL, registry
 from .baselines import LogMel, untrained
 from .data import CropBatches
 from .hear_task import Task, read_task
 from .pack import SAMPLE_RATE
 from .probe import Embeds, metric, probe
-from .recipe import Recipe
+from .recipe import RANDOM, Recipe
 from .run_files import check_identity, newest_checkpoint
 from .shards import Pack
 
-#: What a clip's labels have to say for the card; `hear_mwmae.training.debian_audio` and `soundfont` write them.
-LABELS = ("package", "version", "licence")
+#: What a card says of the audio, as far as the clips' labels do: columns of the manifests that were packed.
+LICENCE = "licence"
+LABELS = ("package", "version", LICENCE)
+SPELLINGS = {LICENCE: "license"}
+#: Of a clip that does not say it.
+NOT_STATED = "not stated"
 #: Steps over which the final loss is averaged: a single batch's is noise.
 LOSS_WINDOW = 200
 
 
 def describe_data(pack: Pack, recipe: Recipe, origin: str) -> str:
-    """Markdown of what the run drew its crops from: hours per kind, and a row per package with its hours and licences.
+    """Markdown of what the run drew its crops from: hours per kind, and a row with hours for all that differs in LABELS.
+
+    None of these need be known: what some clips say and others do not is "not stated" for the others.
 
     Args:
         origin: where the audio comes from, in words.
@@ -59,24 +66,30 @@ def describe_data(pack: Pack, recipe: Recipe, origin: str) -> str:
         if recipe.kinds and not recipe.kinds.get(kind):
             continue
         labels = about[pack.shards[clip["shard"]], int(clip["offset"])]
-        if missing := [name for name in LABELS if not labels.get(name)]:
-            raise HearMwmaeError(
-                f"{pack.url}: {labels.get('path')} lacks {', '.join(missing)}, which a model card says of all audio"
-            )
         share = int(clip["samples"]) / SAMPLE_RATE / 3600
-        hours[tuple(labels[name] for name in LABELS)][kind] += share
+        hours[tuple(_label(labels, name) for name in LABELS)][kind] += share
         totals[kind] += share
+    # A column that no clip says anything of would hold nothing; but where no licence is stated, that is stated.
+    stated = [place for place in range(len(LABELS)) if any(row[place] != NOT_STATED for row in hours)]
+    packages = {row[0] for row in hours} - {NOT_STATED}
     summary = ", ".join(f"{kind} {value:.1f} h" for kind, value in sorted(totals.items()))
-    lines = [
-        f"{sum(totals.values()):.1f} hours of audio from {len({package for package, *_ in hours})} packages: {summary}. {origin}",
-        "",
-        "| package | version | hours | licences of the audio |",
-        "|---|---|---|---|",
-    ]
-    for (package, version, licence), kinds in sorted(hours.items(), key=lambda item: -sum(item[1].values())):
-        parts = ", ".join(f"{kind} {value:.2f}" for kind, value in sorted(kinds.items()))
-        lines.append(f"| {package} | {version} | {parts} | {licence} |")
+    origins = f" from {len(packages)} package{'s' * (len(packages) > 1)}" if packages else ""
+    lines = [f"{sum(totals.values()):.1f} hours of audio{origins}: {summary}. {origin}".rstrip()]
+    if stated:
+        names = [LABELS[place] for place in stated]
+        lines += ["", f"| {' | '.join(names)} | hours |", "|---" * (len(names) + 1) + "|"]
+        for row, kinds in sorted(hours.items(), key=lambda item: -sum(item[1].values())):
+            parts = ", ".join(f"{kind} {value:.2f}" for kind, value in sorted(kinds.items()))
+            lines.append(f"| {' | '.join(row[place] for place in stated)} | {parts} |")
+    if LICENCE not in (LABELS[place] for place in stated):
+        lines += ["", f"Licence of the audio: {NOT_STATED}."]
     return "\n".join(lines)
+
+
+def _label(labels: dict, name: str) -> str:
+    """What a clip says, as a cell of a table."""
+    value = labels.get(name) or labels.get(SPELLINGS.get(name, name))
+    return printable(str(value)).replace("|", "\\|").replace("\n", " ") if value else NOT_STATED
 
 
 def _labels_of_clips(pack: Pack) -> dict[tuple[str, int], dict]:
@@ -99,7 +112,7 @@ def describe_training(recipe: Recipe, name: str, rows: list[dict[str, str]], har
         raise HearMwmaeError(f"the run has {len(rows)} steps of the {recipe.steps} of {name}: the run is not finished")
     loss = np.mean([float(row["loss"]) for row in rows[-LOSS_WINDOW:]])
     minutes = float(rows[-1]["seconds"]) / 60
-    start = f", from the weights of {recipe.start_from}" if recipe.start_from else ""
+    start = "" if recipe.start_from == RANDOM else f", from the weights of {recipe.start_from or DEFAULT_MODEL}"
     optimiser = {"muon": "Muon on the hidden matrices and AdamW on the rest", "adamw": "AdamW"}[recipe.optimiser]
     return (
         f"Recipe `{name}`: {recipe.steps:,} steps of {recipe.batch_size} crops of two seconds "
@@ -112,8 +125,15 @@ def describe_training(recipe: Recipe, name: str, rows: list[dict[str, str]], har
 
 def read_log(run_dir: Path) -> list[dict[str, str]]:
     """The rows of a run's log.csv."""
-    with open(run_dir / "log.csv", newline="") as stream:
-        return list(csv.DictReader(stream))
+    path = run_dir / "log.csv"
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        for row in rows:
+            float(row["loss"]), float(row["seconds"])
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise HearMwmaeError(f"{path} is no log of a run: {error!r}") from error
+    return rows
 
 
 def draw_loss(rows: list[dict[str, str]], path: Path) -> None:
@@ -176,6 +196,12 @@ def main(
     check_identity(checkpoint, settings, pack)
     probed = [read_task(task) for task in tasks]
     rows = read_log(run)
+    known_limits = []
+    if limits:
+        try:
+            known_limits = limits.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise HearMwmaeError(f"{limits} is no text in UTF-8: {error}") from error
     card = {
         "license": licence,
         "description": f"{settings.preset}, a small masked autoencoder for general-purpose audio embeddings. For the package "
@@ -183,7 +209,7 @@ def main(
         "datasets": list(datasets),
         "data": describe_data(pack, settings, origin),
         "training": describe_training(settings, name, rows, hardware),
-        "limits": limits.read_text().splitlines() if limits else [],
+        "limits": known_limits,
     }
     config, state = read_model(run / "model")
     with TemporaryDirectory() as rounded:
@@ -198,7 +224,9 @@ def main(
     with replacing(output / LOSS_NAME) as temporary:
         draw_loss(rows, temporary)
     write_text(output / CARD_SOURCE, json.dumps(card, indent=2) + "\n")
-    write_text(output / CARD_NAME, model_card(output, f"hear-mwmae/{output.resolve().name}"))
+    folder = output.resolve().name
+    # As users will load it: by its name where the package carries it, else from where they put it.
+    write_text(output / CARD_NAME, model_card(output, folder if folder in registry() else f"path/to/{folder}"))
     for row in card["results"]:
         click.echo(" ".join(f"{key} {value}" for key, value in row.items()))
     for name in (CONFIG_NAME, WEIGHTS_NAME):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import ModelConfig, preset
-from ..errors import HearMwmaeError
+from ..errors import HearMwmaeError, did_you_mean
+from ..weights import DEFAULT_MODEL
 
 try:
     import tomllib
@@ -23,6 +24,8 @@ STRATEGIES = ("ddp", "fsdp")
 #: The batch that base rates are given for.
 BASE_BATCH_SIZE = 256
 EXTENDS = "extends"
+#: What a run starts from, where it is no model.
+RANDOM = "random"
 RECIPES_DIR = Path(__file__).with_name("recipes")
 
 
@@ -33,7 +36,7 @@ class Recipe:
     preset: str  #: a model of the paper, see `hear_mwmae.config.preset_names`
     patch_size: list  #: [time frames, mel bands]; the decoder's windows follow from it by the paper's rule
     model: dict  #: departures from the preset, nested like config.json
-    start_from: str  #: the model whose weights a run begins with, as `load_model` takes it; "" begins with random ones
+    start_from: str  #: "random" weights, or those of a model, as `load_model` takes it ("" is the embedded one)
     kinds: dict[str, float]  #: shares of the crops by kind of clip, summing to 1; empty: each clip once per epoch
     data_fraction: float  #: part of the clips that is used, chosen by the seed
     semitones: float  #: each clip is played slower or faster, by a draw from up to so many semitones either way; 0: as it is
@@ -103,10 +106,12 @@ class Recipe:
         free = {"steps": 1 << 40, "decay_steps": 1, "strategy": "ddp", "accumulate": 1}
         free |= {"checkpoint_every": 1, "keep_last": 1, "keep_every": 0, "workers": 0}
         free |= {"activation_checkpointing": False, "compile": False}
+        # The embedded model by its name. Random weights are "", as they were in the recipes of the first checkpoints.
+        free |= {"start_from": {"": DEFAULT_MODEL, RANDOM: ""}.get(self.start_from, self.start_from)}
         return json.dumps(dataclasses.asdict(dataclasses.replace(self, **free)), sort_keys=True)
 
     def model_config(self) -> ModelConfig:
-        """The preset with this recipe's departures; raises ValueError when they are not valid."""
+        """The preset with this recipe's departures; raises HearMwmaeError when they are not valid."""
         base = preset(self.preset, tuple(self.patch_size))
         return ModelConfig.from_dict(_merge(base.to_dict(), self.model))
 
@@ -126,7 +131,8 @@ class Recipe:
         kinds = {field.name: field.type.split("[")[0] for field in dataclasses.fields(cls)}
         unknown, missing = sorted(set(values) - set(kinds)), sorted(set(kinds) - set(values))
         if unknown or missing:
-            raise HearMwmaeError(f"recipe {path}: unknown keys {unknown}, missing keys {missing}")
+            hint = did_you_mean(unknown[0], kinds) if unknown else ""
+            raise HearMwmaeError(f"recipe {path}: unknown keys {unknown}, missing keys {missing}{hint}")
         for name, value in values.items():
             if kinds[name] == "float" and type(value) is int:
                 values[name] = value = float(value)
@@ -146,7 +152,10 @@ def _find(name: str | Path, folder: Path = Path()) -> Path:
         return folder / name
     if str(name) in recipe_names():
         return RECIPES_DIR / f"{name}.toml"
-    raise HearMwmaeError(f"no recipe {folder / name}: it is neither a file nor one of the package's: {', '.join(recipe_names())}")
+    raise HearMwmaeError(
+        f"no recipe {folder / name}: it is neither a file nor one of the package's: {', '.join(recipe_names())}"
+        f"{did_you_mean(str(name), recipe_names())}"
+    )
 
 
 def _read_file(path: Path, above: tuple[Path, ...] = ()) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import pickle
 import time
 import zipfile
@@ -16,8 +17,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import image, scalar
 
-from ..errors import HearMwmaeError
-from ..files import replacing
+from ..errors import HearMwmaeError, differences
+from ..files import naming, replacing
 from .recipe import Recipe
 from .shards import Pack
 
@@ -55,7 +56,7 @@ class Checkpoints:
             except RuntimeError as error:
                 if "inline_container" not in str(error):  # torch's writer
                     raise
-                raise OSError(f"{path} cannot be written: {error.__context__ or error}") from error
+                raise HearMwmaeError(f"{path} cannot be written: {error.__context__ or error}") from error
         if first:
             for old in _checkpoints(self.run_dir)[: -self.recipe.keep_last]:
                 if not self.recipe.keep_every or step_of(old) % self.recipe.keep_every:
@@ -79,7 +80,7 @@ def run_identity(recipe: Recipe, pack: Pack) -> dict[str, str]:
 
 
 def check_identity(path: Path, recipe: Recipe, pack: Pack) -> None:
-    """ValueError when the checkpoint at ``path`` is damaged, or belongs to a run of another recipe or other data."""
+    """HearMwmaeError when the checkpoint at ``path`` is damaged, or belongs to a run of another recipe or other data."""
     try:
         with zipfile.ZipFile(path) as archive:  # torch writes checksums into it, and does not look at them
             if damaged := archive.testzip():
@@ -87,9 +88,13 @@ def check_identity(path: Path, recipe: Recipe, pack: Pack) -> None:
         saved = dict(torch.load(path, weights_only=True, mmap=True, map_location="cpu")["identity"])
     except (RuntimeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise HearMwmaeError(f"{path} is no checkpoint of a run, or damaged; remove it to go on from the one before") from error
-    for what, value in run_identity(recipe, pack).items():
-        if saved.get(what) != value:
-            raise HearMwmaeError(f"{path} belongs to another {what}:\n  {saved.get(what)}\nthis one is\n  {value}")
+    now = run_identity(recipe, pack)
+    if saved.get("recipe") != now["recipe"]:
+        old, new = (json.loads(identity.get("recipe", "{}")) for identity in (saved, now))
+        changes = ", ".join(f"{key} {before!r} -> {after!r}" for key, before, after in differences(old, new))
+        raise HearMwmaeError(f"{path} belongs to another recipe: {changes}")
+    if saved.get("data") != now["data"]:
+        raise HearMwmaeError(f"{path} belongs to a run on other data than {pack.url}")
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:
@@ -106,18 +111,23 @@ class StepTable:
         self.kept: list[list[str]] = []
         if path.is_file():
             with open(path, newline="") as stream:
-                header, *rows = list(csv.reader(stream)) or [[]]
+                try:
+                    header, *rows = list(csv.reader(stream)) or [[]]
+                except (csv.Error, UnicodeDecodeError) as error:
+                    raise HearMwmaeError(f"{path} is no CSV ({error}): move it away") from error
             if header != list(fields):
                 raise HearMwmaeError(f"{path} has other columns than {','.join(fields)}: move it away")
             # A last row may be cut short, when the run was killed over it.
-            self.kept = [row for row in rows if len(row) == len(fields) and int(row[0]) < first]
+            self.kept = [row for row in rows if len(row) == len(fields) and row[0].isdecimal() and int(row[0]) < first]
         with replacing(path) as temporary, open(temporary, "w", newline="") as stream:
             csv.writer(stream).writerows([fields, *self.kept])
+        self.path = path
         self.stream = open(path, "a", newline="", buffering=1)  # noqa: SIM115 - open as long as the run
         self.writer = csv.writer(self.stream)
 
     def write(self, *values: object) -> None:
-        self.writer.writerow(values)
+        with naming(self.path):
+            self.writer.writerow(values)
 
     def close(self) -> None:
         self.stream.close()
@@ -132,6 +142,7 @@ class Board:
 
     def __init__(self, folder: Path, first: int) -> None:
         folder.mkdir(exist_ok=True)
+        self.folder = folder
         self.writer = EventsWriter(str(folder / "events"))
         # Has TensorBoard forget what a killed run wrote of steps that come again.
         self._write(Event(session_log=SessionLog(status=SessionLog.START)), first)
@@ -145,10 +156,12 @@ class Board:
 
     def _write(self, event: Event, step: int) -> None:
         event.step, event.wall_time = step, time.time()
-        self.writer.write_event(event)
+        with naming(self.folder):
+            self.writer.write_event(event)
 
     def flush(self) -> None:
-        self.writer.flush()
+        with naming(self.folder):
+            self.writer.flush()
 
     def close(self) -> None:
         self.writer.close()

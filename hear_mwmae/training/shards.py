@@ -16,15 +16,19 @@ import pyarrow as pa
 import soundfile
 from pyarrow.csv import ConvertOptions, read_csv
 
+from ..data.sources import ATTEMPTS, connection_options, pause
 from ..errors import HearMwmaeError
 from .pack import ABOUT, FORMAT, INDEX, SAMPLE_RATE, to_pcm
-from .sources import ATTEMPTS, connection_options, pause
 
 T = TypeVar("T")
 
 
 class BadRecord(Exception):
     """A clip that is not what the index says: damaged, or cut short."""
+
+
+class Missing(HearMwmaeError):
+    """A pack lacks one of its files."""
 
 
 class Pack:
@@ -63,7 +67,7 @@ class Pack:
         return self.__dict__ | {"_connection": None, "_process": 0}
 
     def read(self, number: int) -> np.ndarray:
-        """The samples of clip ``number``, (samples,) int16. Raises BadRecord; ValueError when its shard is gone."""
+        """The samples of clip ``number``, (samples,) int16. Raises BadRecord; HearMwmaeError when its shard is gone."""
         try:
             return self._read(self.clips[number])
         except BadRecord:
@@ -94,15 +98,15 @@ class Pack:
         # Those that read by way of an open file (the Hub's is one) would fetch megabytes ahead.
         unbuffered = {} if filesystem.async_impl else {"cache_type": "none"}
         try:
-            return _patiently(lambda: filesystem.cat_file(path, begin, end, **unbuffered))
+            return _patiently(lambda: filesystem.cat_file(path, begin, end, **unbuffered), f"{self.url}/{name}")
         except FileNotFoundError as error:
-            raise HearMwmaeError(f"{self.url} lacks {name}") from error
+            raise Missing(f"{self.url} lacks {name}") from error
 
     def _about(self) -> dict:
         self._connect()
         try:
             content = self._fetch(ABOUT)
-        except ValueError as error:
+        except Missing as error:
             raise HearMwmaeError(
                 f"{self.url} is not a finished pack of audio (no {ABOUT}): see `hear-mwmae pack --help`"
             ) from error
@@ -142,7 +146,7 @@ class Pack:
                 raise HearMwmaeError(f"{self.url} lacks {name}, or it is not the {size} bytes that were packed")
 
 
-def _patiently(call: Callable[[], T]) -> T:
+def _patiently(call: Callable[[], T], what: str) -> T:
     """Ask again when a server or the way to it fails; what is not there is not asked for twice."""
     for attempt in range(ATTEMPTS):
         try:
@@ -151,6 +155,6 @@ def _patiently(call: Callable[[], T]) -> T:
             raise
         except Exception as error:  # every file system has its own
             if attempt == ATTEMPTS - 1:
-                raise OSError(f"cannot be read after {ATTEMPTS} attempts: {error!r}") from error
+                raise HearMwmaeError(f"{what} cannot be read after {ATTEMPTS} attempts: {error!r}") from error
             pause(attempt)
     raise AssertionError

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..config import ModelConfig
 from ..embedder import Embedder
+from ..errors import HearMwmaeError
 from ..files import replacing
 from ..patches import patchify, unpatchify
 from .hear_task import Task
@@ -101,7 +102,7 @@ class Watch:
                 continue  # the run was stopped after this one
             try:
                 score = float(np.mean(probe(task, embedder)))
-            except ValueError as error:  # no reason to end a run of days
+            except HearMwmaeError as error:  # no reason to end a run of days
                 tqdm.write(f"no probe of {task.folder.name} after step {step}: {error}", sys.stderr)
                 continue
             self.board.scalar(f"probe/{task.folder.name}", score, step)

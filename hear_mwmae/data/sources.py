@@ -1,4 +1,7 @@
-"""Where audio comes from before it is packed: folders and manifests, WebDataset and Parquet shards here or on a server."""
+"""Where audio comes from: folders and manifests, WebDataset and Parquet shards here or on a server.
+
+Only shards need more than the embedding of files does: fsspec, aiohttp, pyarrow and webdataset are imported where they are used.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,18 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-import aiohttp
-import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from braceexpand import braceexpand
-from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
 
-from ..audio import AUDIO_SUFFIXES, find_audio, read_audio
+from ..audio import AUDIO_SUFFIXES, Found, read_audio, search_audio
 from ..errors import HearMwmaeError
+from ..extras import needs
+from ..files import naming, why_unreadable
 
 SHARD_SUFFIXES = (".tar", ".parquet")
 #: Rows of a Parquet file that are held at a time.
@@ -34,11 +34,16 @@ CONNECT_SECONDS, SILENT_SECONDS = 10, 30
 ATTEMPTS, PATIENCE = 4, 1.0
 
 
+class Unreachable(HearMwmaeError):
+    """A server fails, or a disk."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One audio file, or one shard of many: what is read as a whole."""
 
-    url: str
+    name: str  #: as it was asked for
+    url: str  #: where it lies: an absolute path, or what a server knows it by
     size: int  #: bytes, as far as they are known
     modified: int  #: nanoseconds, of local files; 0 elsewhere
     about: dict  #: what its clips are labelled with; "kind" is always there
@@ -56,6 +61,7 @@ class Recording:
     about: dict
     waveform: torch.Tensor | None  #: (samples,) float32
     problem: str = ""
+    member: str = ""  #: its name in the shard, if it comes from one
 
 
 def list_items(sources: Sequence[str], kind: str) -> list[Item]:
@@ -63,31 +69,65 @@ def list_items(sources: Sequence[str], kind: str) -> list[Item]:
 
     A source is a folder, an audio file or a manifest (.csv) on a local disk, or shards (.tar, .parquet): a path or URL of any
     file system that fsspec knows (https, s3, gs, hf, ...), with * where it can list, and {000..123}. Raises HearMwmaeError where
-    nothing is found, OSError where a server fails.
+    nothing is found, or a server fails.
     """
-    items: list[Item] = []
+    found = find_inputs(sources, kind)
+    for name, reason in found.failures:
+        raise HearMwmaeError(reason if name in reason else f"{name}: {reason}")
+    return found.items
+
+
+@dataclass
+class Inputs:
+    """What :func:`find_inputs` found."""
+
+    items: list[Item] = field(default_factory=list)
+    #: Sources and files in them that are not there or cannot be listed, each with the reason.
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    passed_over: str = ""  #: in words, the files in folders that look like recordings and cannot be read
+
+
+def find_inputs(sources: Sequence[str], kind: str = "audio") -> Inputs:
+    """As :func:`list_items`, but what is missing or cannot be read costs no more than itself.
+
+    Raises Unreachable where a server fails.
+    """
+    found, beside = Inputs(), Found()
     for source in sources:
-        if source.endswith(SHARD_SUFFIXES):
-            items += _shards(source, kind)
-        elif "://" in source:
-            raise HearMwmaeError(f"{source}: from servers, only shards are read ({', '.join(SHARD_SUFFIXES)})")
-        elif source.endswith(".csv"):
-            items += _manifest(Path(source), kind)
-        else:
-            items += [_local(file, {"path": str(file), "kind": kind}) for file in find_audio([source])]
-    return items
+        try:
+            if source.endswith(SHARD_SUFFIXES):
+                found.items += _shards(source, kind)
+            elif "://" in source:
+                raise HearMwmaeError(f"{source}: from servers, only shards are read ({', '.join(SHARD_SUFFIXES)})")
+            elif source.endswith(".csv"):
+                found.items += _manifest(Path(source), kind)
+            else:
+                inside = search_audio([source])
+                found.items += [_local(file, {"path": str(file), "kind": kind}) for file in inside.files]
+                found.failures += [(str(path), reason) for path, reason in inside.failures]
+                beside.passed_over += inside.passed_over
+        except Unreachable:
+            raise  # another time, there would be more
+        except HearMwmaeError as error:
+            found.failures.append((source, str(error)))
+    found.passed_over = beside.passed_over_line()
+    return found
 
 
-def read_item(item: Item, sample_rate: int) -> Iterator[Recording]:
+def read_item(item: Item, sample_rate: int, skip: int = 0) -> Iterator[Recording]:
     """The recordings in a file or shard, one after the other; what is damaged comes as a problem, and does not end the rest.
 
-    A server that fails is asked again. Raises OSError when it goes on failing, or a disk does: that is no fault of the data.
+    A server that fails is asked again. Raises Unreachable when it goes on failing: that is no fault of the data.
+
+    Args:
+        skip: recordings at the beginning that are passed over, and not decoded.
     """
     if not item.is_shard:
-        yield _decode_file(item, sample_rate)
+        if not skip:
+            yield _decode_file(item, sample_rate)
         return
     try:
-        for name, content, labels in _entries(item):
+        for name, content, labels in islice(_entries(item), skip, None):
             # Where it came from is found again by the shard and the name in it.
             about = item.about | labels | {"shard": item.url}
             yield _decode_bytes(name, content, about, sample_rate) if content else _nothing(item, name, "holds no audio")
@@ -104,16 +144,26 @@ def connection_options(url: str) -> dict:
     """What fsspec is told of a server: that it must not be waited for without end."""
     if not url.startswith(("http://", "https://")):
         return {}
+    import aiohttp
+
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS)
     return {"client_kwargs": {"timeout": timeout}}
 
 
 def _local(file: Path, about: dict) -> Item:
     found = file.stat() if file.is_file() else None  # that it is missing is found, and listed, when it is read
-    return Item(str(file.resolve()), found.st_size if found else 0, found.st_mtime_ns if found else 0, about)
+    return Item(str(file), str(file.resolve()), found.st_size if found else 0, found.st_mtime_ns if found else 0, about)
 
 
 def _shards(source: str, kind: str) -> list[Item]:
+    try:
+        import fsspec
+        import pyarrow  # noqa: F401
+        import webdataset  # noqa: F401
+        from braceexpand import braceexpand
+    except ModuleNotFoundError as error:
+        raise needs(f"reading {source}", str(error.name), "shards") from error
+
     items = []
     for pattern in braceexpand(source):
         try:
@@ -124,12 +174,13 @@ def _shards(source: str, kind: str) -> list[Item]:
                 if "file" in filesystem.protocol:
                     items.append(_local(Path(found), {"kind": kind}))
                 else:
-                    items.append(Item(filesystem.unstrip_protocol(found), size, 0, {"kind": kind}))
-        except (FileNotFoundError, ValueError, ImportError) as error:
+                    url = filesystem.unstrip_protocol(found)
+                    items.append(Item(url, url, size, 0, {"kind": kind}))
+        except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError, ImportError) as error:
             reason = "" if isinstance(error, FileNotFoundError) else f" ({error})"
             raise HearMwmaeError(f"no such shard: {pattern}{reason}") from error
         except Exception as error:  # every file system has its own
-            raise OSError(f"{pattern} cannot be listed: {_reason(error)}") from error
+            raise Unreachable(f"{pattern} cannot be listed: {_reason(error)}") from error
         if not paths:
             raise HearMwmaeError(f"no such shard: {pattern}")
     return items
@@ -138,11 +189,14 @@ def _shards(source: str, kind: str) -> list[Item]:
 def _manifest(path: Path, kind: str) -> list[Item]:
     """Rows of a CSV: path (relative to it), and whatever else, which goes with the clips; a kind of its own, or ``kind``."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
+        # A file name may hold bytes that are no UTF-8.
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
             reader = csv.DictReader(stream)
             rows, columns = list(reader), reader.fieldnames or []
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise HearMwmaeError(f"{path} is no CSV in UTF-8: {error}") from error
+    except OSError as error:
+        raise HearMwmaeError(f"{path}: {why_unreadable(path) or error.strerror}") from error
+    except csv.Error as error:
+        raise HearMwmaeError(f"{path} is no CSV: {error}") from error
     if "path" not in columns:
         raise HearMwmaeError(f"{path} has no column path; its first line names {columns}")
     if not rows:
@@ -170,7 +224,7 @@ def _entries(item: Item) -> Iterator[tuple[str, bytes, dict]]:
             if _is_damage(error):
                 raise _Damaged(_reason(error)) from error
             if "://" not in item.url or attempt == ATTEMPTS - 1:
-                raise OSError(f"{item.url} cannot be read: {_reason(error)}") from error
+                raise Unreachable(f"{item.url} cannot be read: {_reason(error)}") from error
         pause(attempt)
 
 
@@ -180,6 +234,9 @@ def _tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
     WebDataset ends a key at the first dot. Names of clips may hold more of them (seconds, mostly), so only what follows the last
     one is taken for a type. It also takes a member of the same name as one before for damage: such are no audio here.
     """
+    import fsspec
+    from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
+
     names: set[tuple[str, str]] = set()
     repeated: list[str] = []
 
@@ -207,6 +264,10 @@ def _tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
 
 def _parquet_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
     """(name, content, labels) of a Parquet file as the Hub's `datasets` writes it: audio is a struct of bytes and path."""
+    import fsspec
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with fsspec.open(url, "rb", **connection_options(url)) as stream:
         file = pq.ParquetFile(stream)
         audio = [
@@ -255,30 +316,46 @@ def _reason(error: Exception) -> str:
 
 
 def _nothing(item: Item, name: str, problem: str) -> Recording:
-    return Recording(f"{item.url} {name}".strip(), item.about, None, problem)
+    return Recording(f"{item.url} {name}".strip(), item.about, None, problem, name)
 
 
 def _decode_file(item: Item, sample_rate: int) -> Recording:
     try:
         os.close(os.open(item.url, os.O_RDONLY))  # or what the disk fails to give would count as damaged
-    except (FileNotFoundError, NotADirectoryError):
-        return _nothing(item, "", "no such file")
-    return _decode(item.url, item.url, item.about, sample_rate)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return _nothing(item, "", why_unreadable(item.url))
+    return _decode(item.url, Path(item.url), item.about, sample_rate)
 
 
 def _decode_bytes(name: str, content: bytes, about: dict, sample_rate: int) -> Recording:
-    suffix = Path(name).suffix.lower()
-    with tempfile.NamedTemporaryFile(suffix=suffix if suffix in AUDIO_SUFFIXES else "") as file:
-        file.write(content)
-        file.flush()
-        return _decode(f"{about['shard']} {name}", file.name, {"path": name} | about, sample_rate)
+    with _as_file(content, Path(name).suffix.lower()) as file:
+        recording = _decode(f"{about['shard']} {name}", file, {"path": name} | about, sample_rate)
+    return replace(recording, member=name)
 
 
-def _decode(name: str, path: str, about: dict, sample_rate: int) -> Recording:
+@contextmanager
+def _as_file(content: bytes, suffix: str) -> Iterator[Path]:
+    """A path to read ``content`` from, which decoders want: in memory where the system can, or a temporary file."""
+    if hasattr(os, "memfd_create"):
+        with open(os.memfd_create("clip"), "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            yield Path(f"/proc/self/fd/{stream.fileno()}")
+        return
+    with (
+        naming(Path(tempfile.gettempdir())),
+        tempfile.NamedTemporaryFile(suffix=suffix if suffix in AUDIO_SUFFIXES else "") as stream,
+    ):
+        stream.write(content)
+        stream.flush()
+        yield Path(stream.name)
+
+
+def _decode(name: str, path: Path, about: dict, sample_rate: int) -> Recording:
     try:
         waveform = read_audio(path, sample_rate)
-    except ValueError as error:
-        return Recording(name, about, None, str(error).removeprefix(f"{path}: "))
+    except HearMwmaeError as error:
+        return Recording(name, about, None, str(error).removeprefix(f"{path}: ").replace(str(path), name))
     if not waveform.isfinite().all():
         return Recording(name, about, None, "holds samples that are not finite")
     return Recording(name, about, waveform)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from .errors import HearMwmaeError
+from ..errors import HearMwmaeError
 
 #: Above this, an exported file is not the model.
 TOLERANCE = 1e-4
 
 
-@click.command()
+@click.command(short_help="A whole model as one file, .onnx or .pt2.")
 @click.argument("model", default="")
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write, .onnx or .pt2."
@@ -32,10 +32,9 @@ def export(model: str, output: Path, dtype: str, pooling: str | None) -> None:
     clips and any length, (clips, samples) at 16 kHz, and gives scene_embeddings, timestamp_embeddings and timestamps. Without
     MODEL: the one embedded in the package. The file is then compared with the model.
     """
-    # Only here: torch.export takes a while to import.
-    from .checkpoint import load_embedder
-    from .export import export as export_model
-    from .export import largest_difference
+    from ..checkpoint import load_embedder
+    from ..export import export as export_model
+    from ..export import largest_difference
 
     embedder = load_embedder(model, dtype=dtype, pooling=pooling)
     export_model(embedder, output)

@@ -1,0 +1,130 @@
+"""Recordings through the model, in groups that depend on nothing but the list of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from ..audio import read_blocks
+from ..data.sources import Item, read_item
+from ..embedder import Embedder
+from ..errors import HearMwmaeError
+from ..files import printable
+from .parts import Group
+
+#: Chunks of short clips that are embedded together, so that they fill the encoder's batches.
+GROUP_CHUNKS = 128
+#: A file that is longer, or whose header does not say, is embedded by itself, as a stream.
+LONG_SECONDS = 120.0
+
+
+class Sink(Protocol):
+    """Where rows go."""
+
+    def append(self, embeddings: np.ndarray, timestamps: np.ndarray | None) -> None:
+        """(n, size) rows of the group to come, and their (n,) timestamps, if those are asked for."""
+
+    def commit(self, group: Group) -> None:
+        """The rows since the last group are those of its clips, in their order."""
+
+    def rollback(self) -> None:
+        """The rows since the last group count for nothing."""
+
+
+def embed_items(
+    model: Embedder,
+    items: Sequence[Item],
+    seconds: Mapping[str, float | None],
+    timestamps: bool,
+    sink: Sink,
+    skip: int = 0,
+    progress: Callable[[float], object] = lambda seconds: None,
+) -> None:
+    """Embed the recordings of files, or of one shard, in their order; what cannot be read becomes a failure of its group.
+
+    Args:
+        seconds: by the items' url, the length of files, or None where it is not known.
+        skip: recordings at the beginning that are done: whole groups of an earlier run.
+        progress: is told the seconds of audio that are done.
+
+    Raises:
+        HearMwmaeError: a server fails.
+        OSError: the sink's disk refuses.
+    """
+    waiting = _Waiting(model, timestamps, sink, progress)
+    for item in items:
+        if not item.is_shard and skip:
+            skip -= 1
+        elif item.is_shard:
+            for recording in read_item(item, model.sample_rate, skip):
+                waiting.add("/".join(filter(None, (item.name, recording.member))), recording.waveform, recording.problem)
+        elif (length := seconds[item.url]) is None or length > LONG_SECONDS:
+            waiting.embed()
+            _embed_long(model, item, timestamps, sink, progress)
+        else:
+            (recording,) = read_item(item, model.sample_rate)
+            waiting.add(item.name, recording.waveform, recording.problem)
+    waiting.embed()
+
+
+class _Waiting:
+    """Recordings that are to be embedded together."""
+
+    def __init__(self, model: Embedder, timestamps: bool, sink: Sink, progress: Callable[[float], object]) -> None:
+        self.model, self.timestamps, self.sink, self.progress = model, timestamps, sink, progress
+        self._begin()
+
+    def add(self, name: str, waveform: Tensor | None, problem: str) -> None:
+        try:
+            if waveform is None:
+                raise HearMwmaeError(problem)
+            self.model.check_audio(waveform[None])
+        except HearMwmaeError as error:
+            self.group.failures.append((printable(name), printable(str(error))))
+            return
+        frames = len(waveform) // self.model.config.frontend.hop_length + 1
+        chunks = -(-frames // self.model.config.input_frames)
+        if self.clips and self.chunks + chunks > GROUP_CHUNKS:
+            self.embed()
+        self.group.clips.append((printable(name), 1))
+        self.clips.append(waveform)
+        self.chunks += chunks
+
+    def embed(self) -> None:
+        if self.timestamps:
+            for place, clip in enumerate(self.clips):
+                embeddings, times = self.model.timestamp_embeddings(clip[None])
+                self.sink.append(embeddings[0].cpu().numpy(), times[0].cpu().numpy())
+                self.group.clips[place] = self.group.clips[place][0], len(embeddings[0])
+        elif self.clips:
+            self.sink.append(self.model.scene_embeddings_of_clips(self.clips).cpu().numpy(), None)
+        if self.group.recordings:
+            self.sink.commit(self.group)
+            self.progress(sum(map(len, self.clips)) / self.model.sample_rate)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.group, self.clips, self.chunks = Group(), [], 0
+
+
+def _embed_long(model: Embedder, item: Item, timestamps: bool, sink: Sink, progress: Callable[[float], object]) -> None:
+    name, rows = printable(item.name), 1
+    try:
+        blocks = read_blocks(item.url, model.sample_rate)
+        if timestamps:
+            rows = 0
+            step = model.config.patch_size[0] * model.config.frontend.hop_length / model.sample_rate
+            for embeddings, times in model.timestamp_blocks(blocks):
+                sink.append(embeddings.cpu().numpy(), times.cpu().numpy())
+                rows += len(times)
+                progress(len(times) * step)
+        else:
+            sink.append(model.scene_embedding_of_blocks(blocks, progress)[None].cpu().numpy(), None)
+    except HearMwmaeError as error:
+        sink.rollback()
+        sink.commit(Group(failures=[(name, printable(str(error).removeprefix(f"{item.url}: ")))]))
+    else:
+        sink.commit(Group([(name, rows)]))

@@ -1,0 +1,32 @@
+"""The `hear-mwmae` command.
+
+A module of commands imports torch, and all that takes as long, inside its commands: `--help` and `--version` do not wait for it.
+"""
+
+from __future__ import annotations
+
+import click
+
+from .._version import __version__
+from ..commands import Group
+from .embed import embed
+from .export import export
+from .models import convert, info, push
+from .training import pack, pretrain
+
+
+@click.group(cls=Group, context_settings={"max_content_width": 110})
+@click.version_option(__version__)
+def main() -> None:
+    """Audio embeddings from MW-MAE, the Multi-Window Masked Autoencoder.
+
+    \b
+    hear-mwmae embed talk.wav                    look at the embedding of one file
+    hear-mwmae embed clips/ -o clips.npz         one embedding per file of a folder
+    hear-mwmae embed talk.mp3 --timestamps -o talk.parquet     one every 40 ms
+    hear-mwmae info                              what the embedded model is
+    """
+
+
+for command in (embed, info, convert, export, push, pack, pretrain):
+    main.add_command(command)

@@ -1,0 +1,5 @@
+"""`python -m hear_mwmae.cli`."""
+
+from . import main
+
+main()

@@ -1,0 +1,111 @@
+"""`hear-mwmae embed`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from ..errors import HearMwmaeError
+from ..extras import needs
+from ..files import printable
+
+MODEL_HELP = (
+    "The embedded model when not given; else a registered name, a directory, a .safetensors file, org/repo[@revision] on the "
+    "Hugging Face Hub, or a checkpoint of the authors' code."
+)
+
+
+@click.command(short_help="Audio files to a table of embeddings.")
+@click.argument("inputs", nargs=-1, required=True)
+@click.option("-o", "--output", metavar="OUT", help="Table (.npz, .npy, .csv, .parquet) or folder of Parquet files to write.")
+@click.option("--timestamps", is_flag=True, help="An embedding for every 40 ms instead of one per clip.")
+@click.option("--model", default="", metavar="MODEL", help=MODEL_HELP)
+@click.option("--pooling", metavar="WAYS", help="Over time: mean, std, max, joined by +. The model's, when not given.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of the encoder.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps, ...")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Chunks of 2 s that are encoded together.",
+)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def embed(
+    inputs: tuple[str, ...],
+    output: str | None,
+    timestamps: bool,
+    model: str,
+    pooling: str | None,
+    dtype: str,
+    device: str,
+    batch_size: int,
+    quiet: bool,
+) -> None:
+    """Embed audio: one embedding per clip, or one for every 40 ms.
+
+    INPUTS are audio files of any format and rate that libsndfile reads (wav, flac, ogg, opus, mp3, ...), folders of them,
+    manifests (.csv with a column "path"), and WebDataset or Parquet shards (.tar, .parquet), here or on a server. Channels are
+    mixed down and the rate converted to 16 kHz. Without -o, a line per clip shows what was computed.
+
+    With -o, the table has the columns "path" and "embedding" (float32), and "timestamp" in milliseconds with --timestamps:
+    np.load("clips.npz")["embedding"], or pandas.read_parquet("clips.parquet"). Beside clips.npy, clips.csv has all but the
+    embeddings. A run that was interrupted, or found the disk full, goes on with the same command. torchrun shares it among
+    processes.
+
+    What cannot be read is listed in OUT.failures.csv, and does not stop the rest; the exit code is then 1.
+    """
+    from ..batch.run import Output, embed_to, show
+    from ..checkpoint import load_embedder
+    from ..data.sources import find_inputs
+
+    first = os.environ.get("RANK", "0") == "0"
+    target = Output(_output_path(output)) if output else None
+    if target and first:
+        target.check()
+        target.check_inputs(inputs)
+    found = find_inputs(inputs)
+    if first and found.passed_over:
+        click.echo(f"not read: {found.passed_over}", err=True)
+    if not found.items:
+        name, reason = found.failures[0]
+        raise HearMwmaeError(reason if name in reason else f"{name}: {reason}")
+    if device == "cuda" and "LOCAL_RANK" in os.environ:  # under torchrun, one for each process
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    embedder = load_embedder(model, device, pooling=pooling, dtype=dtype, max_batch=batch_size)
+    if target is None:
+        failures = show(embedder, found, timestamps, progress=not quiet)
+    else:
+        try:
+            outcome = embed_to(target, embedder, found, timestamps, progress=not quiet)
+        except KeyboardInterrupt:
+            click.echo(f"interrupted: what was embedded is kept in {target.parts}, and the same command goes on", err=True)
+            sys.exit(130)
+        if outcome is None:
+            return
+        failures = outcome.failures
+    for name, reason in failures:
+        click.echo(printable(f"not embedded: {name}: {reason}"), err=True)
+    if target:
+        if not outcome.clips:
+            raise HearMwmaeError(f"nothing to write to {target.path}: nothing could be embedded")
+        click.echo(f"{outcome.clips} of {outcome.clips + len(failures)} clips -> {target.path}")
+    if failures:
+        sys.exit(1)
+
+
+def _output_path(output: str) -> Path:
+    from ..batch.tables import TABLE_SUFFIXES
+
+    path = Path(output)
+    path = path if path.name else path.resolve()  # "."
+    is_folder = path.is_dir() or not path.suffix
+    if not is_folder and path.suffix not in TABLE_SUFFIXES:
+        raise HearMwmaeError(f"output must be a folder, or end in {', '.join(TABLE_SUFFIXES)}, got {output}")
+    if (is_folder or path.suffix == ".parquet") and importlib.util.find_spec("pyarrow") is None:
+        raise needs("writing Parquet", "pyarrow", "parquet")
+    return path

@@ -1,0 +1,82 @@
+"""Commands on models: `info`, `convert`, `push`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(short_help="What a model is.")
+@click.argument("model", default="")
+def info(model: str) -> None:
+    """Describe MODEL: kind, sizes, windows, front-end, and what its embeddings look like.
+
+    Without MODEL: the one embedded in the package. Else a registered name, a directory, a .safetensors file,
+    org/repo[@revision] on the Hugging Face Hub, or a checkpoint of the authors' code.
+    """
+    from ..checkpoint import read_model
+
+    config, state = read_model(model)
+    count = {part: sum(v.numel() for k, v in state.items() if k.startswith(part)) for part in ("encoder.", "decoder.")}
+    encoder, decoder, frontend = config.encoder, config.decoder, config.frontend
+    dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in state.values()})
+    step = 1000 * config.patch_size[0] * frontend.hop_length / frontend.sample_rate
+    rows = {
+        "model": model or "embedded",
+        "kind": {"mwmae": "MW-MAE (multi-window)", "mae": "MAE (global attention)"}[config.kind],
+        "encoder": f"width {encoder.width}, {encoder.depth} blocks, {encoder.heads} heads, {count['encoder.']:,} parameters",
+        "decoder": f"width {decoder.width}, {decoder.depth} blocks, {decoder.heads} heads, {count['decoder.']:,} parameters",
+        "decoder windows": ", ".join(str(w) if w else "global" for w in decoder.window_sizes) or "global",
+        "weights": ", ".join(dtypes),
+        "input": f"{frontend.sample_rate} Hz mono, log-mel {config.input_frames} frames x {frontend.n_mels} bands per chunk",
+        "patches": f"{config.patch_size[0]} frames x {config.patch_size[1]} bands, {config.num_tokens} tokens",
+        "scene embedding": f"{config.scene_embedding_size} numbers per clip, {config.pooling} over time",
+        "timestamp embedding": f"{config.embedding_size} numbers every {step:g} ms",
+    }
+    for name, value in rows.items():
+        click.echo(f"{name:20} {value}")
+
+
+@click.command(short_help="A checkpoint of the authors' code to config.json and model.safetensors.")
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("destination", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--encoder-heads", type=click.IntRange(1), help="Attention heads, where the width is none of the paper's.")
+def convert(source: Path, destination: Path, encoder_heads: int | None) -> None:
+    """Convert a checkpoint of the authors' JAX code to config.json + model.safetensors in DESTINATION.
+
+    SOURCE is the flax checkpoint file, or the directory with a file named "checkpoint" in it. Everything is inferred from the
+    weights but the number of encoder heads, which follows from the width for the sizes of the paper.
+    """
+    from ..checkpoint import save_model
+    from ..official import describe_heads, load_official
+
+    config, state = load_official(source, encoder_heads)
+    save_model(destination, config, state)
+    click.echo(describe_heads(config, encoder_heads))
+    click.echo(f"{sum(value.numel() for value in state.values()):,} parameters -> {destination}")
+
+
+@click.command(short_help="Upload a model with its card to the Hugging Face Hub.")
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("repo", metavar="ORG/REPO")
+@click.option("--private", is_flag=True, help="Create the repository as a private one, if it does not exist yet.")
+@click.option(
+    "--dry-run",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Write what would be uploaded to this new folder, and upload nothing.",
+)
+def push(directory: Path, repo: str, private: bool, dry_run: Path | None) -> None:
+    """Push the model in DIRECTORY to the Hugging Face Hub, with a generated model card.
+
+    Goes up: config.json, model.safetensors, loss.png where there is one, and a README.md made from the configuration and, where
+    there is one, from card.json (licence, data, results, ...). The token comes from HF_TOKEN or `hf auth login`.
+    """
+    from .. import hub
+    from ..card import model_card
+    from ..mae import MaskedAutoencoder
+
+    card = model_card(directory, repo)
+    MaskedAutoencoder.from_pretrained(str(directory))  # what goes up has to load
+    click.echo(hub.push(directory, repo, card, private, dry_run))

@@ -1,0 +1,105 @@
+"""Commands of training: `pack`, `pretrain`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from ..errors import HearMwmaeError
+from ..extras import needs
+
+
+@click.command(short_help="Audio from anywhere to shards for `pretrain`.")
+@click.argument("sources", nargs=-1, required=True)
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--codec", type=click.Choice(["flac", "opus"]), default="flac", show_default=True, help="flac is lossless.")
+@click.option("--kind", default="audio", show_default=True, help="Of clips whose source says none; recipes give shares by kind.")
+@click.option(
+    "--shard-size", type=click.IntRange(1), default=256, show_default=True, metavar="MIB", help="Of source files in a shard."
+)
+@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help="Processes.")
+def pack(sources: tuple[str, ...], out: Path, codec: str, kind: str, shard_size: int, jobs: int) -> None:
+    """Pack audio for `pretrain`: 16 kHz mono clips of at most ten seconds, in WebDataset shards with an index, in the folder OUT.
+
+    SOURCES are folders, audio files, a manifest (.csv: path, and kind or what else is known of the clips), or shards (.tar,
+    .parquet) here or on a server, such as 'hf://datasets/confit/audioset-16khz-wds/2m/train/*.tar'. An interrupted pack goes on
+    with the same command. What cannot be read is listed in OUT/skipped.csv.
+    """
+    try:
+        from ..training.pack import pack as run_packing
+    except ModuleNotFoundError as error:
+        raise needs("packing", error.name, "train") from error
+
+    packed = run_packing(sources, out, codec, kind, shard_size << 20, jobs)
+    skipped = f"; {packed.skipped} skipped, see {out / 'skipped.csv'}" if packed.skipped else ""
+    click.echo(f"{packed.clips:,} clips, {packed.hours:.2f} hours, {packed.shards} shards -> {out}{skipped}")
+
+
+@click.command(short_help="Pretrain a model on a pack of audio.")
+@click.argument("recipe")
+@click.argument("data", required=False)
+@click.argument("run", type=click.Path(file_okay=False, path_type=Path), required=False)
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the recipe: steps=100, model.decoder.depth=2.")
+@click.option("--accelerator", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
+@click.option(
+    "--look-every",
+    type=click.IntRange(0),
+    default=500,
+    show_default=True,
+    help="Steps between pictures and probes; the end has them, too.",
+)
+@click.option(
+    "--probe",
+    "tasks",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="HEAR-format task folder for linear probes on the way; may be given again.",
+)
+@click.option("--resume", is_flag=True, help="Go on with RUN, and refuse to begin it: for scripts that restart what has stopped.")
+@click.option("--dry-run", is_flag=True, help="Only say what the run would take: shapes, parameters, memory, time.")
+def pretrain(
+    recipe: str,
+    data: str | None,
+    run: Path | None,
+    changes: tuple[str, ...],
+    accelerator: str,
+    look_every: int,
+    tasks: tuple[Path, ...],
+    resume: bool,
+    dry_run: bool,
+) -> None:
+    """Pretrain a model as RECIPE says, on the audio in DATA, into RUN.
+
+    RECIPE is a .toml file, or the name of one that comes with the package, such as mwmae-tiny-cpu. DATA is a pack of audio, made
+    by `hear-mwmae pack`: a folder, or its URL (https, s3, gs, hf, ...). RUN receives checkpoints/, log.csv, tensorboard/,
+    pictures/ of reconstructions, probes.csv and finally model/. The same command goes on where an interrupted run stopped. For
+    several processes, on one or many machines: torchrun --nproc-per-node 8 --no-python hear-mwmae pretrain RECIPE DATA RUN.
+    """
+    try:
+        from ..training.dry_run import dry_run as estimate
+        from ..training.loop import pretrain as run_pretraining
+        from ..training.recipe import Recipe
+        from ..training.run_files import newest_checkpoint
+    except ModuleNotFoundError as error:
+        raise needs("pretraining", error.name, "train") from error
+
+    if tasks and not look_every:
+        raise click.UsageError("--probe needs a --look-every above 0")
+    settings = Recipe.read(recipe, changes)
+    if dry_run:
+        for what, value in estimate(settings, accelerator):
+            _echo_once(f"{what:20} {value}")
+    elif data is None or run is None:
+        raise click.UsageError("DATA and RUN are needed, unless --dry-run is given")
+    elif resume and not newest_checkpoint(run):
+        raise HearMwmaeError(f"{run} has no checkpoint to go on from")
+    else:
+        _echo_once(f"model: {run_pretraining(settings, data, run, accelerator, look_every, tasks)}")
+
+
+def _echo_once(text: str) -> None:
+    """By one of the processes that torchrun started."""
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(text)

@@ -1,0 +1,1 @@
+"""Audio as it is found: files, manifests, shards."""

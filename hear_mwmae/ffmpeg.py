@@ -1,0 +1,111 @@
+"""Audio that libsndfile does not read, through FFmpeg (PyAV): m4a, aac, webm, wma, the sound of videos."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import HearMwmaeError
+from .extras import needs
+
+if TYPE_CHECKING:
+    import av
+
+#: FFmpeg's names of containers, and the endings of their files; those of ogg and caf are libsndfile's, but not all codings are.
+#: Nothing else is opened: some formats that FFmpeg knows, playlists for one, make it open further files and addresses.
+FORMATS = {
+    "mov,mp4,m4a,3gp,3g2,mj2": (".m4a", ".m4b", ".m4v", ".mp4", ".mov", ".3gp", ".3g2"),
+    "matroska,webm": (".webm", ".weba", ".mka", ".mkv"),
+    "aac": (".aac",),
+    "asf": (".wma", ".wmv", ".asf"),
+    "ac3": (".ac3",),
+    "eac3": (".eac3",),
+    "amr": (".amr",),
+    "ape": (".ape",),
+    "tta": (".tta",),
+    "wv": (".wv",),
+    "avi": (".avi",),
+    "flv": (".flv",),
+    "mpeg": (".mpg", ".mpeg"),
+    "mpegts": (".mts", ".m2ts"),  # .ts is TypeScript's, too
+    "ogg": (".ogv", ".spx"),
+    "caf": (),
+}
+SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+#: Seconds that may be missing at the end: containers count in packets, and with the encoder's delay or without.
+TOLERANCE = 0.1
+
+
+def is_installed() -> bool:
+    """Whether PyAV is there."""
+    return importlib.util.find_spec("av") is not None
+
+
+def read(path: Path) -> Iterator[tuple[int, np.ndarray]]:
+    """(sample rate, (samples,) float32) of every packet of the first or default stream of audio, channels averaged.
+
+    Raises HearMwmaeError, at the end or before, for a file without audio, damaged, or shorter than its container says, as far as
+    it says anything: that of a live recording does not.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise needs(f"{path}: reading {path.suffix or 'it'}", "PyAV", "av") from error
+    seconds = 0.0
+    to_planar_float = av.AudioResampler(format="fltp")
+    try:
+        with open(path, "rb") as file, _open(file) as container:
+            stream = _audio_stream(container, path)
+            announced = _seconds(container, stream)
+            for packet in container.demux(stream):
+                if packet.is_corrupt:
+                    raise HearMwmaeError(f"{path}: damaged or truncated after {seconds:.2f} s")
+                for frame in (part for whole in packet.decode() for part in to_planar_float.resample(whole)):
+                    seconds += frame.samples / frame.sample_rate
+                    yield frame.sample_rate, frame.to_ndarray().mean(axis=0)
+    except HearMwmaeError:
+        raise
+    except (av.FFmpegError, ValueError, EOFError) as error:  # ValueError: the rate or the channels change in the middle
+        reason = "not an audio file that libsndfile or FFmpeg reads, or damaged" if not seconds else "damaged or truncated"
+        raise HearMwmaeError(f"{path}: {reason} ({getattr(error, 'strerror', None) or error})") from error
+    if announced is not None and seconds < announced - TOLERANCE:
+        raise HearMwmaeError(f"{path}: truncated, only {seconds:.2f} of {announced:.2f} s could be read")
+
+
+def audio_seconds(path: Path) -> float | None:
+    """Length that the container announces; None where it does not, or cannot be opened."""
+    if not is_installed():
+        return None
+    import av
+
+    try:
+        with open(path, "rb") as file, _open(file) as container:
+            return _seconds(container, _audio_stream(container, path))
+    except (av.FFmpegError, ValueError, OSError):
+        return None
+
+
+def _open(file: object) -> av.container.InputContainer:
+    import av
+
+    # As a file object: a name may hold bytes that are no characters, or what FFmpeg takes for a protocol.
+    return av.open(file, options={"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"})
+
+
+def _audio_stream(container: av.container.InputContainer, path: Path) -> av.AudioStream:
+    stream = container.streams.best("audio")
+    if stream is None:
+        raise HearMwmaeError(f"{path}: holds no audio")
+    return stream
+
+
+def _seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    # The container's length is that of its longest stream: of a video's, which may go on.
+    alone = len(container.streams) == 1 and container.duration
+    return container.duration / 1e6 if alone else None

@@ -1,0 +1,46 @@
+"""Audio files for tests: damaged ones, and those that only FFmpeg writes and reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from reference import AUDIO
+
+
+def damaged(folder: Path) -> dict[str, Path]:
+    """Files that cannot be embedded, by what is wrong with them."""
+    files = {name: folder / f"{name.replace(' ', '_')}.wav" for name in ("not audio", "empty", "truncated", "nan", "header")}
+    files["not audio"].write_text("this is not audio")
+    soundfile.write(files["empty"], np.zeros(0, "f4"), 16000)
+    files["truncated"] = folder / "truncated.flac"
+    files["truncated"].write_bytes((AUDIO / "piano.flac").read_bytes()[:40000])
+    soundfile.write(files["nan"], np.array([0, np.nan, 0], "f4"), 16000, subtype="FLOAT")
+    files["header"].write_bytes((AUDIO / "crow.wav").read_bytes()[:30])
+    files["headerless"] = folder / "headerless.raw"
+    files["headerless"].write_bytes(bytes(1000))
+    return files
+
+
+def tone(rate: int, seconds: float, frequency: float = 440.0) -> np.ndarray:
+    """(samples,) float64, a sine of half the full scale."""
+    return 0.5 * np.sin(2 * np.pi * frequency * np.arange(round(rate * seconds)) / rate)
+
+
+def encode(path: Path, audio: np.ndarray, rate: int, codec: str, container: str | None = None, **options: str) -> Path:
+    """Write (samples,) through FFmpeg; ``options`` are those of its muxer, and ``quality`` is the codec's."""
+    import av
+
+    quality = options.pop("quality", None)
+    with av.open(str(path), "w", format=container, options=options) as file:
+        coded = {"global_quality": quality, "flags": "+qscale"} if quality else {}
+        stream = file.add_stream(codec, rate=rate, layout="mono", options=coded)
+        if not quality:
+            stream.bit_rate = 64000
+        whole = av.AudioFrame.from_ndarray(audio[None].astype("f4"), format="fltp", layout="mono")
+        whole.sample_rate, whole.pts = rate, 0
+        fit = av.AudioResampler(format=stream.format, layout="mono", rate=rate, frame_size=stream.frame_size or 0)
+        for frame in (*fit.resample(whole), *fit.resample(None), None):
+            file.mux(stream.encode(frame))
+    return path

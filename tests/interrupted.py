@@ -1,0 +1,86 @@
+"""Runs of the command that end in the middle: `python interrupted.py KILLS SEED embed …`, in processes that are forked before
+torch has any threads, since starting Python takes longer than what is to be interrupted.
+
+Each is ended by SIGKILL at a random one of the first events after its start (half of a write, a sync, a move, a call of the
+model); then one is left to its end. For every clip that goes through the model, a line goes to stdout.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+
+import torch
+
+from hear_mwmae.batch import engine, parts, plan
+from hear_mwmae.cli import main
+from hear_mwmae.embedder import Embedder
+
+#: Small groups and parts, so that there are many.
+SMALL = {(engine, "GROUP_CHUNKS"): 8, (plan, "FEWEST_FILES"): 16, (plan, "MOST_FILES"): 16}
+#: A run is killed at one of this many events.
+EVENTS = 14
+
+
+def small(setattr=setattr) -> None:
+    for (module, name), value in SMALL.items():
+        setattr(module, name, value)
+
+
+class Events:
+    """Ends its own process by ``sign`` at event number ``last``."""
+
+    def __init__(self, last: int, sign: int = signal.SIGKILL) -> None:
+        self.left, self.sign = last, sign
+
+    def watch(self, holder: object, name: str, setattr=setattr) -> None:
+        function = getattr(holder, name)
+
+        def watched(*args: object) -> object:
+            self.left -= 1
+            if not self.left:
+                if name == "_write":  # half of it
+                    args[0].write(args[1][: len(args[1]) // 2])
+                os.kill(os.getpid(), self.sign)
+            return function(*args)
+
+        setattr(holder, name, watched)
+
+    def watch_all(self, setattr=setattr) -> None:
+        self.watch(parts, "_write", setattr)
+        self.watch(os, "fsync", setattr)
+        self.watch(os, "replace", setattr)
+        self.watch(Embedder, "scene_embeddings_of_clips", setattr)
+
+
+def run(arguments: list[str], events: int | None) -> bool:
+    """Whether the command came to its end, in a process of its own."""
+    if not (child := os.fork()):
+        embed = Embedder.scene_embeddings_of_clips
+
+        def counted(self: Embedder, clips: list) -> torch.Tensor:
+            os.write(1, b"clip\n" * len(clips))
+            return embed(self, clips)
+
+        Embedder.scene_embeddings_of_clips = counted
+        if events:
+            Events(events).watch_all()
+        try:
+            main(arguments, standalone_mode=False)
+        finally:
+            os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert status in (0, signal.SIGKILL), status
+    return status == 0
+
+
+if __name__ == "__main__":
+    kills, seed, *arguments = sys.argv[1:]
+    torch.set_num_threads(1)
+    small()
+    chance = random.Random(int(seed))
+    for _ in range(int(kills)):
+        assert not run(arguments, chance.randint(1, EVENTS)), "it was to be killed"
+    assert run(arguments, None)

@@ -1,0 +1,420 @@
+"""Audio files: found, read as a stream in any format, mixed down, resampled; damaged ones are noticed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.signal
+import soundfile
+import torch
+from audio_files import damaged, encode, tone
+from reference import AUDIO
+
+from hear_mwmae import HearMwmaeError
+from hear_mwmae import audio as audio_module
+from hear_mwmae.audio import AUDIO_SUFFIXES, audio_seconds, find_audio, read_audio, read_blocks, resample, search_audio
+
+CLIPS = sorted(AUDIO.iterdir())
+#: An ending -> what FFmpeg writes it with.
+FFMPEG = {
+    ".m4a": ("aac", None),
+    ".mp4": ("alac", None),
+    ".mov": ("pcm_s16le", None),
+    ".aac": ("aac", "adts"),
+    ".webm": ("libopus", None),
+    ".mka": ("flac", "matroska"),
+    ".wma": ("wmav2", "asf"),
+    ".ac3": ("ac3", None),
+    ".amr": ("libopencore_amrnb", None),
+    ".tta": ("tta", None),
+    ".wv": ("wavpack", None),
+    ".caf": ("alac", None),  # libsndfile knows the container, and not the coding
+}
+RATES = {".amr": 8000, ".webm": 48000}
+
+
+@pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.suffix)
+def test_every_format_is_read_mixed_down_and_resampled(path):
+    audio = read_audio(path, 16000)
+    info = soundfile.info(path)
+    assert audio.ndim == 1 and audio.dtype == torch.float32 and 0.01 < audio.abs().max() <= 1.2
+    assert len(audio) == pytest.approx(info.duration * 16000, abs=1)
+    assert audio_seconds(path) == pytest.approx(info.duration)
+
+
+def test_channels_are_averaged(tmp_path):
+    stereo = np.stack([np.full(4410, 0.5), np.full(4410, -0.25)], axis=1).astype("f4")
+    soundfile.write(tmp_path / "stereo.wav", stereo, 44100, subtype="FLOAT")
+    assert read_audio(tmp_path / "stereo.wav", 44100).tolist() == [0.125] * 4410
+    assert torch.equal(read_audio(tmp_path / "stereo.wav", 16000), resample(torch.full((4410,), 0.125), 44100, 16000))
+
+
+@pytest.mark.parametrize("seconds", [0.25, 1.0, 60.0])
+@pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.suffix)
+def test_blocks_joined_are_the_file(path, seconds):
+    whole, blocks = read_audio(path, 16000), list(read_blocks(path, 16000, seconds))
+    assert torch.equal(torch.cat(blocks), whole)
+    assert all(len(block) == seconds * 16000 for block in blocks[:-1]) and 0 < len(blocks[-1]) <= seconds * 16000
+
+
+def test_how_much_is_decoded_at_a_time_changes_nothing(monkeypatch):
+    whole = [read_audio(path, 16000) for path in CLIPS]
+    monkeypatch.setattr(audio_module, "BLOCK_SAMPLES", 1000)
+    assert all(torch.equal(read_audio(path, 16000), audio) for path, audio in zip(CLIPS, whole, strict=True))
+
+
+# Resampling
+
+
+@pytest.mark.parametrize("rate", [8000, 11127, 22050, 44100, 44101, 48000, 96000, 192007])
+def test_tones_are_those_of_two_other_resamplers(rate):
+    """Band-limited ones, away from the ends, where every resampler thinks differently of what lies outside."""
+    try:
+        from torchaudio.functional import resample as torchaudios
+    except (ImportError, OSError, RuntimeError):  # built for another torch
+        torchaudios = None
+    for frequency in (100, 1000, 0.3 * min(rate, 16000)):
+        audio = tone(rate, 1.0, frequency)
+        ours = resample(torch.from_numpy(audio), rate, 16000).double().numpy()
+        inner = slice(1600, -1600)
+        assert np.abs(ours[inner] - tone(16000, 1.0, frequency)[: len(ours)][inner]).max() < 2e-4
+        if rate in (8000, 22050, 44100, 48000, 96000):  # ratios of small numbers: the others' filters grow with them
+            step = np.gcd(rate, 16000)
+            other = scipy.signal.resample_poly(audio, 16000 // step, rate // step)
+            assert np.abs(ours[inner] - other[inner]).max() < 2e-3
+            if torchaudios:
+                other = torchaudios(torch.from_numpy(audio), rate, 16000, lowpass_filter_width=64).numpy()
+                assert np.abs(ours[inner] - other[inner]).max() < 5e-3
+
+
+def test_what_lies_above_half_the_new_rate_is_gone():
+    loud = resample(torch.from_numpy(tone(48000, 1.0, 12000)), 48000, 16000)
+    assert loud[1600:-1600].abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("rate", [1, 100, 7999, 11025, 16001, 44100, 768000, 2**31 - 1])
+@pytest.mark.parametrize("samples", [1, 2, 50, 12345])
+def test_lengths_are_the_rates_ratio(rate, samples):
+    samples = min(samples, 20 * rate)
+    assert abs(len(resample(torch.zeros(samples), rate, 16000)) - max(round(samples * 16000 / rate), 1)) <= 1
+
+
+@pytest.mark.parametrize("rate", [11127, 44101, 192007])
+def test_odd_rates_of_files(rate, tmp_path):
+    soundfile.write(tmp_path / "odd.wav", tone(rate, 1.0, 1000), rate, subtype="FLOAT")
+    audio = read_audio(tmp_path / "odd.wav", 16000)
+    assert len(audio) == pytest.approx(16000, abs=1)
+    assert np.abs(audio.numpy() - tone(16000, 1.0, 1000)[: len(audio)])[1600:-1600].max() < 1e-3
+
+
+def test_a_clip_shorter_than_a_sample_is_one(tmp_path):
+    soundfile.write(tmp_path / "click.wav", np.full(3, 0.25), 192000, subtype="FLOAT")
+    assert read_audio(tmp_path / "click.wav", 16000).tolist() == [0.25]
+
+
+# Memory
+
+
+PEAK = """
+import resource, sys, torch
+from hear_mwmae.audio import read_blocks
+torch.set_num_threads(1)
+samples = sum(len(block) for block in read_blocks(sys.argv[1], 16000))
+print(samples, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes there")
+def test_reading_takes_the_memory_of_a_block_whatever_the_length(tmp_path):
+    """Twenty minutes of 44.1 kHz stereo are 420 MB of float32, and 77 MB as 16 kHz mono."""
+    peaks = {}
+    for minutes in (1, 20):
+        path = tmp_path / f"{minutes}.flac"
+        with soundfile.SoundFile(path, "w", 44100, 2, subtype="PCM_16") as file:
+            for _ in range(minutes):
+                file.write(np.zeros((60 * 44100, 2), "i2"))
+        command = [sys.executable, "-c", PEAK, str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+        samples, peaks[minutes] = map(int, done.stdout.split())
+        assert samples == minutes * 60 * 16000
+    assert peaks[20] - peaks[1] < 20_000
+
+
+@pytest.mark.parametrize("channels", [1, 1024])
+def test_a_header_takes_no_memory_by_its_word(tmp_path, channels, monkeypatch):
+    """A WAV that says it holds 25 GB, or a thousand channels: what is decoded at a time is counted."""
+    asked = []
+    read = soundfile.SoundFile.read
+
+    def counted(self: soundfile.SoundFile, frames: int, **options: object) -> np.ndarray:
+        asked.append(frames * self.channels)
+        return read(self, frames, **options)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", counted)
+    path = tmp_path / "huge.rf64"
+    soundfile.write(path, np.full((1000, channels), 0.5), 16000, format="RF64", subtype="PCM_16")
+    assert read_audio(path, 16000).tolist() == [0.5] * 1000 and max(asked) <= audio_module.BLOCK_SAMPLES
+    content = bytearray(path.read_bytes())
+    content[28:36] = (25 * 10**9).to_bytes(8, "little")  # the size of the data, in the chunk ds64
+    path.write_bytes(content)
+    asked.clear()
+    with pytest.raises(HearMwmaeError, match=r"huge\.rf64: truncated"):
+        next(read_blocks(path, 16000))
+    assert not asked
+
+
+# Damage
+
+
+def test_unreadable_files_have_a_clear_reason(tmp_path):
+    files = damaged(tmp_path)
+    for name, reason in {
+        "not audio": "not an audio file",
+        "empty": "no samples",
+        "truncated": "truncated|damaged",
+        "headerless": "not an audio file",
+    }.items():
+        with pytest.raises(HearMwmaeError, match=reason) as caught:
+            read_audio(files[name], 16000)
+        assert str(files[name]) in str(caught.value) and len(str(caught.value).splitlines()) == 1
+    with pytest.raises(HearMwmaeError, match="no such file"):
+        read_audio(tmp_path / "missing.wav", 16000)
+    os.mkfifo(tmp_path / "pipe.wav")
+    for path in (tmp_path, tmp_path / "pipe.wav"):
+        with pytest.raises(HearMwmaeError, match="not a file"):
+            read_audio(path, 16000)
+        assert audio_seconds(path) is None
+    assert audio_seconds(files["not audio"]) is None
+
+
+def test_a_file_without_permission_says_so(tmp_path, monkeypatch):
+    """By an error as the system gives it: who runs the tests may be allowed everything."""
+    (tmp_path / "secret.wav").touch()
+    refused = PermissionError(13, "Permission denied", str(tmp_path / "secret.wav"))
+    monkeypatch.setattr("builtins.open", lambda *_, **__: (_ for _ in ()).throw(refused))
+    with pytest.raises(HearMwmaeError, match=r"secret\.wav: permission denied"):
+        read_audio(tmp_path / "secret.wav", 16000)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.suffix)
+def test_truncated_files_are_noticed_in_every_format(path, share, tmp_path):
+    content = path.read_bytes()
+    (tmp_path / path.name).write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(HearMwmaeError, match=r"truncated|damaged|empty"):
+        read_audio(tmp_path / path.name, 16000)
+
+
+#: libsndfile's rarer formats whose headers say a length.
+RARE = {"RF64": "rf64", "W64": "w64", "AIFF": "aiff", "AU": "au", "CAF": "caf", "NIST": "sph", "VOC": "voc", "SVX": "8svx"}
+RARE |= {"AVR": "avr", "WVE": "wve"}
+#: And those whose headers say none: they are read as far as they go.
+ENDLESS = {"IRCAM": "sf", "PAF": "paf", "PVF": "pvf"}
+
+
+@pytest.mark.parametrize("name", [*RARE, *ENDLESS])
+def test_rare_formats_are_found_read_and_held_to_their_headers(name, tmp_path):
+    if name not in soundfile.available_formats():
+        pytest.skip(f"this libsndfile has no {name}")
+    path = tmp_path / f"clip.{(RARE | ENDLESS)[name]}"
+    soundfile.write(path, tone(8000, 1.0), 8000, format=name)
+    assert find_audio([tmp_path]) == [path]
+    assert np.abs(read_audio(path, 8000).numpy() - tone(8000, 1.0)).max() < 0.02
+    content = path.read_bytes()
+    for share in (0.3, 0.6, 0.98):
+        path.write_bytes(content[: int(len(content) * share)])
+        if name in RARE:
+            with pytest.raises(HearMwmaeError, match=r"truncated|damaged"):
+                read_audio(path, 8000)
+        else:
+            assert len(read_audio(path, 8000)) == pytest.approx(8000 * share, abs=1024)  # less a header
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0x80000000])
+def test_a_wav_that_was_streamed_is_whole(tmp_path, size):
+    """Its header announces some largest size, since the length was not known when it was written."""
+    content = bytearray((AUDIO / "crow.wav").read_bytes())
+    place = content.find(b"data") + 4
+    content[place : place + 4] = size.to_bytes(4, "little")
+    (tmp_path / "stream.wav").write_bytes(content)
+    assert torch.equal(read_audio(tmp_path / "stream.wav", 16000), read_audio(AUDIO / "crow.wav", 16000))
+
+
+@pytest.mark.parametrize(("samples", "whole"), [(0, True), (1 << 35, False)])
+def test_a_flac_of_unknown_or_wrong_length(tmp_path, samples, whole):
+    """Of its header's 36 bits for the number of samples, 0 says that nobody knew; none may ask for memory without end."""
+    content = bytearray((AUDIO / "piano.flac").read_bytes())
+    content[21] = content[21] & 0xF0 | samples >> 32
+    content[22:26] = (samples & 0xFFFFFFFF).to_bytes(4, "big")
+    path = tmp_path / "stream.flac"
+    path.write_bytes(content)
+    if whole:
+        assert torch.equal(read_audio(path, 16000), read_audio(AUDIO / "piano.flac", 16000))
+        assert audio_seconds(path) is None
+    else:
+        with pytest.raises(HearMwmaeError, match=r"stream\.flac: truncated"):
+            read_audio(path, 16000)
+
+
+def test_an_mp3_whose_length_is_a_guess(tmp_path):
+    """Without a Xing header libsndfile goes by the size of the file: an end that it finds too early is an error, not an end."""
+    pytest.importorskip("av")
+    audio = np.random.default_rng(0).standard_normal(6 * 44100) * np.repeat([0.1, 0.001, 0.001], 2 * 44100)
+    constant = encode(tmp_path / "constant.mp3", audio, 44100, "libmp3lame", write_xing="0")
+    assert len(read_audio(constant, 44100)) == pytest.approx(len(audio), abs=3000) and audio_seconds(constant) is None
+    varying = encode(tmp_path / "varying.mp3", audio, 44100, "libmp3lame", write_xing="0", quality="500")
+    with pytest.raises(HearMwmaeError, match="too early"):
+        read_audio(varying, 44100)
+
+
+# FFmpeg
+
+
+@pytest.mark.parametrize("suffix", FFMPEG)
+def test_what_libsndfile_cannot_read_is_read_by_ffmpeg(tmp_path, suffix):
+    pytest.importorskip("av")
+    codec, container = FFMPEG[suffix]
+    rate, audio = RATES.get(suffix, 44100), tone(RATES.get(suffix, 44100), 2.0)
+    path = encode(tmp_path / f"clip{suffix}", audio, rate, codec, container)
+    with pytest.raises(soundfile.LibsndfileError):
+        soundfile.info(path)
+    assert find_audio([tmp_path]) == [path]
+    read = read_audio(path, 16000)
+    assert len(read) / 16000 == pytest.approx(2.0, abs=0.1) and audio_seconds(path) == pytest.approx(2.0, abs=0.1)
+    spectrum = torch.fft.rfft(read * torch.hann_window(len(read))).abs()
+    assert spectrum.argmax().item() * 16000 / len(read) == pytest.approx(440, abs=1)
+    assert torch.equal(torch.cat(list(read_blocks(path, 16000, 0.3))), read)
+    content = path.read_bytes()
+    for share in (0.3, 0.6, 0.9):
+        path.write_bytes(content[: int(len(content) * share)])
+        if suffix == ".ac3":  # whole packets, and no header: nothing is missing from what is there
+            continue
+        with pytest.raises(HearMwmaeError, match=r"truncated|damaged"):
+            read_audio(path, 16000)
+
+
+def test_the_content_counts_and_not_the_name(tmp_path):
+    pytest.importorskip("av")
+    path = encode(tmp_path / "clip.m4a", tone(16000, 1.0), 16000, "aac")
+    for name in ("clip", "clip.wav"):
+        assert torch.equal(read_audio(path.rename(tmp_path / name), 16000), read_audio(tmp_path / name, 16000))
+        path = tmp_path / name
+    soundfile.write(tmp_path / "wav.m4a", tone(16000, 1.0), 16000, format="WAV", subtype="FLOAT")
+    assert np.allclose(read_audio(tmp_path / "wav.m4a", 16000), tone(16000, 1.0), atol=1e-6)
+
+
+def test_a_playlist_opens_no_other_file(tmp_path):
+    """FFmpeg would follow what it names, wherever that is."""
+    pytest.importorskip("av")
+    encode(tmp_path / "secret.aac", tone(16000, 1.0), 16000, "aac", "adts")
+    lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:1", "#EXTINF:1,", str(tmp_path / "secret.aac"), "#EXT-X-ENDLIST", ""]
+    (tmp_path / "list.m4a").write_text("\n".join(lines))
+    with pytest.raises(HearMwmaeError, match="not an audio file"):
+        read_audio(tmp_path / "list.m4a", 16000)
+
+
+WITHOUT_AV = """
+import sys; sys.modules["av"] = None
+from hear_mwmae.audio import read_audio, search_audio
+found = search_audio([sys.argv[1]])
+print(found.files, found.passed_over_line(), sep="\\n")
+try:
+    read_audio(sys.argv[1] + "/clip.m4a", 16000)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_without_pyav_its_files_are_counted_and_the_extra_is_named(tmp_path):
+    for name in ("clip.m4a", "deep/b.M4A", "deep/c.webm", "deep/d.dsf", "deep/notes.txt", "deep/e.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"?" * 100)
+    command = [sys.executable, "-c", WITHOUT_AV, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    files, passed_over, error = done.stdout.splitlines()
+    assert files == f"[{tmp_path / 'deep' / 'e.wav'!r}]"
+    assert passed_over.startswith("1 .dsf, 2 .m4a, 1 .webm") and "'.[av]'" in passed_over
+    assert "clip.m4a: reading .m4a needs PyAV" in error and "'.[av]'" in error
+
+
+# Finding
+
+
+def test_find_audio_sorts_and_skips_other_files(tmp_path):
+    for name in ("b.wav", "a.FLAC", "notes.txt", "deep/c.mp3"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.name for path in find_audio([tmp_path])] == ["a.FLAC", "b.wav", "c.mp3"]
+    assert find_audio([tmp_path / "notes.txt"]) == [tmp_path / "notes.txt"]  # asked for by name
+
+
+def test_find_audio_follows_links(tmp_path):
+    """Each folder once, also where links go round in a circle; links to nothing are for the reader to report."""
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.wav").touch()
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "there")
+    (tmp_path / "there" / "back").symlink_to(tmp_path / "here")
+    (tmp_path / "here" / "gone.wav").symlink_to(tmp_path / "nowhere")
+    assert [str(path.relative_to(tmp_path)) for path in find_audio([tmp_path / "here"])] == [
+        "here/a.wav",
+        "here/gone.wav",
+        "here/link/a.wav",
+    ]
+
+
+def test_paths_that_fail_do_not_keep_the_others_from_being_found(tmp_path, monkeypatch):
+    for name in ("good/a.wav", "good/locked/b.wav", "good/z.wav", "empty/notes.txt", "video/film.dsf"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "link.wav").symlink_to(tmp_path / "nowhere")
+    listing = os.scandir
+
+    def refused(path: str) -> object:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listing(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    paths = [tmp_path / name for name in ("mistyped", "good", "empty", "link.wav", "video", "a" * 300)]
+    found = search_audio(paths)
+    assert found.files == [tmp_path / "good" / "a.wav", tmp_path / "good" / "z.wav"]
+    failures = [(path.name, reason) for path, reason in found.failures]
+    assert failures[0] == ("mistyped", "no such file or folder")
+    assert failures[1] == ("locked", "folder cannot be read: permission denied")
+    assert failures[2][0] == "empty" and "holds no audio files" in failures[2][1]
+    assert failures[3] == ("link.wav", "no such file or folder")
+    assert failures[4][0] == "video" and "not read: 1 .dsf" in failures[4][1]
+    assert failures[5] == ("a" * 300, "file name too long") and len(failures) == 6
+    for path, (_, reason) in zip(paths, failures, strict=True):
+        with pytest.raises(HearMwmaeError) as caught:
+            find_audio([path])
+        assert reason in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+@pytest.mark.parametrize("suffix", [".wav", ".m4a"])
+def test_names_that_are_no_utf_8(tmp_path, suffix):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9" + suffix.encode()))
+    if suffix == ".wav":
+        soundfile.write(tmp_path / "clip.wav", tone(16000, 1.0), 16000)
+    else:
+        pytest.importorskip("av")
+        encode(tmp_path / "clip.m4a", tone(16000, 1.0), 16000, "aac")
+    expected = read_audio(tmp_path / f"clip{suffix}", 16000)
+    (tmp_path / f"clip{suffix}").rename(path)
+    assert find_audio([tmp_path]) == [path]
+    assert torch.equal(read_audio(path, 16000), expected) and audio_seconds(path) == pytest.approx(1.0, abs=0.1)
+    path.write_bytes(b"nothing")
+    with pytest.raises(HearMwmaeError, match="not an audio file"):
+        read_audio(path, 16000)
+
+
+def test_the_endings_are_what_libsndfile_reads():
+    assert {".wav", ".flac", ".ogg", ".opus", ".mp3", ".rf64", ".w64", ".caf"} <= AUDIO_SUFFIXES
+    assert not {".mat", ".htk", ".raw", ".sd2", ".txt"} & AUDIO_SUFFIXES
