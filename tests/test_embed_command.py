@@ -315,6 +315,11 @@ def test_nothing_could_be_embedded(model, tmp_path):
 def test_names_that_are_no_characters(model, tmp_path):
     name = os.fsencode(tmp_path) + b'/\xff,"1".wav'
     Path(os.fsdecode(name)).write_bytes((AUDIO / "crow.wav").read_bytes())
+    bad = os.fsdecode(name.replace(b"\xff", b"\xfe"))
+    Path(bad).write_bytes(b"no audio")
+    assert run(bad, AUDIO / "crow.wav", "-o", tmp_path / "bad.npz", "--model", model).exit_code == 1
+    with open(tmp_path / "bad.npz.failures.csv", newline="", encoding="utf-8") as stream:
+        assert [row["path"] for row in csv.DictReader(stream)] == [f'{tmp_path}/\\xfe,"1".wav']
     for out in ("out.npz", "out.csv", "out.parquet"):
         assert run(os.fsdecode(name), "-o", tmp_path / out, "--model", model).exit_code == 0
         assert read(tmp_path / out)["path"].tolist() == [f'{tmp_path}/\\xff,"1".wav']

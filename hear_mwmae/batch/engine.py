@@ -83,7 +83,7 @@ class _Waiting:
                 raise HearMwmaeError(problem)
             self.model.check_audio(waveform[None])
         except HearMwmaeError as error:
-            self.group.failures.append((printable(name), str(error)))
+            self.group.failures.append((printable(name), printable(str(error))))
             return
         frames = len(waveform) // self.model.config.frontend.hop_length + 1
         chunks = -(-frames // self.model.config.input_frames)
@@ -125,6 +125,6 @@ def _embed_long(model: Embedder, item: Item, timestamps: bool, sink: Sink, progr
             sink.append(model.scene_embedding_of_blocks(blocks, progress)[None].cpu().numpy(), None)
     except HearMwmaeError as error:
         sink.rollback()
-        sink.commit(Group(failures=[(name, str(error).removeprefix(f"{item.url}: "))]))
+        sink.commit(Group(failures=[(name, printable(str(error).removeprefix(f"{item.url}: ")))]))
     else:
         sink.commit(Group([(name, rows)]))

@@ -165,7 +165,7 @@ def _finish(output: Output, rows: Rows, inputs: Inputs) -> Outcome:
     if missing := [part for part in rows.parts if not part.is_finished()]:
         raise HearMwmaeError(f"{missing[0].log_file} is not there: do all processes write to the same folder?")
     clips = sum(1 for _ in rows.clips())
-    failures = [(printable(name), reason) for name, reason in inputs.failures] + list(rows.failures())
+    failures = [(printable(name), printable(reason)) for name, reason in inputs.failures] + list(rows.failures())
     if failures:
         write_failures(output.failures, failures)
     else:

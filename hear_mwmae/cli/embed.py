@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from ..commands import Command
 from ..errors import HearMwmaeError
 from ..extras import needs
 from ..files import printable
@@ -19,7 +20,7 @@ MODEL_HELP = (
 )
 
 
-@click.command(short_help="Audio files to a table of embeddings.")
+@click.command(cls=Command, short_help="Audio files to a table of embeddings.")
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("-o", "--output", metavar="OUT", help="Table (.npz, .npy, .csv, .parquet) or folder of Parquet files to write.")
 @click.option("--timestamps", is_flag=True, help="An embedding for every 40 ms instead of one per clip.")
@@ -89,7 +90,7 @@ def embed(
             return
         failures = outcome.failures
     for name, reason in failures:
-        click.echo(f"not embedded: {printable(name)}: {reason}", err=True)
+        click.echo(printable(f"not embedded: {name}: {reason}"), err=True)
     if target:
         if not outcome.clips:
             raise HearMwmaeError(f"nothing to write to {target.path}: nothing could be embedded")
@@ -102,6 +103,7 @@ def _output_path(output: str) -> Path:
     from ..batch.tables import TABLE_SUFFIXES
 
     path = Path(output)
+    path = path if path.name else path.resolve()  # "."
     is_folder = path.is_dir() or not path.suffix
     if not is_folder and path.suffix not in TABLE_SUFFIXES:
         raise HearMwmaeError(f"output must be a folder, or end in {', '.join(TABLE_SUFFIXES)}, got {output}")
