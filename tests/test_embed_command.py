@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import resource
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -121,7 +120,7 @@ def test_killed_twenty_times(model, clips, whole, tmp_path, name):
 def test_ctrl_c_says_how_to_go_on(model, clips, whole, tmp_path, monkeypatch):
     interrupted.small(monkeypatch.setattr)
     with monkeypatch.context() as patch:
-        interrupted.Events(40, signal.SIGINT).watch_all(patch.setattr)
+        interrupted.Events(40, ctrl_c=True).watch_all(patch.setattr)
         result = run(clips, "-o", tmp_path / "out.npz", "--model", model)
     assert result.exit_code == 130 and not (tmp_path / "out.npz").exists()
     assert "interrupted: what was embedded is kept" in result.stderr and len(result.stderr.splitlines()) == 1
@@ -155,7 +154,7 @@ def test_two_processes_go_on_with_what_one_has_begun(model, clips, whole, tmp_pa
         interrupted.small(patch.setattr)
         patch.setattr(interrupted.plan, "FEWEST_FILES", 64)
         patch.setattr(interrupted.plan, "MOST_FILES", 64)
-        interrupted.Events(20, signal.SIGINT).watch_all(patch.setattr)
+        interrupted.Events(20, ctrl_c=True).watch_all(patch.setattr)
         assert run(clips, "-o", out, "--model", model).exit_code == 130
     begun = {file.name for file in (out / ".embed").glob("*.jsonl")}
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "hear_mwmae.cli", "embed"]
@@ -262,7 +261,7 @@ def test_shards_here_and_on_a_server(model, tmp_path, shard, monkeypatch):
         for source in (str(path), f"{server.url}/{path.name}"):
             out = tmp_path / f"{len(source)}.npz"
             with monkeypatch.context() as patch:
-                interrupted.Events(12, signal.SIGINT).watch_all(patch.setattr)
+                interrupted.Events(12, ctrl_c=True).watch_all(patch.setattr)
                 assert run(source, "-o", out, "--model", model).exit_code == 130
             assert len((tmp_path / f"{out.name}.parts" / "part-00000.jsonl").read_text().splitlines()) in (1, 2)
             result = run(source, "-o", out, "--model", model)
@@ -386,7 +385,7 @@ def test_a_damaged_log_is_refused(model, clips, tmp_path, monkeypatch):
     """Rows that the log counts, and that are not there, are not made up."""
     interrupted.small(monkeypatch.setattr)
     with monkeypatch.context() as patch:
-        interrupted.Events(30, signal.SIGINT).watch_all(patch.setattr)
+        interrupted.Events(30, ctrl_c=True).watch_all(patch.setattr)
         run(clips, "-o", tmp_path / "out.npz", "--model", model)
     rows = tmp_path / "out.npz.parts" / "part-00000.rows"
     os.truncate(rows, 8)
