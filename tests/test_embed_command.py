@@ -302,6 +302,8 @@ def test_manifests_folders_and_files_together(model, tmp_path):
         assert reason in failures.pop(name)
         assert sum(name in line for line in result.stderr.splitlines()) == 1
     assert not failures and "1 .tak" in result.stderr and "4 of 9 clips" in result.stdout
+    packed = CliRunner().invoke(main, ["pack", "--jobs", "1", str(tmp_path / "folder"), str(tmp_path / "pack")])
+    assert packed.exit_code == 0 and "not read: 1 .tak" in packed.stderr  # the same reader
 
 
 def test_nothing_could_be_embedded(model, tmp_path):
