@@ -29,7 +29,7 @@ FAST := audio checkpoint cli hear_api hub linear model official package parity p
 matrix:
 	for python in $(PYTHONS); do \
 		venv=$(VENV)-$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
-		$$python -m venv $$venv && $$venv/bin/pip install --quiet '.[parquet,dev]' && \
+		$$python -m venv $$venv && $$venv/bin/pip install --quiet --editable '.[parquet,dev]' && \
 		$$venv/bin/python -m pytest $(FAST:%=tests/test_%.py) || exit 1; \
 	done
 
@@ -42,9 +42,11 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	touch $@
 
 # heareval and hearvalidator pin numpy 1.19 and Python 3.8, but run unmodified on what the `eval` extra installs. Of xares, the
-# tests use the check of an encoder, which needs none of the gigabytes that its tasks do.
+# tests use the check of an encoder, which needs none of the gigabytes that its tasks do. mteb comes whole:
+# it cannot be imported without what it depends on.
 $(VENV)/.tested-with: $(VENV)/.installed
-	$(PIP) --editable '.[parquet,train,eval,dev]'
+	$(PIP) --editable '.[parquet,onnx,train,eval,dev]'
 	$(PIP) --no-deps --ignore-requires-python heareval==2021.1.3 hearvalidator==2021.0.6
 	$(PIP) --no-deps xares==0.1.3
+	$(PIP) 'mteb==2.26.24; python_version >= "3.11"'
 	touch $@

@@ -88,13 +88,18 @@ class MultiWindowAttention(nn.Module):
                 chosen = _take(chosen, group.order)
             # (3, B, tiles, heads of this group, tile, head width)
             q, k, v = chosen.unflatten(1, (-1, group.tile)).permute(3, 0, 1, 4, 2, 5)
-            if group.order is None:  # all tiles take the same bias: one batch dimension, as the fused kernels want it
-                q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+            # Four dimensions, as the fused kernels want them. Tiles are clips where all take the same bias, else they are heads.
+            first = 0 if group.order is None else 1
+            q, k, v = (part.flatten(first, first + 1) for part in (q, k, v))
             bias = self.bias(group, q.dtype)
+            if bias is not None and group.order is not None:
+                bias = bias.flatten(0, 1)
             if bias is not None and bias.requires_grad and x.device.type == "cpu":
                 y = BiasedAttention.apply(q, k, v, bias)
             else:
                 y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+            if group.order is not None:
+                y = y.unflatten(1, (-1, len(group.head_list)))
             y = y.transpose(-3, -2).reshape(batch, length, -1, width // heads)
             outputs.append(y if group.order is None else _put_back(y, group.order))
         y = torch.cat(outputs, dim=2)

@@ -41,11 +41,8 @@ ENCODER_SIZES = {
 #: (time frames, mel bands): the paper's default first, then those of its ablation.
 PATCH_SIZES = ((4, 16), (8, 16), (8, 8), (4, 8), (5, 5))
 DECODER_WIDTH, DECODER_DEPTH, DECODER_HEADS = 384, 4, 8
-#: Statistics over time that a pooling joins by "+". The paper's pooling is the mean alone.
-STATISTICS = ("mean", "std", "max")
-#: Upper bounds of whole numbers in a configuration, by field. Research stays far below
-#: them, and nothing within them takes more than a few hundred MB of front-end or tables: a damaged configuration, or one from
-#: anywhere, must not ask for terabytes.
+#: Upper bounds of whole numbers in a configuration, by field. Research stays far below them, and within them a front-end takes
+#: a few hundred MB: a configuration that is damaged, or from anywhere, must not ask for terabytes.
 LIMITS = {
     "sample_rate": 1_000_000,
     "n_fft": 65_536,
@@ -61,6 +58,8 @@ LIMITS = {
 }
 #: Hidden units of a block, patches of an input, weights of a model (40 GB in float32).
 LARGEST_HIDDEN, MOST_TOKENS, MOST_PARAMETERS = 131_072, 65_536, 10_000_000_000
+#: Statistics over time that a pooling joins by "+". The paper's pooling is the mean alone.
+STATISTICS = ("mean", "std", "max")
 
 
 def derive_window_sizes(num_tokens: int) -> tuple[int, ...]:

@@ -93,7 +93,7 @@ class Encoder(nn.Module):
     def time_steps(self, tokens: Tensor) -> Tensor:
         """(B, tokens, width), a CLS token first where the model has one -> (B, time steps, bands * width), without it."""
         tokens = tokens[:, int(self.config.encoder.cls_token) :]
-        return tokens.reshape(len(tokens), self.config.grid_size[0], -1)
+        return tokens.reshape(tokens.shape[0], self.config.grid_size[0], -1)
 
     def _embed(self, spectrogram: Tensor) -> Tensor:
         expected = (self.config.input_frames, self.config.frontend.n_mels)
@@ -110,7 +110,7 @@ class Encoder(nn.Module):
         if not self.config.encoder.cls_token:
             return tokens
         cls = self.cls_token + self.pos_embed[:, :1]
-        return torch.cat([cls.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
+        return torch.cat([cls.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
 
     def _transform(self, tokens: Tensor) -> Tensor:
         tokens = self._begin(tokens)

@@ -135,6 +135,7 @@ def reflect_pad(x: Tensor, before: int, after: int) -> Tensor:
 
 def reflect_index(length: int, start: int, stop: int, device: torch.device | None = None) -> Tensor:
     """Indices start..stop-1 bounced back and forth between 0 and length-1: reflection of any depth, (stop - start,) int64."""
-    period = max(2 * (length - 1), 1)
-    folded = torch.arange(start, stop, device=device) % period
-    return torch.minimum(folded, period - folded) if length > 1 else torch.zeros_like(folded)
+    period = torch.sym_max(2 * (length - 1), 1)  # a length may be a symbol, when the model is exported
+    index = torch.arange(start, stop, device=device)
+    folded = index % index.new_full((), period)
+    return torch.minimum(folded, period - folded)

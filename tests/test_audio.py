@@ -12,7 +12,6 @@ import pytest
 import scipy.signal
 import soundfile
 import torch
-import torchaudio
 from audio_files import damaged, encode, tone
 from reference import AUDIO
 
@@ -75,6 +74,10 @@ def test_how_much_is_decoded_at_a_time_changes_nothing(monkeypatch):
 @pytest.mark.parametrize("rate", [8000, 11127, 22050, 44100, 44101, 48000, 96000, 192007])
 def test_tones_are_those_of_two_other_resamplers(rate):
     """Band-limited ones, away from the ends, where every resampler thinks differently of what lies outside."""
+    try:
+        from torchaudio.functional import resample as torchaudios
+    except (ImportError, OSError, RuntimeError):  # built for another torch
+        torchaudios = None
     for frequency in (100, 1000, 0.3 * min(rate, 16000)):
         audio = tone(rate, 1.0, frequency)
         ours = resample(torch.from_numpy(audio), rate, 16000).double().numpy()
@@ -84,8 +87,9 @@ def test_tones_are_those_of_two_other_resamplers(rate):
             step = np.gcd(rate, 16000)
             other = scipy.signal.resample_poly(audio, 16000 // step, rate // step)
             assert np.abs(ours[inner] - other[inner]).max() < 2e-3
-            other = torchaudio.functional.resample(torch.from_numpy(audio), rate, 16000, lowpass_filter_width=64).numpy()
-            assert np.abs(ours[inner] - other[inner]).max() < 5e-3
+            if torchaudios:
+                other = torchaudios(torch.from_numpy(audio), rate, 16000, lowpass_filter_width=64).numpy()
+                assert np.abs(ours[inner] - other[inner]).max() < 5e-3
 
 
 def test_what_lies_above_half_the_new_rate_is_gone():

@@ -29,6 +29,7 @@ from hear_mwmae.audio import read_audio
 from hear_mwmae.checkpoint import read_config, read_model
 from hear_mwmae.cli import main
 from hear_mwmae.commands import Command
+from hear_mwmae.config import ModelConfig
 from hear_mwmae.errors import did_you_mean
 from hear_mwmae.files import printable, read_json, replacing, why_unreadable
 from hear_mwmae.training import watch
@@ -60,7 +61,7 @@ def as_nobody() -> Iterator[Path]:
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
     """A shape error of NumPy is a ValueError, as a bad model's name is."""
-    monkeypatch.setattr("hear_mwmae.cli.read_model", lambda name: np.zeros(2) + np.zeros(3))
+    monkeypatch.setattr(ModelConfig, "from_dict", lambda values: np.zeros(2) + np.zeros(3))
     result = run("info")
     assert type(result.exception) is ValueError and "could not be broadcast" in str(result.exception)
     assert "Error:" not in result.stderr

@@ -19,6 +19,7 @@ from tiny_run import write_recipe
 
 from hear_mwmae.cli import main
 from hear_mwmae.data import sources
+from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.training.data import CropBatches, read_batches
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.recipe import Recipe
@@ -44,7 +45,7 @@ def test_a_pack_on_a_server(data, tmp_path, monkeypatch):
         server.failures, server.silent = 0, True
         monkeypatch.setattr(sources, "SILENT_SECONDS", 0.2)
         began = time.monotonic()
-        with pytest.raises(OSError, match="cannot be read after 4 attempts"):
+        with pytest.raises(HearMwmaeError, match="cannot be read after 4 attempts"):
             Pack(server.url)
         assert time.monotonic() - began < 30
         server.silent, server.ranges = False, False
@@ -85,7 +86,7 @@ def test_a_worker_that_is_killed(data, tmp_path):
     next(ahead)
     for worker in multiprocessing.active_children():
         worker.kill()
-    with pytest.raises(OSError, match="process that reads audio has ended"):
+    with pytest.raises(HearMwmaeError, match="process that reads audio has ended"):
         for _ in ahead:
             pass
 

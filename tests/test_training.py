@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from tiny_run import log, losses, tiny_recipe, write_recipe
 
 import hear_mwmae
+from hear_mwmae.checkpoint import read_model
 from hear_mwmae.cli import main
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.training import loop
@@ -215,7 +216,7 @@ def test_start_from(data, tmp_path):
 @pytest.mark.parametrize("source", ["", "mwmae-tiny"])
 def test_start_from_nothing_is_the_embedded_model(source, tmp_path):
     """As everywhere that a model is named; random weights are asked for by that word."""
-    recipe = tiny_recipe(tmp_path, model={}, start_from=source)
+    recipe = tiny_recipe(tmp_path, model=read_model("")[0].to_dict(), start_from=source)
     fabric = make_fabric(recipe, "cpu")
     expected = MaskedAutoencoder.from_pretrained(source).state_dict()
     begun = _begin(fabric, recipe, tmp_path)["model"].state_dict()

@@ -10,6 +10,7 @@ import click
 from .._version import __version__
 from ..commands import Group
 from .embed import embed
+from .export import export
 from .models import convert, info, push
 from .training import pack, pretrain
 
@@ -27,5 +28,5 @@ def main() -> None:
     """
 
 
-for command in (embed, info, convert, push, pack, pretrain):
+for command in (embed, info, convert, export, push, pack, pretrain):
     main.add_command(command)

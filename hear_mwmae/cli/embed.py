@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from ..commands import Command
 from ..errors import HearMwmaeError
 from ..extras import needs
 from ..files import printable
@@ -19,7 +20,7 @@ MODEL_HELP = (
 )
 
 
-@click.command(short_help="Audio files to a table of embeddings.")
+@click.command(cls=Command, short_help="Audio files to a table of embeddings.")
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("-o", "--output", metavar="OUT", help="Table (.npz, .npy, .csv, .parquet) or folder of Parquet files to write.")
 @click.option("--timestamps", is_flag=True, help="An embedding for every 40 ms instead of one per clip.")

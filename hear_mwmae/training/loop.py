@@ -108,9 +108,9 @@ def _begin(fabric: Fabric, recipe: Recipe, run_dir: Path) -> dict:
 
 
 def start_from(model: MaskedAutoencoder, source: str) -> None:
-    """Give ``model`` the weights of ``source``, whose configuration may differ in how it was masked and compared only."""
+    """Give ``model`` the weights of ``source``, whose configuration may differ in masking, comparison and pooling only."""
     config, state = read_model(source)
-    objective = {"mask_ratio": model.config.mask_ratio, "norm_pix_loss": model.config.norm_pix_loss}
+    objective = {name: getattr(model.config, name) for name in ("mask_ratio", "norm_pix_loss", "pooling")}
     if dataclasses.replace(config, **objective) != model.config:
         raise HearMwmaeError(f"start_from: {source or DEFAULT_MODEL} is of another architecture than the recipe's model")
     load_strictly(model, state, source or DEFAULT_MODEL)

@@ -1,0 +1,80 @@
+"""An encoder for mteb (`pip install 'mteb[audio]'`), whose audio tasks are MAEB, the Massive Audio Embedding Benchmark:
+
+    import mteb
+    from eval.mteb_encoder import model_meta
+
+    mteb.evaluate(model_meta(), mteb.get_benchmark("MAEB(v1, audio-only)"))
+
+Clips keep their lengths: nothing is padded or cut.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from mteb.models import ModelMeta
+from mteb.models.abs_encoder import AbsEncoder
+from mteb.models.modality_collators import AudioCollator
+
+import hear_mwmae
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+
+class MwMaeEncoder(AbsEncoder):
+    """Scene embeddings, (clips, ``scene_embedding_size``) float32, as mteb asks an encoder for them.
+
+    Args:
+        source: what `hear_mwmae.load_model` loads.
+        pooling: the model's own when None.
+    """
+
+    def __init__(
+        self,
+        model_name: str = "",
+        revision: str | None = None,
+        device: str | None = None,
+        source: str = "",
+        pooling: str | None = None,
+        **_: object,
+    ) -> None:
+        self.model = hear_mwmae.load_model(source, device=device, pooling=pooling)
+        self.mteb_model_meta = model_meta(source, pooling)
+
+    def encode(self, inputs: DataLoader, **_: object) -> np.ndarray:
+        """Embeds the column "audio" of every batch; mteb's arguments on tasks and prompts say nothing to this model."""
+        if "audio" not in inputs.dataset.features:
+            raise hear_mwmae.HearMwmaeError(f"mteb gave no audio, but {', '.join(inputs.dataset.features)}")
+        inputs.collate_fn = AudioCollator(target_sampling_rate=self.model.sample_rate)
+        batches = ([np.asarray(clip["array"]).reshape(-1) for clip in batch["audio"]] for batch in inputs)
+        return np.concatenate([self.model.embed(clips).cpu().numpy() for clips in batches])
+
+
+def model_meta(source: str = "", pooling: str | None = None) -> ModelMeta:
+    """What mteb keeps about the model, and loads it by."""
+    model = hear_mwmae.load_model(source, pooling=pooling)
+    parameters = sum(weight.numel() for weight in model.encoder.parameters())
+    return ModelMeta(
+        loader=MwMaeEncoder,
+        loader_kwargs={"source": source, "pooling": pooling},
+        name=f"hear-mwmae/{Path(source).name or 'embedded'}-{model.config.pooling}",
+        revision=hear_mwmae.__version__,
+        release_date=None,
+        languages=None,
+        n_parameters=parameters,
+        memory_usage_mb=round(4 * parameters / 2**20, 1),
+        max_tokens=None,
+        embed_dim=model.scene_embedding_size,
+        license=None,
+        open_weights=True,
+        public_training_code=None,
+        public_training_data=None,
+        framework=["PyTorch"],
+        similarity_fn_name="cosine",
+        use_instructions=False,
+        training_datasets=None,
+        modalities=["audio"],
+    )

@@ -1,0 +1,49 @@
+"""`hear-mwmae export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..errors import HearMwmaeError
+
+#: Above this, an exported file is not the model.
+TOLERANCE = 1e-4
+
+
+@click.command(short_help="A whole model as one file, .onnx or .pt2.")
+@click.argument("model", default="")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write, .onnx or .pt2."
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the encoder; bfloat16 only as .pt2.",
+)
+@click.option("--pooling", help="Of scene embeddings over time, such as mean+std+max. The model's own when not given.")
+def export(model: str, output: Path, dtype: str, pooling: str | None) -> None:
+    """Export MODEL, waveform to scene and timestamp embeddings, as one file for other runtimes.
+
+    .onnx is for onnxruntime and whatever else reads ONNX, .pt2 for torch.export.load. Either takes float32 audio of any number of
+    clips and any length, (clips, samples) at 16 kHz, and gives scene_embeddings, timestamp_embeddings and timestamps. Without
+    MODEL: the one embedded in the package. The file is then compared with the model.
+    """
+    from ..checkpoint import load_embedder
+    from ..export import export as export_model
+    from ..export import largest_difference
+
+    embedder = load_embedder(model, dtype=dtype, pooling=pooling)
+    export_model(embedder, output)
+    size = f"{output}: {output.stat().st_size / 1e6:.1f} MB"
+    try:
+        difference = largest_difference(embedder, output)
+    except ModuleNotFoundError as error:
+        click.echo(f"{size}; not compared with the model, which needs {error.name}")
+        return
+    if dtype == "float32" and not difference <= TOLERANCE:
+        raise HearMwmaeError(f"{size}, but it differs from the model by {difference:.1e}, more than {TOLERANCE:.0e}")
+    click.echo(f"{size}; differs from the model by at most {difference:.1e}")

@@ -1,0 +1,221 @@
+"""The whole model, waveform to embeddings, as a file for other runtimes: ONNX, or a program of torch.export."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ._version import __version__
+from .config import parse_pooling
+from .embedder import Embedder
+from .errors import HearMwmaeError
+from .extras import needs
+from .files import check_writable, replacing
+from .frontend import SILENCE_STD, reflect_index
+
+SUFFIXES = (".onnx", ".pt2")
+INPUT, OUTPUTS = "audio", ("scene_embeddings", "timestamp_embeddings", "timestamps")
+#: A protocol buffer, which an .onnx file is, ends at 2 GiB; the graph takes a few of them.
+ONNX_BYTES = (1 << 31) - (16 << 20)
+#: (clips, samples) on which a file is compared with the model: below one hop, below one chunk, one sample above it, and many.
+CHECKED = ((1, 1), (2, 159), (3, 641), (1, 16000), (2, 32001), (1, 200000))
+
+
+class ExportableEmbedder(nn.Module):
+    """An `Embedder` as one graph: no checks of the input, no loop over pieces, no branch on values or lengths.
+
+    (clips, samples) float32 at the model's rate -> scene embeddings (clips, S), timestamp embeddings (clips, T, D) and timestamps
+    (clips, T) in milliseconds, all float32: those of the `Embedder`, whose encoder it shares. NaN or infinity in a clip makes its
+    embeddings NaN. All chunks go through the encoder at once, so memory grows with the length.
+
+    The spectrum is a product with a table of sines in float64. It is exact where torch's transform, in float32, rounds: nearly
+    empty bands, whose logarithm shows the rounding.
+    """
+
+    def __init__(self, model: Embedder) -> None:
+        super().__init__()
+        self.config = model.config
+        self.timestamps = model.timestamps
+        self.pooling = parse_pooling(model.config.pooling)
+        self.encoder = model.encoder
+        frontend = self.config.frontend
+        n_fft, win_length = frontend.n_fft, frontend.win_length
+        window = torch.zeros(n_fft, dtype=torch.float64)
+        window[(n_fft - win_length) // 2 :][:win_length] = model.frontend.window.double()
+        turns = torch.arange(n_fft)[:, None] * torch.arange(n_fft // 2 + 1) % n_fft  # whole ones left out: angles stay small
+        angles = turns.double() * (2 * torch.pi / n_fft)
+        self.register_buffer("dft", torch.cat([angles.cos(), angles.sin()], dim=1) * window[:, None])
+        self.register_buffer("filterbank", model.frontend.filterbank.double())
+        self.eval()
+
+    def forward(self, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # Sizes may be symbols here. Indices of a range stand where slices would do: a slice asks whether its end lies inside.
+        config = self.config
+        clips = audio.shape[0]
+        spectrogram = self._spectrogram(audio)
+        frames, size = spectrogram.shape[1], config.input_frames
+        chunks = (frames + size - 1) // size
+        spectrogram = spectrogram[:, reflect_index(frames, 0, chunks * size, audio.device)]
+        features = self.encoder.forward_features(spectrogram.reshape(clips * chunks, size, -1)).float()
+        steps = (frames + config.patch_size[0] - 1) // config.patch_size[0]
+        features = features.reshape(clips, chunks * config.grid_size[0], -1)[:, torch.arange(steps, device=audio.device)]
+        timestamps = self._timestamps(audio, steps)
+        cut = features[:, torch.arange(timestamps.shape[0], device=audio.device)]
+        return self._scene(features), cut, timestamps.expand(clips, -1)
+
+    def _spectrogram(self, audio: Tensor) -> Tensor:
+        """What the front-end makes: (clips, samples) -> (clips, frames, n_mels) float32, normalised per clip."""
+        config = self.config.frontend
+        samples, half = audio.shape[1], config.n_fft // 2
+        frames = samples // config.hop_length + 1
+        padded = audio[:, reflect_index(samples, -half, samples + half, audio.device)]
+        starts = torch.arange(frames, device=audio.device) * config.hop_length
+        pieces = padded[:, starts[:, None] + torch.arange(config.n_fft, device=audio.device)].double()
+        real, imaginary = (pieces @ self.dft).chunk(2, dim=2)
+        log_mel = torch.log((real.square() + imaginary.square()) @ self.filterbank + config.log_offset)
+        deviation = log_mel - log_mel.mean(dim=(1, 2), keepdim=True)
+        std = (deviation.square().sum(dim=(1, 2), keepdim=True) / (frames * config.n_mels - 1)).sqrt()
+        return torch.where(std <= SILENCE_STD, 0.0, deviation / (std + 1e-8)).float()
+
+    def _scene(self, features: Tensor) -> Tensor:
+        """(clips, time steps, D) -> (clips, S): the statistics over time, side by side."""
+        ways: dict[str, Callable[[], Tensor]] = {
+            "mean": lambda: features.mean(dim=1),
+            "std": lambda: features.std(dim=1, correction=0),
+            "max": lambda: features.amax(dim=1),
+        }
+        return torch.cat([ways[name]() for name in self.pooling], dim=1)
+
+    def _timestamps(self, audio: Tensor, steps: int) -> Tensor:
+        """(T,) milliseconds; none beyond the end of the audio, where they are centred."""
+        config, patch, samples = self.config.frontend, self.config.patch_size[0], audio.shape[1]
+        duration = torch.full((1,), samples, dtype=torch.float64, device=audio.device) * 1000.0 / float(config.sample_rate)
+        if self.timestamps == "official":
+            count = torch.full((1,), steps, dtype=torch.float64, device=audio.device)
+            return (torch.arange(steps, device=audio.device).double() * duration / count).float()
+        # Step i is centred at (i * patch + (patch - 1) / 2) * hop samples: this many are not above the length, and one at least.
+        count = torch.sym_max((2 * samples + (patch + 1) * config.hop_length) // (2 * patch * config.hop_length), 1)
+        hop = 1000.0 * config.hop_length / config.sample_rate
+        centres = torch.arange(count, device=audio.device).double() * (patch * hop) + (patch - 1) / 2 * hop
+        return torch.where(centres <= duration, centres, duration / 2).float()
+
+
+def export(model: Embedder, path: str | Path) -> None:
+    """Write the whole model to ``path``, atomically: ``.onnx`` for onnxruntime and others, ``.pt2`` for `torch.export.load`.
+
+    Either takes (clips, samples) float32 audio of any number and length, and gives what `ExportableEmbedder` does. The
+    configuration goes along: ``config`` among the metadata of the .onnx file, ``config.json`` among the extra files of the other.
+
+    Raises:
+        HearMwmaeError: another suffix; a package is missing; a model on another device than the CPU, in bfloat16 or above 2 GiB
+            for ONNX.
+    """
+    path = Path(path)
+    _check(model, path)
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise HearMwmaeError(f"cannot write {path}: {error.strerror}") from error
+    module = ExportableEmbedder(model)
+    example = torch.rand(3, 150000)
+    config = json.dumps(module.config.to_dict())
+    # 0 and 1 as sizes are not special: what torch.onnx.export itself sets, here for both kinds of file.
+    with torch.no_grad(), _quiet(), torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        module(example[:1, :1])  # makes the attention's plans, which tracing would keep as tensors without values
+        anything = torch.export.Dim.DYNAMIC
+        program = torch.export.export(module, (example,), dynamic_shapes={INPUT: (anything, anything)})
+        if path.suffix == ".pt2":
+            with replacing(path) as temporary, open(temporary, "wb") as stream:
+                torch.export.save(program, stream, extra_files={"config.json": config})
+            return
+        made = torch.onnx.export(
+            program, input_names=[INPUT], output_names=list(OUTPUTS), dynamo=True, external_data=False, verbose=False
+        )
+    made.model.metadata_props.update(config=config, producer=f"hear_mwmae {__version__}")
+    _name_sizes(made.model.graph)
+    with replacing(path) as temporary:
+        made.save(temporary, external_data=False)
+
+
+@torch.no_grad()
+def largest_difference(model: Embedder, path: str | Path) -> float:
+    """Between the scene and timestamp embeddings of the file at ``path`` and the model's own, over noise of `CHECKED` sizes.
+
+    ImportError where ``path`` is an .onnx file and onnxruntime is missing.
+    """
+    run, generator, largest = open_exported(path), torch.Generator().manual_seed(0), 0.0
+    for shape in CHECKED:
+        audio = torch.rand(shape, generator=generator) * 2 - 1
+        expected = model.scene_embeddings(audio), *model.timestamp_embeddings(audio)
+        for ours, theirs in zip(expected, run(audio), strict=True):
+            if ours.shape != theirs.shape:
+                return float("inf")
+            largest = max(largest, float((ours - theirs).abs().nan_to_num(float("inf")).max()))
+    return largest
+
+
+def open_exported(path: str | Path, threads: int = 0) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """A function (clips, samples) -> the three outputs, that runs an exported file; ``threads`` are onnxruntime's, 0 = all."""
+    if Path(path).suffix == ".pt2":
+        program = torch.export.load(Path(path)).module()
+
+        def run_program(audio: Tensor) -> tuple[Tensor, ...]:
+            with torch.no_grad():
+                return program(audio)
+
+        return run_program
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda audio: tuple(map(torch.from_numpy, session.run(None, {INPUT: np.asarray(audio)})))
+
+
+def _check(model: Embedder, path: Path) -> None:
+    if path.suffix not in SUFFIXES:
+        raise HearMwmaeError(f"an exported model must end in {' or '.join(SUFFIXES)}, got {path}")
+    weights = model.encoder.pos_embed
+    if weights.device.type != "cpu":
+        raise HearMwmaeError(f"a model is exported from the CPU, got one on {weights.device}: call model.cpu() first")
+    if path.suffix != ".onnx":
+        return
+    for package in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise needs("exporting to .onnx", package, "onnx")
+    if weights.dtype != torch.float32:
+        raise HearMwmaeError(f".onnx files are exported in float32, got a model in {weights.dtype}; .pt2 takes any precision")
+    size = sum(value.numel() * value.element_size() for value in model.encoder.parameters())
+    if size > ONNX_BYTES:
+        raise HearMwmaeError(f"{size / 1e9:.1f} GB of weights are more than an .onnx file holds, 2 GiB: export to .pt2")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's words on packages that nothing here uses, and on what it leaves as it is."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _name_sizes(graph: object) -> None:
+    """Sizes that vary get names for people, instead of the tracer's expressions."""
+    names = {INPUT: {0: "clips", 1: "samples"}, "timestamp_embeddings": {0: "clips", 1: "steps"}}
+    names |= {"scene_embeddings": {0: "clips"}, "timestamps": names["timestamp_embeddings"]}
+    for value in (*graph.inputs, *graph.outputs):
+        for axis, name in names[value.name].items():
+            value.shape[axis] = name

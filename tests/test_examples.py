@@ -1,0 +1,65 @@
+"""The examples are run as people run them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hear_tasks import make_task
+from reference import AUDIO
+from safetensors.torch import load_file
+
+from hear_mwmae import load_model
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(name: str, *args: object) -> str:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "examples" / name), *map(str, args)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory) -> Path:
+    """A HEAR task of high and low tones, and the same clips in a folder for each class."""
+    folder = tmp_path_factory.mktemp("examples")
+    task = make_task(folder / "tones", "multiclass", 0.3)
+    for file in sorted(task.glob("16000/*/*.wav")):
+        kind = "high" if int(file.stem.rsplit("-", 1)[1]) % 2 else "low"
+        (folder / "classes" / kind).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, folder / "classes" / kind / f"{kind}-{file.name}")
+    return folder
+
+
+def test_similarity_search(tones):
+    lines = run("similarity_search.py", AUDIO, "-k", 2).splitlines()
+    assert [line.split(":")[0] for line in lines] == sorted(path.name for path in AUDIO.iterdir())
+    for line in lines:
+        assert re.fullmatch(r"(\S+): (?!\1)\S+ -?[01]\.\d\d, (?!\1)\S+ -?[01]\.\d\d", line), line
+    sound = next((tones / "classes" / "high").iterdir())
+    (line,) = run("similarity_search.py", tones / "classes", sound, "-k", 6).splitlines()
+    assert line.startswith(f"{sound.name}: {sound.name} 1.00, ") and line.count("high-") == 7  # itself, and five alike
+
+
+def test_classifier(tones):
+    output = run("classifier.py", tones / "classes", AUDIO / "crow.wav", next((tones / "classes" / "low").iterdir()))
+    accuracy, crow, low = output.splitlines()
+    assert float(re.fullmatch(r"accuracy, cross-validated: (.+)%", accuracy)[1]) > 90
+    assert crow.split(": ")[1] in ("high", "low") and low.endswith(": low")
+
+
+def test_finetune(tones, tmp_path):
+    output = run("finetune.py", tones / "tones", "--epochs", 2, "-o", tmp_path / "tuned.safetensors").splitlines()
+    assert output[0].startswith("linear layer: ") and output[2].startswith("epoch 2: loss ") and len(output) == 3
+    assert float(output[2].split(", ")[1].rstrip("%")) > 90
+    tuned, before = load_file(tmp_path / "tuned.safetensors"), load_model().encoder.state_dict()
+    moved = [not value.equal(tuned[f"embedder.encoder.{name}"]) for name, value in before.items()]
+    assert all(moved)  # what has no gradient stays where it was
