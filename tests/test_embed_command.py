@@ -26,6 +26,7 @@ from hear_mwmae.audio import read_audio
 from hear_mwmae.batch import parts
 from hear_mwmae.checkpoint import save_model
 from hear_mwmae.cli import main
+from hear_mwmae.commands import Command
 from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig
 from hear_mwmae.mae import MaskedAutoencoder
 
@@ -371,6 +372,7 @@ def test_the_list_of_commands_is_not_cut_off():
     text = CliRunner().invoke(main, ["--help"], terminal_width=80).output
     assert "..." not in text.partition("Commands:")[2]
     assert all(f"\n  {name} " in text for name in main.commands)
+    assert all(isinstance(command, Command) for command in main.commands.values())  # with -h, --debug and errors in one line
 
 
 def test_embedding_files_imports_no_shards(model, tmp_path):
