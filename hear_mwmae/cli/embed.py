@@ -73,8 +73,7 @@ def embed(
     if first and found.passed_over:
         click.echo(f"not read: {found.passed_over}", err=True)
     if not found.items:
-        name, reason = found.failures[0]
-        raise HearMwmaeError(reason if name in reason else f"{name}: {reason}")
+        found.check()
     if device == "cuda" and "LOCAL_RANK" in os.environ:  # under torchrun, one for each process
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     embedder = load_embedder(model, device, pooling=pooling, dtype=dtype, max_batch=batch_size)
