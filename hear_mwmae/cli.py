@@ -13,6 +13,7 @@ import torch
 
 from . import hub
 from ._version import __version__
+from .analysis.commands import analyze, reconstruct
 from .audio import find_audio
 from .batch import OUTPUT_SUFFIXES, embed_files, write_table
 from .card import model_card
@@ -143,6 +144,10 @@ def convert(source: Path, destination: Path, encoder_heads: int | None) -> None:
     config, state = load_official(source, encoder_heads)
     save_model(destination, config, state)
     click.echo(f"{sum(value.numel() for value in state.values()):,} parameters -> {destination}")
+
+
+main.add_command(analyze)
+main.add_command(reconstruct)
 
 
 def _summary(file: str, embedding: np.ndarray) -> str:

@@ -4,8 +4,8 @@ For a query q with attention weights a(q, k) over the keys k that a head can see
 
 * distance: mean over q of sum_k a(q, k) d(q, k), with d the distance of the two patches. In pixels it is the "mean attention
   distance" of Dosovitskiy et al., "An Image is Worth 16x16 Words" (ICLR 2021), and of Raghu et al., "Do Vision Transformers See
-  Like Convolutional Neural Networks?" (NeurIPS 2021). A spectrogram has two axes of different units, so d is given three times: in
-  patches (Euclidean on the grid of time steps and bands), in milliseconds, and in mel bands.
+  Like Convolutional Neural Networks?" (NeurIPS 2021). A spectrogram has two axes of different units, so d is given three
+  times: in patches (Euclidean on the grid of time steps and bands), in milliseconds, and in mel bands.
 * entropy: mean over q of -sum_k a(q, k) ln a(q, k), in nats, as in Xie et al., "Revealing the Dark Secrets of Masked Image
   Modeling" (CVPR 2023); and divided by its largest value, the logarithm of the number of keys that q can see.
 

@@ -41,14 +41,16 @@ class BlockTrace:
 
 
 @torch.no_grad()
-def trace(model: MaskedAutoencoder, spectrograms: Tensor, noise: Tensor | None = None, batch_size: int = 8) -> Iterator[BlockTrace]:
+def trace(
+    model: MaskedAutoencoder, spectrograms: Tensor, noise: Tensor | None = None, batch_size: int = 8
+) -> Iterator[BlockTrace]:
     """Every block of encoder and decoder, batch by batch; only one batch's activations are kept at a time.
 
     Args:
         spectrograms: (clips, input_frames, n_mels) float32, normalised; moved to the model's device batch by batch.
-        noise: (clips, tokens) masks as in pretraining: the encoder sees the tokens of smallest noise in the order of their noise, the
-            decoder sees these and mask tokens. Without noise, nothing is masked: both see every token, in grid order, which the
-            encoder does when it embeds, and which the decoder never does in pretraining.
+        noise: (clips, tokens) masks as in pretraining: the encoder sees the tokens of smallest noise in the order of their
+            noise, the decoder sees these and mask tokens. Without noise, nothing is masked: both see every token, in grid order,
+            which the encoder does when it embeds, and which the decoder never does in pretraining.
         batch_size: clips at a time. A block's maps take batch_size * heads * sequence^2 * 4 bytes.
 
     Raises:
@@ -92,7 +94,10 @@ def _recording(model: MaskedAutoencoder) -> Iterator[dict[tuple[str, int], list]
         for part in ("encoder", "decoder"):
             for number, block in enumerate(getattr(model, part).blocks):
                 key, heads = (part, number), len(head_windows(block.attn))
-                for module, hook in ((block.attn, partial(keep_inputs, key)), (block.attn.proj, partial(keep_outputs, key, heads))):
+                for module, hook in (
+                    (block.attn, partial(keep_inputs, key)),
+                    (block.attn.proj, partial(keep_outputs, key, heads)),
+                ):
                     hooks.callback(module.register_forward_pre_hook(hook).remove)
         yield recorded
 

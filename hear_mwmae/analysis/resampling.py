@@ -50,8 +50,8 @@ def window_effect(similarity: dict[tuple[int, int], np.ndarray], windows: tuple[
     """Whether heads of equal windows are more similar across blocks than heads of unequal ones.
 
     The null hypothesis is that which head of a block has which window has nothing to do with similarity. So the windows are dealt
-    anew among the heads of every block but the first, and the p-value is the share of (1 + draws) deals, the true one included, whose
-    mean similarity of equal windows is as large as the true one.
+    anew among the heads of every block but the first, and the p-value is the share of (1 + draws) deals, the true one included,
+    whose mean similarity of equal windows is as large as the true one.
 
     Args:
         similarity: for every pair of blocks (a, b), a < b: (heads of a, heads of b).
@@ -62,7 +62,8 @@ def window_effect(similarity: dict[tuple[int, int], np.ndarray], windows: tuple[
     labels = np.broadcast_to(windows, (draws, blocks, len(windows)))
     labels = np.concatenate([labels[:, :1], rng.permuted(labels[:, 1:], axis=2)], axis=1)
     dealt = sum(
-        np.einsum("nij,ij->n", np.equal(labels[:, a, :, None], labels[:, b, None, :]), values) for (a, b), values in similarity.items()
+        np.einsum("nij,ij->n", np.equal(labels[:, a, :, None], labels[:, b, None, :]), values)
+        for (a, b), values in similarity.items()
     )
     values = np.stack(list(similarity.values()))
     same = np.broadcast_to(np.equal.outer(windows, windows), values.shape)

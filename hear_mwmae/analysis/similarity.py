@@ -13,8 +13,8 @@ The weights are those of the first argument, so the measure is not symmetric.
 Linear CKA is that of Kornblith et al., "Similarity of Neural Network Representations Revisited" (ICML 2019):
 ||Y'X||^2 / (||X'X|| ||Y'Y||) in Frobenius norms.
 
-All products are in float64. Each set of activations is decomposed once (X = U L with orthonormal columns in U); a pair of sets then costs
-one product U_x'U_y and the SVD of that small matrix.
+All products are in float64. Each set of activations is decomposed once (X = U L with orthonormal columns in U); a pair of sets
+then costs one product U_x'U_y and the SVD of that small matrix.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Matrices(NamedTuple):
 def decompose(activations: np.ndarray) -> Basis:
     """(samples, dimensions) floating-point activations, one row per sample.
 
-    Directions that are within the rounding of the activations' own precision are dropped: constant columns, copies, sums of others.
+    Directions within the rounding of the activations' own precision are dropped: constant columns, copies, sums of others.
 
     Raises:
         HearMwmaeError: not a matrix of finite floating-point numbers, or fewer samples than dimensions, where CCA finds perfect
@@ -131,7 +131,7 @@ def null_level(samples: int, dimensions: tuple[int, int], draws: int = 20, seed:
 
 
 class _Moments:
-    """Sets of activations whose samples count ``weights`` times: moments in the orthonormal bases, which stay well conditioned."""
+    """Sets of activations whose samples count ``weights`` times, by moments in the orthonormal bases: well conditioned."""
 
     def __init__(self, bases: Sequence[Basis], weights: np.ndarray | None) -> None:
         if len({len(basis.u) for basis in bases}) > 1:
@@ -174,5 +174,7 @@ class _Moments:
         weights_x, weights_y = np.abs(left.T @ x).sum(axis=1), np.abs(right @ y).sum(axis=1)
         cka = np.linalg.norm(x.T @ cross @ y) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
         return Pair(
-            float(weights_x @ correlations / weights_x.sum()), float(weights_y @ correlations / weights_y.sum()), float(min(cka, 1.0))
+            float(weights_x @ correlations / weights_x.sum()),
+            float(weights_y @ correlations / weights_y.sum()),
+            float(min(cka, 1.0)),
         )

@@ -1,0 +1,290 @@
+"""Models and clips -> tables, figures and a summary: what `hear-mwmae analyze` runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import ModelConfig
+from ..errors import HearMwmaeError
+from ..files import write_text
+from ..mae import MaskedAutoencoder
+from ..patches import patchify
+from .attention_stats import MEASURES
+from .clips import read_crops
+from .maps import trace
+from .measure import COMPARED, DECODING, EMBEDDING, VIEWS, Measured, View, measure
+from .resampling import Estimate, bootstrap_counts, spread
+
+#: What is compared between models.
+SPREAD_MEASURES = ("distance", "entropy_normalised")
+#: Heads in a picture of attention maps.
+PICTURED = 8
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the results depend on beside models and clips."""
+
+    tokens: int = 10_000  #: samples of the similarities
+    draws: int = 500  #: of the bootstraps
+    seed: int = 0  #: of crops, masks, sampled tokens, bootstraps and untrained models
+    batch_size: int = 8
+    untrained: bool = True  #: measure an untrained model of every configuration, too
+    device: str = "cpu"
+
+
+def analyze(
+    sources: dict[str, str], files: Sequence[Path], out: Path, settings: Settings, progress: bool = False
+) -> list[Measured]:
+    """Measure models over one crop of every file, and write everything to the folder ``out``.
+
+    Args:
+        sources: name -> what `hear_mwmae.load_model` takes.
+
+    Raises:
+        HearMwmaeError: a model or a file cannot be read, or there are fewer clips than a bootstrap or samples than CCA needs.
+    """
+    from . import figures  # only here: measuring needs no matplotlib
+
+    if len(files) < 2:
+        raise HearMwmaeError(f"intervals over clips need 2 clips or more, got {len(files)}")
+    out.mkdir(parents=True, exist_ok=True)
+    counts = bootstrap_counts(len(files), settings.draws, settings.seed)
+    measured = []
+    for name, trained, model in _models(sources, settings):
+        clips = read_crops(files, model.config, settings.seed)
+        noise = masks(len(clips), model.config, settings.seed)
+        found = measure(
+            model.to(settings.device),
+            name,
+            trained,
+            clips,
+            noise,
+            settings.tokens,
+            counts,
+            settings.seed,
+            settings.batch_size,
+            progress,
+        )
+        measured.append(found)
+        for view in COMPARED:
+            figures.save(figures.similarity_matrix(found, view), out, f"similarity-{view.part}-{_file_name(name)}")
+            figures.save(
+                _attention_picture(model, found, view, clips[:1], noise[:1]), out, f"attention-{view.part}-{_file_name(name)}"
+            )
+    for view in VIEWS:
+        figures.save(
+            figures.heads_over_blocks(measured, view), out, f"heads-{view.part}-{'masked' if view.masked else 'unmasked'}"
+        )
+    if windowed := [model for model in measured if model.similarity[DECODING].effect]:
+        figures.save(figures.window_effects(windowed, DECODING), out, "windows-decoder")
+    tables = {
+        "heads": head_rows(measured, counts),
+        "similarity": similarity_rows(measured),
+        "windows": window_rows(measured),
+        "spread": spread_rows(measured, counts),
+        "comparisons": comparison_rows(measured, counts),
+    }
+    for name, rows in tables.items():
+        if rows:
+            write_text(out / f"{name}.csv", csv_text(rows))
+    write_text(out / "summary.md", summary(measured, tables, len(files), settings))
+    return measured
+
+
+def masks(clips: int, config: ModelConfig, seed: int) -> Tensor:
+    """(clips, tokens) noise; the same for models of as many tokens."""
+    return torch.rand(clips, config.num_tokens, generator=torch.Generator().manual_seed(seed))
+
+
+def _models(sources: dict[str, str], settings: Settings) -> Iterable[tuple[str, bool, MaskedAutoencoder]]:
+    """Name, whether it is trained, and the model; after each one its untrained kind, unless another one was of that kind."""
+    seen = set()
+    for name, source in sources.items():
+        model = MaskedAutoencoder.from_pretrained(source).eval()
+        yield name, True, model
+        if settings.untrained and model.config not in seen:
+            seen.add(model.config)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(settings.seed)
+                yield f"{name}, untrained", False, MaskedAutoencoder(model.config).eval()
+
+
+def _attention_picture(model: MaskedAutoencoder, found: Measured, view: View, clip: Tensor, noise: Tensor) -> object:
+    """Heads from the shortest to the longest attention distance, evenly chosen by rank; the query is the loudest patch."""
+    from . import figures
+
+    config, windows = model.config, found.windows[view.part]
+    distances = found.heads(view, "distance")
+    ranked = np.argsort(distances, axis=None)
+    chosen = ranked[np.linspace(0, len(ranked) - 1, min(PICTURED, len(ranked))).round().astype(int)]
+    query = int(patchify(clip, config.patch_size)[0].mean(dim=-1).argmax())
+    cls, maps = int(config.encoder.cls_token), {}
+    for block in trace(model, clip, noise if view.masked else None):
+        if block.part == view.part:
+            maps[block.block] = block.maps()[0, :, query + cls, cls:].cpu().numpy()
+    panels = []
+    for number in chosen:
+        block, head = divmod(int(number), len(windows))
+        what = f"window {figures.window_name(windows[head])}, " if any(windows) else ""
+        panels.append((f"block {block + 1}, head {head + 1}: {what}distance {distances[block, head]:.1f}", maps[block][head]))
+    hop = config.frontend.hop_length / config.frontend.sample_rate
+    return figures.attention_over_spectrogram(clip[0].numpy(), config.grid_size, query, panels, config.input_frames * hop)
+
+
+def head_rows(measured: Sequence[Measured], counts: np.ndarray) -> list[Row]:
+    """A row per model, view, block and head, with 95 % intervals over clips of distance and normalised entropy."""
+    rows = []
+    weights = counts / counts.sum(axis=1, keepdims=True)
+    for model in measured:
+        for view in VIEWS:
+            values = {name: model.heads(view, name) for name in MEASURES}
+            bounds = {
+                name: np.percentile(np.tensordot(weights, model.statistics[view][name], axes=1), (2.5, 97.5), axis=0)
+                for name in SPREAD_MEASURES
+            }
+            for block, head in np.ndindex(values["distance"].shape):
+                row: Row = {**_about(model, view), "block": block + 1, "head": head + 1, "window": model.windows[view.part][head]}
+                row |= {name: float(value[block, head]) for name, value in values.items()}
+                for name, (low, high) in bounds.items():
+                    row |= {f"{name}_low": float(low[block, head]), f"{name}_high": float(high[block, head])}
+                rows.append(row)
+    return rows
+
+
+def similarity_rows(measured: Sequence[Measured]) -> list[Row]:
+    """A row per model, part and ordered pair of heads: PWCCA with the weights of the first, symmetric PWCCA, and CKA."""
+    rows = []
+    for model in measured:
+        for view in COMPARED:
+            windows, found = model.windows[view.part], model.similarity[view].matrices
+            for i, j in np.ndindex(found.pwcca.shape):
+                (block_a, head_a), (block_b, head_b) = divmod(i, len(windows)), divmod(j, len(windows))
+                row: Row = {**_about(model, view), "block_a": block_a + 1, "head_a": head_a + 1, "window_a": windows[head_a]}
+                row |= {"block_b": block_b + 1, "head_b": head_b + 1, "window_b": windows[head_b]}
+                row |= {"pwcca_weights_of_a": found.weighted[i, j], "pwcca": found.pwcca[i, j], "cka": found.cka[i, j]}
+                rows.append(row)
+    return rows
+
+
+def window_rows(measured: Sequence[Measured]) -> list[Row]:
+    """A row per model with windows: equal against unequal windows across blocks."""
+    rows = []
+    for model in measured:
+        for view in COMPARED:
+            found = model.similarity[view]
+            if found.effect and found.difference:
+                row: Row = {**_about(model, view), "equal": found.effect.equal, "unequal": found.effect.unequal}
+                row |= _interval("difference", found.difference)
+                row |= {"superiority": found.effect.superiority, "p": found.effect.p, "noise_level": found.null}
+                rows.append(row)
+    return rows
+
+
+def spread_rows(measured: Sequence[Measured], counts: np.ndarray) -> list[Row]:
+    """A row per model, view, measure and kind of spread over the heads."""
+    return [
+        {**_about(model, view), "measure": name, "spread": kind, **_interval("value", Estimate.of(*found))}
+        for model in measured
+        for view in VIEWS
+        for name in SPREAD_MEASURES
+        for kind, found in spread(model.statistics[view][name], counts).items()
+    ]
+
+
+def comparison_rows(measured: Sequence[Measured], counts: np.ndarray) -> list[Row]:
+    """Differences and ratios of the spreads of all pairs of models, the same clips drawn for both."""
+    rows = []
+    for a, b in combinations(measured, 2):
+        for view in VIEWS:
+            for name in SPREAD_MEASURES:
+                ones, others = (spread(model.statistics[view][name], counts) for model in (a, b))
+                for kind, (one, drawn) in ones.items():
+                    other, drawn_other = others[kind]
+                    row: Row = {"model_a": a.name, "model_b": b.name, "part": view.part, "masked": view.masked}
+                    row |= {"measure": name, "spread": kind}
+                    row |= _interval("a_minus_b", Estimate.of(one - other, drawn - drawn_other))
+                    row |= _interval("a_over_b", Estimate.of(one / other, drawn / drawn_other))
+                    rows.append(row)
+    return rows
+
+
+def _about(model: Measured, view: View) -> Row:
+    return {"model": model.name, "trained": model.trained, "part": view.part, "masked": view.masked}
+
+
+def _interval(name: str, estimate: Estimate) -> Row:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Numbers with six significant digits; columns of the first row."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" if isinstance(v, float | np.floating) else v for k, v in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def summary(measured: Sequence[Measured], tables: dict[str, list[Row]], clips: int, settings: Settings) -> str:
+    """The main numbers as Markdown."""
+    lines = [
+        f"{clips} clips, one crop of each; {settings.tokens:,} tokens for similarities; 95 % intervals of {settings.draws} "
+        f"bootstrap draws of the clips; seed {settings.seed}.",
+    ]
+    for name, unit in zip(SPREAD_MEASURES, ("attention distance, patches", "attention entropy / ln(visible keys)"), strict=True):
+        rows = [row for row in tables["spread"] if row["measure"] == name]
+        kinds = list(dict.fromkeys(row["spread"] for row in rows))
+        body = [
+            [model.name, str(view), *(_cell(row, "value") for row in rows if _about(model, view).items() <= row.items())]
+            for view in VIEWS
+            for model in measured
+        ]
+        lines += ["", f"**{unit}**", "", *_markdown(["model", "heads", *map(str, kinds)], body)]
+    compared = [row for row in tables["comparisons"] if (row["part"], row["masked"]) == (EMBEDDING.part, EMBEDDING.masked)]
+    if compared:
+        body = [
+            [
+                f"{row['model_a']} / {row['model_b']}",
+                row["measure"],
+                row["spread"],
+                _cell(row, "a_minus_b"),
+                _cell(row, "a_over_b"),
+            ]
+            for row in compared
+        ]
+        lines += ["", "**Encoder heads, unmasked input: pairs of models**", ""]
+        lines += _markdown(["a / b", "measure", "of the heads", "a - b", "a / b"], body)
+    if tables["windows"]:
+        body = [
+            [row["model"], row["part"], f"{row['equal']:.3f}", f"{row['unequal']:.3f}", _cell(row, "difference"),
+             f"{row['superiority']:.2f}", f"{row['p']:.2g}", f"{row['noise_level']:.3f}"]
+            for row in tables["windows"]
+        ]  # fmt: skip
+        lines += ["", "**PWCCA of heads in different blocks, by their windows**", ""]
+        lines += _markdown(["model", "part", "equal", "unequal", "difference", "superiority", "p", "independent noise"], body)
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: Row, name: str) -> str:
+    return f"{row[name]:.3g} [{row[f'{name}_low']:.3g}, {row[f'{name}_high']:.3g}]"
+
+
+def _markdown(head: Sequence[object], rows: Sequence[Sequence[object]]) -> list[str]:
+    return [f"| {' | '.join(map(str, cells))} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def _file_name(name: str) -> str:
+    """Lower-case letters, digits and hyphens."""
+    return "-".join("".join(letter if letter.isalnum() else " " for letter in name.lower()).split())
