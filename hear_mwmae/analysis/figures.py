@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -19,6 +19,8 @@ from .resampling import WindowEffect
 
 #: Of Okabe and Ito's palette for all kinds of colour vision.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "0.55"
+#: Where a spectrogram is masked.
+HIDDEN = "#CFE3F1"
 #: Dots per inch of the PNG.
 DPI = 160
 STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "hear_mwmae"}
@@ -46,7 +48,8 @@ def window_colours(windows: Sequence[int]) -> dict[int, str]:
 def heads_over_blocks(models: Sequence[Measured], view: View) -> Figure:
     """Attention distance and normalised entropy of every head over the blocks, a column per model.
 
-    Of windowed heads, grey marks are the distance of attention that is uniform over the window.
+    Grey marks (windowed heads) and dotted lines (others) are the distance of attention that is uniform over all that a head can
+    see, grey lines the means of blocks.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1.2 + 1.7 * len(models), 3.9), layout="constrained")
@@ -85,6 +88,8 @@ def _dots(axis: Axes, model: Measured, view: View, measure: str) -> None:
         axis.plot(places + shift, values[:, head], "o", color=colours[windows[head]], ms=3, mec="none", zorder=2)
     if not any(windows):
         axis.plot(places, values.mean(axis=1), color=GREY, lw=0.8, zorder=0)
+        if measure == "distance":
+            axis.axhline(model.heads(view, "distance_uniform").mean(), color=GREY, ls=":", lw=1, zorder=0)
     axis.set_xlim(0.4, blocks + 0.6)
 
 
@@ -103,7 +108,10 @@ def similarity_matrix(model: Measured, view: View) -> Figure:
         axes = figure.subplots(1, len(orders), squeeze=False)[0]
         for axis, (title, order) in zip(axes, orders.items(), strict=True):
             rows = [block * heads + head for block, head in order]
-            image = axis.imshow(found.matrices.pwcca[np.ix_(rows, rows)], vmin=0, vmax=1, cmap="cividis", interpolation="nearest")
+            values = found.matrices.pwcca[np.ix_(rows, rows)]
+            np.fill_diagonal(values, np.nan)  # a head and itself
+            image = axis.imshow(values, vmin=0, vmax=np.nanmax(values), cmap="cividis", interpolation="nearest")
+            axis.set_facecolor("white")
             labels = [f"{window_name(windows[h])}" for _, h in order] if any(windows) else [""] * len(order)
             size = 7 if len(order) <= 20 else 4.5
             ticks = range(len(order)) if any(windows) else np.arange(blocks) * heads + (heads - 1) / 2
@@ -177,12 +185,11 @@ def attention_over_spectrogram(
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         extent = (0, seconds, 0, mels)
         for axis, (title, weights) in zip(axes.flat, maps, strict=False):
-            axis.set_facecolor("0.9")
+            axis.set_facecolor(HIDDEN)
             axis.imshow(spectrogram.T, origin="lower", aspect="auto", extent=extent, cmap="gray_r", interpolation="nearest")
             strength = (weights / weights.max()).reshape(grid).T
-            colour = colormaps["autumn_r"](strength)
-            colour[..., 3] = 0.85 * np.sqrt(strength)
-            axis.imshow(colour, origin="lower", aspect="auto", extent=extent, interpolation="nearest")
+            colour = np.broadcast_to(to_rgb(ORANGE), (*strength.shape, 3))
+            axis.imshow(colour, alpha=0.7 * strength, origin="lower", aspect="auto", extent=extent, interpolation="nearest")
             corner = (query // bands * width, query % bands * height)
             axis.add_patch(Rectangle(corner, width, height, fill=False, ec=BLUE, lw=1.6))
             axis.set_title(title, fontsize=7.5)
@@ -203,7 +210,8 @@ def reconstruction_panels(panels: Sequence[tuple[str, np.ndarray]], seconds: flo
         target = panels[-2][1]
         for axis, (title, panel) in zip(axes, panels, strict=True):
             is_error = panel is panels[-1][1]
-            largest = np.nanmax(np.abs(panel)) if is_error else None
+            # A few bins that are far off should not pale the rest.
+            largest = (np.nanpercentile(np.abs(panel), 99) or 1.0) if is_error else None
             low, high = (-largest, largest) if is_error else (target.min(), target.max())
             image = axis.imshow(
                 panel.T, origin="lower", aspect="auto", vmin=low, vmax=high, extent=(0, seconds, 0, panel.shape[1]),
@@ -212,6 +220,7 @@ def reconstruction_panels(panels: Sequence[tuple[str, np.ndarray]], seconds: flo
             axis.set_facecolor("0.85")
             axis.set_title(title, loc="left")
             axis.set_ylabel("mel band")
-            figure.colorbar(image, ax=axis, label="ln(power)" if not is_error else "difference", pad=0.01)
+            label, extend = ("difference", "both") if is_error else ("ln(power)", "neither")
+            figure.colorbar(image, ax=axis, label=label, extend=extend, pad=0.01)
         axes[-1].set_xlabel("seconds")
     return figure

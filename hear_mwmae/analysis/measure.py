@@ -45,7 +45,12 @@ class HeadSimilarity:
     matrices: Matrices
     null: float  #: PWCCA of independent noise of these sizes
     effect: WindowEffect | None = None  #: where there are windows, and blocks to compare across
-    difference: Estimate | None = None  #: its difference, with an interval over clips
+    draws: np.ndarray | None = None  #: (draws,) its difference in bootstrap samples of the clips
+
+    @property
+    def difference(self) -> Estimate | None:
+        """Of equal and unequal windows, with an interval over clips."""
+        return Estimate.of(self.effect.difference, self.draws) if self.effect else None
 
 
 @dataclass
@@ -140,7 +145,7 @@ def _similarity(
         }
         found.effect = window_effect(by_pair, windows, DEALS, seed)
         drawn = [_drawn_difference(bases, heads, windows, drawn[clip_of_sample].astype(np.float64)) for drawn in counts]
-        found.difference = Estimate.of(found.effect.difference, np.array(drawn))
+        found.draws = np.array(drawn)
     return found
 
 

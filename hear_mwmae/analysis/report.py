@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +13,27 @@ from torch import Tensor
 from ..config import ModelConfig
 from ..errors import HearMwmaeError
 from ..files import write_text
-from ..mae import MaskedAutoencoder
+from ..mae import MaskedAutoencoder, reconstruction
 from ..patches import patchify
-from .attention_stats import MEASURES
 from .clips import read_crops
 from .maps import trace
 from .measure import COMPARED, DECODING, EMBEDDING, VIEWS, Measured, View, measure
-from .resampling import Estimate, bootstrap_counts, spread
+from .resampling import bootstrap_counts
+from .tables import (
+    SPREAD_MEASURES,
+    Row,
+    about,
+    comparison_rows,
+    csv_text,
+    head_rows,
+    similarity_rows,
+    spread_rows,
+    window_comparison_rows,
+    window_rows,
+)
 
-#: What is compared between models.
-SPREAD_MEASURES = ("distance", "entropy_normalised")
 #: Heads in a picture of attention maps.
 PICTURED = 8
-
-Row = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,9 @@ def analyze(
         measured.append(found)
         for view in COMPARED:
             figures.save(figures.similarity_matrix(found, view), out, f"similarity-{view.part}-{_file_name(name)}")
-            figures.save(
-                _attention_picture(model, found, view, clips[:1], noise[:1]), out, f"attention-{view.part}-{_file_name(name)}"
-            )
+            eventful = _most_eventful(clips, model.config)
+            picture = _attention_picture(model, found, view, clips[eventful], noise[eventful])
+            figures.save(picture, out, f"attention-{view.part}-{_file_name(name)}")
     for view in VIEWS:
         figures.save(
             figures.heads_over_blocks(measured, view), out, f"heads-{view.part}-{'masked' if view.masked else 'unmasked'}"
@@ -93,6 +97,7 @@ def analyze(
         "heads": head_rows(measured, counts),
         "similarity": similarity_rows(measured),
         "windows": window_rows(measured),
+        "window-comparisons": window_comparison_rows(measured),
         "spread": spread_rows(measured, counts),
         "comparisons": comparison_rows(measured, counts),
     }
@@ -121,15 +126,27 @@ def _models(sources: dict[str, str], settings: Settings) -> Iterable[tuple[str, 
                 yield f"{name}, untrained", False, MaskedAutoencoder(model.config).eval()
 
 
+def _most_eventful(clips: Tensor, config: ModelConfig) -> slice:
+    """The clip whose patches change most from one time step to the next."""
+    loudness = patchify(clips, config.patch_size).mean(dim=-1).unflatten(1, config.grid_size)
+    chosen = int(loudness.diff(dim=1).abs().flatten(1).median(dim=1).values.argmax())
+    return slice(chosen, chosen + 1)
+
+
+@torch.no_grad()
 def _attention_picture(model: MaskedAutoencoder, found: Measured, view: View, clip: Tensor, noise: Tensor) -> object:
-    """Heads from the shortest to the longest attention distance, evenly chosen by rank; the query is the loudest patch."""
+    """Heads from the shortest to the longest attention distance, evenly chosen by rank; the query is a loud patch."""
     from . import figures
 
     config, windows = model.config, found.windows[view.part]
     distances = found.heads(view, "distance")
     ranked = np.argsort(distances, axis=None)
     chosen = ranked[np.linspace(0, len(ranked) - 1, min(PICTURED, len(ranked))).round().astype(int)]
-    query = int(patchify(clip, config.patch_size)[0].mean(dim=-1).argmax())
+    loudness = patchify(clip, config.patch_size)[0].mean(dim=-1)
+    quarter = len(loudness) // 4
+    query = quarter + int(loudness[quarter:-quarter].argmax())  # away from both ends
+    device = model.encoder.pos_embed.device
+    shown = reconstruction(config, model, clip.to(device), noise.to(device))[0].cpu() if view.masked else clip
     cls, maps = int(config.encoder.cls_token), {}
     for block in trace(model, clip, noise if view.masked else None):
         if block.part == view.part:
@@ -140,101 +157,7 @@ def _attention_picture(model: MaskedAutoencoder, found: Measured, view: View, cl
         what = f"window {figures.window_name(windows[head])}, " if any(windows) else ""
         panels.append((f"block {block + 1}, head {head + 1}: {what}distance {distances[block, head]:.1f}", maps[block][head]))
     hop = config.frontend.hop_length / config.frontend.sample_rate
-    return figures.attention_over_spectrogram(clip[0].numpy(), config.grid_size, query, panels, config.input_frames * hop)
-
-
-def head_rows(measured: Sequence[Measured], counts: np.ndarray) -> list[Row]:
-    """A row per model, view, block and head, with 95 % intervals over clips of distance and normalised entropy."""
-    rows = []
-    weights = counts / counts.sum(axis=1, keepdims=True)
-    for model in measured:
-        for view in VIEWS:
-            values = {name: model.heads(view, name) for name in MEASURES}
-            bounds = {
-                name: np.percentile(np.tensordot(weights, model.statistics[view][name], axes=1), (2.5, 97.5), axis=0)
-                for name in SPREAD_MEASURES
-            }
-            for block, head in np.ndindex(values["distance"].shape):
-                row: Row = {**_about(model, view), "block": block + 1, "head": head + 1, "window": model.windows[view.part][head]}
-                row |= {name: float(value[block, head]) for name, value in values.items()}
-                for name, (low, high) in bounds.items():
-                    row |= {f"{name}_low": float(low[block, head]), f"{name}_high": float(high[block, head])}
-                rows.append(row)
-    return rows
-
-
-def similarity_rows(measured: Sequence[Measured]) -> list[Row]:
-    """A row per model, part and ordered pair of heads: PWCCA with the weights of the first, symmetric PWCCA, and CKA."""
-    rows = []
-    for model in measured:
-        for view in COMPARED:
-            windows, found = model.windows[view.part], model.similarity[view].matrices
-            for i, j in np.ndindex(found.pwcca.shape):
-                (block_a, head_a), (block_b, head_b) = divmod(i, len(windows)), divmod(j, len(windows))
-                row: Row = {**_about(model, view), "block_a": block_a + 1, "head_a": head_a + 1, "window_a": windows[head_a]}
-                row |= {"block_b": block_b + 1, "head_b": head_b + 1, "window_b": windows[head_b]}
-                row |= {"pwcca_weights_of_a": found.weighted[i, j], "pwcca": found.pwcca[i, j], "cka": found.cka[i, j]}
-                rows.append(row)
-    return rows
-
-
-def window_rows(measured: Sequence[Measured]) -> list[Row]:
-    """A row per model with windows: equal against unequal windows across blocks."""
-    rows = []
-    for model in measured:
-        for view in COMPARED:
-            found = model.similarity[view]
-            if found.effect and found.difference:
-                row: Row = {**_about(model, view), "equal": found.effect.equal, "unequal": found.effect.unequal}
-                row |= _interval("difference", found.difference)
-                row |= {"superiority": found.effect.superiority, "p": found.effect.p, "noise_level": found.null}
-                rows.append(row)
-    return rows
-
-
-def spread_rows(measured: Sequence[Measured], counts: np.ndarray) -> list[Row]:
-    """A row per model, view, measure and kind of spread over the heads."""
-    return [
-        {**_about(model, view), "measure": name, "spread": kind, **_interval("value", Estimate.of(*found))}
-        for model in measured
-        for view in VIEWS
-        for name in SPREAD_MEASURES
-        for kind, found in spread(model.statistics[view][name], counts).items()
-    ]
-
-
-def comparison_rows(measured: Sequence[Measured], counts: np.ndarray) -> list[Row]:
-    """Differences and ratios of the spreads of all pairs of models, the same clips drawn for both."""
-    rows = []
-    for a, b in combinations(measured, 2):
-        for view in VIEWS:
-            for name in SPREAD_MEASURES:
-                ones, others = (spread(model.statistics[view][name], counts) for model in (a, b))
-                for kind, (one, drawn) in ones.items():
-                    other, drawn_other = others[kind]
-                    row: Row = {"model_a": a.name, "model_b": b.name, "part": view.part, "masked": view.masked}
-                    row |= {"measure": name, "spread": kind}
-                    row |= _interval("a_minus_b", Estimate.of(one - other, drawn - drawn_other))
-                    row |= _interval("a_over_b", Estimate.of(one / other, drawn / drawn_other))
-                    rows.append(row)
-    return rows
-
-
-def _about(model: Measured, view: View) -> Row:
-    return {"model": model.name, "trained": model.trained, "part": view.part, "masked": view.masked}
-
-
-def _interval(name: str, estimate: Estimate) -> Row:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-
-
-def csv_text(rows: Sequence[Row]) -> str:
-    """Numbers with six significant digits; columns of the first row."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" if isinstance(v, float | np.floating) else v for k, v in row.items()} for row in rows)
-    return text.getvalue()
+    return figures.attention_over_spectrogram(shown[0].numpy(), config.grid_size, query, panels, config.input_frames * hop)
 
 
 def summary(measured: Sequence[Measured], tables: dict[str, list[Row]], clips: int, settings: Settings) -> str:
@@ -247,7 +170,7 @@ def summary(measured: Sequence[Measured], tables: dict[str, list[Row]], clips: i
         rows = [row for row in tables["spread"] if row["measure"] == name]
         kinds = list(dict.fromkeys(row["spread"] for row in rows))
         body = [
-            [model.name, str(view), *(_cell(row, "value") for row in rows if _about(model, view).items() <= row.items())]
+            [model.name, str(view), *(_cell(row, "value") for row in rows if about(model, view).items() <= row.items())]
             for view in VIEWS
             for model in measured
         ]
@@ -274,6 +197,11 @@ def summary(measured: Sequence[Measured], tables: dict[str, list[Row]], clips: i
         ]  # fmt: skip
         lines += ["", "**PWCCA of heads in different blocks, by their windows**", ""]
         lines += _markdown(["model", "part", "equal", "unequal", "difference", "superiority", "p", "independent noise"], body)
+    if tables["window-comparisons"]:
+        body = [
+            [f"{row['model_a']} - {row['model_b']}", row["part"], _cell(row, "a_minus_b")] for row in tables["window-comparisons"]
+        ]
+        lines += ["", *_markdown(["models", "part", "difference of the differences"], body)]
     return "\n".join(lines) + "\n"
 
 

@@ -11,7 +11,11 @@ INTERVAL = (2.5, 97.5)
 
 
 class Estimate(NamedTuple):
-    """A value of all clips, and the 95 % percentile interval over bootstrap draws of the clips."""
+    """A value of all clips, and a 95 % interval of bootstrap draws of the clips.
+
+    The interval has the percentiles of the draws, moved so that the draws' mean is the value. A draw repeats clips, and samples
+    that are repeated make unrelated heads look more related than they are: that shift belongs to the draws, not to the value.
+    """
 
     value: float
     low: float
@@ -19,7 +23,7 @@ class Estimate(NamedTuple):
 
     @classmethod
     def of(cls, value: float, draws: np.ndarray) -> Estimate:
-        return cls(float(value), *(float(bound) for bound in np.percentile(draws, INTERVAL)))
+        return cls(float(value), *(float(bound) for bound in np.percentile(draws, INTERVAL) - draws.mean() + value))
 
 
 class WindowEffect(NamedTuple):
