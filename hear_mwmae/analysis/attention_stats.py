@@ -77,13 +77,16 @@ def head_statistics(maps: Tensor, positions: Tensor, visible: Tensor, distances:
     maps, visible, positions = maps[:, :, cls:, cls:], visible[:, cls:, cls:], positions[:, cls:]
     if cls:
         maps = maps / maps.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
-    queries = maps.shape[2]
-    # (B, queries, keys), of each clip's own tokens
-    kinds = [kind[positions[:, :, None], positions[:, None, :]] for kind in distances]
-    weighted = [torch.einsum("bhqk,bqk->bh", maps, kind) / queries for kind in kinds]
+    if (positions == positions[:1]).all():  # nothing is masked: what follows is the same for all clips
+        positions = positions[:1]
+    # (B or 1, queries, keys)
+    patches, *others = (kind[positions[:, :, None], positions[:, None, :]] for kind in distances)
+    # Over the keys first: a float32 sum of all pairs would lose digits.
+    weighted = torch.einsum("bhqk,bqkc->bhqc", maps, torch.stack([patches, *others], dim=-1)).mean(dim=2).unbind(dim=-1)
     keys = visible.sum(dim=-1)  # (heads, queries)
-    uniform = torch.einsum("hqk,bqk->bh", visible / keys[:, :, None], kinds[0]) / queries
-    most = torch.stack([(kinds[0] * seen).amax(dim=-1).mean(dim=-1) for seen in visible], dim=1)
+    uniform = torch.einsum("hqk,bqk->bhq", visible / keys[:, :, None], patches).mean(dim=-1)
+    most = torch.stack([(patches * seen).amax(dim=-1).mean(dim=-1) for seen in visible], dim=1)
+    uniform, most = uniform.expand(len(maps), -1), most.expand(len(maps), -1)
     entropy = torch.special.entr(maps).sum(dim=-1)  # (B, heads, queries)
     largest = keys.log()
     normalised = torch.where(largest > 0, entropy / largest.clamp(min=1e-6), 0.0)  # one key leaves nothing to spread over

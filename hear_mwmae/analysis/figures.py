@@ -29,6 +29,8 @@ STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "
 def save(figure: Figure, folder: Path, name: str) -> None:
     """``name``.png and ``name``.svg in ``folder``; the same figure gives the same files."""
     with matplotlib.rc_context(STYLE):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out now; the two formats need not do it again
         for suffix, options in ((".png", {"dpi": DPI}), (".svg", {"metadata": {"Date": None}})):
             with replacing(folder / f"{name}{suffix}") as temporary:
                 figure.savefig(temporary, format=suffix[1:], **options)

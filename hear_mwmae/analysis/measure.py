@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..config import ModelConfig
+from ..errors import HearMwmaeError
 from ..mae import MaskedAutoencoder
 from .attention_stats import MEASURES, block_statistics, patch_distances
 from .maps import head_windows, trace
@@ -18,6 +19,18 @@ from .similarity import Basis, Matrices, compare, compare_across, decompose, nul
 
 #: Deals of the permutation test.
 DEALS = 10_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the results depend on beside models and clips."""
+
+    tokens: int = 10_000  #: samples of the similarities
+    draws: int = 500  #: of the bootstraps
+    seed: int = 0  #: of crops, masks, sampled tokens, bootstraps and untrained models
+    batch_size: int = 8
+    untrained: bool = True  #: measure an untrained model of every configuration, too
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -70,21 +83,29 @@ class Measured:
 
 
 def measure(
-    model: MaskedAutoencoder, name: str, trained: bool, clips: Tensor, noise: Tensor, tokens: int, counts: np.ndarray, seed: int,
-    batch_size: int = 8, progress: bool = False,
-) -> Measured:  # fmt: skip
-    """Statistics and similarities of the heads of ``model``.
+    model: MaskedAutoencoder,
+    name: str,
+    trained: bool,
+    clips: Tensor,
+    noise: Tensor,
+    counts: np.ndarray,
+    settings: Settings,
+    progress: bool = False,
+) -> Measured:
+    """Statistics and similarities of the heads of ``model``, on the device where it is.
 
     Args:
         clips: (clips, input_frames, n_mels) float32, normalised.
         noise: (clips, tokens of the grid) masks.
-        tokens: samples for the similarities: as many from every clip, rounded up, at places drawn by ``seed``.
         counts: (draws, clips) for the interval of the effect of windows, of :func:`~.resampling.bootstrap_counts`.
+
+    Raises:
+        HearMwmaeError: there are fewer samples than a head has dimensions.
     """
     result = Measured(name, model.config, trained)
-    sampled = _sample_places(len(clips), model.config.num_tokens, tokens, seed)
+    sampled = _sample_places(len(clips), model.config, settings)
     for masked in (False, True):
-        statistics, outputs = _run(model, clips, noise if masked else None, sampled, batch_size, progress and name)
+        statistics, outputs = _run(model, clips, noise if masked else None, sampled, settings.batch_size, progress and name)
         for view in VIEWS:
             if view.masked == masked:
                 result.statistics[view] = statistics[view.part]
@@ -92,14 +113,20 @@ def measure(
         for view in COMPARED:
             if view.masked == masked:
                 clip_of_sample = np.repeat(np.arange(len(clips)), sampled.shape[1])
-                result.similarity[view] = _similarity(outputs[view.part], result.windows[view.part], clip_of_sample, counts, seed)
+                result.similarity[view] = _similarity(
+                    outputs[view.part], result.windows[view.part], clip_of_sample, counts, settings.seed
+                )
     return result
 
 
-def _sample_places(clips: int, grid: int, tokens: int, seed: int) -> Tensor:
-    """(clips, places) int64: different tokens of the grid for every clip."""
-    each = min(-(-tokens // clips), grid)
-    return torch.rand(clips, grid, generator=torch.Generator().manual_seed(seed)).argsort(dim=1)[:, :each]
+def _sample_places(clips: int, config: ModelConfig, settings: Settings) -> Tensor:
+    """(clips, places) int64: different tokens of the grid for every clip, as many of each."""
+    each = min(-(-settings.tokens // clips), config.num_tokens)
+    widest = max(part.width // part.heads for part in (config.encoder, config.decoder))
+    if clips * each < widest:  # said before hours go into the maps
+        raise HearMwmaeError(f"{clips * each} tokens of {clips} clips are fewer than the {widest} dimensions of a head")
+    order = torch.rand(clips, config.num_tokens, generator=torch.Generator().manual_seed(settings.seed)).argsort(dim=1)
+    return order[:, :each]
 
 
 def _run(

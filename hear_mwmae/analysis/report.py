@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from ..mae import MaskedAutoencoder, reconstruction
 from ..patches import patchify
 from .clips import read_crops
 from .maps import trace
-from .measure import COMPARED, DECODING, EMBEDDING, VIEWS, Measured, View, measure
+from .measure import COMPARED, DECODING, EMBEDDING, VIEWS, Measured, Settings, View, measure
 from .resampling import bootstrap_counts
 from .tables import (
     SPREAD_MEASURES,
@@ -36,18 +35,6 @@ from .tables import (
 PICTURED = 8
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the results depend on beside models and clips."""
-
-    tokens: int = 10_000  #: samples of the similarities
-    draws: int = 500  #: of the bootstraps
-    seed: int = 0  #: of crops, masks, sampled tokens, bootstraps and untrained models
-    batch_size: int = 8
-    untrained: bool = True  #: measure an untrained model of every configuration, too
-    device: str = "cpu"
-
-
 def analyze(
     sources: dict[str, str], files: Sequence[Path], out: Path, settings: Settings, progress: bool = False
 ) -> list[Measured]:
@@ -63,24 +50,14 @@ def analyze(
 
     if len(files) < 2:
         raise HearMwmaeError(f"intervals over clips need 2 clips or more, got {len(files)}")
+    models = _models(sources, settings)
     out.mkdir(parents=True, exist_ok=True)
     counts = bootstrap_counts(len(files), settings.draws, settings.seed)
     measured = []
-    for name, trained, model in _models(sources, settings):
+    for name, trained, model in models:
         clips = read_crops(files, model.config, settings.seed)
         noise = masks(len(clips), model.config, settings.seed)
-        found = measure(
-            model.to(settings.device),
-            name,
-            trained,
-            clips,
-            noise,
-            settings.tokens,
-            counts,
-            settings.seed,
-            settings.batch_size,
-            progress,
-        )
+        found = measure(model, name, trained, clips, noise, counts, settings, progress)
         measured.append(found)
         for view in COMPARED:
             figures.save(figures.similarity_matrix(found, view), out, f"similarity-{view.part}-{_file_name(name)}")
@@ -113,17 +90,22 @@ def masks(clips: int, config: ModelConfig, seed: int) -> Tensor:
     return torch.rand(clips, config.num_tokens, generator=torch.Generator().manual_seed(seed))
 
 
-def _models(sources: dict[str, str], settings: Settings) -> Iterable[tuple[str, bool, MaskedAutoencoder]]:
-    """Name, whether it is trained, and the model; after each one its untrained kind, unless another one was of that kind."""
-    seen = set()
+def _models(sources: dict[str, str], settings: Settings) -> list[tuple[str, bool, MaskedAutoencoder]]:
+    """Name, whether it is trained, and the model; after each one an untrained one of its kind, unless there is one already."""
+    models: list[tuple[str, bool, MaskedAutoencoder]] = []
     for name, source in sources.items():
         model = MaskedAutoencoder.from_pretrained(source).eval()
-        yield name, True, model
-        if settings.untrained and model.config not in seen:
-            seen.add(model.config)
+        models.append((name, True, model))
+        if settings.untrained and not any(other.config == model.config for _, trained, other in models if not trained):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(settings.seed)
-                yield f"{name}, untrained", False, MaskedAutoencoder(model.config).eval()
+                models.append((f"{name}, untrained", False, MaskedAutoencoder(model.config).eval()))
+    try:
+        for _, _, model in models:
+            model.to(torch.device(settings.device))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise HearMwmaeError(f"device {settings.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return models
 
 
 def _most_eventful(clips: Tensor, config: ModelConfig) -> slice:
