@@ -29,8 +29,8 @@ STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "
 def save(figure: Figure, folder: Path, name: str) -> None:
     """``name``.png and ``name``.svg in ``folder``; the same figure gives the same files."""
     with matplotlib.rc_context(STYLE):
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out now; the two formats need not do it again
+        figure.get_layout_engine().execute(figure)
+        figure.set_layout_engine("none")  # the two formats need not be laid out again
         for suffix, options in ((".png", {"dpi": DPI}), (".svg", {"metadata": {"Date": None}})):
             with replacing(folder / f"{name}{suffix}") as temporary:
                 figure.savefig(temporary, format=suffix[1:], **options)
@@ -195,6 +195,8 @@ def attention_over_spectrogram(
             corner = (query // bands * width, query % bands * height)
             axis.add_patch(Rectangle(corner, width, height, fill=False, ec=BLUE, lw=1.6))
             axis.set_title(title, fontsize=7.5)
+            axis.set_xticks(np.linspace(0, seconds, 5))
+            axis.set_yticks([0, mels // 2, mels])
         for axis in axes[:, 0]:
             axis.set_ylabel("mel band")
         for axis in axes[-1]:
