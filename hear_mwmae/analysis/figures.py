@@ -105,7 +105,7 @@ def similarity_matrix(model: Measured, view: View) -> Figure:
     if any(windows):
         orders["by window"] = sorted(by_block, key=lambda place: (windows[place[1]] or np.inf, place[1], place[0]))
     with matplotlib.rc_context(STYLE | {"axes.spines.top": True, "axes.spines.right": True}):
-        side = 3.4
+        side = max(3.4, 0.14 * len(by_block) * any(windows))  # room for a label per head
         figure = Figure(figsize=(side * len(orders) + 0.8, side + 0.3), layout="constrained")
         axes = figure.subplots(1, len(orders), squeeze=False)[0]
         for axis, (title, order) in zip(axes, orders.items(), strict=True):
@@ -115,7 +115,7 @@ def similarity_matrix(model: Measured, view: View) -> Figure:
             image = axis.imshow(values, vmin=0, vmax=np.nanmax(values), cmap="cividis", interpolation="nearest")
             axis.set_facecolor("white")
             labels = [f"{window_name(windows[h])}" for _, h in order] if any(windows) else [""] * len(order)
-            size = 7 if len(order) <= 20 else 4.5
+            size = 7 if len(order) <= 20 or not any(windows) else 6
             ticks = range(len(order)) if any(windows) else np.arange(blocks) * heads + (heads - 1) / 2
             labels = labels if any(windows) else range(1, blocks + 1)
             axis.set_xticks(ticks, labels, rotation=90 if any(windows) else 0, fontsize=size)
@@ -126,6 +126,7 @@ def similarity_matrix(model: Measured, view: View) -> Figure:
                 axis.axvline(edge, color="white", lw=0.8)
             axis.set_title(f"{model.name}: {view.part} heads, {title}")
             axis.set_xlabel("window (tokens)" if any(windows) else "block")
+            axis.set_ylabel(axis.get_xlabel())
         figure.colorbar(image, ax=axes, label="PWCCA", shrink=0.8)
     return figure
 
