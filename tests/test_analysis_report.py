@@ -116,11 +116,11 @@ def test_similarities_are_those_of_the_heads_outputs(configs):
         assert found.similarity[view].matrices.weighted[1, heads] == pytest.approx(pwcca(a, b), abs=1e-4)
         assert found.similarity[view].matrices.weighted[heads, 1] == pytest.approx(pwcca(b, a), abs=1e-4)
     decoder = found.similarity[DECODING]
-    assert decoder.effect.difference == pytest.approx(
+    assert decoder.by_window.effect.difference == pytest.approx(
         window_difference(decoder.matrices.pwcca[:8, 8:], config.decoder.window_sizes)
     )
-    assert decoder.draws.shape == (4,) and decoder.draws.std() > 0
-    assert found.similarity[EMBEDDING].effect is None and found.similarity[EMBEDDING].difference is None
+    assert decoder.by_window.draws.shape == (4,) and decoder.by_window.draws.std() > 0
+    assert found.similarity[EMBEDDING].by_window is None
 
 
 def test_comparisons_are_between_the_models(analysed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -97,7 +98,7 @@ def named_model(text: str) -> tuple[str, str]:
     return (Path(text).name or "embedded"), text
 
 
-def _load(module: str) -> object:
+def _load(module: str) -> Any:
     """A module of the analysis; what it needs beyond embedding may be missing."""
     from importlib import import_module
 

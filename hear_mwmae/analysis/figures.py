@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,8 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ..files import replacing
-from .measure import HeadSimilarity, Measured, View
-from .resampling import WindowEffect
+from .measure import ByWindow, HeadSimilarity, Measured, View
 
 #: Of Okabe and Ito's palette for all kinds of colour vision.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "0.55"
@@ -23,14 +23,15 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "0.55"
 HIDDEN = "#CFE3F1"
 #: Dots per inch of the PNG.
 DPI = 160
-STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "hear_mwmae"}
+STYLE: Any = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "hear_mwmae"}
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
     """``name``.png and ``name``.svg in ``folder``; the same figure gives the same files."""
     with matplotlib.rc_context(STYLE):
-        figure.get_layout_engine().execute(figure)
-        figure.set_layout_engine("none")  # the two formats need not be laid out again
+        if engine := figure.get_layout_engine():
+            engine.execute(figure)
+            figure.set_layout_engine("none")  # the two formats need not be laid out again
         for suffix, options in ((".png", {"dpi": DPI}), (".svg", {"metadata": {"Date": None}})):
             with replacing(folder / f"{name}{suffix}") as temporary:
                 figure.savefig(temporary, format=suffix[1:], **options)
@@ -43,7 +44,7 @@ def window_name(window: int) -> str:
 def window_colours(windows: Sequence[int]) -> dict[int, str]:
     """From dark to light with the size of the window; global heads are black."""
     sizes = sorted({window for window in windows if window})
-    shades = colormaps["viridis"](np.linspace(0.1, 0.9, len(sizes))) if sizes else []
+    shades = colormaps["viridis"](np.linspace(0.1, 0.9, len(sizes)))
     return {0: "black"} | {size: to_hex(shade) for size, shade in zip(sizes, shades, strict=True)}
 
 
@@ -58,7 +59,6 @@ def heads_over_blocks(models: Sequence[Measured], view: View) -> Figure:
         axes = figure.subplots(2, len(models), squeeze=False, sharey="row")
         for column, model in enumerate(models):
             axes[0, column].set_title(model.name)
-            windows = model.windows[view.part]
             for axis, measure in zip(axes[:, column], ("distance", "entropy_normalised"), strict=True):
                 _dots(axis, model, view, measure)
                 axis.xaxis.get_major_locator().set_params(integer=True)
@@ -68,10 +68,10 @@ def heads_over_blocks(models: Sequence[Measured], view: View) -> Figure:
         axes[1, 0].set_ylabel("entropy / ln(visible keys)")
         axes[0, 0].set_ylim(bottom=0)
         axes[1, 0].set_ylim(0, 1.03)
-        windows = sorted({w for model in models for w in model.windows[view.part]}, key=lambda w: w or np.inf)
-        if any(windows):
-            colours = window_colours(windows)
-            marks = [axes[0, 0].plot([], [], "o", color=colours[w], label=window_name(w), ms=4)[0] for w in windows]
+        shown = sorted({w for model in models for w in model.windows[view.part]}, key=lambda w: w or np.inf)
+        if any(shown):
+            colours = window_colours(shown)
+            marks = [axes[0, 0].plot([], [], "o", color=colours[w], label=window_name(w), ms=4)[0] for w in shown]
             marks += axes[0, 0].plot([], [], "_", color=GREY, label="uniform", ms=7)
             figure.legend(handles=marks, title="window (tokens)", loc="outside right center", frameon=False)
     return figure
@@ -114,10 +114,9 @@ def similarity_matrix(model: Measured, view: View) -> Figure:
             np.fill_diagonal(values, np.nan)  # a head and itself
             image = axis.imshow(values, vmin=0, vmax=np.nanmax(values), cmap="cividis", interpolation="nearest")
             axis.set_facecolor("white")
-            labels = [f"{window_name(windows[h])}" for _, h in order] if any(windows) else [""] * len(order)
             size = 7 if len(order) <= 20 or not any(windows) else 6
             ticks = range(len(order)) if any(windows) else np.arange(blocks) * heads + (heads - 1) / 2
-            labels = labels if any(windows) else range(1, blocks + 1)
+            labels = [window_name(windows[head]) for _, head in order] if any(windows) else list(map(str, range(1, blocks + 1)))
             axis.set_xticks(ticks, labels, rotation=90 if any(windows) else 0, fontsize=size)
             axis.set_yticks(ticks, labels, fontsize=size)
             groups = [block if title == "by block" else windows[head] for block, head in order]
@@ -132,8 +131,9 @@ def similarity_matrix(model: Measured, view: View) -> Figure:
 
 
 def window_effects(models: Sequence[Measured], view: View) -> Figure:
-    """PWCCA of pairs of heads of different blocks: equal against unequal windows, a column per model."""
+    """PWCCA of pairs of heads of different blocks: equal against unequal windows, a column per model that has windows."""
     with matplotlib.rc_context(STYLE):
+        models = [model for model in models if model.similarity[view].by_window]
         figure = Figure(figsize=(0.8 + 1.9 * len(models), 3.1), layout="constrained")
         axes = figure.subplots(1, len(models), squeeze=False, sharey=True)[0]
         rng = np.random.default_rng(0)
@@ -147,7 +147,7 @@ def window_effects(models: Sequence[Measured], view: View) -> Figure:
             axis.set_xticks([0, 1], ["equal", "unequal"])
             axis.set_xlim(-0.6, 1.6)
             axis.set_ylim(0, 1)
-            axis.set_title(f"{model.name}\n{_effect(found.effect, found)}", fontsize=7.5)
+            axis.set_title(f"{model.name}\n{_effect(found.by_window)}", fontsize=7.5)
         axes[0].set_ylabel("PWCCA across blocks")
         figure.supxlabel("windows of the two heads (dotted: independent noise)", fontsize=8)
     return figure
@@ -163,9 +163,12 @@ def _pairs(found: HeadSimilarity, windows: tuple[int, ...]) -> tuple[np.ndarray,
     return found.matrices.pwcca[above & same], found.matrices.pwcca[above & ~same]
 
 
-def _effect(effect: WindowEffect, found: HeadSimilarity) -> str:
+def _effect(found: ByWindow | None) -> str:
+    """Equal minus unequal windows, its interval, and p."""
+    if not found:
+        return ""
     difference = found.difference
-    return f"{difference.value:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}], p = {effect.p:.1g}"
+    return f"{difference.value:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}], p = {found.effect.p:.1g}"
 
 
 def attention_over_spectrogram(
@@ -215,9 +218,10 @@ def reconstruction_panels(panels: Sequence[tuple[str, np.ndarray]], seconds: flo
         target = panels[-2][1]
         for axis, (title, panel) in zip(axes, panels, strict=True):
             is_error = panel is panels[-1][1]
-            # A few bins that are far off should not pale the rest.
-            largest = (np.nanpercentile(np.abs(panel), 99) or 1.0) if is_error else None
-            low, high = (-largest, largest) if is_error else (target.min(), target.max())
+            low, high = target.min(), target.max()
+            if is_error:  # a few bins that are far off should not pale the rest
+                high = np.nanpercentile(np.abs(panel), 99) or 1.0
+                low = -high
             image = axis.imshow(
                 panel.T, origin="lower", aspect="auto", vmin=low, vmax=high, extent=(0, seconds, 0, panel.shape[1]),
                 cmap="PuOr_r" if is_error else "viridis", interpolation="nearest",

@@ -116,7 +116,7 @@ def attention_maps(attention: Attention, inputs: Tensor) -> Tensor:
     batch, length, _ = inputs.shape
     maps = inputs.new_zeros(batch, len(head_windows(attention)), length, length, dtype=torch.float32)
     for head, (window, weights) in enumerate(zip(head_windows(attention), attention.attention_weights(inputs), strict=True)):
-        if window:
+        if window and isinstance(attention, MultiWindowAttention):
             order = _order(attention, window, length, inputs.device)
             maps[:, head] = _whole(weights.unflatten(0, (batch, -1)), order)
         else:
@@ -128,12 +128,13 @@ def visible_keys(attention: Attention, length: int, device: torch.device | None 
     """(heads, length, length) bool: whether a head's query (rows) can see a key at all, in a sequence of ``length`` tokens."""
     device = device or torch.device("cpu")
     visible = torch.ones(len(head_windows(attention)), length, length, dtype=torch.bool, device=device)
-    for head, window in enumerate(head_windows(attention)):
-        if window:
+    if isinstance(attention, MultiWindowAttention):
+        for head, window in enumerate(attention.window_sizes):
             (group,) = plan_groups(length, (window,), attention.shift, str(device))
-            inside = group.index[:, 0] < 2 * window - 1  # the entry after the bias table stands for "outside"
-            inside = inside.expand(length // window, -1, -1)[None]
-            visible[head] = _whole(inside, _order(attention, window, length, device))[0]
+            if group.index is not None:
+                inside = group.index[:, 0] < 2 * window - 1  # the entry after the bias table stands for "outside"
+                windows = inside.expand(length // window, -1, -1)[None]
+                visible[head] = _whole(windows, _order(attention, window, length, device))[0]
     return visible
 
 

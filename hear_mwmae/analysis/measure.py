@@ -51,19 +51,26 @@ VIEWS = (EMBEDDING, PRETRAINING, DECODING)
 COMPARED = (DECODING, EMBEDDING)
 
 
-@dataclass
+@dataclass(frozen=True)
+class ByWindow:
+    """Similarity of heads of different blocks by their windows."""
+
+    effect: WindowEffect
+    draws: np.ndarray  #: (draws,) its difference in bootstrap samples of the clips
+
+    @property
+    def difference(self) -> Estimate:
+        """Of equal and unequal windows, with an interval over clips."""
+        return Estimate.of(self.effect.difference, self.draws)
+
+
+@dataclass(frozen=True)
 class HeadSimilarity:
     """All pairs of heads of a part; head ``number`` is head ``number % heads`` of block ``number // heads``."""
 
     matrices: Matrices
     null: float  #: PWCCA of independent noise of these sizes
-    effect: WindowEffect | None = None  #: where there are windows, and blocks to compare across
-    draws: np.ndarray | None = None  #: (draws,) its difference in bootstrap samples of the clips
-
-    @property
-    def difference(self) -> Estimate | None:
-        """Of equal and unequal windows, with an interval over clips."""
-        return Estimate.of(self.effect.difference, self.draws) if self.effect else None
+    by_window: ByWindow | None  #: where there are windows, and blocks to compare across
 
 
 @dataclass
@@ -163,17 +170,16 @@ def _similarity(
     heads, width = outputs[0].shape[1:]
     bases = [decompose(block[:, head]) for block in outputs for head in range(heads)]
     matrices = compare(bases)
-    found = HeadSimilarity(matrices, null_level(len(clip_of_sample), (width, width), seed=seed))
-    if any(windows) and len(outputs) > 1:
-        by_pair = {
-            (a, b): matrices.pwcca[a * heads : (a + 1) * heads, b * heads : (b + 1) * heads]
-            for b in range(len(outputs))
-            for a in range(b)
-        }
-        found.effect = window_effect(by_pair, windows, DEALS, seed)
-        drawn = [_drawn_difference(bases, heads, windows, drawn[clip_of_sample].astype(np.float64)) for drawn in counts]
-        found.draws = np.array(drawn)
-    return found
+    null = null_level(len(clip_of_sample), (width, width), seed=seed)
+    if not any(windows) or len(outputs) < 2:
+        return HeadSimilarity(matrices, null, None)
+    pairs = {
+        (a, b): matrices.pwcca[a * heads : (a + 1) * heads, b * heads : (b + 1) * heads]
+        for b in range(len(outputs))
+        for a in range(b)
+    }
+    draws = [_drawn_difference(bases, heads, windows, drawn[clip_of_sample].astype(np.float64)) for drawn in counts]
+    return HeadSimilarity(matrices, null, ByWindow(window_effect(pairs, windows, DEALS, seed), np.array(draws)))
 
 
 def _drawn_difference(bases: list[Basis], heads: int, windows: tuple[int, ...], weights: np.ndarray) -> float:

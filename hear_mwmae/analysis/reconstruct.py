@@ -59,8 +59,8 @@ def reconstruct(path: Path, source: str = "", mask_ratio: float | None = None, s
     parts = [reconstruction(config, model, *batch) for batch in zip(chunks.split(16), noise.split(16), strict=True)]
     hidden, whole, target = (torch.cat(part).flatten(0, 1) for part in zip(*parts, strict=True))
     loss = (whole - target).square()[hidden.isnan()].mean()  # with the padding, as the model sees it
-    panels = ((part[:frames] * std + mean).numpy() for part in (hidden, whole))
-    return Reconstruction(*panels, log_mel[0].numpy(), float(loss), len(audio), config.frontend)
+    masked, predicted = ((part[:frames] * std + mean).numpy() for part in (hidden, whole))
+    return Reconstruction(masked, predicted, log_mel[0].numpy(), float(loss), len(audio), config.frontend)
 
 
 def write(result: Reconstruction, picture: Path, listen: bool) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,6 +31,9 @@ from .tables import (
     window_comparison_rows,
     window_rows,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Heads in a picture of attention maps.
 PICTURED = 8
@@ -68,8 +72,8 @@ def analyze(
         figures.save(
             figures.heads_over_blocks(measured, view), out, f"heads-{view.part}-{'masked' if view.masked else 'unmasked'}"
         )
-    if windowed := [model for model in measured if model.similarity[DECODING].effect]:
-        figures.save(figures.window_effects(windowed, DECODING), out, "windows-decoder")
+    if any(model.similarity[DECODING].by_window for model in measured):
+        figures.save(figures.window_effects(measured, DECODING), out, "windows-decoder")
     tables = {
         "heads": head_rows(measured, counts),
         "similarity": similarity_rows(measured),
@@ -116,7 +120,7 @@ def _most_eventful(clips: Tensor, config: ModelConfig) -> slice:
 
 
 @torch.no_grad()
-def _attention_picture(model: MaskedAutoencoder, found: Measured, view: View, clip: Tensor, noise: Tensor) -> object:
+def _attention_picture(model: MaskedAutoencoder, found: Measured, view: View, clip: Tensor, noise: Tensor) -> Figure:
     """Heads from the shortest to the longest attention distance, evenly chosen by rank; the query is a loud patch."""
     from . import figures
 
@@ -130,9 +134,9 @@ def _attention_picture(model: MaskedAutoencoder, found: Measured, view: View, cl
     device = model.encoder.pos_embed.device
     shown = reconstruction(config, model, clip.to(device), noise.to(device))[0].cpu() if view.masked else clip
     cls, maps = int(config.encoder.cls_token), {}
-    for block in trace(model, clip, noise if view.masked else None):
-        if block.part == view.part:
-            maps[block.block] = block.maps()[0, :, query + cls, cls:].cpu().numpy()
+    for traced in trace(model, clip, noise if view.masked else None):
+        if traced.part == view.part:
+            maps[traced.block] = traced.maps()[0, :, query + cls, cls:].cpu().numpy()
     panels = []
     for number in chosen:
         block, head = divmod(int(number), len(windows))
@@ -151,7 +155,7 @@ def summary(measured: Sequence[Measured], tables: dict[str, list[Row]], clips: i
     for name, unit in zip(SPREAD_MEASURES, ("attention distance, patches", "attention entropy / ln(visible keys)"), strict=True):
         rows = [row for row in tables["spread"] if row["measure"] == name]
         kinds = list(dict.fromkeys(row["spread"] for row in rows))
-        body = [
+        body: list[list[object]] = [
             [model.name, str(view), *(_cell(row, "value") for row in rows if about(model, view).items() <= row.items())]
             for view in VIEWS
             for model in measured

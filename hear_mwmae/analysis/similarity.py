@@ -176,5 +176,5 @@ class _Moments:
         return Pair(
             float(weights_x @ correlations / weights_x.sum()),
             float(weights_y @ correlations / weights_y.sum()),
-            float(min(cka, 1.0)),
+            min(float(cka), 1.0),
         )

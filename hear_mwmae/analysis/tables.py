@@ -60,10 +60,11 @@ def window_rows(measured: Sequence[Measured]) -> list[Row]:
     for model in measured:
         for view in COMPARED:
             found = model.similarity[view]
-            if found.effect:
-                row: Row = {**about(model, view), "equal": found.effect.equal, "unequal": found.effect.unequal}
-                row |= _interval("difference", found.difference)
-                row |= {"superiority": found.effect.superiority, "p": found.effect.p, "noise_level": found.null}
+            if found.by_window:
+                effect = found.by_window.effect
+                row: Row = {**about(model, view), "equal": effect.equal, "unequal": effect.unequal}
+                row |= _interval("difference", found.by_window.difference)
+                row |= {"superiority": effect.superiority, "p": effect.p, "noise_level": found.null}
                 rows.append(row)
     return rows
 
@@ -72,10 +73,10 @@ def window_comparison_rows(measured: Sequence[Measured]) -> list[Row]:
     """A row per pair of models with windows: how much larger the effect of windows is in the first, the same clips for both."""
     rows = []
     for view in COMPARED:
-        for a, b in combinations([model for model in measured if model.similarity[view].effect], 2):
-            one, other = a.similarity[view], b.similarity[view]
-            larger = Estimate.of(one.effect.difference - other.effect.difference, one.draws - other.draws)
-            rows.append({"model_a": a.name, "model_b": b.name, "part": view.part, **_interval("a_minus_b", larger)})
+        windowed = [(model.name, found) for model in measured if (found := model.similarity[view].by_window)]
+        for (name_a, a), (name_b, b) in combinations(windowed, 2):
+            larger = Estimate.of(a.effect.difference - b.effect.difference, a.draws - b.draws)
+            rows.append({"model_a": name_a, "model_b": name_b, "part": view.part, **_interval("a_minus_b", larger)})
     return rows
 
 
