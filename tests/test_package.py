@@ -84,7 +84,7 @@ def test_an_unpacked_wheel_embeds_without_anything_else(wheel, tmp_path):
     done = run_python(code, tmp_path)
     assert done.returncode == 0, done.stderr
     file, size = json.loads(done.stdout)
-    assert Path(file).is_relative_to(tmp_path) and size == 960
+    assert Path(file).is_relative_to(tmp_path) and size == 2880
 
 
 def test_this_install_finds_the_weights():
