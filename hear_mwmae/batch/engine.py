@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..audio import read_blocks
@@ -95,10 +97,12 @@ class _Waiting:
 
     def embed(self) -> None:
         if self.timestamps:
-            for place, clip in enumerate(self.clips):
-                embeddings, times = self.model.timestamp_embeddings(clip[None])
-                self.sink.append(embeddings[0].cpu().numpy(), times[0].cpu().numpy())
-                self.group.clips[place] = self.group.clips[place][0], len(embeddings[0])
+            names = [name for name, _ in self.group.clips]
+            self.group.clips = []
+            for _, same in groupby(self.clips, key=len):  # clips of one length are one batch
+                for rows, times in zip(*self.model.timestamp_embeddings(torch.stack(list(same))), strict=True):
+                    self.sink.append(rows.cpu().numpy(), times.cpu().numpy())
+                    self.group.clips.append((names[len(self.group.clips)], len(rows)))
         elif self.clips:
             self.sink.append(self.model.scene_embeddings_of_clips(self.clips).cpu().numpy(), None)
         if self.group.recordings:
