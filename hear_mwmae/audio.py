@@ -173,7 +173,7 @@ def audio_seconds(path: str | Path) -> float | None:
     if not path.is_file():
         return None
     try:
-        with open(path, "rb", buffering=0) as stream, soundfile.SoundFile(_for_sndfile(stream), closefd=False) as file:
+        with open(path, "rb", buffering=0) as stream, soundfile.SoundFile(_for_sndfile(stream)) as file:
             frames, rate = announced_frames(file, stream), file.samplerate
     except soundfile.LibsndfileError as error:
         return ffmpeg.audio_seconds(path) if error.code in _UNKNOWN_TO_SNDFILE else None
@@ -226,7 +226,7 @@ def _decoded(path: Path) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _decoded_by_sndfile(path: Path, stream: FileIO) -> Iterator[tuple[int, np.ndarray]]:
-    with _Sequential(_for_sndfile(stream), closefd=False) as file:
+    with _Sequential(_for_sndfile(stream)) as file:
         announced = announced_frames(file, stream)
         if is_cut_short(file, stream):
             raise HearMwmaeError(f"{path}: truncated, it ends before what its header announces")
@@ -251,7 +251,8 @@ def _decoded_by_sndfile(path: Path, stream: FileIO) -> Iterator[tuple[int, np.nd
 
 def _for_sndfile(stream: FileIO) -> int | str:
     """An open file's descriptor: soundfile would encode a name, and fail where it holds bytes that are no characters."""
-    return stream.fileno() if os.name == "posix" else stream.name
+    # A copy for libsndfile to close: 1.2.0 closes the descriptor of a file that it cannot read, whatever it is told.
+    return os.dup(stream.fileno()) if os.name == "posix" else stream.name
 
 
 def _may_be_ffmpegs(path: Path) -> bool:

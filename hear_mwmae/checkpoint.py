@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -246,6 +247,8 @@ def _read_safetensors(path: Path, config: ModelConfig | None, prefix: str) -> tu
                 raise HearMwmaeError(
                     f"{path} carries no configuration in its metadata; load the directory with its {CONFIG_NAME}"
                 )
+            if config and own_config:  # how embeddings are pooled is no property of the weights: there, config.json counts
+                own_config = dataclasses.replace(own_config, pooling=config.pooling)
             if config and own_config and config != own_config:
                 raise HearMwmaeError(
                     f"{path} was saved with another configuration than the {CONFIG_NAME} beside it: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from .checkpoint import load_strictly, read_model
 from .config import ModelConfig
 from .encoder import LAYER_NORM_EPS, Block, Encoder, init_linear
 from .linear import Linear
-from .patches import patchify, sincos_1d
+from .patches import patchify, sincos_1d, unpatchify
 
 
 class MaskedAutoencoderOutput(NamedTuple):
@@ -66,9 +67,15 @@ class MaskedAutoencoder(nn.Module):
         self.decoder = Decoder(config)
 
     @classmethod
-    def from_pretrained(cls, source: str = "") -> MaskedAutoencoder:
-        """Encoder and decoder of a pretrained model, to go on training; ``source`` as in `hear_mwmae.load_model`."""
+    def from_pretrained(cls, source: str = "", mask_ratio: float | None = None) -> MaskedAutoencoder:
+        """Encoder and decoder of a pretrained model, to go on training; ``source`` as in `hear_mwmae.load_model`.
+
+        Args:
+            mask_ratio: part of the patches to hide; that of its pretraining when not given.
+        """
         config, state = read_model(source)
+        if mask_ratio is not None:
+            config = dataclasses.replace(config, mask_ratio=mask_ratio)
         with torch.random.fork_rng(devices=[]):  # as in load_embedder
             model = cls(config)
         load_strictly(model, state, source or "the embedded model")
@@ -97,6 +104,19 @@ class MaskedAutoencoder(nn.Module):
             target = (target - mean) / (var + 1e-6).sqrt()
         error = (pred.float() - target).square().mean(dim=-1)
         return (error * mask).sum() / mask.sum()
+
+
+def reconstruction(config: ModelConfig, model: nn.Module, clips: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Masked input (NaN where masked), reconstruction (predicted where masked) and target, each (B, frames, mels)."""
+    out = model(clips, noise)
+    patches, masked = patchify(clips, config.patch_size), out.mask[:, :, None].bool()
+    pred = out.pred.float()
+    if config.norm_pix_loss:  # predictions are of standardised patches
+        var, mean = torch.var_mean(patches, dim=-1, correction=0, keepdim=True)
+        pred = pred * (var + 1e-6).sqrt() + mean
+    hidden = patches.masked_fill(masked, float("nan"))
+    whole = torch.where(masked, pred, patches)
+    return tuple(unpatchify(part, config.patch_size, config.grid_size) for part in (hidden, whole, patches))
 
 
 def lecun_normal_(weight: Tensor) -> None:

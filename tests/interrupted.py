@@ -30,10 +30,10 @@ def small(setattr=setattr) -> None:
 
 
 class Events:
-    """Ends its own process by ``sign`` at event number ``last``."""
+    """Ends its own process, or the command by Ctrl-C, at event number ``last``."""
 
-    def __init__(self, last: int, sign: int = signal.SIGKILL) -> None:
-        self.left, self.sign = last, sign
+    def __init__(self, last: int, ctrl_c: bool = False) -> None:
+        self.left, self.ctrl_c = last, ctrl_c
 
     def watch(self, holder: object, name: str, setattr=setattr) -> None:
         function = getattr(holder, name)
@@ -43,7 +43,9 @@ class Events:
             if not self.left:
                 if name == "_write":  # half of it
                     args[0].write(args[1][: len(args[1]) // 2])
-                os.kill(os.getpid(), self.sign)
+                if self.ctrl_c:
+                    raise KeyboardInterrupt
+                os.kill(os.getpid(), signal.SIGKILL)
             return function(*args)
 
         setattr(holder, name, watched)

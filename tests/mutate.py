@@ -38,10 +38,10 @@ MUTATIONS = {
     "LayerNorm eps 1e-5": ("encoder.py", "LAYER_NORM_EPS = 1e-6", "LAYER_NORM_EPS = 1e-5"),
     "position tables regenerated": (
         "checkpoint.py",
-        "    problems = [",
+        "    problems = _other_shapes(shapes, found)",
         "    from .patches import sincos_2d\n"
         "    state = {**state, 'pos_embed': sincos_2d(module.config.encoder.width, (50, 5))[None]}\n"
-        "    problems = [",
+        "    problems = _other_shapes(shapes, found)",
     ),
     "time in the first half of the position table": (
         "patches.py",

@@ -106,7 +106,11 @@ def test_errors_are_one_line_and_a_code(tmp_path, args, message):
 
 def test_info(model):
     text = run("info").stdout
-    assert "MW-MAE" in text and "960 numbers per clip" in text and "2, 5, 10, 25, 50, 125, global, global" in text
+    assert (
+        "MW-MAE" in text
+        and "2880 numbers per clip, mean+std+max over time" in text
+        and "2, 5, 10, 25, 50, 125, global, global" in text
+    )
     assert "width 32" in run("info", model).stdout
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import resource
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +26,7 @@ from hear_mwmae.audio import read_audio
 from hear_mwmae.batch import parts
 from hear_mwmae.checkpoint import save_model
 from hear_mwmae.cli import main
+from hear_mwmae.commands import Command
 from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig
 from hear_mwmae.mae import MaskedAutoencoder
 
@@ -121,7 +121,7 @@ def test_killed_twenty_times(model, clips, whole, tmp_path, name):
 def test_ctrl_c_says_how_to_go_on(model, clips, whole, tmp_path, monkeypatch):
     interrupted.small(monkeypatch.setattr)
     with monkeypatch.context() as patch:
-        interrupted.Events(40, signal.SIGINT).watch_all(patch.setattr)
+        interrupted.Events(40, ctrl_c=True).watch_all(patch.setattr)
         result = run(clips, "-o", tmp_path / "out.npz", "--model", model)
     assert result.exit_code == 130 and not (tmp_path / "out.npz").exists()
     assert "interrupted: what was embedded is kept" in result.stderr and len(result.stderr.splitlines()) == 1
@@ -155,7 +155,7 @@ def test_two_processes_go_on_with_what_one_has_begun(model, clips, whole, tmp_pa
         interrupted.small(patch.setattr)
         patch.setattr(interrupted.plan, "FEWEST_FILES", 64)
         patch.setattr(interrupted.plan, "MOST_FILES", 64)
-        interrupted.Events(20, signal.SIGINT).watch_all(patch.setattr)
+        interrupted.Events(20, ctrl_c=True).watch_all(patch.setattr)
         assert run(clips, "-o", out, "--model", model).exit_code == 130
     begun = {file.name for file in (out / ".embed").glob("*.jsonl")}
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "hear_mwmae.cli", "embed"]
@@ -262,7 +262,7 @@ def test_shards_here_and_on_a_server(model, tmp_path, shard, monkeypatch):
         for source in (str(path), f"{server.url}/{path.name}"):
             out = tmp_path / f"{len(source)}.npz"
             with monkeypatch.context() as patch:
-                interrupted.Events(12, signal.SIGINT).watch_all(patch.setattr)
+                interrupted.Events(12, ctrl_c=True).watch_all(patch.setattr)
                 assert run(source, "-o", out, "--model", model).exit_code == 130
             assert len((tmp_path / f"{out.name}.parts" / "part-00000.jsonl").read_text().splitlines()) in (1, 2)
             result = run(source, "-o", out, "--model", model)
@@ -303,6 +303,8 @@ def test_manifests_folders_and_files_together(model, tmp_path):
         assert reason in failures.pop(name)
         assert sum(name in line for line in result.stderr.splitlines()) == 1
     assert not failures and "1 .tak" in result.stderr and "4 of 9 clips" in result.stdout
+    packed = CliRunner().invoke(main, ["pack", "--jobs", "1", str(tmp_path / "folder"), str(tmp_path / "pack")])
+    assert packed.exit_code == 0 and "not read: 1 .tak" in packed.stderr  # the same reader
 
 
 def test_nothing_could_be_embedded(model, tmp_path):
@@ -370,6 +372,7 @@ def test_the_list_of_commands_is_not_cut_off():
     text = CliRunner().invoke(main, ["--help"], terminal_width=80).output
     assert "..." not in text.partition("Commands:")[2]
     assert all(f"\n  {name} " in text for name in main.commands)
+    assert all(isinstance(command, Command) for command in main.commands.values())  # with -h, --debug and errors in one line
 
 
 def test_embedding_files_imports_no_shards(model, tmp_path):
@@ -386,7 +389,7 @@ def test_a_damaged_log_is_refused(model, clips, tmp_path, monkeypatch):
     """Rows that the log counts, and that are not there, are not made up."""
     interrupted.small(monkeypatch.setattr)
     with monkeypatch.context() as patch:
-        interrupted.Events(30, signal.SIGINT).watch_all(patch.setattr)
+        interrupted.Events(30, ctrl_c=True).watch_all(patch.setattr)
         run(clips, "-o", tmp_path / "out.npz", "--model", model)
     rows = tmp_path / "out.npz.parts" / "part-00000.rows"
     os.truncate(rows, 8)

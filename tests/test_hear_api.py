@@ -31,10 +31,10 @@ def test_the_api_is_what_hear_asks_for(embedded_model):
     model = embedded_model
     assert isinstance(model, torch.nn.Module) and not model.training
     assert type(model.sample_rate) is type(model.scene_embedding_size) is type(model.timestamp_embedding_size) is int
-    assert (model.sample_rate, model.scene_embedding_size, model.timestamp_embedding_size) == (16000, 960, 960)
+    assert (model.sample_rate, model.scene_embedding_size, model.timestamp_embedding_size) == (16000, 3 * 960, 960)
     audio = torch.stack([noise(32000), tone(32000)])
     scenes = hear_mwmae.get_scene_embeddings(audio, model)
-    assert scenes.shape == (2, 960) and scenes.dtype == torch.float32 and not scenes.requires_grad
+    assert scenes.shape == (2, 3 * 960) and scenes.dtype == torch.float32 and not scenes.requires_grad
     steps, timestamps = hear_mwmae.get_timestamp_embeddings(audio, model)
     assert steps.shape == (2, 50, 960) and steps.dtype == torch.float32
     assert timestamps.shape == (2, 50) and timestamps.dtype == torch.float32
@@ -75,8 +75,9 @@ def test_official_timestamps_keep_the_last_step(embedded_model, samples):
     count = -(-(samples // 160 + 1) // 4)
     assert steps.shape[1] == timestamps.shape[1] == count
     assert timestamps[0].numpy() == pytest.approx(np.arange(count) * samples / 16 / count)
-    # The scene is the mean over all of them.
-    torch.testing.assert_close(steps.mean(dim=1), official.scene_embeddings(noise(samples)[None]), atol=1e-5, rtol=1e-5)
+    # The scene pools all of them; its mean comes first.
+    scene = official.scene_embeddings(noise(samples)[None])[:, :960]
+    torch.testing.assert_close(steps.mean(dim=1), scene, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("patch_size", [(8, 16), (5, 5)])

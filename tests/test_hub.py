@@ -21,6 +21,7 @@ from huggingface_hub import constants
 import hear_mwmae
 from hear_mwmae import checkpoint
 from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig
+from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.weights import Entry
 
@@ -78,7 +79,7 @@ def refusal(name: str = REPO, naming: str = REPO) -> str:
     with pytest.raises(ValueError) as caught:
         hear_mwmae.load_model(name)
     message = str(caught.value)
-    assert type(caught.value) is ValueError
+    assert type(caught.value) is HearMwmaeError
     assert len(message.splitlines()) == 1
     assert naming in message
     return message

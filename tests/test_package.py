@@ -66,6 +66,7 @@ def test_the_wheel_carries_model_recipes_and_lists(wheel):
     for name in ("config.json", "model.safetensors", "README.md", "card.json", "loss.png"):
         assert f"hear_mwmae/weights/mwmae-tiny/{name}" in names
     assert {"hear_mwmae/weights/registry.json", "hear_mwmae/training/recipes/mwmae-tiny-cpu.toml"} <= set(names)
+    assert {name for name in tracked() if name.startswith("hear_mwmae/") and name.endswith(".py")} <= set(names)
     assert {"hear_mwmae/training/debian_packages.csv", "hear_mwmae/py.typed"} <= set(names)
     assert not [
         name for name in names if name.split("/")[0] not in ("hear_mwmae", f"hear_mwmae-{hear_mwmae.__version__}.dist-info")
@@ -83,7 +84,7 @@ def test_an_unpacked_wheel_embeds_without_anything_else(wheel, tmp_path):
     done = run_python(code, tmp_path)
     assert done.returncode == 0, done.stderr
     file, size = json.loads(done.stdout)
-    assert Path(file).is_relative_to(tmp_path) and size == 960
+    assert Path(file).is_relative_to(tmp_path) and size == 2880
 
 
 def test_this_install_finds_the_weights():

@@ -10,8 +10,10 @@ import torch
 from test_hear_api import noise, tone
 
 import hear_mwmae
+from hear_mwmae.checkpoint import save_model
 from hear_mwmae.config import ModelConfig, preset
 from hear_mwmae.embedder import Embedder
+from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.pooling import ChunkStatistics
 
 ALL = "mean+std+max"
@@ -93,3 +95,13 @@ def test_load_model_chooses_the_pooling():
         3 * mean.timestamp_embedding_size,
     )
     assert torch.equal(every.scene_embeddings(audio)[:, : mean.scene_embedding_size], mean.scene_embeddings(audio))
+
+
+def test_the_pooling_beside_the_weights_counts(tmp_path, small_config):
+    """It says how embeddings are read, not what the weights are: people may edit it in config.json."""
+    torch.manual_seed(0)
+    save_model(tmp_path / "model", small_config, MaskedAutoencoder(small_config).state_dict())
+    assert hear_mwmae.load_model(tmp_path / "model").scene_embedding_size == 160
+    file = tmp_path / "model" / "config.json"
+    file.write_text(file.read_text().replace('"pooling": "mean"', '"pooling": "max+std"'))
+    assert hear_mwmae.load_model(tmp_path / "model").scene_embedding_size == 320

@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from .._version import __version__
+from ..analysis.commands import analyze, reconstruct
 from ..commands import Group
 from .embed import embed
 from .export import export
@@ -28,5 +29,5 @@ def main() -> None:
     """
 
 
-for command in (embed, info, convert, export, push, pack, pretrain):
+for command in (embed, info, convert, export, push, pack, pretrain, analyze, reconstruct):
     main.add_command(command)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from ..commands import Command
 from ..errors import HearMwmaeError
 from ..extras import needs
 from ..files import printable
@@ -19,7 +20,7 @@ MODEL_HELP = (
 )
 
 
-@click.command(short_help="Audio files to a table of embeddings.")
+@click.command(cls=Command, short_help="Audio files to a table of embeddings.")
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("-o", "--output", metavar="OUT", help="Table (.npz, .npy, .csv, .parquet) or folder of Parquet files to write.")
 @click.option("--timestamps", is_flag=True, help="An embedding for every 40 ms instead of one per clip.")
@@ -72,8 +73,7 @@ def embed(
     if first and found.passed_over:
         click.echo(f"not read: {found.passed_over}", err=True)
     if not found.items:
-        name, reason = found.failures[0]
-        raise HearMwmaeError(reason if name in reason else f"{name}: {reason}")
+        found.check()
     if device == "cuda" and "LOCAL_RANK" in os.environ:  # under torchrun, one for each process
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     embedder = load_embedder(model, device, pooling=pooling, dtype=dtype, max_batch=batch_size)

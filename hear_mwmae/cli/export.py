@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from ..commands import Command
 from ..errors import HearMwmaeError
 
 #: Above this, an exported file is not the model.
 TOLERANCE = 1e-4
 
 
-@click.command(short_help="A whole model as one file, .onnx or .pt2.")
+@click.command(cls=Command, short_help="A whole model as one file, .onnx or .pt2.")
 @click.argument("model", default="")
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write, .onnx or .pt2."

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from ..commands import Command
 
-@click.command(short_help="What a model is.")
+
+@click.command(cls=Command, short_help="What a model is.")
 @click.argument("model", default="")
 def info(model: str) -> None:
     """Describe MODEL: kind, sizes, windows, front-end, and what its embeddings look like.
@@ -38,7 +40,7 @@ def info(model: str) -> None:
         click.echo(f"{name:20} {value}")
 
 
-@click.command(short_help="A checkpoint of the authors' code to config.json and model.safetensors.")
+@click.command(cls=Command, short_help="A checkpoint of the authors' code to config.json and model.safetensors.")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.argument("destination", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--encoder-heads", type=click.IntRange(1), help="Attention heads, where the width is none of the paper's.")
@@ -57,7 +59,7 @@ def convert(source: Path, destination: Path, encoder_heads: int | None) -> None:
     click.echo(f"{sum(value.numel() for value in state.values()):,} parameters -> {destination}")
 
 
-@click.command(short_help="Upload a model with its card to the Hugging Face Hub.")
+@click.command(cls=Command, short_help="Upload a model with its card to the Hugging Face Hub.")
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("repo", metavar="ORG/REPO")
 @click.option("--private", is_flag=True, help="Create the repository as a private one, if it does not exist yet.")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from ..commands import Command
 from ..errors import HearMwmaeError
 from ..extras import needs
 
 
-@click.command(short_help="Audio from anywhere to shards for `pretrain`.")
+@click.command(cls=Command, short_help="Audio from anywhere to shards for `pretrain`.")
 @click.argument("sources", nargs=-1, required=True)
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--codec", type=click.Choice(["flac", "opus"]), default="flac", show_default=True, help="flac is lossless.")
@@ -37,7 +38,7 @@ def pack(sources: tuple[str, ...], out: Path, codec: str, kind: str, shard_size:
     click.echo(f"{packed.clips:,} clips, {packed.hours:.2f} hours, {packed.shards} shards -> {out}{skipped}")
 
 
-@click.command(short_help="Pretrain a model on a pack of audio.")
+@click.command(cls=Command, short_help="Pretrain a model on a pack of audio.")
 @click.argument("recipe")
 @click.argument("data", required=False)
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path), required=False)

@@ -72,8 +72,7 @@ def list_items(sources: Sequence[str], kind: str) -> list[Item]:
     nothing is found, or a server fails.
     """
     found = find_inputs(sources, kind)
-    for name, reason in found.failures:
-        raise HearMwmaeError(reason if name in reason else f"{name}: {reason}")
+    found.check()
     return found.items
 
 
@@ -85,6 +84,11 @@ class Inputs:
     #: Sources and files in them that are not there or cannot be listed, each with the reason.
     failures: list[tuple[str, str]] = field(default_factory=list)
     passed_over: str = ""  #: in words, the files in folders that look like recordings and cannot be read
+
+    def check(self) -> None:
+        """HearMwmaeError for the first failure."""
+        for name, reason in self.failures:
+            raise HearMwmaeError(reason if name in reason else f"{name}: {reason}")
 
 
 def find_inputs(sources: Sequence[str], kind: str = "audio") -> Inputs:

@@ -20,6 +20,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tarfile
 import threading
 import zlib
@@ -40,7 +41,7 @@ from tqdm import tqdm
 from webdataset.writer import TarWriter
 
 from ..config import FrontendConfig
-from ..data.sources import Item, Recording, list_items, read_item
+from ..data.sources import Item, Recording, find_inputs, read_item
 from ..errors import HearMwmaeError
 from ..files import UNFINISHED, one_at_a_time, printable, replacing, write_text
 from ..hub import sha256_of
@@ -72,14 +73,18 @@ class Packed:
 def pack(
     sources: Sequence[str], out: Path, codec: str = "flac", kind: str = "audio", shard_bytes: int = 256 << 20, jobs: int = 1
 ) -> Packed:
-    """Pack what `sources.list_items` finds into the folder ``out``, with ``jobs`` processes.
+    """Pack what `sources.find_inputs` finds into the folder ``out``, with ``jobs`` processes.
 
     A shard holds ``shard_bytes`` of source files, or one source shard. Raises HearMwmaeError when nothing can be packed, and when
     ``out`` holds a pack of something else.
     """
     if re.match(r"\w{2,}:/", str(out)):  # as a path, a URL has one slash
         raise HearMwmaeError(f"a pack is made in a local folder, and copied from there; got {out}")
-    units = _units(list_items(sources, kind), shard_bytes)
+    found = find_inputs(sources, kind)
+    found.check()
+    if found.passed_over:
+        tqdm.write(f"not read: {found.passed_over}", file=sys.stderr)
+    units = _units(found.items, shard_bytes)
     about = {"format": FORMAT, "sources": list(sources), "codec": codec, "sample_rate": SAMPLE_RATE, "plan": _plan(units, codec)}
     out.mkdir(parents=True, exist_ok=True)
     unfinished = out / f".{ABOUT}"

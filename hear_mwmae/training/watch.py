@@ -17,7 +17,7 @@ from ..config import ModelConfig
 from ..embedder import Embedder
 from ..errors import HearMwmaeError
 from ..files import replacing
-from ..patches import patchify, unpatchify
+from ..mae import reconstruction
 from .hear_task import Task
 from .probe import metric, probe
 from .run_files import Board, StepTable
@@ -117,19 +117,6 @@ class Watch:
         if self.writes:
             for file in filter(None, (self.log, self.probes, self.board)):
                 file.close()
-
-
-def reconstruction(config: ModelConfig, model: nn.Module, clips: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Masked input (NaN where masked), reconstruction (predicted where masked) and target, each (B, frames, mels)."""
-    out = model(clips, noise)
-    patches, masked = patchify(clips, config.patch_size), out.mask[:, :, None].bool()
-    pred = out.pred.float()
-    if config.norm_pix_loss:  # predictions are of standardised patches
-        var, mean = torch.var_mean(patches, dim=-1, correction=0, keepdim=True)
-        pred = pred * (var + 1e-6).sqrt() + mean
-    hidden = patches.masked_fill(masked, float("nan"))
-    whole = torch.where(masked, pred, patches)
-    return tuple(unpatchify(part, config.patch_size, config.grid_size) for part in (hidden, whole, patches))
 
 
 def draw(panels: list[np.ndarray]) -> np.ndarray:

@@ -1,0 +1,118 @@
+"""What a model makes of an audio file of which most patches are hidden: what `hear-mwmae reconstruct` runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from ..audio import read_audio
+from ..config import FrontendConfig
+from ..errors import HearMwmaeError
+from ..files import replacing
+from ..frontend import LogMelFrontend, normalise, reflect_pad
+from ..mae import MaskedAutoencoder, reconstruction
+
+#: Endings of pictures.
+PICTURES = (".png", ".svg", ".pdf")
+#: A picture of more would show nothing.
+PICTURED_SECONDS = 10.0
+GRIFFIN_LIM_ITERATIONS = 64
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Log-mel spectrograms of one file, (frames, n_mels) float32, natural logarithm of power."""
+
+    masked: np.ndarray  #: NaN where hidden
+    predicted: np.ndarray  #: predictions where hidden, the input elsewhere
+    target: np.ndarray
+    loss: float  #: mean squared error over the hidden patches of the normalised log-mel, the loss of pretraining
+    samples: int  #: of the audio, at the model's rate
+    frontend: FrontendConfig
+
+
+@torch.no_grad()
+def reconstruct(path: Path, source: str = "", mask_ratio: float | None = None, seed: int = 0) -> Reconstruction:
+    """Cut the file into the model's inputs, hide patches of each, and predict these.
+
+    Args:
+        source: model, as `hear_mwmae.load_model` takes it.
+        mask_ratio: part of the patches to hide; that of pretraining when not given.
+
+    Raises:
+        HearMwmaeError: the file or the model cannot be read, or the ratio leaves nothing to see or to predict.
+    """
+    model = MaskedAutoencoder.from_pretrained(source, mask_ratio).eval()
+    config, frontend = model.config, LogMelFrontend(model.config.frontend)
+    audio = read_audio(path, config.frontend.sample_rate)
+    log_mel = frontend.log_mel(audio[None])
+    features = normalise(log_mel, unbiased=True)
+    std, mean = torch.std_mean(log_mel)
+    frames, size = features.shape[1], config.input_frames
+    chunks = reflect_pad(features, 0, -frames % size).reshape(-1, size, features.shape[2])
+    noise = torch.rand(len(chunks), config.num_tokens, generator=torch.Generator().manual_seed(seed))
+    parts = [reconstruction(config, model, *batch) for batch in zip(chunks.split(16), noise.split(16), strict=True)]
+    hidden, whole, target = (torch.cat(part).flatten(0, 1) for part in zip(*parts, strict=True))
+    loss = (whole - target).square()[hidden.isnan()].mean()  # with the padding, as the model sees it
+    masked, predicted = ((part[:frames] * std + mean).numpy() for part in (hidden, whole))
+    return Reconstruction(masked, predicted, log_mel[0].numpy(), float(loss), len(audio), config.frontend)
+
+
+def write(result: Reconstruction, picture: Path, listen: bool) -> list[Path]:
+    """The picture, the prediction beside it as .npy, and with ``listen`` two .wav; returns what was written.
+
+    Raises HearMwmaeError where the picture has another ending than PICTURES, or torchaudio is missing.
+    """
+    from .figures import DPI, reconstruction_panels  # only here: reconstructing needs no matplotlib
+
+    if picture.suffix not in PICTURES:
+        raise HearMwmaeError(f"a picture must end in {', '.join(PICTURES)}, got {picture}")
+    hop = result.frontend.hop_length / result.frontend.sample_rate
+    shown = slice(0, round(PICTURED_SECONDS / hop))
+    panels = [
+        (name, panel[shown])
+        for name, panel in (
+            ("masked input", result.masked),
+            ("reconstruction", result.predicted),
+            ("target", result.target),
+            ("error (reconstruction - target)", np.where(np.isnan(result.masked), result.predicted - result.target, np.nan)),
+        )
+    ]
+    figure = reconstruction_panels(panels, len(panels[0][1]) * hop)
+    with replacing(picture) as temporary:
+        figure.savefig(temporary, format=picture.suffix[1:], dpi=DPI)
+    written = [picture, picture.with_suffix(".npy")]
+    with replacing(written[1]) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, result.predicted)
+    if listen:
+        for name, log_mel in (("", result.predicted), ("-target", result.target)):
+            written.append(picture.with_name(f"{picture.stem}{name}.wav"))
+            sound = estimate_audio(torch.from_numpy(log_mel), result.frontend, result.samples)
+            with replacing(written[-1]) as temporary:
+                soundfile.write(
+                    temporary, sound.clamp(-1, 1).numpy(), result.frontend.sample_rate, format="WAV", subtype="PCM_16"
+                )
+    return written
+
+
+def estimate_audio(log_mel: Tensor, config: FrontendConfig, samples: int) -> Tensor:
+    """(frames, n_mels) log-mel -> (samples,) waveform that sounds roughly like it.
+
+    An estimate: the spectrum within a mel band is that of the filterbank's pseudo-inverse, the phases are those that the
+    algorithm of Griffin and Lim ("Signal estimation from modified short-time Fourier transform", 1984) finds, from a fixed start.
+    """
+    try:
+        from torchaudio.functional import griffinlim
+    except ModuleNotFoundError as error:
+        raise HearMwmaeError(f"sound needs {error.name}: pip install 'hear-mwmae[analysis]'") from error
+    frontend = LogMelFrontend(config)
+    power = (log_mel.exp() - config.log_offset).clamp(min=0) @ torch.linalg.pinv(frontend.filterbank)
+    return griffinlim(
+        power.clamp(min=0).T, frontend.window, config.n_fft, config.hop_length, config.win_length, power=2.0,
+        n_iter=GRIFFIN_LIM_ITERATIONS, momentum=0.99, length=samples, rand_init=False,
+    )  # fmt: skip
