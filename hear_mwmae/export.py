@@ -54,7 +54,6 @@ class ExportableEmbedder(nn.Module):
         angles = turns.double() * (2 * torch.pi / n_fft)
         self.register_buffer("dft", torch.cat([angles.cos(), angles.sin()], dim=1) * window[:, None])
         self.register_buffer("filterbank", model.frontend.filterbank.double())
-        self.eval()
 
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Sizes may be symbols here. Indices of a range stand where slices would do: a slice asks whether its end lies inside.
@@ -97,15 +96,16 @@ class ExportableEmbedder(nn.Module):
     def _timestamps(self, audio: Tensor, steps: int) -> Tensor:
         """(T,) milliseconds; none beyond the end of the audio, where they are centred."""
         config, patch, samples = self.config.frontend, self.config.patch_size[0], audio.shape[1]
-        duration = torch.full((1,), samples, dtype=torch.float64, device=audio.device) * 1000.0 / float(config.sample_rate)
+        length = torch.full((1,), samples, device=audio.device)
         if self.timestamps == "official":
             count = torch.full((1,), steps, dtype=torch.float64, device=audio.device)
+            duration = length.double() * 1000.0 / float(config.sample_rate)
             return (torch.arange(steps, device=audio.device).double() * duration / count).float()
-        # Step i is centred at (i * patch + (patch - 1) / 2) * hop samples: this many are not above the length, and one at least.
+        # Whole numbers of half samples, so that nothing is rounded where a centre falls on the end. Step i is centred at
+        # (2 i patch + patch - 1) hop of them; this many are not above the length, and one at least.
         count = torch.sym_max((2 * samples + (patch + 1) * config.hop_length) // (2 * patch * config.hop_length), 1)
-        hop = 1000.0 * config.hop_length / config.sample_rate
-        centres = torch.arange(count, device=audio.device).double() * (patch * hop) + (patch - 1) / 2 * hop
-        return torch.where(centres <= duration, centres, duration / 2).float()
+        centres = (torch.arange(count, device=audio.device) * (2 * patch) + (patch - 1)) * config.hop_length
+        return (torch.where(centres <= 2 * length, centres, length).double() * 500.0 / float(config.sample_rate)).float()
 
 
 def export(model: Embedder, path: str | Path) -> None:
