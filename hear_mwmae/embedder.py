@@ -329,14 +329,14 @@ class Embedder(nn.Module):
         device = self.frontend.window.device
         if self.timestamps == "official":
             return (steps * duration / len(steps)).float().to(device)
-        hop = 1000.0 * self.config.frontend.hop_length / self.sample_rate
-        frames = self.config.patch_size[0]
-        # The middle of the first and the last frame of a patch; frame f is centred at f * hop.
-        centres = steps * frames * hop + (frames - 1) / 2 * hop
-        centres = centres[centres <= duration]
-        if not len(centres):
-            centres = torch.tensor([duration / 2], dtype=torch.float64)
-        return centres.float().to(device)
+        # The middle of the first and the last frame of a patch; frame f is centred at f * hop. In half samples, which are whole
+        # numbers: a centre that falls on the end of the audio stays.
+        patch, hop = self.config.patch_size[0], self.config.frontend.hop_length
+        count = (2 * samples + (patch + 1) * hop) // (2 * patch * hop)
+        if not count:
+            return torch.tensor([duration / 2], device=device)
+        centres = (steps[:count] * (2 * patch) + (patch - 1)) * hop
+        return (centres * (500.0 / self.sample_rate)).float().to(device)
 
 
 def _stacked(held: list[tuple[Tensor, int, int]]) -> tuple[Tensor, list[int], list[int]]:
