@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from .checkpoint import CONFIG_NAME, read_config
+from .config import PAPERS_POOLING, ModelConfig
 from .errors import HearMwmaeError
 from .files import read_json
 
@@ -81,6 +82,7 @@ def model_card(directory: str | Path, load_from: str) -> str:
         f"# audio: (clips, samples) float32 at {config.frontend.sample_rate} Hz\n"
         f"scenes = hear_mwmae.get_scene_embeddings(audio, model)  # (clips, {config.scene_embedding_size})\n"
         "steps, milliseconds = hear_mwmae.get_timestamp_embeddings(audio, model)\n```",
+        *_pooling(config, load_from),
         "## Model",
         f"{kind}: log-mel patches of {config.patch_size[0]} frames x {config.patch_size[1]} bands, {config.num_tokens} tokens "
         f"for {config.input_frames} frames. Encoder {encoder.width} wide, {encoder.depth} blocks, {encoder.heads} heads; "
@@ -98,6 +100,16 @@ def model_card(directory: str | Path, load_from: str) -> str:
         parts += ["## Limits", "\n".join(f"- {limit}" for limit in source["limits"])]
     parts += ["## Citation", _CITATION]
     return "\n\n".join(parts) + "\n"
+
+
+def _pooling(config: ModelConfig, load_from: str) -> list[str]:
+    """How to get the paper's pooling, where it is not the model's own."""
+    if config.pooling == PAPERS_POOLING:
+        return []
+    return [
+        f"A scene embedding is {config.pooling} over the time steps of a clip, side by side. The paper's pooling, "
+        f'{config.embedding_size} numbers per clip, is `load_model("{load_from}", pooling="{PAPERS_POOLING}")`.'
+    ]
 
 
 def _read_source(path: Path) -> dict:

@@ -58,8 +58,9 @@ LIMITS = {
 }
 #: Hidden units of a block, patches of an input, weights of a model (40 GB in float32).
 LARGEST_HIDDEN, MOST_TOKENS, MOST_PARAMETERS = 131_072, 65_536, 10_000_000_000
-#: Statistics over time that a pooling joins by "+". The paper's pooling is the mean alone.
+#: Statistics over time that a pooling joins by "+".
 STATISTICS = ("mean", "std", "max")
+PAPERS_POOLING = "mean"
 
 
 def derive_window_sizes(num_tokens: int) -> tuple[int, ...]:
@@ -156,7 +157,7 @@ class ModelConfig:
     mask_ratio: float = 0.8
     norm_pix_loss: bool = False
     #: How a scene is made of a clip's time steps: :data:`STATISTICS` joined by +. Older configurations lack it.
-    pooling: str = field(default="mean", metadata={"optional": True})
+    pooling: str = field(default=PAPERS_POOLING, metadata={"optional": True})
 
     def __post_init__(self) -> None:
         _check_fields(self)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
 from hub_server import HubServer, use_hub
 
 from hear_mwmae import hub as pushing
+from hear_mwmae.card import model_card
+from hear_mwmae.checkpoint import save_model
+from hear_mwmae.mae import MaskedAutoencoder
 
 REPO = "org/repo"
 CARD = "---\nlicense: apache-2.0\n---\n# A model, ünïcode\n"
@@ -137,3 +142,13 @@ def test_upload_without_network(way: str, model: Path, hub: HubServer, monkeypat
     assert f"cannot push to {REPO}: " in message
     assert ("refused" if way == "server gone" else "HF_HUB_OFFLINE") in message
     assert hub.requests == []
+
+
+def test_the_card_says_how_to_get_the_papers_pooling(tmp_path, small_config):
+    torch.manual_seed(0)
+    state = MaskedAutoencoder(small_config).state_dict()
+    save_model(tmp_path / "mean", small_config, state)
+    save_model(tmp_path / "all", dataclasses.replace(small_config, pooling="mean+std+max"), state)
+    assert "pooling" not in model_card(tmp_path / "mean", "org/model")
+    card = model_card(tmp_path / "all", "org/model")
+    assert "(clips, 480)" in card and 'load_model("org/model", pooling="mean")' in card and "160 numbers per clip" in card

@@ -26,6 +26,7 @@ from matplotlib.ticker import LogLocator
 from ..card import CARD_SOURCE, model_card
 from ..checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_embedder, read_model, save_model
 from ..commands import Command
+from ..config import PAPERS_POOLING
 from ..errors import HearMwmaeError
 from ..files import printable, replacing, write_text
 from ..hub import CARD_NAME, LOSS_NAME, sha256_of
@@ -216,6 +217,8 @@ def main(
         # Rounded to 11 bits: half the size, and results as good as float32's to the digits shown.
         save_model(rounded, config, state, torch.float16)
         models = {"value": load_embedder(rounded), "untrained": untrained(config), "log_mel": LogMel(config.pooling)}
+        if config.pooling != PAPERS_POOLING:
+            models["paper_pooling"] = load_embedder(rounded, pooling=PAPERS_POOLING)
         card["results"] = measure(probed, models)
     names = " ".join(task.folder.name for task in probed)
     card["results_command"] = f"python -m hear_mwmae.training.publish {name} PACK RUN {names} -o OUT ..."
