@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +216,14 @@ def test_names_of_models(text, expected):
 def test_errors_are_one_line(options, complaint, tmp_path):
     done = CliRunner().invoke(main, ["analyze", *options, "-o", str(tmp_path / "out"), "--draws", "2"])
     assert done.exit_code == 1 and complaint in done.output.splitlines()[-1], done.output
+
+
+def test_what_is_missing_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "hear_mwmae.analysis.figures")
+    for command in (["analyze", *CLIPS, "-o", str(tmp_path / "out")], ["reconstruct", CLIPS[0], "-o", str(tmp_path / "a.png")]):
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 1 and "the analysis needs matplotlib" in done.output and not list(tmp_path.iterdir())
 
 
 def test_every_window_has_a_colour_of_its_own():

@@ -85,6 +85,7 @@ def reconstruct(audio: Path, output: Path | None, model: str, mask_ratio: float 
     pseudo-inverse of the mel filterbank), and NAME-target.wav says how much of the damage is due to the estimate.
     """
     run = _load("reconstruct")
+    _load("figures")
     picture = output or Path(f"{audio.stem}-reconstruction.png")
     result = run.reconstruct(audio, model, mask_ratio, seed)
     for file in run.write(result, picture, listen):
