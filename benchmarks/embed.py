@@ -1,9 +1,10 @@
 """Seconds of audio embedded per second of time, and the share of the machine's matrix-product rate that this reaches.
 
-    python benchmarks/embed.py [--rounds 7] [--sizes tiny,base] [--threads 2]
+    python benchmarks/embed.py [--rounds 7] [--sizes tiny,base] [--threads 2] [--onnx] [--files 600]
 
 Models of random weights on a batch of 16 clips of 10 s. All variants are run in turn, round after round, so that a change of the
 machine's speed meets all of them; medians are printed. "plain" is float32 without the oneDNN path of hear_mwmae/linear.py.
+--onnx goes on with benchmarks/export.py, and --files with benchmarks/embed_files.py on so many files, in the same run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -59,8 +61,20 @@ def processor() -> str:
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--sizes", default="tiny,base", show_default=True)
 @click.option("--threads", default=torch.get_num_threads(), show_default=True)
+@click.option("--onnx", is_flag=True, help="Also onnxruntime beside torch.")
+@click.option("--files", default=0, show_default=True, help="Also files to a table beside the encoder alone, of so many clips.")
+@click.pass_context
+def main(context: click.Context, rounds: int, sizes: str, threads: int, onnx: bool, files: int) -> None:
+    encoder(rounds, sizes, threads)
+    if onnx:
+        context.invoke(import_module("export").main, rounds=rounds, sizes=sizes, threads=threads)
+    if files:
+        context.invoke(import_module("embed_files").main, clips=files, rounds=rounds)
+
+
 @torch.inference_mode()
-def main(rounds: int, sizes: str, threads: int) -> None:
+def encoder(rounds: int, sizes: str, threads: int) -> None:
+    """The rates of the encoder in all precisions."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     audio = torch.rand(CLIPS, SECONDS * 16000) * 2 - 1
