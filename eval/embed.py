@@ -1,4 +1,4 @@
-"""Embeddings of tasks: RESULTS/NAME/TASK/embeddings, each made once and whole or not there."""
+"""Embeddings of tasks: RESULTS/NAME/TASK/embeddings, each made once and written atomically."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 In MW-MHA every head has a window size of its own. A windowed head cuts the sequence into non-overlapping windows, attends
 inside each and adds a learned bias for every relative position; a head of window size 0 attends globally, without a bias.
 
-Heads are not computed one by one. Heads share a *tile*: the largest window at hand, up to ``MAX_TILE`` tokens, that theirs
+Heads are not computed one by one. Heads share a *tile*: the largest window of the model, up to ``MAX_TILE`` tokens, that theirs
 divides, with the scores outside their own windows masked. Heads of 2, 5, 10, 25 and 50 tokens so become one batched
 product over tiles of 50, cheaper than five products too small to fill a processor.
 """

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and work that is done by one process at a time."""
+"""Atomic writes, single-process locks, and names that are no UTF-8."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def check_writable(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file, whole or not there."""
+    """Write a text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

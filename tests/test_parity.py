@@ -199,7 +199,7 @@ def test_converted_checkpoint():
 
 
 def test_a_checkpoints_own_position_tables_are_used(tmp_path):
-    """Training moves them. The checkpoint at hand still has the initial ones, so they are moved in a copy of the file."""
+    """Training moves them. The test checkpoint still has the initial ones, so they are moved in a copy of the file."""
     source = REFERENCE / "official_checkpoint" / "checkpoint_198400"
     _, state = read_model(source)
     content, moved = source.read_bytes(), {}

@@ -78,7 +78,7 @@ def keep_freed_memory() -> None:
     """Have this process keep what it frees: activations then lie where those of the step before lay.
 
     glibc gives large blocks back to the system at once, which fills them with zeros when they are wanted again, page by page: a
-    tenth of the time of a step of the embedded model's recipe (docs/pretraining.md). Elsewhere than with glibc, nothing happens.
+    tenth of the time of a step of the embedded model's recipe (docs/experiments.md). Elsewhere than with glibc, nothing happens.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
