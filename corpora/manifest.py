@@ -1,4 +1,4 @@
-"""What all corpora share: 16 kHz mono FLAC with a manifest.csv, rendered batch by batch in processes, and resumed where it stopped."""
+"""What all corpora share: 16 kHz mono FLAC with a manifest.csv, rendered in batches by processes; resumed where it stopped."""
 
 from __future__ import annotations
 
@@ -126,3 +126,14 @@ def print_hours(rows: Iterable[Sequence]) -> None:
     click.echo(f"\n{'package':40} {'kind':16} {'files':>7} {'hours':>7}")
     for (package, kind), lengths in sorted(table.items(), key=lambda item: (item[0][0] == "TOTAL", item[0])):
         click.echo(f"{package:40} {kind:16} {len(lengths):7d} {sum(lengths) / 3600:7.2f}")
+
+
+@click.command(help="Print files and hours by package and kind of the given MANIFESTS.")
+@click.argument("manifests", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def main(manifests: tuple[Path, ...]) -> None:
+    """Run the command line."""
+    print_hours([row[column] for column in COLUMNS] for path in manifests for row in read_manifest(path))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,8 @@
 
     python -m corpora.speech DEST [--batches 400] [--seed 0] [--jobs 2]
 
-Texts are one to seven random words of Debian's word lists (packages w*, hunspell-*), so they resemble no data set. Voices: eSpeak NG
-in its languages and variants, Flite's and Festival's (voices.HELD_OUT are left to the development task). Batch number i is a
+Texts are one to seven random words of Debian's word lists (packages w*, hunspell-*), so they resemble no data set. Voices: eSpeak
+NG in its languages and variants, Flite's and Festival's (voices.HELD_OUT are left to the development task). Batch number i is a
 function of (seed, i), the packages' versions, and nothing else.
 """
 
@@ -48,7 +48,7 @@ SHARE = Path("/usr/share")
 MOST_WORDS = 20_000
 #: Of the batches; the rest is eSpeak NG's, which has by far the most voices.
 FLITE_SHARE, FESTIVAL_SHARE = 0.05, 0.4
-#: Of a voice's recordings or models, parts of which are in what it says; what eSpeak NG says is computed, and its licence is the engine's.
+#: Of a voice's recordings or models, parts of which are in what it says. What eSpeak NG says is computed; the licence is its own.
 LICENCES = {
     **{
         "espeak-ng": "GPL-3+",

@@ -1,7 +1,7 @@
 """Procedural instruments: drawn at random, then played at any pitch.
 
-``draw(r)`` of each draws an instrument with the generator ``r`` and returns ``play(f, n)``, which gives ``n`` samples (float64) at
-``f`` hertz, their level left to the caller. What makes the timbre is drawn once, what differs from note to note when it is played.
+Each draws an instrument with the generator ``r`` and returns ``play(f, n)``, which gives ``n`` samples (float64) at ``f`` hertz,
+their level left to the caller. What makes the timbre is drawn once, and what differs from note to note when it is played.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ def gong(r: Random) -> Play:
 
 
 def hand_drum(r: Random) -> Play:
-    """A drum with one tuning and several strokes: open, damped, on the rim, slapped, glided; nearly harmonic or as a bare membrane."""
+    """A drum with one tuning and several strokes: open, damped, on the rim, slapped, glided; harmonic or a bare membrane."""
     modes = np.array(MODES[3] if r.random() < 0.6 else MODES[2], float) * (1 + r.normal(0, 0.004))
     strokes = [
         {
@@ -306,7 +306,7 @@ VOWELS = np.array(
 
 
 def voice(r: Random) -> Play:
-    """Syllables, spoken or sung: a glottal pulse or a whisper through formants that move from vowel to vowel, with consonants of noise."""
+    """Syllables, spoken or sung: a glottal pulse or a whisper through moving formants, with consonants of noise."""
     size, tract = r.uniform(0.8, 1.3), VOWELS * np.exp(r.normal(0, 0.06, VOWELS.shape))
     tilt, whisper, sung, syllable = r.uniform(0.7, 0.97), r.random() < 0.08, r.random() < 0.4, log_uniform(r, 0.1, 0.5)
     phase, breath, base = draw_pitch_curve(r), r.uniform(0, 0.15), log_uniform(r, 75, 400)

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
-from corpora import procedural, synthesis
+from corpora import manifest, procedural, synthesis
 from corpora.manifest import MANIFEST, read_manifest
 
 
@@ -81,3 +81,13 @@ def test_an_interrupted_run_goes_on_to_the_same_clips(tmp_path, monkeypatch):
         rows
     ) == 4
     assert soundfile.info(made[0]).samplerate == 16000
+
+
+def test_hours_by_package_and_kind(tmp_path):
+    manifest.write_manifest(tmp_path, [("a", 3600, "one", "1", "speech", "MIT"), ("b", 1800, "one", "1", "music", "MIT")])
+    output = CliRunner().invoke(manifest.main, [str(tmp_path / "manifest.csv")]).output
+    assert [line.split() for line in output.splitlines() if line.startswith("TOTAL")] == [
+        ["TOTAL", "all", "2", "1.50"],
+        ["TOTAL", "music", "1", "0.50"],
+        ["TOTAL", "speech", "1", "1.00"],
+    ]

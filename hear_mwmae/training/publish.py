@@ -38,7 +38,7 @@ from .recipe import Recipe
 from .run_files import check_identity, newest_checkpoint
 from .shards import Pack
 
-#: What a clip's labels have to say for the card; `hear_mwmae.training.debian_audio` and `soundfont` write them.
+#: What a clip's labels have to say for the card; the scripts of corpora/ write them.
 LABELS = ("package", "version", "licence")
 #: Steps over which the final loss is averaged: a single batch's is noise.
 LOSS_WINDOW = 200
