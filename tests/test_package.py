@@ -67,7 +67,7 @@ def test_the_wheel_carries_model_recipes_and_lists(wheel):
         assert f"hear_mwmae/weights/mwmae-tiny/{name}" in names
     assert {"hear_mwmae/weights/registry.json", "hear_mwmae/training/recipes/mwmae-tiny-cpu.toml"} <= set(names)
     assert {name for name in tracked() if name.startswith("hear_mwmae/") and name.endswith(".py")} <= set(names)
-    assert {"hear_mwmae/training/debian_packages.csv", "hear_mwmae/py.typed"} <= set(names)
+    assert {"hear_mwmae/training/recipes/mwmae-tiny-cpu.toml", "hear_mwmae/py.typed"} <= set(names)
     assert not [
         name for name in names if name.split("/")[0] not in ("hear_mwmae", f"hear_mwmae-{hear_mwmae.__version__}.dist-info")
     ]

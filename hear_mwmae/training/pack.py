@@ -144,7 +144,7 @@ def _pack_units(units: list[list[Item]], out: Path, codec: str, jobs: int) -> No
                 bar.update()
             return
         # Spawned, not forked: a fork of a process in which torch has started its threads may hang.
-        with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker) as pool:
+        with ProcessPoolExecutor(jobs, get_context("spawn"), begin_worker) as pool:
             futures = [pool.submit(pack_shard, units[number], out, number, codec) for number in missing]
             try:
                 for future in as_completed(futures):
@@ -157,7 +157,7 @@ def _pack_units(units: list[list[Item]], out: Path, codec: str, jobs: int) -> No
                 raise
 
 
-def _begin_worker() -> None:
+def begin_worker() -> None:
     """One thread per process; and none outlives the command, however that ends: it would go on writing, or wait for ever."""
     torch.set_num_threads(1)
     sentinel = parent_process().sentinel

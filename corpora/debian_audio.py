@@ -4,7 +4,7 @@ Debian ships many hours of speech, music, single notes and sound effects in pack
 reviewed. This command downloads the packages of ``debian_packages.csv`` (without installing them), decodes
 every audio file in them and writes 16 kHz mono FLAC files with a manifest::
 
-    python -m hear_mwmae.training.debian_audio DEST [--package NAME ...] [--jobs 2]
+    python -m corpora.debian_audio DEST [--package NAME ...] [--jobs 2]
 
 The destination then holds::
 
@@ -20,17 +20,14 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import multiprocessing
 import re
 import shutil
-import struct
 import subprocess
 import sys
 import tarfile
 import zipfile
-from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,17 +37,17 @@ import av
 import click
 import numpy as np
 import soundfile
-import torch
-import torchaudio
 
-from ..commands import Command
-from ..files import write_text
+from hear_mwmae.commands import Command
+from hear_mwmae.files import write_text
+from hear_mwmae.training.pack import begin_worker
+
+from .manifest import MIN_SECONDS, print_hours, resample, to_pcm, write_flac, write_manifest
 
 PACKAGE_LIST = Path(__file__).with_name("debian_packages.csv")
-MANIFEST_COLUMNS = ("path", "seconds", "package", "version", "kind", "licence")
-SAMPLE_RATE = 16_000
-MIN_SECONDS = 0.1
 MIN_PEAK = 1e-4
+#: Kind of the packages that are kept from pretraining: a development task is made of them.
+DEVELOPMENT = "development"
 
 AUDIO_SUFFIXES = {
     *(".aif", ".aiff", ".au", ".flac", ".g722", ".gsm", ".m4a", ".mp3"),
@@ -102,14 +99,6 @@ def decode(path: Path) -> tuple[np.ndarray, int]:
         return np.concatenate([frame.mean(axis=0) for frame in frames]), stream.rate
 
 
-def resample(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Return the samples at ``SAMPLE_RATE``."""
-    # The filter bank grows with rate / gcd(rate, 16000); old effects come at odd rates such as 11127 Hz, and
-    # a pitch error of 0.1 % is inaudible.
-    rate = max(25, round(rate / 25) * 25)
-    return torchaudio.functional.resample(torch.from_numpy(samples), rate, SAMPLE_RATE).numpy()
-
-
 def convert(source: Path, target: Path) -> Clip:
     """Write ``source`` as 16-bit mono FLAC to ``target``, unless it is unreadable, too short or silent."""
     try:
@@ -121,11 +110,10 @@ def convert(source: Path, target: Path) -> Clip:
             return Clip(dropped="unreadable")
         if np.abs(samples).max() < MIN_PEAK:
             return Clip(dropped="silent")
-        pcm = np.round(np.clip(samples, -1, 1) * 32767).astype(np.int16)
-        soundfile.write(target, pcm, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+        seconds = write_flac(target, samples)
     except Exception:  # decoders raise all sorts of errors on broken files
         return Clip(dropped="unreadable")
-    return Clip(seconds=round(len(pcm) / SAMPLE_RATE, 3), sha256=hashlib.sha256(pcm.tobytes()).hexdigest())
+    return Clip(seconds=seconds, sha256=hashlib.sha256(to_pcm(samples).tobytes()).hexdigest())
 
 
 def download(package: str, folder: Path) -> Path | None:
@@ -160,8 +148,6 @@ def unpack_archives(root: Path) -> None:
                     archive.extractall(folder, members, filter="data")
             elif path.suffix.lower() in CARVED_SUFFIXES:
                 carve(path, folder)
-            elif path.name == "queen.1c":
-                split_talkie(path, folder)
         except (OSError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError) as error:
             click.echo(f"  cannot unpack {path.relative_to(root)}: {error}", err=True)
 
@@ -184,17 +170,6 @@ def carve(path: Path, folder: Path) -> None:
     folder.mkdir()
     for begin, end, suffix in pieces:
         (folder / f"{begin:010d}.{suffix}").write_bytes(content[begin:end])
-
-
-def split_talkie(path: Path, folder: Path) -> None:
-    """Cut the MP3 dialogue of "Flight of the Amazon Queen" out of its data file, headed by a table."""
-    content = path.read_bytes()
-    (count,) = struct.unpack_from(">H", content, 13)
-    folder.mkdir()
-    for name, _, offset, size in struct.iter_unpack(">12sBII", content[15 : 15 + 21 * count]):
-        stem, _, suffix = name.rstrip(b"\0").decode("ascii").partition(".")
-        if suffix == "SB":
-            (folder / f"{stem}.mp3").write_bytes(content[offset : offset + size])
 
 
 def is_audio(name: str | Path) -> bool:
@@ -255,32 +230,13 @@ def manifest_rows(records: dict[str, dict], packages: dict[str, dict[str, str]])
             yield f"audio/{package}/{name}", seconds, package, record["version"], kind, listed["licence"]
 
 
-def write_manifest(dest: Path, rows: Iterable[tuple]) -> None:
-    """Write ``manifest.csv``; a row has the values of ``MANIFEST_COLUMNS``."""
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([MANIFEST_COLUMNS, *rows])
-    write_text(dest / "manifest.csv", text.getvalue())
-
-
-def print_summary(rows: Iterable[tuple]) -> None:
-    """Print files and hours per package and kind, and the totals per kind."""
-    table: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for _, seconds, package, _, kind, _ in rows:
-        table[package, kind].append(seconds)
-        table["TOTAL", kind].append(seconds)
-        table["TOTAL", "all"].append(seconds)
-    click.echo(f"\n{'package':40} {'kind':8} {'files':>7} {'hours':>7}")
-    for (package, kind), lengths in sorted(table.items(), key=lambda item: (item[0][0] == "TOTAL", item[0])):
-        click.echo(f"{package:40} {kind:8} {len(lengths):7d} {sum(lengths) / 3600:7.2f}")
-
-
 @click.command(cls=Command, help="Collect the audio of Debian packages in the folder DEST as 16 kHz mono FLAC.")
 @click.argument("dest", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--package", "only", multiple=True, help="Convert only this package of the list (repeatable).")
 @click.option("--jobs", default=2, show_default=True, help="Number of decoding processes.")
 def main(dest: Path, only: tuple[str, ...], jobs: int) -> None:
     """Run the command line."""
-    packages = read_package_list()
+    packages = {name: row for name, row in read_package_list().items() if row["kind"] != DEVELOPMENT}
     if unlisted := set(only) - packages.keys():
         raise click.UsageError(f"not in {PACKAGE_LIST.name}: {', '.join(sorted(unlisted))}")
     for folder in ("debs", "records"):
@@ -292,7 +248,7 @@ def main(dest: Path, only: tuple[str, ...], jobs: int) -> None:
     unavailable = []
 
     spawn = multiprocessing.get_context("spawn")  # forking is unsafe beside the download thread
-    workers = ProcessPoolExecutor(jobs, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,))
+    workers = ProcessPoolExecutor(jobs, mp_context=spawn, initializer=begin_worker)
     with ThreadPoolExecutor(1) as downloads, workers as pool:
         debs = [downloads.submit(download, name, dest / "debs") for name in todo]
         for package, deb in zip(todo, debs, strict=True):
@@ -309,7 +265,7 @@ def main(dest: Path, only: tuple[str, ...], jobs: int) -> None:
                 click.echo(f"  unreadable: {name}")
 
     write_manifest(dest, manifest_rows(records, packages))
-    print_summary(manifest_rows(records, packages))
+    print_hours(manifest_rows(records, packages))
     if unavailable:
         sys.exit(f"apt cannot provide: {', '.join(unavailable)}")
 

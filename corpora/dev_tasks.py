@@ -1,0 +1,177 @@
+"""Four small tasks in HEAR's format, to look at while a recipe is tuned; pretraining sees none of their sources.
+
+    python -m corpora.dev_tasks DEST [--task NAME ...]
+
+pitch: 960 notes of 96 instruments of TimGM6mb, which of 48 pitches is it; the instruments tested on are not those trained on.
+tuning: 720 drum hits of TimGM6mb in noise, which of six tunings, 0.8 semitones apart, are they.
+words: 30 words of a dictionary by four synthetic voices, which word is it; the voice tested on is not one of those trained on.
+everyday: sounds of two Debian packages, of ten kinds (everyday.csv): birds, pets, vehicles, things, people and so on.
+
+They are no benchmark: a hit comes back as the same recording, but for its loudness and the noise.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import numpy as np
+import soundfile
+
+from hear_mwmae.commands import Command
+from hear_mwmae.errors import HearMwmaeError
+from hear_mwmae.files import write_text
+
+from .debian_audio import DEVELOPMENT, PACKAGE_LIST, decode, download, is_audio, read_package_list
+from .manifest import SAMPLE_RATE, resample
+from .soundfont import DRUM_CHANNEL, LARGEST_BEND, Note, render
+from .speech import words
+from .voices import HELD_OUT, Utterance, speak
+
+SOUNDFONT = Path("/usr/share/sounds/sf2/TimGM6mb.sf2")
+EVERYDAY = Path(__file__).with_name("everyday.csv")
+FOLDS = 4
+SLOT, VELOCITIES = 2.6, (30, 127)
+INSTRUMENTS, NOTES_EACH, PITCHES = 96, 10, (36, 83)
+TUNED_DRUMS = (36, 37, 38, 39, 40, 41, 43, 45, 47, 48, 50, 54, 56, *range(60, 69), 76, 77)
+TUNINGS, HITS_EACH = (-2.0, -1.2, -0.4, 0.4, 1.2, 2.0), 5
+#: Signal-to-noise ratios, in decibels between the peaks.
+NOISE = (6, 30)
+WORDS, WORD_LETTERS, TIMES_SAID = 30, (4, 8), 4
+MOST_SECONDS = 5.0
+
+
+class Clip(NamedTuple):
+    """A sound of a task: (samples,) at 16 kHz, the fold it belongs to, its label."""
+
+    sound: np.ndarray
+    fold: int
+    label: str
+
+
+def draw_pitches(rng: np.random.Generator) -> list[Note]:
+    """The notes of the pitch task."""
+    programs = np.repeat(np.arange(INSTRUMENTS), NOTES_EACH)
+    pitches = rng.integers(PITCHES[0], PITCHES[1] + 1, len(programs))
+    velocities = rng.integers(VELOCITIES[0], VELOCITIES[1] + 1, len(programs))
+    return [Note(0, int(p), int(q), int(v), 1.0) for p, q, v in zip(programs, pitches, velocities, strict=True)]
+
+
+def pitch_task(rng: np.random.Generator) -> list[Clip]:
+    """Notes; folds by instrument."""
+    notes = draw_pitches(rng)
+    sounds = render(SOUNDFONT, [[note] for note in notes], SLOT)
+    return [Clip(sound, note.program % FOLDS, str(note.pitch)) for sound, note in zip(sounds, notes, strict=True)]
+
+
+def tuning_task(rng: np.random.Generator) -> list[Clip]:
+    """Drum hits in noise; folds are drawn."""
+    draw_pitches(rng)  # one generator made both tasks at first: the draws are kept, and with them the task of earlier tables
+    hits = [(drum, tuning) for drum in TUNED_DRUMS for tuning in TUNINGS for _ in range(HITS_EACH)]
+    velocities = rng.integers(VELOCITIES[0], VELOCITIES[1] + 1, len(hits))
+    bends = [round(tuning / 2 * LARGEST_BEND) for _, tuning in hits]
+    notes = [Note(DRUM_CHANNEL, 0, drum, int(v), 0.5, bend) for (drum, _), v, bend in zip(hits, velocities, bends, strict=True)]
+    folds = rng.permutation(np.arange(len(notes)) % FOLDS).tolist()
+    sounds = [_in_noise(sound, rng) for sound in render(SOUNDFONT, [[note] for note in notes], SLOT)]
+    return [Clip(sound, fold, f"{tuning:+.1f}") for sound, fold, (_, tuning) in zip(sounds, folds, hits, strict=True)]
+
+
+def _in_noise(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    noise = rng.standard_normal(len(sound)).astype(np.float32)
+    if not len(sound):
+        return sound
+    level = np.abs(sound).max() * 10 ** (-rng.uniform(*NOISE) / 20)
+    mixed = sound + noise / np.abs(noise).max() * level
+    return mixed / max(np.abs(mixed).max(), 1)
+
+
+def words_task(rng: np.random.Generator) -> list[Clip]:
+    """Words, each said several times by every voice, slower or faster, higher or lower; folds by voice."""
+    known = [word for word in words("en") if WORD_LETTERS[0] <= len(word) <= WORD_LETTERS[1]]
+    chosen = [str(word) for word in rng.choice(known, WORDS, replace=False)]
+    clips = []
+    for fold, voice in enumerate(HELD_OUT):
+        said = [Utterance(word, rng.uniform(0.75, 1.25), rng.uniform(0.85, 1.15)) for word in chosen for _ in range(TIMES_SAID)]
+        sounds = speak(voice, said)
+        clips += [Clip(sound, fold, utterance.text) for sound, utterance in zip(sounds, said, strict=True)]
+    return clips
+
+
+def everyday_task(rng: np.random.Generator) -> list[Clip]:
+    """The first seconds of the sounds of everyday.csv; folds are drawn, each kind evenly over all."""
+    with EVERYDAY.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    listed, found = read_package_list(), {}
+    by_label: dict[str, list[np.ndarray]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for package in sorted({row["package"] for row in rows}):
+            if listed[package]["kind"] != DEVELOPMENT:
+                raise HearMwmaeError(f"{package} is not kept from pretraining in {PACKAGE_LIST.name}")
+            found[package] = _audio_of(package, Path(folder))
+        for row in rows:
+            for path in (found[row["package"]].get(name) for name in row["names"].split()):
+                if path:  # what a later version of the package has dropped is missing
+                    sound = resample(*decode(path))[: round(MOST_SECONDS * SAMPLE_RATE)]
+                    by_label.setdefault(row["class"], []).append(sound / max(1, np.abs(sound).max(initial=0)))
+    return [
+        Clip(sound, int(fold), label)
+        for label, sounds in sorted(by_label.items())
+        for sound, fold in zip(sounds, rng.permutation(np.arange(len(sounds)) % FOLDS), strict=True)
+    ]
+
+
+def _audio_of(package: str, folder: Path) -> dict[str, Path]:
+    """The audio files of a Debian package by their names without suffix."""
+    deb = download(package, folder)
+    if deb is None:
+        raise HearMwmaeError(f"apt cannot provide the package {package}: run `apt-get update` first")
+    subprocess.run(["dpkg", "-x", deb, folder / package], check=True)
+    return {path.stem: path for path in sorted((folder / package).rglob("*")) if is_audio(path) and path.is_file()}
+
+
+def write_task(folder: Path, clips: Sequence[Clip]) -> int:
+    """Write a single-label scene task; sounds that are empty are left out. Returns the number of clips."""
+    splits: dict[str, dict[str, list[str]]] = {f"fold{fold:02d}": {} for fold in range(FOLDS)}
+    for number, (sound, fold, label) in enumerate(clips):
+        if len(sound):
+            split, name = f"fold{fold:02d}", f"{number:05d}.wav"
+            audio = folder / str(SAMPLE_RATE) / split
+            audio.mkdir(parents=True, exist_ok=True)
+            soundfile.write(audio / name, sound, SAMPLE_RATE)
+            splits[split][name] = [label]
+    for split, labelled in splits.items():
+        write_text(folder / f"{split}.json", json.dumps(labelled, indent=1) + "\n")
+    names = sorted({clip.label for clip in clips})
+    write_text(folder / "labelvocabulary.csv", "idx,label\n" + "".join(f"{i},{name}\n" for i, name in enumerate(names)))
+    metadata = {"task_name": folder.name, "version": "v1", "embedding_type": "scene", "prediction_type": "multiclass"}
+    metadata |= {"split_mode": "new_split_kfold", "splits": list(splits), "evaluation": ["top1_acc"], "sample_duration": None}
+    write_text(folder / "task_metadata.json", json.dumps(metadata, indent=1) + "\n")
+    return sum(map(len, splits.values()))
+
+
+TASKS: dict[str, Callable[[np.random.Generator], list[Clip]]] = {
+    "pitch": pitch_task,
+    "tuning": tuning_task,
+    "words": words_task,
+    "everyday": everyday_task,
+}
+
+
+@click.command(cls=Command, help=__doc__)
+@click.argument("dest", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--task", "only", multiple=True, type=click.Choice(list(TASKS)), help="Only this one (repeatable).")
+def main(dest: Path, only: tuple[str, ...]) -> None:
+    """Run the command line."""
+    for name in only or TASKS:
+        clips = write_task(dest / name, TASKS[name](np.random.default_rng(0)))
+        click.echo(f"{name}: {clips} clips -> {dest / name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Procedural sound of our own: clips of ten seconds, computed from nothing but a seed. CC0.
+
+    python -m corpora.procedural DEST [--clips 9000] [--seed 0] [--jobs 2]
+
+Clip number i is a function of (seed, i) alone. A clip is one of the forms below, played by instruments of ``synthesis`` whose
+notes are uniform over the pitches from A0 to C8, with or without a room, on a floor of noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+from scipy.signal import fftconvolve
+
+from hear_mwmae.commands import Command
+
+from . import synthesis
+from .manifest import SAMPLE_RATE, Source, render_batches
+from .synthesis import Play, Random, draw_envelope, log_uniform
+
+KIND = "procedural"
+SECONDS = 10
+BATCH = 50
+#: A0 and the octaves up to C8.
+LOWEST, OCTAVES = 27.5, 7.25
+#: Part of the version: raised when the same seed makes other sounds.
+VERSION = 1
+
+PITCHED = (synthesis.harmonic, synthesis.subtractive, synthesis.fm, synthesis.pluck, synthesis.modal, synthesis.voice)
+ALL = (*PITCHED, synthesis.gong, synthesis.hand_drum, synthesis.noise, synthesis.pulses, synthesis.chirps)
+SHARES = np.array([0.2, 0.09, 0.08, 0.1, 0.12, 0.13, 0.05, 0.06, 0.08, 0.05, 0.04])
+SCALES = (
+    (0, 2, 4, 5, 7, 9, 11),
+    (0, 2, 3, 5, 7, 8, 10),
+    (0, 2, 4, 7, 9),
+    (0, 3, 5, 7, 10),
+    (0, 1, 4, 5, 7, 8, 11),
+    tuple(range(12)),
+)
+
+
+def draw_instrument(r: Random) -> Play:
+    """Any instrument, with an envelope of its own where the instrument has none."""
+    kind = int(r.choice(len(ALL), p=SHARES))
+    play, decays = ALL[kind](r), ALL[kind] in (synthesis.pluck, synthesis.modal, synthesis.gong, synthesis.hand_drum)
+    envelope = None if decays and r.random() < 0.8 else draw_envelope(r)
+
+    def enveloped(f: float, n: int) -> np.ndarray:
+        sound = play(f, n)
+        return sound * envelope(n) if envelope else sound * np.minimum((n - np.arange(n)) / 160, 1)
+
+    return enveloped
+
+
+def draw_pitch(r: Random) -> float:
+    """Hertz, uniform on the scale of pitch."""
+    return LOWEST * 2 ** r.uniform(0, OCTAVES)
+
+
+def add(clip: np.ndarray, play: Play, f: float, at: float, length: float, decibels: float) -> None:
+    """Play a note into the clip: at and length in seconds, its peak that many decibels above 1."""
+    begin = int(at * SAMPLE_RATE)
+    n = min(max(400, int(length * SAMPLE_RATE)), len(clip) - begin)
+    if n >= 400:
+        sound = play(f, n)
+        clip[begin : begin + n] += sound / (np.abs(sound).max() + 1e-9) * 10 ** (decibels / 20)
+
+
+def scene(r: Random, clip: np.ndarray) -> None:
+    """Events of one kind or of many, sparse or dense, over one another."""
+    instruments = [draw_instrument(r) for _ in range(1 if r.random() < 0.4 else 6)]
+    at, density = r.uniform(0, 0.5), log_uniform(r, 0.15, 1.5)
+    while at < SECONDS - 0.1:
+        add(clip, instruments[r.integers(len(instruments))], draw_pitch(r), at, log_uniform(r, 0.1, 4), r.uniform(-20, 0))
+        at += density * r.gamma(2, 0.5)
+
+
+def single_notes(r: Random, clip: np.ndarray) -> None:
+    """Notes or strokes of one instrument, of one to four seconds each, one after another with quiet between them."""
+    play, at = draw_instrument(r), r.uniform(0, 0.2)
+    while at < SECONDS - 0.5:
+        length = r.uniform(1, 4)
+        add(clip, play, draw_pitch(r), at, length, r.uniform(-12, 0))
+        at += length + r.uniform(0.1, 0.8)
+
+
+def melody(r: Random, clip: np.ndarray) -> None:
+    """One to three parts in a scale, walking by steps or leaping, in a rhythm that repeats."""
+    beat, scale, tonic = log_uniform(r, 0.12, 0.7), SCALES[r.integers(len(SCALES))], draw_pitch(r)
+    for _ in range(r.integers(1, 4)):
+        play, level, leap = draw_instrument(r), r.uniform(-12, 0), r.uniform(0.5, 4)
+        rhythm = r.choice([0.5, 1, 1, 1.5, 2], int(r.integers(2, 7)))
+        at, step, number, legato = 0.0, int(r.integers(-7, 8)), 0, r.uniform(0.5, 2)
+        while at < SECONDS - 0.1:
+            octave, degree = divmod(step, len(scale))
+            f = tonic * 2 ** (octave + scale[degree] / 12)
+            if r.random() < 0.9:
+                add(
+                    clip,
+                    play,
+                    float(np.clip(f, LOWEST, LOWEST * 2**OCTAVES)),
+                    at,
+                    beat * rhythm[number % len(rhythm)] * legato,
+                    level,
+                )
+            step, number = int(np.clip(step + np.round(r.normal(0, leap)), -14, 14)), number + 1
+            at += beat * rhythm[(number - 1) % len(rhythm)]
+
+
+def rhythm(r: Random, clip: np.ndarray) -> None:
+    """A pattern of strokes, over and over: hand drums and what else is struck, each at its own tuning."""
+    beat, steps = log_uniform(r, 0.08, 0.4), int(r.integers(3, 17))
+    for _ in range(r.integers(1, 4)):
+        play = (
+            synthesis.hand_drum(r) if r.random() < 0.7 else (synthesis.modal, synthesis.gong, synthesis.noise)[r.integers(3)](r)
+        )
+        struck, f = r.random(steps) < r.uniform(0.2, 0.8), LOWEST * 2 ** r.uniform(0.5, 5)
+        struck[0] = True
+        for number in range(int(SECONDS / beat)):
+            if struck[number % steps]:
+                add(clip, play, f, number * beat + abs(r.normal(0, 0.003)), max(beat, 0.5), r.uniform(-10, 0))
+
+
+def texture(r: Random, clip: np.ndarray) -> None:
+    """Something that goes on all the time (wind, water, a machine), with a few events over it."""
+    for _ in range(r.integers(1, 3)):
+        add(
+            clip,
+            (synthesis.noise, synthesis.pulses, synthesis.noise, synthesis.chirps)[r.integers(4)](r),
+            draw_pitch(r),
+            0,
+            SECONDS,
+            r.uniform(-12, 0),
+        )
+    for _ in range(r.integers(0, 5)):
+        add(clip, draw_instrument(r), draw_pitch(r), r.uniform(0, SECONDS - 0.5), log_uniform(r, 0.1, 4), r.uniform(-15, 5))
+
+
+FORMS, FORM_SHARES = (scene, single_notes, melody, rhythm, texture), (0.32, 0.26, 0.17, 0.15, 0.1)
+
+
+def render_clip(seed: int, index: int) -> np.ndarray:
+    """(160000,) float64 at 16 kHz, peak at most 0.9."""
+    r = np.random.default_rng([seed, index])
+    clip = np.zeros(SECONDS * SAMPLE_RATE)
+    FORMS[r.choice(len(FORMS), p=FORM_SHARES)](r, clip)
+    if r.random() < 0.5:  # a room: exponentially decaying noise behind the direct sound
+        t = np.arange(int(SAMPLE_RATE * log_uniform(r, 0.1, 1.5))) / SAMPLE_RATE
+        response = r.normal(size=len(t)) * np.exp(-6.9 * t / t[-1])
+        response[0] = r.uniform(2, 30)
+        clip = fftconvolve(clip, response)[: len(clip)]
+    clip /= np.abs(clip).max() + 1e-9
+    clip += r.normal(size=len(clip)) * 10 ** (r.uniform(-90, -35) / 20)
+    return clip * (0.9 * 10 ** (r.uniform(-20, 0) / 20) / np.abs(clip).max())
+
+
+def render_batch(batch: tuple[int, range]) -> Iterator[tuple[str, np.ndarray]]:
+    """The clips of a seed and a range of indices."""
+    seed, indices = batch
+    for index in indices:
+        yield f"{index // 1000:03d}/{seed}-{index:06d}", render_clip(seed, index)
+
+
+@click.command(cls=Command, help=__doc__)
+@click.argument("dest", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--clips", default=9000, show_default=True, help="Number of clips; a larger number goes on from a smaller one.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--jobs", default=2, show_default=True, help="Number of processes.")
+def main(dest: Path, clips: int, seed: int, jobs: int) -> None:
+    """Run the command line."""
+    source = Source("corpora.procedural", str(VERSION), KIND, "CC0-1.0")
+    batches = {f"{start:06d}-{clips - start}": range(start, min(start + BATCH, clips)) for start in range(0, clips, BATCH)}
+    batches = {f"{chosen.start:06d}-{chosen.stop:06d}": (source, (seed, chosen)) for chosen in batches.values()}
+    render_batches(dest, batches, render_batch, {"seed": seed, "version": VERSION}, jobs)
+
+
+if __name__ == "__main__":
+    main()

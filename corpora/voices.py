@@ -1,0 +1,114 @@
+"""Free synthesisers of speech, as subprocesses: eSpeak NG, Flite and Festival, with the voices that Debian has for them."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+
+from hear_mwmae.errors import HearMwmaeError
+
+from .manifest import SAMPLE_RATE, resample
+
+
+class Voice(NamedTuple):
+    """A voice: of which engine, its name there, its language, and the Debian package that its sound comes from."""
+
+    engine: str
+    name: str
+    language: str
+    package: str
+    encoding: str = "utf-8"  #: of the text that a voice of Festival reads
+
+
+class Utterance(NamedTuple):
+    """What is said, and how: rate and pitch are factors of the voice's own."""
+
+    text: str
+    rate: float = 1.0
+    pitch: float = 1.0
+
+
+FLITE = [Voice("flite", name, "en", "flite") for name in ("slt", "awb", "rms")]
+FESTIVAL = [
+    Voice("festival", "kal_diphone", "en", "festvox-kallpc16k"),
+    Voice("festival", "ked_diphone", "en", "festvox-kdlpc16k"),
+    Voice("festival", "cmu_us_slt_arctic_hts", "en", "festvox-us-slt-hts"),
+    Voice("festival", "upc_ca_ona_hts", "ca", "festvox-ca-ona-hts", "iso-8859-15"),
+    Voice("festival", "czech_dita", "cs", "festvox-czech-dita", "iso-8859-2"),
+    Voice("festival", "czech_krb", "cs", "festvox-czech-krb", "iso-8859-2"),
+    Voice("festival", "czech_machac", "cs", "festvox-czech-machac", "iso-8859-2"),
+    Voice("festival", "czech_ph", "cs", "festvox-czech-ph", "iso-8859-2"),
+    Voice("festival", "suo_fi_lj_diphone", "fi", "festvox-suopuhe-lj", "iso-8859-15"),
+    Voice("festival", "hy_fi_mv_diphone", "fi", "festvox-suopuhe-mv", "iso-8859-15"),
+    Voice("festival", "lp_diphone", "it", "festvox-italp16k", "iso-8859-15"),
+    Voice("festival", "pc_diphone", "it", "festvox-itapc16k", "iso-8859-15"),
+    Voice("festival", "msu_ru_nsh_clunits", "ru", "festvox-ru"),
+]
+#: English voices that training never hears: the development task of words is spoken by them. All are of real speakers.
+HELD_OUT = [voice for voice in (*FLITE, *FESTIVAL) if voice.name in ("awb", "rms", "kal_diphone", "ked_diphone")]
+
+
+def espeak_voices(languages: Sequence[str]) -> list[Voice]:
+    """Every language of ``languages`` in every variant of eSpeak NG (other resonances, breath, other sources of the voice)."""
+    listed = _run(["espeak-ng", "--voices=variant"], "").splitlines()
+    variants = [
+        name for line in listed for name in [line.split("!v/")[-1].split("  ")[0].strip()] if "!v/" in line and " " not in name
+    ]
+    return [Voice("espeak-ng", f"{language}+{variant}", language, "espeak-ng") for language in languages for variant in variants]
+
+
+def speak(voice: Voice, utterances: Sequence[Utterance]) -> Iterator[np.ndarray]:
+    """(samples,) float32 at 16 kHz for each utterance, silence at the ends cut off; empty where the voice cannot say it.
+
+    eSpeak NG changes the pitch by itself; in the others the whole voice is scaled, as of a smaller or larger speaker.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        waves = [Path(folder, f"{number}.wav") for number in range(len(utterances))]
+        if voice.engine == "festival":
+            _run(["festival", "-b", "--pipe"], _festival_script(voice, utterances, waves), voice.encoding)
+        for utterance, wave in zip(utterances, waves, strict=True):
+            if voice.engine == "espeak-ng":
+                pitch = str(round(np.clip(50 * utterance.pitch, 0, 99)))
+                _run(
+                    ["espeak-ng", "-v", voice.name, "-s", str(round(170 * utterance.rate)), "-p", pitch, "-w", wave],
+                    utterance.text,
+                )
+            elif voice.engine == "flite":
+                stretch = f"duration_stretch={1 / utterance.rate:.3f}"
+                _run(["flite", "-voice", voice.name, "--setf", stretch, "-t", utterance.text, "-o", wave], "")
+            yield _read(wave, 1.0 if voice.engine == "espeak-ng" else utterance.pitch)
+
+
+def _festival_script(voice: Voice, utterances: Sequence[Utterance], waves: Sequence[Path]) -> str:
+    """A word that a voice cannot pronounce is an error in Scheme, which must not end the others."""
+    lines = [f"(voice_{voice.name})"]
+    for utterance, wave in zip(utterances, waves, strict=True):
+        text = utterance.text.replace("\\", "").replace('"', "")
+        lines.append(f"(Parameter.set 'Duration_Stretch {1 / utterance.rate:.3f})")
+        lines.append(f'(unwind-protect (utt.save.wave (utt.synth (Utterance Text "{text}")) "{wave}" \'riff) nil)')
+    return "\n".join(lines) + "\n"
+
+
+def _read(wave: Path, pitch: float) -> np.ndarray:
+    if not wave.is_file() or wave.stat().st_size < 1000:
+        return np.zeros(0, np.float32)
+    audio, rate = soundfile.read(wave, dtype="float32")
+    audio = resample(audio, round(rate * pitch))
+    loud = np.flatnonzero(np.abs(audio) > 0.01 * np.abs(audio).max(initial=0))
+    if not len(loud):
+        return audio[:0]
+    return audio[max(0, loud[0] - SAMPLE_RATE // 50) : loud[-1] + SAMPLE_RATE // 20]
+
+
+def _run(command: Sequence[str | Path], text: str, encoding: str = "utf-8") -> str:
+    try:
+        done = subprocess.run(command, input=text.encode(encoding, "ignore"), capture_output=True, timeout=600)
+    except FileNotFoundError as error:
+        raise HearMwmaeError(f"there is no program {command[0]}: install it (on Debian, the package {command[0]})") from error
+    return done.stdout.decode("utf-8", "replace")
