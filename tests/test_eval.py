@@ -213,6 +213,10 @@ def test_a_changed_model_or_task_is_another(tasks_dir, embedded, tmp_path):
     assert "1 were there" in run("embed", tmp_path / "tasks", tmp_path / "results", "--model", tmp_path / "elsewhere")
     output = run("embed", tmp_path / "tasks", tmp_path / "results", "--model", tmp_path / "two", expect=1)
     assert "was made with another weights" in output
+    config = tmp_path / "elsewhere" / "config.json"
+    config.write_text(config.read_text().replace('"pooling": "mean"', '"pooling": "max"'))
+    output = run("embed", tmp_path / "tasks", tmp_path / "results", "--model", tmp_path / "elsewhere", expect=1)
+    assert "was made with another pooling" in output
     results = shutil.copytree(embedded, tmp_path / "log-mel")
     (task / "fold01.json").write_text((task / "fold01.json").read_text().replace("high", "low"))
     assert "was made of another fold01.json" in run("embed", tmp_path / "tasks", results, "--module", "eval.log_mel", expect=1)
