@@ -22,7 +22,7 @@ class LogMelFrontend(nn.Module):
     """
 
     #: Frames transformed at once: bounds the memory for long and for many clips, without any influence on the result.
-    block_frames = 1 << 15
+    block_frames = 1 << 13
 
     def __init__(self, config: FrontendConfig) -> None:
         super().__init__()
