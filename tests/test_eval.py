@@ -267,7 +267,11 @@ def test_one_process_at_a_time(tasks_dir, embedded, tmp_path):
     [
         ("nosuch", "{}", "nosuch is no HEAR module that can be loaded so: No module named 'nosuch'"),
         ("json", "{}", "json is no HEAR module"),
-        ("hear_mwmae", '{"nosuch": 1}', "unknown option nosuch"),
+        (
+            "hear_mwmae",
+            '{"nosuch": 1}',
+            "hear_mwmae is no HEAR module that can be loaded so: load_model() got an unexpected keyword argument 'nosuch'",
+        ),
     ],
 )
 def test_modules_that_cannot_be_used(tasks_dir, tmp_path, module, options, message):

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..audio import read_audio
 from ..config import FrontendConfig
 from ..errors import HearMwmaeError
+from ..extras import needs
 from ..files import replacing
 from ..frontend import LogMelFrontend, normalise, reflect_pad
 from ..mae import MaskedAutoencoder, reconstruction
@@ -109,7 +110,7 @@ def estimate_audio(log_mel: Tensor, config: FrontendConfig, samples: int) -> Ten
     try:
         from torchaudio.functional import griffinlim
     except ModuleNotFoundError as error:
-        raise HearMwmaeError(f"sound needs {error.name}: pip install 'hear-mwmae[analysis]'") from error
+        raise needs("an estimate of the sound", error.name, "analysis") from error
     frontend = LogMelFrontend(config)
     power = (log_mel.exp() - config.log_offset).clamp(min=0) @ torch.linalg.pinv(frontend.filterbank)
     return griffinlim(
