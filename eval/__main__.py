@@ -66,7 +66,7 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command(short_help="List the tasks and their sources.")
 def tasks() -> None:
     """List the tasks: the paper's ten, and the frame-level one. Sources, and who tells the licences, are in eval/tasks.csv."""
     for task in registry().values():
@@ -76,7 +76,7 @@ def tasks() -> None:
         )
 
 
-@main.command()
+@main.command(short_help="Download tasks, resampled to 16 kHz.")
 @click.argument("tasks_dir", type=click.Path(file_okay=False, path_type=Path))
 @TASK
 @click.option("--record", default=fetching.RECORD, show_default=True, help="Zenodo record that lists the files.")
@@ -109,7 +109,7 @@ def _other_count(folder: Path) -> str:
     return "" if not task or clips == task.clips else f" ({clips:,} clips, where HEAR's page lists {task.clips:,})"
 
 
-@main.command()
+@main.command(short_help="Say which task folders are complete.")
 @TASKS_DIR
 @TASK
 @click.option("--sample-rate", default=16000, show_default=True, help="Of the audio that is looked for.")
@@ -127,7 +127,7 @@ def check(tasks_dir: Path, names: tuple[str, ...], sample_rate: int) -> None:
     sys.exit(bad)
 
 
-@main.command()
+@main.command(short_help="Embed tasks with a model.")
 @TASKS_DIR
 @RESULTS
 @click.option("--module", default="hear_mwmae", show_default=True, help="Import name of a HEAR module.")
@@ -187,7 +187,7 @@ def embed(
     sys.exit(bool(failures))
 
 
-@main.command()
+@main.command(short_help="Train and test predictors on embeddings.")
 @RESULTS
 @PROTOCOL
 @SEEDS
@@ -210,7 +210,7 @@ def predict(results: Path, protocol: str, seeds: list[int], names: tuple[str, ..
     sys.exit(bool(failures))
 
 
-@main.command()
+@main.command(short_help="List the commands that predict would run.")
 @RESULTS
 @PROTOCOL
 @SEEDS
@@ -221,7 +221,7 @@ def plan(results: Path, protocol: str, seeds: list[int], names: tuple[str, ...])
         click.echo(shlex.join(job.command))
 
 
-@main.command()
+@main.command(short_help="Do one job of a plan.")
 @click.argument("task_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("protocol", type=click.Choice(list(PROTOCOLS)))
 @click.argument("seed", type=int)
@@ -242,7 +242,7 @@ def _read(results: tuple[Path, ...], protocol: str) -> dict[str, dict[str, scori
     return models
 
 
-@main.command()
+@main.command(short_help="Print a table of scores.")
 @MODELS
 @PROTOCOL
 @click.option(
@@ -259,7 +259,7 @@ def scores(results: tuple[Path, ...], protocol: str, csv_path: Path | None) -> N
         scoring.write_csv(found, protocol, csv_path)
 
 
-@main.command()
+@main.command(short_help="Write a page about models.")
 @MODELS
 @PROTOCOL
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The .html to write.")
@@ -278,7 +278,7 @@ def report(results: tuple[Path, ...], protocol: str, output: Path) -> None:
     click.echo(f"report -> {output}, {output.with_suffix('.md').name}, {table.name}")
 
 
-@main.command()
+@main.command(short_help="Fail where a score falls below a stored one.")
 @RESULTS
 @PROTOCOL
 @click.option(

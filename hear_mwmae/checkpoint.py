@@ -29,7 +29,7 @@ ENCODER_PREFIX = "encoder."
 #: Where the metadata of a weights file keeps the hash of a part, the encoder or the decoder.
 HASH_KEY = "sha256.{}"
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 
 
 def load_embedder(source: str | os.PathLike = "", device: str | torch.device | None = None, **options: object) -> Embedder:
@@ -84,7 +84,12 @@ def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelC
             raise HearMwmaeError(f"cannot read {path}: {why}")
         return _read_official(path, prefix)
     elif _HUB_ID.fullmatch(name) and path.suffix != ".safetensors":
-        config_file, weights_file = hub.download(*name.partition("@")[::2], read_config)
+        try:
+            config_file, weights_file = hub.download(*name.partition("@")[::2], read_config)
+        except HearMwmaeError as error:
+            if not path.parent.is_dir():
+                raise
+            raise HearMwmaeError(f"{error}{did_you_mean(name, _near(path))}") from error  # a folder here may be meant
     else:
         raise HearMwmaeError(
             f"no model {name!r}: it is neither a file or directory, nor one of the registered models "

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -64,6 +66,8 @@ class Embedder(nn.Module):
             raise HearMwmaeError(f"timestamps must be one of {', '.join(TIMESTAMPS)}, got {timestamps!r}")
         if not isinstance(max_batch, int) or isinstance(max_batch, bool) or not 0 < max_batch < 1 << 31:
             raise HearMwmaeError(f"max_batch must be a whole number of chunks above 0, got {max_batch!r}")
+        if not isinstance(trainable, bool):
+            raise HearMwmaeError(f"trainable must be True or False, got {trainable!r}")
         self.config = config = dataclasses.replace(config, pooling=config.pooling if pooling is None else pooling)
         self.timestamps = timestamps
         self.max_batch = max_batch
@@ -145,9 +149,9 @@ class Embedder(nn.Module):
             time step that holds audio.
         """
         depth = self.config.encoder.depth
-        chosen = list(range(depth) if blocks is None else blocks)
-        if not chosen or not all(type(number) is int and -depth <= number < depth for number in chosen):
-            raise HearMwmaeError(f"blocks must be numbers from {-depth} to {depth - 1}, got {chosen}")
+        chosen = _whole_numbers(range(depth) if blocks is None else blocks)
+        if not chosen or not all(-depth <= number < depth for number in chosen):
+            raise HearMwmaeError(f"blocks must be a list of numbers from {-depth} to {depth - 1}, got {blocks}")
         audio = self.check_audio(audio)
         with self._gradients():
             outputs = []
@@ -245,9 +249,11 @@ class Embedder(nn.Module):
 
     def _blocks(self, clip: Clip, rate: int | None) -> Iterable[Tensor]:
         if isinstance(clip, str | os.PathLike):
-            return read_blocks(clip, self.sample_rate)
+            return read_blocks(Path(clip).expanduser(), self.sample_rate)
         if isinstance(clip, np.ndarray) and clip.dtype.kind in "fiu":
-            clip = torch.from_numpy(np.ascontiguousarray(clip))
+            # torch knows neither other orders of bytes nor long doubles.
+            kind = np.float64 if clip.dtype.kind == "f" and clip.itemsize > 8 else clip.dtype.newbyteorder("=")
+            clip = torch.from_numpy(np.ascontiguousarray(clip, kind))
         if not isinstance(clip, Tensor) or clip.ndim != 1:
             got = f"shape {tuple(clip.shape)}" if isinstance(clip, np.ndarray | Tensor) else repr(clip)[:100]
             raise HearMwmaeError(f"a clip must be a path, or an array or tensor of shape (samples,), got {got}")
@@ -346,9 +352,18 @@ def _stacked(held: list[tuple[Tensor, int, int]]) -> tuple[Tensor, list[int], li
 
 def _cut(audio: Tensor, lengths: Sequence[int] | Tensor) -> list[Tensor]:
     """The clips of a padded batch without their padding."""
-    numbers = lengths.tolist() if isinstance(lengths, Tensor | np.ndarray) else list(lengths)
-    if len(numbers) != len(audio) or not all(isinstance(n, int) and 0 < n <= audio.shape[1] for n in numbers):
+    numbers = _whole_numbers(lengths)
+    if len(numbers) != len(audio) or not all(0 < number <= audio.shape[1] for number in numbers):
         raise HearMwmaeError(
-            f"lengths must be the samples of each of the {len(audio)} clips, from 1 to {audio.shape[1]}, got {str(numbers)[:100]}"
+            f"lengths must be the samples of each of the {len(audio)} clips, from 1 to {audio.shape[1]}, got {str(lengths)[:100]}"
         )
     return [clip[:length] for clip, length in zip(audio, numbers, strict=True)]
+
+
+def _whole_numbers(values: object) -> list[int]:
+    """Of a sequence, an array or a tensor; none where ``values`` is anything else, or holds anything else."""
+    try:
+        listed = values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
+        return [] if any(isinstance(value, bool) for value in listed) else [operator.index(value) for value in listed]
+    except TypeError:
+        return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,7 +70,10 @@ def read(path: Path) -> Iterator[tuple[int, np.ndarray]]:
                     yield frame.sample_rate, frame.to_ndarray().mean(axis=0)
     except HearMwmaeError:
         raise
-    except (av.FFmpegError, ValueError, EOFError) as error:  # ValueError: the rate or the channels change in the middle
+    except (av.FFmpegError, ValueError, EOFError, OSError) as error:
+        # ValueError: the rate or the channels change in the middle. EINVAL: an empty file, and no disk's error.
+        if isinstance(error, OSError) and not isinstance(error, av.FFmpegError) and error.errno != errno.EINVAL:
+            raise
         reason = "not an audio file that libsndfile or FFmpeg reads, or damaged" if not seconds else "damaged or truncated"
         raise HearMwmaeError(f"{path}: {reason} ({getattr(error, 'strerror', None) or error})") from error
     if announced is not None and seconds < announced - TOLERANCE:

@@ -308,6 +308,13 @@ def test_the_content_counts_and_not_the_name(tmp_path):
     assert np.allclose(read_audio(tmp_path / "wav.m4a", 16000), tone(16000, 1.0), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["a.m4a", "a.aac", "a.webm", "a.wav", "a.mp3", "a.flac", "a.ogg"])
+def test_an_empty_file_is_no_audio(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(HearMwmaeError, match=name):
+        read_audio(tmp_path / name, 16000)
+
+
 def test_a_playlist_opens_no_other_file(tmp_path):
     """FFmpeg would follow what it names, wherever that is."""
     pytest.importorskip("av")

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub_server import use_hub
 from reference import AUDIO, REFERENCE
 from safetensors.torch import load_file, save_file
 
 import hear_mwmae
+from hear_mwmae.card import model_card
 from hear_mwmae.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_model, save_model
 from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig, preset
 from hear_mwmae.hub import CARD_NAME, sha256_of
@@ -401,6 +403,33 @@ def test_a_local_folder_of_a_registered_name(model_dir, monkeypatch):
     with pytest.warns(UserWarning, match="is asked for by './mwmae-tiny'"):
         assert hear_mwmae.load_model(DEFAULT_MODEL).scene_embedding_size == 2880
     assert hear_mwmae.load_model(f"./{DEFAULT_MODEL}").scene_embedding_size == 160
+
+
+def test_a_name_that_begins_with_a_dot_is_no_hub_repository(model_dir, monkeypatch):
+    monkeypatch.chdir(model_dir.parent)
+    with pytest.raises(ValueError, match=r"no model './modle'.*; did you mean 'model'\?"):
+        hear_mwmae.load_model("./modle")
+    monkeypatch.chdir(model_dir.parent.parent)
+    use_hub(monkeypatch, "http://127.0.0.1:9", model_dir.parent)  # the name could be one of the Hub, where nothing answers
+    with pytest.raises(ValueError, match=r"; did you mean '.*/model'\?"):
+        hear_mwmae.load_model(f"{model_dir.parent.name}/modle")
+
+
+def test_the_embedded_model_is_the_same_by_name_folder_and_file(tmp_path):
+    folder = WEIGHTS_DIR / DEFAULT_MODEL
+    by_name, by_folder, by_file = (read_model(source) for source in ("", folder, folder / WEIGHTS_NAME))
+    assert by_name[0] == by_folder[0] == by_file[0]
+    damaged = shutil.copytree(folder, tmp_path / "damaged") / WEIGHTS_NAME
+    content = bytearray(damaged.read_bytes())
+    content[-1000] ^= 1
+    damaged.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged"):
+        MaskedAutoencoder.from_pretrained(str(damaged.parent))
+
+
+def test_the_embedded_models_card_is_what_card_json_gives():
+    folder = WEIGHTS_DIR / DEFAULT_MODEL
+    assert (folder / "README.md").read_text() == model_card(folder, DEFAULT_MODEL)
 
 
 def test_available_models():

@@ -53,6 +53,18 @@ def test_embed_of_one_clip_is_a_batch_of_one(small_model, clip):
     assert small_model.embed(clip).shape == (1, small_model.scene_embedding_size)
 
 
+@pytest.mark.parametrize("dtype", [">f4", "<f8", ">f8", np.longdouble, np.float16])
+def test_embed_takes_arrays_of_any_floating_point(small_model, dtype):
+    audio = noise(4000).half().float()  # exact in all of them
+    assert torch.equal(small_model.embed(audio.numpy().astype(dtype)), small_model.embed(audio))
+
+
+def test_embed_knows_the_home_folder(small_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    soundfile.write(tmp_path / "x.wav", noise(3000).numpy(), 16000)
+    assert torch.equal(small_model.embed("~/x.wav"), small_model.embed(tmp_path / "x.wav"))
+
+
 def test_embed_of_a_matrix_is_a_batch(small_model):
     batch = torch.stack([noise(9000), tone(9000)])
     assert (small_model.embed(batch) - small_model.scene_embeddings(batch)).abs().max() < 1e-5
@@ -72,6 +84,7 @@ def test_embed_of_a_matrix_is_a_batch(small_model):
         ("nowhere.wav", None, "nowhere.wav: no such file"),
         ([noise(100), torch.zeros(0)], None, "empty audio"),
         ([torch.tensor([float("nan")])], None, "NaN or infinity"),
+        ([noise(100), noise(100)], [16000, 0], "sample_rate must be a whole number of Hz above 0, got 0"),
         (noise(100), 0, "rate"),
         (noise(100), "fast", "rate"),
     ],
@@ -92,7 +105,7 @@ def test_lengths_cut_the_padding_off(small_model):
     assert (small_model.scene_embeddings(padded)[1] - alone[1]).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("lengths", [[1], [0, 5], [5, 101], [5, 2.0], [5, True, 3]])
+@pytest.mark.parametrize("lengths", [[1], [0, 5], [5, 101], [5, 2.0], [5, True], 5, [5, "a"]])
 def test_lengths_that_do_not_fit(small_model, lengths):
     with pytest.raises(ValueError, match="lengths must be the samples of each of the 2 clips, from 1 to 100"):
         small_model.scene_embeddings(torch.zeros(2, 100), lengths)
@@ -142,8 +155,10 @@ def test_layers_are_the_blocks_outputs(embedded_model):
     steps = embedded_model.timestamp_embeddings(audio)[0]
     assert (normed[:, : steps.shape[1]] - steps).abs().max() < 1e-4
     assert len(embedded_model.layers(audio)) == embedded_model.config.encoder.depth
-    with pytest.raises(ValueError, match="blocks must be numbers from -12 to 11"):
-        embedded_model.layers(audio, [12])
+    assert torch.equal(embedded_model.layers(audio, np.array([3]))[0], third)
+    for blocks in ([12], 3, [1.5], []):
+        with pytest.raises(ValueError, match="blocks must be a list of numbers from -12 to 11"):
+            embedded_model.layers(audio, blocks)
 
 
 def test_a_trainable_model_learns_through_scenes_and_time_steps():

@@ -213,6 +213,10 @@ def test_what_is_in_the_way(model, clips, tmp_path):
     assert "is not empty (it holds file)" in run(clips, "-o", tmp_path / "foreign", "--model", model).stderr
     (tmp_path / "list.csv").write_text(f"path\n{AUDIO / 'crow.wav'}\n")
     assert "it is one of the inputs" in run(tmp_path / "list.csv", "-o", tmp_path / "list.npy", "--model", model).stderr
+    (tmp_path / "names.csv").write_text("a table of somebody's\n")
+    assert "would share their .csv" in run(clips, "-o", tmp_path / "names.npy", "--model", model).stderr
+    (tmp_path / "other.npy").touch()
+    assert "would share their .csv" in run(clips, "-o", tmp_path / "other.csv", "--model", model).stderr
     dataset = tmp_path / "dataset"
     assert run(AUDIO, "-o", dataset, "--model", model).exit_code == 0
     before = content(dataset)

@@ -158,6 +158,7 @@ def test_bad_audio_is_a_value_error(embedded_model, audio, message):
         *({"dtype": value} for value in ("float16", torch.float16, ["float32"], None)),
         *({"timestamps": value} for value in ("middle", {}, 1)),
         *({"pooling": value} for value in ("median", "", "mean+mean", "mean,std", ["mean"], 1)),
+        *({"trainable": value} for value in ("yes", 1, None)),
         *({"max_batch": value} for value in (0, 2.0, True, 10**30, float("nan"))),
     ],
 )

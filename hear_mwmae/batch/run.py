@@ -65,6 +65,10 @@ class Output:
         is_new = self.is_dataset and self.path.is_dir() and not (self.parts / PLAN).is_file()
         if is_new and (foreign := sorted(path.name for path in self.path.iterdir() if path.name != INSIDE)):
             raise HearMwmaeError(f"{self.path} is not empty (it holds {foreign[0]}): a dataset needs a folder of its own")
+        # A .npy has its names in the .csv beside it, which is a table of its own by another command.
+        other = {".npy": self.path.with_suffix(".csv"), ".csv": self.path.with_suffix(".npy")}.get(self.path.suffix)
+        if other and other.exists() and (self.path.suffix == ".csv" or not self.path.exists()):
+            raise HearMwmaeError(f"{self.path} and {other} would share their .csv: give another -o, or remove {other}")
         try:
             for file in self.files:
                 check_writable(file)

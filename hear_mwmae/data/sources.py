@@ -50,7 +50,7 @@ class Item:
 
     @property
     def is_shard(self) -> bool:
-        return self.url.endswith(SHARD_SUFFIXES)
+        return self.url.lower().endswith(SHARD_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ def find_inputs(sources: Sequence[str], kind: str = "audio") -> Inputs:
     found, beside = Inputs(), Found()
     for source in sources:
         try:
-            if source.endswith(SHARD_SUFFIXES):
+            if source.lower().endswith(SHARD_SUFFIXES):
                 found.items += _shards(source, kind)
             elif "://" in source:
                 raise HearMwmaeError(f"{source}: from servers, only shards are read ({', '.join(SHARD_SUFFIXES)})")
-            elif source.endswith(".csv"):
+            elif source.lower().endswith(".csv"):
                 found.items += _manifest(Path(source), kind)
             else:
                 inside = search_audio([source])
@@ -130,13 +130,18 @@ def read_item(item: Item, sample_rate: int, skip: int = 0) -> Iterator[Recording
         if not skip:
             yield _decode_file(item, sample_rate)
         return
+    read = 0
     try:
-        for name, content, labels in islice(_entries(item), skip, None):
+        for name, content, labels in _entries(item):
+            read += 1
+            if read <= skip:
+                continue
             # Where it came from is found again by the shard and the name in it.
             about = item.about | labels | {"shard": item.url}
             yield _decode_bytes(name, content, about, sample_rate) if content else _nothing(item, name, "holds no audio")
     except _Damaged as error:
-        yield _nothing(item, "", f"damaged, what follows is lost: {error}")
+        if read >= skip:  # or this was passed over, too
+            yield _nothing(item, "", f"damaged, what follows is lost: {error}")
 
 
 def pause(attempt: int) -> None:
@@ -216,7 +221,7 @@ class _Damaged(Exception):
 
 def _entries(item: Item) -> Iterator[tuple[str, bytes, dict]]:
     """(name, content, labels) of a shard; where a server fails, what has been read is passed over the next time."""
-    read = _tar_entries if item.url.endswith(".tar") else _parquet_entries
+    read = _tar_entries if item.url.lower().endswith(".tar") else _parquet_entries
     done = 0
     for attempt in range(ATTEMPTS):
         try:
