@@ -89,11 +89,11 @@ def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelC
         except HearMwmaeError as error:
             if not path.parent.is_dir():
                 raise
-            raise HearMwmaeError(f"{error}{did_you_mean(name, _near(path))}") from error  # a folder here may be meant
+            raise HearMwmaeError(f"{error}{did_you_mean(str(path), _near(path))}") from error  # a folder here may be meant
     else:
         raise HearMwmaeError(
             f"no model {name!r}: it is neither a file or directory, nor one of the registered models "
-            f"({', '.join(registry())}), nor a Hub repository (org/repo or org/repo@revision){did_you_mean(name, _near(path))}"
+            f"({', '.join(registry())}), nor a Hub repository (org/repo or org/repo@revision){did_you_mean(str(path), _near(path))}"
         )
     # The configuration first: what is wrong with it explains what is wrong with the weights.
     config = read_config(config_file) if config_file else None
