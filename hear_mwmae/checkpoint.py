@@ -93,7 +93,8 @@ def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelC
     else:
         raise HearMwmaeError(
             f"no model {name!r}: it is neither a file or directory, nor one of the registered models "
-            f"({', '.join(registry())}), nor a Hub repository (org/repo or org/repo@revision){did_you_mean(str(path), _near(path))}"
+            f"({', '.join(registry())}), nor a Hub repository (org/repo or org/repo@revision)"
+            f"{did_you_mean(str(path), _near(path))}"
         )
     # The configuration first: what is wrong with it explains what is wrong with the weights.
     config = read_config(config_file) if config_file else None

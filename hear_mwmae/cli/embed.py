@@ -67,8 +67,8 @@ def embed(
     first = os.environ.get("RANK", "0") == "0"
     target = Output(_output_path(output)) if output else None
     if target and first:
-        target.check()
         target.check_inputs(inputs)
+        target.check()
     found = find_inputs(inputs)
     if first and found.passed_over:
         click.echo(f"not read: {found.passed_over}", err=True)
