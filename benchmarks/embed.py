@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 
 import click
 import torch
+from machine import processor, timed
 
 from hear_mwmae import linear
 from hear_mwmae.config import ModelConfig, preset
@@ -41,20 +40,6 @@ def product_rate(dtype: torch.dtype) -> float:
     if linear.ONEDNN:
         ways.append(lambda: torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
     return 2 * 16000 * 768 * 3072 / min(timed(way) for way in ways) / 1e9
-
-
-def timed(run: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def processor() -> str:
-    """Name of the processor."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 @click.command(help=__doc__)

@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 import onnxruntime
 import torch
-from embed import processor, timed
+from machine import processor, timed
 
 from hear_mwmae.config import preset
 from hear_mwmae.embedder import Embedder

@@ -20,7 +20,8 @@ import click
 import numpy as np
 import soundfile
 import torch
-from embed import processor, product_rate
+from embed import product_rate
+from machine import processor
 from torch.profiler import ProfilerActivity, profile
 
 from hear_mwmae.attention import SelfAttention

@@ -67,7 +67,8 @@ def load_model(
         pooling: statistics over time that make a scene embedding: any of "mean", "std" and "max", joined by "+". The model's own
             when None. The paper's is "mean".
         timestamps: "centred", the middles of the time steps; or "official", those of the authors' wrapper.
-        max_batch: chunks of two seconds that go through the encoder at once: bounds the memory.
+        max_batch: chunks of two seconds that go through the encoder at once: bounds the memory, but for the spectrogram
+            of a clip, 115 MB per hour.
         trainable: let gradients through the embeddings to the encoder's weights.
 
     Returns:

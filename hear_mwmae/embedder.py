@@ -39,8 +39,8 @@ class Embedder(nn.Module):
         pooling: statistics over time that make a scene, such as ``"mean+std+max"``; the configuration's when None.
         timestamps: ``"centred"``, the middles of the time steps, or ``"official"``, those of the authors' own wrapper
             (i * duration / T: neither centred nor exactly one time step apart).
-        max_batch: chunks of ``input_frames`` frames that go through the encoder at once: bounds the memory whatever the length
-            and the number of clips.
+        max_batch: chunks of ``input_frames`` frames that go through the encoder at once: bounds the memory whatever the number
+            of clips. Of a long clip the spectrogram is kept besides, 115 MB per hour.
         trainable: the encoder's weights require gradients, and embeddings carry them.
 
     Attributes:
