@@ -10,6 +10,7 @@ import re
 import warnings
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,6 +30,8 @@ ENCODER_PREFIX = "encoder."
 #: Where the metadata of a weights file keeps the hash of a part, the encoder or the decoder.
 HASH_KEY = "sha256.{}"
 
+Model = TypeVar("Model", bound=nn.Module)
+
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 
 
@@ -43,14 +46,14 @@ def load_embedder(source: str | os.PathLike = "", device: str | torch.device | N
     return embedder if device is None else to_device(embedder, device)
 
 
-def to_device(embedder: Embedder, device: str | torch.device) -> Embedder:
+def to_device(model: Model, device: str | torch.device) -> Model:
     """Move it; HearMwmaeError where the device cannot be used, or holds no values, as "meta" does not."""
     try:
-        embedder.to(torch.device(device))
+        model.to(torch.device(device))
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise HearMwmaeError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return embedder
+    return model
 
 
 def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelConfig, dict[str, Tensor]]:

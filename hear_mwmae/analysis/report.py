@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checkpoint import to_device
 from ..config import ModelConfig
 from ..errors import HearMwmaeError
 from ..files import write_text
@@ -104,11 +105,8 @@ def _models(sources: dict[str, str], settings: Settings) -> list[tuple[str, bool
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(settings.seed)
                 models.append((f"{name}, untrained", False, MaskedAutoencoder(model.config).eval()))
-    try:
-        for _, _, model in models:
-            model.to(torch.device(settings.device))
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise HearMwmaeError(f"device {settings.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    for _, _, model in models:
+        to_device(model, settings.device)
     return models
 
 
