@@ -39,7 +39,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
         q, k, v = self.qkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v)
+        y = attend(q, k, v)
         return self.proj(y.transpose(1, 2).reshape(batch, length, width))
 
     @torch.no_grad()
@@ -94,10 +94,7 @@ class MultiWindowAttention(nn.Module):
             bias = self.bias(group, q.dtype)
             if bias is not None and group.order is not None:
                 bias = bias.flatten(0, 1)
-            if bias is not None and bias.requires_grad and x.device.type == "cpu":
-                y = BiasedAttention.apply(q, k, v, bias)
-            else:
-                y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+            y = attend(q, k, v, bias)
             if group.order is not None:
                 y = y.unflatten(1, (-1, len(group.head_list)))
             y = y.transpose(-3, -2).reshape(batch, length, -1, width // heads)
@@ -142,20 +139,28 @@ class MultiWindowAttention(nn.Module):
         return weights
 
 
-class BiasedAttention(torch.autograd.Function):
-    """Attention with a bias that learns, on a CPU: q, k, v (..., heads, tile, d) and a bias that broadcasts over the rest.
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Softmax attention, (..., heads, tokens, d) -> the same; ``bias`` is added to the scores."""
+    if q.device.type == "cpu" and torch.is_grad_enabled() and (q.requires_grad or (bias is not None and bias.requires_grad)):
+        return RecomputedAttention.apply(q, k, v, bias)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
-    torch's fused attention has no gradient for the bias there, and its fallback keeps the scores of every head for the backward
-    pass. Tiles are small, so they are computed again instead: as fast, and less memory than global attention takes.
+
+class RecomputedAttention(torch.autograd.Function):
+    """Attention in training on a CPU: q, k, v (..., heads, tokens, d) and a bias that broadcasts over the rest, or None.
+
+    torch's fused attention has no gradient for the bias there, its fallback keeps the scores of every head for the backward
+    pass, and without a bias its backward pass is several times slower than plain products in bfloat16. Sequences are short, so
+    the weights are computed again instead: q, k and v are all that is kept.
     """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: torch.autograd.function.FunctionCtx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(q, k, v, bias)
         return _weights(q, k, bias) @ v
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias = ctx.saved_tensors
         weights, scale = _weights(q, k, bias), q.shape[-1] ** -0.5
         grad_weights = grad @ v.transpose(-2, -1)
@@ -164,12 +169,13 @@ class BiasedAttention(torch.autograd.Function):
             grad_scores @ k * scale,
             grad_scores.transpose(-2, -1) @ q * scale,
             weights.transpose(-2, -1) @ grad,
-            grad_scores.sum_to_size(bias.shape),
+            None if bias is None else grad_scores.sum_to_size(bias.shape),
         )
 
 
-def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1) + bias).softmax(dim=-1)
+def _weights(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+    scores = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)
+    return (scores if bias is None else scores + bias).softmax(dim=-1)
 
 
 class Group(NamedTuple):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hear_mwmae.attention import MAX_TILE, BiasedAttention, MultiWindowAttention, plan_groups
+from hear_mwmae.attention import MAX_TILE, MultiWindowAttention, RecomputedAttention, plan_groups
 from hear_mwmae.config import (
     PATCH_SIZES,
     DecoderConfig,
@@ -113,17 +113,21 @@ def test_grouped_heads_equal_heads_one_by_one(sizes, shift):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("bias_shape", [(1, 2, 5, 5), (3, 2, 5, 5)])  # plain tiles; tiles of shifted windows
-def test_gradients_of_biased_attention(bias_shape):
+@pytest.mark.parametrize("bias_shape", [None, (1, 2, 5, 5), (3, 2, 5, 5)])  # global; plain tiles; tiles of shifted windows
+def test_gradients_of_recomputed_attention(bias_shape):
     """Numerically, and with masked scores against torch's own."""
     tensors = [torch.randn(4, 3, 2, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    bias = torch.randn(bias_shape, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(BiasedAttention.apply, (*tensors, bias))
-    masked = bias.detach().masked_fill(torch.rand(bias_shape) < 0.3, float("-inf"))
-    masked.diagonal(dim1=-2, dim2=-1).fill_(0.0)
-    masked.requires_grad_()
-    inputs, weight = (*tensors, masked), torch.randn_like(tensors[0])
-    ours, theirs = BiasedAttention.apply(*inputs), F.scaled_dot_product_attention(*tensors, attn_mask=masked)
+    bias = None
+    if bias_shape:
+        bias = torch.randn(bias_shape, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(RecomputedAttention.apply, (*tensors, bias))
+        bias = bias.detach().masked_fill(torch.rand(bias_shape) < 0.3, float("-inf"))
+        bias.diagonal(dim1=-2, dim2=-1).fill_(0.0)
+        bias.requires_grad_()
+    else:
+        assert torch.autograd.gradcheck(lambda *qkv: RecomputedAttention.apply(*qkv, None), tensors)
+    inputs, weight = (*tensors, *([bias] if bias_shape else [])), torch.randn_like(tensors[0])
+    ours, theirs = RecomputedAttention.apply(*tensors, bias), F.scaled_dot_product_attention(*tensors, attn_mask=bias)
     assert torch.allclose(ours, theirs)
     for one, other in zip(*(torch.autograd.grad((y * weight).sum(), inputs) for y in (ours, theirs)), strict=True):
         assert torch.allclose(one, other)
