@@ -1,9 +1,11 @@
-"""Commands whose errors are for people."""
+"""Commands whose errors are for people, and the options that they share."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -59,3 +61,46 @@ class Group(OneLineErrors, click.Group):
     """A command of commands."""
 
     command_class = Command
+
+
+MODEL_HELP = (
+    "The embedded model when not given; else a registered name, a directory, a .safetensors file, org/repo[@revision] on the "
+    "Hugging Face Hub, or a checkpoint of the authors' code."
+)
+#: Options that have one name and one meaning in all commands. They are decorators.
+MODEL = click.option("--model", default="", metavar="MODEL", help=MODEL_HELP)
+DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps, ...")
+POOLING = click.option("--pooling", metavar="WAYS", help="Over time: mean, std, max, joined by +. The model's, when not given.")
+
+
+def models_option(more_help: str = "") -> Callable:
+    """--model for commands that take several."""
+    help_text = f"{MODEL_HELP}{more_help} May be given again."
+    return click.option("--model", "models", multiple=True, metavar="[NAME=]MODEL", help=help_text)
+
+
+def jobs_option(help_text: str = "Processes.") -> Callable:
+    """--jobs, as many as there are cores by default."""
+    return click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help=help_text)
+
+
+def out_option(help_text: str, *, folder: bool | None = None, required: bool = True) -> Callable:
+    """-o/--out: a folder, a file, or either (None) to write."""
+    path = click.Path(file_okay=folder is not True, dir_okay=folder is not False, path_type=Path)
+    return click.option("-o", "--out", type=path, required=required, metavar="OUT", help=help_text)
+
+
+def named_models(texts: tuple[str, ...]) -> dict[str, str]:
+    """[NAME=]MODEL texts -> model by name; the embedded model where there are none. HearMwmaeError where names repeat."""
+    models = dict(named_model(text) for text in texts or ("",))
+    if len(models) < len(texts):
+        raise HearMwmaeError(f"two models have the same name: give them names, as in --model NAME={texts[-1]}")
+    return models
+
+
+def named_model(text: str) -> tuple[str, str]:
+    """NAME=MODEL or MODEL -> name, model; a model without a name is called after its last part, or "embedded"."""
+    name, separator, source = text.partition("=")
+    if separator and name and "/" not in name:
+        return name, source
+    return (Path(text).name or "embedded"), text
