@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,21 +22,21 @@ def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         ctx.meta[DEBUG] = True  # which a group and its commands share
 
 
-class OneLineErrors:
+class OneLineErrors(click.Command):
     """Turns what a person can mend into one line on stderr and exit code 1: a HearMwmaeError, or an OSError that names a file.
 
     Anything else is a bug and keeps its traceback. With the option --debug, which this adds to the command, everything does.
     """
 
-    def __init__(self, *args: object, **options: object) -> None:
-        settings = {"help_option_names": ["-h", "--help"]} | (options.pop("context_settings", None) or {})
+    def __init__(self, *args: Any, context_settings: dict[str, Any] | None = None, **options: Any) -> None:
+        settings = {"help_option_names": ["-h", "--help"]} | (context_settings or {})
         super().__init__(*args, context_settings=settings, **options)
         debug = click.Option(
             ["--debug"], is_flag=True, expose_value=False, callback=_set_debug, help="Show tracebacks of all errors."
         )
         self.params.append(debug)
 
-    def invoke(self, ctx: click.Context) -> object:
+    def invoke(self, ctx: click.Context) -> Any:
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are no UTF-8 go out as they came in
         try:
@@ -53,7 +54,7 @@ def _one_line(error: HearMwmaeError | OSError) -> str | None:
     return None if error.filename is None else f"{os.fsdecode(error.filename)}: {error.strerror}"
 
 
-class Command(OneLineErrors, click.Command):
+class Command(OneLineErrors):
     """A command by itself, or of a group."""
 
 

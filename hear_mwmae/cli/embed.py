@@ -72,6 +72,7 @@ def embed(
     if device == "cuda" and "LOCAL_RANK" in os.environ:  # under torchrun, one for each process
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     embedder = load_embedder(model, device, pooling=pooling, dtype=dtype, max_batch=batch_size)
+    outcome = None
     if target is None:
         failures = show(embedder, found, timestamps, progress=not quiet)
     else:
@@ -85,7 +86,7 @@ def embed(
         failures = outcome.failures
     for name, reason in failures:
         click.echo(printable(f"not embedded: {name}: {reason}"), err=True)
-    if target:
+    if target and outcome:
         if not outcome.clips:
             raise HearMwmaeError(f"nothing to write to {target.path}: nothing could be embedded")
         click.echo(f"{outcome.clips} of {outcome.clips + len(failures)} clips -> {target.path}")

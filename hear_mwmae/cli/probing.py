@@ -79,5 +79,5 @@ def compare(tasks: tuple[Path, ...], a: tuple[str, ...], b: tuple[str, ...], dev
             kinds.append([predict_clips(task, load_probed(model, device=device)) for model in models])
             for model, outcomes in zip(models, kinds[-1], strict=True):
                 click.echo(f"{name} {score(outcomes, 0).score:5.1f}   {model}")
-        for kind, estimate in compare_kinds(*kinds).items():
+        for kind, estimate in compare_kinds(kinds[0], kinds[1]).items():
             click.echo("{} {:5} {:5.1f}   [{:.1f}, {:.1f}]".format(name, kind, *estimate))

@@ -191,7 +191,7 @@ def publish(
     name = Path(recipe).stem + "".join(f" --set {shlex.quote(change)}" for change in changes)
     if not (checkpoint := newest_checkpoint(run)):
         raise HearMwmaeError(f"{run} is no run: it has no checkpoints")
-    pack = Pack(data)
+    pack = Pack(str(data))
     check_identity(checkpoint, settings, pack)
     probed = [read_task(task) for task in tasks]
     rows = read_log(run)
