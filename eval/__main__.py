@@ -16,7 +16,7 @@ from hear_mwmae.files import write_text
 from hear_mwmae.probing.tasks import TaskFolder
 
 from . import fetch, gate, predict, report, scores
-from .embed import Model, check_complete, disk_needed, embed, hours_of, is_embedded, join_group, memory_needed
+from .embed import Model, check_complete, disk_needed, hours_of, is_embedded, join_group, memory_needed, write_embeddings
 from .kit import PROTOCOLS
 from .results import Prediction
 from .tasks import find_tasks, problems_of, registry
@@ -91,7 +91,7 @@ def fetch_command(tasks_dir: Path, names: tuple[str, ...], record: str, jobs: in
             continue
         archives = archives or fetch.read_record(record)
         try:
-            fetch.fetch(known[name], tasks_dir, archives, jobs, keep)
+            fetch.fetch_task(known[name], tasks_dir, archives, jobs, keep)
             click.echo(f"{name}: fetched{_other_count(TaskFolder(tasks_dir / name))}")
         except (HearMwmaeError, OSError) as error:
             failures += 1
@@ -168,18 +168,14 @@ def embed_command(
                 memory = memory_needed(hear_model, task)
                 what = f"{hours:.2f} h of audio, {disk >> 20} MiB of disk, {memory >> 20} MiB of memory"
                 click.echo(f"{task.path.name}: {what} (with one clip at a time, more with more)")
-            embed(hear_model, task, results, batch_size, rank, world)
+            write_embeddings(hear_model, task, results, batch_size, rank, world)
             done += 1
-        except (HearMwmaeError, OSError) as error:
+        except Exception as error:  # a bug, of this package or of the module, is shown, and stops no other task
             if world > 1:  # the others wait for this one
                 raise
             failures += 1
-            click.echo(f"not embedded: {error}", err=True)
-        except Exception:  # a bug, of this package or of the module: it is shown, and stops no other task
-            if world > 1:
-                raise
-            failures += 1
-            click.echo(f"not embedded: {task.path}\n{traceback.format_exc()}", err=True)
+            what = str(error) if isinstance(error, (HearMwmaeError, OSError)) else f"{task.path}\n{traceback.format_exc()}"
+            click.echo(f"not embedded: {what}", err=True)
     if rank == 0:
         click.echo(f"{done} of {done + failures} tasks embedded into {results}, {len(found) - done - failures} were there")
     sys.exit(bool(failures))

@@ -97,7 +97,7 @@ def check_complete(model: Model, task: TaskFolder) -> None:
         raise HearMwmaeError(f"{task.path} is not complete: {'; '.join(problems)}")
 
 
-def embed(model: Model, task: TaskFolder, results: Path, batch_size: int | None = None, rank: int = 0, world: int = 1) -> None:
+def write_embeddings(model: Model, task: TaskFolder, results: Path, batch_size: int | None, rank: int, world: int) -> None:
     """Embed a complete task into ``results/TASK/embeddings``; under torchrun, every process of the group calls it.
 
     Raises HearMwmaeError when it cannot be embedded, or is being embedded by somebody else.

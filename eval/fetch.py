@@ -75,7 +75,7 @@ def is_fetched(task: BenchmarkTask, tasks_dir: Path) -> bool:
     return final.is_dir() and not (final / UNPACKED).is_file()
 
 
-def fetch(task: BenchmarkTask, tasks_dir: Path, archives: list[Archive], jobs: int = 1, keep: bool = False) -> None:
+def fetch_task(task: BenchmarkTask, tasks_dir: Path, archives: list[Archive], jobs: int = 1, keep: bool = False) -> None:
     """Have ``tasks_dir/FOLDER`` complete at 16 kHz.
 
     Raises HearMwmaeError when the record has no such task, or when what came is damaged or not complete.
@@ -92,14 +92,14 @@ def fetch(task: BenchmarkTask, tasks_dir: Path, archives: list[Archive], jobs: i
     work.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(work / f"{task.folder}.lock", f"another process is fetching {task.folder}"):
         if not final.is_dir():
-            _fetch(task, archive, work, final, jobs)
+            _complete(task, archive, work, final, jobs)
         if not keep:
             shutil.rmtree(final / str(SOURCE_RATE), ignore_errors=True)
             (work / archive.key).unlink(missing_ok=True)
         (final / UNPACKED).unlink(missing_ok=True)  # where another process has just done all this
 
 
-def _fetch(task: BenchmarkTask, archive: Archive, work: Path, final: Path, jobs: int) -> None:
+def _complete(task: BenchmarkTask, archive: Archive, work: Path, final: Path, jobs: int) -> None:
     folder = work / task.folder
     if not (folder / UNPACKED).is_file():
         unpack(download(archive, work), folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -116,19 +117,7 @@ def pretrain(
 @click.option("--origin", required=True, help="Sentences for the card: where the audio comes from.")
 @click.option("--dataset", "datasets", multiple=True, help="What the Hub calls the audio; may be given again.")
 @click.option("--limits", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Text file, a known limit per line.")
-def publish(
-    recipe: str,
-    data: Path,
-    run: Path,
-    tasks: tuple[Path, ...],
-    out: Path,
-    changes: tuple[str, ...],
-    hardware: str,
-    licence: str,
-    origin: str,
-    datasets: tuple[str, ...],
-    limits: Path | None,
-) -> None:
+def publish(**options: Any) -> None:
     """Make a model directory of a finished RUN on the pack DATA: float16 weights, results on TASKS, model card.
 
     All numbers of the card are computed here: hours and licences from the labels of the pack's clips, steps, time and loss from
@@ -139,11 +128,11 @@ def publish(
         --origin "Debian's main section." --hardware "two cores"
     """
     try:
-        from ..training.publish import publish as publish_run
+        from ..training.publish import publish_run
     except ModuleNotFoundError as error:
         raise needs("publishing", error.name, "train") from error
 
-    for line in publish_run(recipe, changes, data, run, tasks, out, hardware, licence, origin, datasets, limits):
+    for line in publish_run(**options):  # each option is an argument
         click.echo(line)
 
 

@@ -163,7 +163,7 @@ def measure(tasks: list[ProbeTask], columns: dict[str, Embeds]) -> list[dict]:
     return rows
 
 
-def publish(
+def publish_run(
     recipe: str,
     changes: Sequence[str],
     data: Path,
