@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
+
+import cpuinfo
 
 
 def timed(run: Callable[[], object]) -> float:
@@ -17,6 +17,4 @@ def timed(run: Callable[[], object]) -> float:
 
 def processor() -> str:
     """Name of the processor."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    return cpuinfo.get_cpu_info().get("brand_raw", "unknown processor")

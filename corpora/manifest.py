@@ -19,6 +19,7 @@ import torch
 import torchaudio
 from tqdm import tqdm
 
+from hear_mwmae.commands import Command
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import write_text
 from hear_mwmae.training.pack import begin_worker
@@ -128,7 +129,7 @@ def print_hours(rows: Iterable[Sequence]) -> None:
         click.echo(f"{package:40} {kind:16} {len(lengths):7d} {sum(lengths) / 3600:7.2f}")
 
 
-@click.command(help="Print files and hours by package and kind of the given MANIFESTS.")
+@click.command(cls=Command, help="Print files and hours by package and kind of the given MANIFESTS.")
 @click.argument("manifests", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def main(manifests: tuple[Path, ...]) -> None:
     """Run the command line."""

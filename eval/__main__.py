@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 import traceback
@@ -11,18 +10,16 @@ from pathlib import Path
 
 import click
 
-from hear_mwmae.commands import Group
+from hear_mwmae.commands import Group, jobs_option, out_option
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import write_text
+from hear_mwmae.probing.tasks import TaskFolder
 
-from . import fetch as fetching
-from . import report as reporting
-from . import scores as scoring
-from .embed import Model, check_complete, disk_needed, hours_of, is_embedded, join_group, memory_needed
-from .embed import embed as embed_task
+from . import fetch, gate, predict, report, scores
+from .embed import Model, check_complete, disk_needed, hours_of, is_embedded, join_group, memory_needed, write_embeddings
 from .kit import PROTOCOLS
-from .predict import Job, do_job, job_bytes, list_jobs, run_jobs
-from .tasks import check_task, count_clips, find_tasks, registry
+from .results import Prediction
+from .tasks import find_tasks, problems_of, registry
 
 RESULTS = click.argument("results", type=click.Path(file_okay=False, path_type=Path))
 TASKS_DIR = click.argument("tasks_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -37,7 +34,7 @@ class Seeds(click.ParamType):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
         try:
-            seeds = []
+            seeds: list[int] = []
             for part in str(value).split(","):
                 first, _, last = part.partition("-")
                 seeds += range(int(first), int(last or first) + 1)
@@ -51,7 +48,7 @@ class Seeds(click.ParamType):
 SEEDS = click.option("--seeds", type=Seeds(), default="0-9", show_default=True)
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Group, context_settings={"max_content_width": 110})
 def main() -> None:
     """Evaluate any HEAR module on HEAR tasks, with heareval itself.
 
@@ -66,8 +63,8 @@ def main() -> None:
     """
 
 
-@main.command(short_help="List the tasks and their sources.")
-def tasks() -> None:
+@main.command("tasks", short_help="List the tasks and their sources.")
+def tasks_command() -> None:
     """List the tasks: the paper's ten, and the frame-level one. Sources, and who tells the licences, are in eval/tasks.csv."""
     for task in registry().values():
         length = f"{task.seconds:g} s" if task.seconds else "0.3 to 30 s"
@@ -76,58 +73,59 @@ def tasks() -> None:
         )
 
 
-@main.command(short_help="Download tasks, resampled to 16 kHz.")
+@main.command("fetch", short_help="Download tasks, resampled to 16 kHz.")
 @click.argument("tasks_dir", type=click.Path(file_okay=False, path_type=Path))
 @TASK
-@click.option("--record", default=fetching.RECORD, show_default=True, help="Zenodo record that lists the files.")
-@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help="Processes that resample.")
+@click.option("--record", default=fetch.RECORD, show_default=True, help="Zenodo record that lists the files.")
+@jobs_option("Processes that resample.")
 @click.option("--keep", is_flag=True, help="Keep the archives and the 48 kHz audio.")
-def fetch(tasks_dir: Path, names: tuple[str, ...], record: str, jobs: int, keep: bool) -> None:
+def fetch_command(tasks_dir: Path, names: tuple[str, ...], record: str, jobs: int, keep: bool) -> None:
     """Download tasks, all of the registry or those given, and resample them to 16 kHz. Interrupted anywhere, it goes on."""
     known = registry()
     if unknown := sorted(set(names) - known.keys()):
         raise HearMwmaeError(f"no task {', '.join(unknown)}; there are {', '.join(known)}")
     archives, failures = None, 0
     for name in dict.fromkeys(names or known):
-        if fetching.is_fetched(known[name], tasks_dir):
+        if fetch.is_fetched(known[name], tasks_dir):
             click.echo(f"{name}: was there already")
             continue
-        archives = archives or fetching.read_record(record)
+        archives = archives or fetch.read_record(record)
         try:
-            fetching.fetch(known[name], tasks_dir, archives, jobs, keep)
-            click.echo(f"{name}: fetched{_other_count(tasks_dir / name)}")
+            fetch.fetch_task(known[name], tasks_dir, archives, jobs, keep)
+            click.echo(f"{name}: fetched{_other_count(TaskFolder(tasks_dir / name))}")
         except (HearMwmaeError, OSError) as error:
             failures += 1
             click.echo(f"{name}: not fetched: {error}", err=True)
     sys.exit(bool(failures))
 
 
-def _other_count(folder: Path) -> str:
-    """HEAR's page lists numbers of clips; what the task itself says counts, but a difference is worth a word."""
-    task = registry().get(folder.name)
-    clips = count_clips(folder)
-    return "" if not task or clips == task.clips else f" ({clips:,} clips, where HEAR's page lists {task.clips:,})"
+def _other_count(task: TaskFolder) -> str:
+    """HEAR's page lists numbers of clips. What the task itself says counts, but a difference is reported."""
+    listed = registry().get(task.path.name)
+    return (
+        "" if not listed or task.clips == listed.clips else f" ({task.clips:,} clips, where HEAR's page lists {listed.clips:,})"
+    )
 
 
-@main.command(short_help="Say which task folders are complete.")
+@main.command("check", short_help="Say which task folders are complete.")
 @TASKS_DIR
 @TASK
 @click.option("--sample-rate", default=16000, show_default=True, help="Of the audio that is looked for.")
-def check(tasks_dir: Path, names: tuple[str, ...], sample_rate: int) -> None:
+def check_command(tasks_dir: Path, names: tuple[str, ...], sample_rate: int) -> None:
     """Say which task folders are complete, and what is wrong with the others; then the exit code is 1."""
-    bad, folders = False, find_tasks(tasks_dir, names)
-    for folder in folders:
-        problems = check_task(folder, sample_rate)
+    bad, found = False, find_tasks(tasks_dir, names)
+    for task in found:
+        problems = problems_of(task, sample_rate)
         bad |= bool(problems)
-        click.echo(f"{folder.name}: {'; '.join(problems) or 'complete' + _other_count(folder)}")
+        click.echo(f"{task.path.name}: {'; '.join(problems) or 'complete' + _other_count(task)}")
     if not names:
-        for folder in sorted(registry().keys() - {folder.name for folder in folders}):
-            begun = (tasks_dir / fetching.WORK / folder).is_dir()
+        for folder in sorted(registry().keys() - {task.path.name for task in found}):
+            begun = (tasks_dir / fetch.WORK / folder).is_dir()
             click.echo(f"{folder}: {'`fetch` has begun, and would go on' if begun else 'not here'}")
     sys.exit(bad)
 
 
-@main.command(short_help="Embed tasks with a model.")
+@main.command("embed", short_help="Embed tasks with a model.")
 @TASKS_DIR
 @RESULTS
 @click.option("--module", default="hear_mwmae", show_default=True, help="Import name of a HEAR module.")
@@ -137,7 +135,7 @@ def check(tasks_dir: Path, names: tuple[str, ...], sample_rate: int) -> None:
     "--batch-size", type=click.IntRange(1), help="Clips at a time, where all are of one length; the kit's choice if not given."
 )
 @TASK
-def embed(
+def embed_command(
     tasks_dir: Path,
     results: Path,
     module: str,
@@ -157,84 +155,79 @@ def embed(
         raise HearMwmaeError(f"--model-options must be JSON: {error}") from error
     if not isinstance(options, dict):
         raise HearMwmaeError(f"--model-options must be a JSON object, got {model_options}")
-    folders, (rank, world) = find_tasks(tasks_dir, names), join_group()
+    found, (rank, world) = find_tasks(tasks_dir, names), join_group()
     hear_model = Model(module, model, options)
     done = failures = 0
-    for folder in folders:
+    for task in found:
         try:
-            if is_embedded(hear_model, folder, results):
+            if is_embedded(hear_model, task, results):
                 continue
-            check_complete(hear_model, folder)
+            check_complete(hear_model, task)
             if rank == 0:
-                hours, disk = hours_of(folder, hear_model.embedding.sample_rate), disk_needed(hear_model, folder, world)
-                memory = memory_needed(hear_model, folder)
+                hours, disk = hours_of(task, hear_model.embedding.sample_rate), disk_needed(hear_model, task, world)
+                memory = memory_needed(hear_model, task)
                 what = f"{hours:.2f} h of audio, {disk >> 20} MiB of disk, {memory >> 20} MiB of memory"
-                click.echo(f"{folder.name}: {what} (with one clip at a time, more with more)")
-            embed_task(hear_model, folder, results, batch_size, rank, world)
+                click.echo(f"{task.path.name}: {what} (with one clip at a time, more with more)")
+            write_embeddings(hear_model, task, results, batch_size, rank, world)
             done += 1
-        except (HearMwmaeError, OSError) as error:
+        except Exception as error:  # a bug, of this package or of the module, is shown, and stops no other task
             if world > 1:  # the others wait for this one
                 raise
             failures += 1
-            click.echo(f"not embedded: {error}", err=True)
-        except Exception:  # a bug, of this package or of the module: it is shown, and stops no other task
-            if world > 1:
-                raise
-            failures += 1
-            click.echo(f"not embedded: {folder}\n{traceback.format_exc()}", err=True)
+            what = str(error) if isinstance(error, (HearMwmaeError, OSError)) else f"{task.path}\n{traceback.format_exc()}"
+            click.echo(f"not embedded: {what}", err=True)
     if rank == 0:
-        click.echo(f"{done} of {done + failures} tasks embedded into {results}, {len(folders) - done - failures} were there")
+        click.echo(f"{done} of {done + failures} tasks embedded into {results}, {len(found) - done - failures} were there")
     sys.exit(bool(failures))
 
 
-@main.command(short_help="Train and test predictors on embeddings.")
+@main.command("predict", short_help="Train and test predictors on embeddings.")
 @RESULTS
 @PROTOCOL
 @SEEDS
 @TASK
-@click.option(
-    "--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help="At a time, as memory allows."
-)
-def predict(results: Path, protocol: str, seeds: list[int], names: tuple[str, ...], jobs: int) -> None:
+@jobs_option("Processes, as many as memory allows.")
+def predict_command(results: Path, protocol: str, seeds: list[int], names: tuple[str, ...], jobs: int) -> None:
     """Train and test predictors on the embeddings in RESULTS: a process and a file per task and seed.
 
     What is there is not computed again; one that fails stops no other.
     """
-    missing = list_jobs(results, protocol, seeds, names)
+    missing = predict.missing_predictions(results, protocol, seeds, names)
     if missing:
-        click.echo(f"{len(missing)} jobs, each of up to {max(map(job_bytes, missing)) >> 20} MiB of memory")
-    failures = run_jobs(missing, jobs)
-    for job, reason in failures:
-        click.echo(f"failed: {job.task_dir.name}, seed {job.seed}: {reason}", err=True)
-    click.echo(f"{len(missing) - len(failures)} of {len(missing)} jobs done")
+        most = max(map(predict.memory_needed, missing)) >> 20
+        click.echo(f"{len(missing)} predictions, each of up to {most} MiB of memory")
+    failures = predict.predict_all(missing, jobs)
+    for failed, reason in failures:
+        click.echo(f"failed: {failed}: {reason}", err=True)
+    click.echo(f"{len(missing) - len(failures)} of {len(missing)} predictions done")
     sys.exit(bool(failures))
 
 
-@main.command(short_help="List the commands that predict would run.")
+@main.command("plan", short_help="List the commands that predict would run.")
 @RESULTS
 @PROTOCOL
 @SEEDS
 @TASK
-def plan(results: Path, protocol: str, seeds: list[int], names: tuple[str, ...]) -> None:
+def plan_command(results: Path, protocol: str, seeds: list[int], names: tuple[str, ...]) -> None:
     """List the commands of the jobs that `predict` would run, one per line, for the array jobs of a cluster."""
-    for job in list_jobs(results, protocol, seeds, names):
-        click.echo(shlex.join(job.command))
+    for one in predict.missing_predictions(results, protocol, seeds, names):
+        click.echo(shlex.join([sys.executable, "-m", "eval", "job", str(one.task_dir), protocol, str(one.seed)]))
 
 
-@main.command(short_help="Do one job of a plan.")
+@main.command("job", short_help="Do one job of a plan.")
 @click.argument("task_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("protocol", type=click.Choice(list(PROTOCOLS)))
 @click.argument("seed", type=int)
-def job(task_dir: Path, protocol: str, seed: int) -> None:
+def job_command(task_dir: Path, protocol: str, seed: int) -> None:
     """Do one job of `plan`."""
-    do_job(Job(task_dir, protocol, seed))
+    predict.compute(Prediction(task_dir, protocol, seed))
 
 
 MODELS = click.argument("results", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 
 
-def _read(results: tuple[Path, ...], protocol: str) -> dict[str, dict[str, scoring.Score]]:
-    models = {path.resolve().name: scoring.read_scores(path, protocol) for path in results}
+def _read(results: tuple[Path, ...], protocol: str) -> dict[str, dict[str, scores.Score]]:
+    models = {path.resolve().name: scores.read_scores(path, protocol) for path in results}
     if len(models) < len(results):
         raise HearMwmaeError("two of these folders have one name: models are told apart by it")
     if empty := [name for name, found in models.items() if not found]:
@@ -242,55 +235,55 @@ def _read(results: tuple[Path, ...], protocol: str) -> dict[str, dict[str, scori
     return models
 
 
-@main.command(short_help="Print a table of scores.")
+@main.command("scores", short_help="Print a table of scores.")
 @MODELS
 @PROTOCOL
 @click.option(
     "--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write the means and intervals, of one model."
 )
-def scores(results: tuple[Path, ...], protocol: str, csv_path: Path | None) -> None:
+def scores_command(results: tuple[Path, ...], protocol: str, csv_path: Path | None) -> None:
     """Print a Markdown table of the models in RESULTS..., with 95 % intervals over seeds, beside the paper's rows."""
     models = _read(results, protocol)
-    click.echo(scoring.markdown(models, protocol))
+    click.echo(scores.markdown(models, protocol))
     if csv_path:
         if len(models) != 1:
             raise HearMwmaeError("--csv is for the scores of one model")
         (found,) = models.values()
-        scoring.write_csv(found, protocol, csv_path)
+        gate.write_csv(found, protocol, csv_path)
 
 
-@main.command(short_help="Write a page about models.")
+@main.command("report", short_help="Write a page about models.")
 @MODELS
 @PROTOCOL
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The .html to write.")
-def report(results: tuple[Path, ...], protocol: str, output: Path) -> None:
+@out_option("The .html to write.", folder=False)
+def report_command(results: tuple[Path, ...], protocol: str, out: Path) -> None:
     """Write one page about the models in RESULTS...: scores beside the paper's, bars, comparisons, how it was done.
 
     The table of scores goes beside it, as .md and as .table.csv.
     """
-    if output.suffix != ".html":
-        raise HearMwmaeError(f"the page must end in .html, got {output}")
+    if out.suffix != ".html":
+        raise HearMwmaeError(f"the page must end in .html, got {out}")
     models = _read(results, protocol)
-    write_text(output, reporting.page(models, protocol, reporting.circumstances(results, protocol)))
-    write_text(output.with_suffix(".md"), scoring.markdown(models, protocol) + "\n")
-    table = output.with_suffix(".table.csv")  # not .csv, which may be the scores that `gate` compares with
-    write_text(table, scoring.table_csv(models, protocol))
-    click.echo(f"report -> {output}, {output.with_suffix('.md').name}, {table.name}")
+    write_text(out, report.page(models, protocol, report.provenance(results, protocol)))
+    write_text(out.with_suffix(".md"), scores.markdown(models, protocol) + "\n")
+    table = out.with_suffix(".table.csv")  # not .csv, which may be the scores that `gate` compares with
+    write_text(table, scores.table_csv(models, protocol))
+    click.echo(f"report -> {out}, {out.with_suffix('.md').name}, {table.name}")
 
 
-@main.command(short_help="Fail where a score falls below a stored one.")
+@main.command("gate", short_help="Fail where a score falls below a stored one.")
 @RESULTS
 @PROTOCOL
 @click.option(
     "--min", "minimum", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="CSV of `scores --csv`."
 )
-def gate(results: Path, protocol: str, minimum: Path) -> None:
+def gate_command(results: Path, protocol: str, minimum: Path) -> None:
     """Exit with 1 when a score falls below a stored one by more than chance: for continuous integration.
 
     Chance is the 95 % interval of the stored scores over their seeds, or, with one seed, that of the number of tested clips.
     """
     (found,) = _read((results,), protocol).values()
-    problems = scoring.below(found, protocol, minimum)
+    problems = gate.below(found, protocol, minimum)
     for problem in problems:
         click.echo(problem, err=True)
     click.echo("below the stored scores" if problems else "no score is below the stored ones")

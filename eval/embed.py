@@ -5,30 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import shutil
-import sys
 import time
 from contextlib import nullcontext
 from datetime import timedelta
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 import torch.distributed as dist
 
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import one_at_a_time, read_json
 from hear_mwmae.hub import sha256_of
+from hear_mwmae.probing.tasks import TaskFolder
 
 from . import kit
-from .circumstances import machine, versions
-from .tasks import check_task, count_clips, label_files, read_metadata
+from .machine import describe_machine, peak_memory, versions
+from .results import ABOUT, EMBEDDINGS
+from .tasks import problems_of, seconds_of
 
-EMBEDDINGS = "embeddings"
-ABOUT = "about.json"
 #: Bytes that the smallest file takes on most file systems.
 BLOCK = 4096
 #: Bytes of a timestamp in the kit's JSON.
@@ -56,8 +54,8 @@ class Model:
         self.module, self.model, self.options = module, model, options
 
     @cached_property
-    def embedding(self) -> object:
-        """The kit's."""
+    def embedding(self) -> Any:
+        """heareval's ``Embedding``."""
         return kit.load(self.module, self.model, self.options)
 
     @cached_property
@@ -80,41 +78,40 @@ class Model:
         return f"of {self.model or 'the module itself'}"
 
 
-def is_embedded(model: Model, task: Path, results: Path) -> bool:
+def is_embedded(model: Model, task: TaskFolder, results: Path) -> bool:
     """Whether ``results`` has the task. Raises HearMwmaeError when it has it of another model or of other labels."""
-    out = results / task.name / EMBEDDINGS
+    out = results / task.path.name / EMBEDDINGS
     if not (out / ABOUT).is_file():
         return False
     made = read_json(out / ABOUT)
     if differing := [key for key, value in model.identity.items() if made.get(key) != value]:
         raise HearMwmaeError(f"{out} was made with another {', '.join(differing)}; give this model another folder")
-    if changed := [name for name in label_files(task) if (out / name).read_bytes() != (task / name).read_bytes()]:
+    if changed := [name for name in task.label_files if (out / name).read_bytes() != (task.path / name).read_bytes()]:
         raise HearMwmaeError(f"{out} was made of another {changed[0]}; remove it, and the results beside it")
     return True
 
 
-def check_complete(model: Model, task: Path) -> None:
+def check_complete(model: Model, task: TaskFolder) -> None:
     """HearMwmaeError where a task lacks something, at the model's sample rate."""
-    if problems := check_task(task, model.embedding.sample_rate):
-        raise HearMwmaeError(f"{task} is not complete: {'; '.join(problems)}")
+    if problems := problems_of(task, model.embedding.sample_rate):
+        raise HearMwmaeError(f"{task.path} is not complete: {'; '.join(problems)}")
 
 
-def embed(model: Model, task: Path, results: Path, batch_size: int | None = None, rank: int = 0, world: int = 1) -> None:
+def write_embeddings(model: Model, task: TaskFolder, results: Path, batch_size: int | None, rank: int, world: int) -> None:
     """Embed a complete task into ``results/TASK/embeddings``; under torchrun, every process of the group calls it.
 
     Raises HearMwmaeError when it cannot be embedded, or is being embedded by somebody else.
     """
-    out = results / task.name / EMBEDDINGS
+    out = results / task.path.name / EMBEDDINGS
     out.parent.mkdir(parents=True, exist_ok=True)
-    busy = f"another process is embedding {task.name} into {results}"
+    busy = f"another process is embedding {task.path.name} into {results}"
     with one_at_a_time(out.with_name(f".{EMBEDDINGS}.lock"), busy) if rank == 0 else nullcontext():
         _embed(model, task, out, batch_size, rank, world)
 
 
-def _embed(model: Model, task: Path, out: Path, batch_size: int | None, rank: int, world: int) -> None:
+def _embed(model: Model, task: TaskFolder, out: Path, batch_size: int | None, rank: int, world: int) -> None:
     partial = out.with_name(f".{EMBEDDINGS}.tmp")
     began = time.monotonic()
-    splits = read_metadata(task)["splits"]
     if rank == 0:
         shutil.rmtree(partial, ignore_errors=True)
     if world == 1:
@@ -123,18 +120,22 @@ def _embed(model: Model, task: Path, out: Path, batch_size: int | None, rank: in
         kit.embed_task(model.embedding, task, partial, batch_size)
     else:
         dist.barrier()
-        share = _share(task, splits, partial / f"share-{rank}", rank, world)
+        share = _share(task, partial / f"share-{rank}", rank, world)
         if share:
-            kit.embed_task(model.embedding, share, share.with_name("embedded"), batch_size)
+            kit.embed_task(model.embedding, share, share.path.with_name("embedded"), batch_size)
         dist.barrier()
         if rank == 0:
-            _join(task, splits, partial)
+            _join(task, partial)
     if rank == 0:
-        for split in splits:
+        for split in task.splits:
             shutil.rmtree(partial / split)  # a file per clip, which the kit has joined to one array by now
-        about = model.identity | {"model": model.model, "task": task.name, "batch_size": batch_size, "processes": world}
+        about = model.identity | {"model": model.model, "task": task.path.name, "batch_size": batch_size, "processes": world}
         about |= {"hours": round(hours_of(task, model.embedding.sample_rate), 4), "embeddings": _hash_files(partial)}
-        about |= {"seconds": round(time.monotonic() - began, 1), "machine": machine(), "versions": versions(model.module)}
+        about |= {
+            "seconds": round(time.monotonic() - began, 1),
+            "machine": describe_machine(),
+            "versions": versions(model.module),
+        }
         (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
         partial.rename(out)
     if world > 1:
@@ -151,26 +152,26 @@ def _hash_files(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _share(task: Path, splits: list[str], folder: Path, rank: int, world: int) -> Path | None:
+def _share(task: TaskFolder, folder: Path, rank: int, world: int) -> TaskFolder | None:
     """A task folder with every ``world``-th clip of each split, from the ``rank``-th on; None where a split would be empty."""
-    labels = {split: list(json.loads((task / f"{split}.json").read_text()).items()) for split in splits}
+    labels = {split: list(task.labels(split).items()) for split in task.splits}
     world = min(world, *map(len, labels.values()))
     if rank >= world:
         return None
-    view = folder / task.name
+    view = folder / task.path.name
     view.mkdir(parents=True)
     for split, clips in labels.items():
         (view / f"{split}.json").write_text(json.dumps(dict(clips[rank::world])))
-    for path in task.iterdir():
+    for path in task.path.iterdir():
         if not (view / path.name).exists():
             (view / path.name).symlink_to(path.resolve())
-    return view
+    return TaskFolder(view)
 
 
-def _join(task: Path, splits: list[str], partial: Path) -> None:
+def _join(task: TaskFolder, partial: Path) -> None:
     """One set of embeddings from the shares, as one process would have left it."""
     shares = sorted(partial.glob("share-*"))
-    for split in splits:
+    for split in task.splits:
         (partial / split).mkdir()
         for file in [file for share in shares for file in (share / "embedded" / split).iterdir()]:
             file.rename(partial / split / file.name)
@@ -179,31 +180,20 @@ def _join(task: Path, splits: list[str], partial: Path) -> None:
         shutil.rmtree(share)
 
 
-@lru_cache  # every header is opened for it, and its sum and its largest are asked for at several places
-def clip_seconds(task: Path, sample_rate: int) -> list[float]:
-    """Lengths of all clips of a task, at a rate that it has them in."""
-    return [
-        soundfile.info(task / str(sample_rate) / split / name).duration
-        for split in read_metadata(task)["splits"]
-        for name in json.loads((task / f"{split}.json").read_text())
-    ]
-
-
-def hours_of(task: Path, sample_rate: int) -> float:
+def hours_of(task: TaskFolder, sample_rate: int) -> float:
     """Hours of audio in a task, at a rate that it has it in."""
-    return sum(clip_seconds(task, sample_rate)) / 3600
+    return sum(seconds_of(task, sample_rate)) / 3600
 
 
-def disk_needed(model: Model, task: Path, world: int = 1) -> int:
+def disk_needed(model: Model, task: TaskFolder, world: int = 1) -> int:
     """Bytes that embedding a task takes at its height.
 
     The kit writes every vector twice, to a file per clip and to one array, before the former are removed; shares of many
     processes have an array more. A file takes whole blocks. Events come with their times, as text.
     """
-    metadata = read_metadata(task)
-    clips = count_clips(task)
+    clips = task.clips
     embedding, files, text = model.embedding, 2, 0
-    if metadata["embedding_type"] == "event":
+    if task.is_event:
         size, files = embedding.model.timestamp_embedding_size, 3
         second = embedding.get_timestamp_embedding_as_numpy(np.zeros((1, embedding.sample_rate), np.float32))[1].shape[1]
         vectors = int(hours_of(task, embedding.sample_rate) * 3600 * second)
@@ -213,13 +203,13 @@ def disk_needed(model: Model, task: Path, world: int = 1) -> int:
     return (2 + (world > 1)) * vectors * size * 4 + text + clips * files * BLOCK
 
 
-def memory_needed(model: Model, task: Path) -> int:
+def memory_needed(model: Model, task: TaskFolder) -> int:
     """The most bytes that this process has had so far, the task's longest clip embedded, on a CPU; GPUs have their own."""
     embedding = model.embedding
-    longest = round(max(clip_seconds(task, embedding.sample_rate)) * embedding.sample_rate)
+    longest = round(max(seconds_of(task, embedding.sample_rate)) * embedding.sample_rate)
     silence = np.zeros((1, longest), np.float32)
-    if read_metadata(task)["embedding_type"] == "event":
+    if task.is_event:
         embedding.get_timestamp_embedding_as_numpy(silence)
     else:
         embedding.get_scene_embedding_as_numpy(silence)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_memory()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tarfile
-import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -22,17 +21,19 @@ from pathlib import Path, PurePosixPath
 import requests
 import soundfile
 import torch
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_incrementing
 from tqdm import tqdm
 
 from hear_mwmae.audio import read_audio
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import one_at_a_time, replacing
+from hear_mwmae.probing.tasks import SAMPLE_RATE, TaskFolder
 
-from .tasks import Task, check_task, read_metadata
+from .tasks import BenchmarkTask, problems_of
 
 #: "HEAR: Holistic Evaluation of Audio Representations (tasks)", doi 10.5281/zenodo.5885750: all tasks, at 48 kHz only.
 RECORD = "https://zenodo.org/api/records/5885750"
-SOURCE_RATE, SAMPLE_RATE = 48000, 16000
+SOURCE_RATE = 48000
 #: Attempts at an archive that bring nothing more, before it is given up.
 ATTEMPTS = 4
 #: Seconds before the second of them, and so many more before every further one.
@@ -68,13 +69,13 @@ def read_record(url: str = RECORD) -> list[Archive]:
         raise HearMwmaeError(f"cannot read the list of files at {url}: {error!r}") from error
 
 
-def is_fetched(task: Task, tasks_dir: Path) -> bool:
+def is_fetched(task: BenchmarkTask, tasks_dir: Path) -> bool:
     """Whether there is nothing left to do for ``tasks_dir/FOLDER``."""
     final = tasks_dir / task.folder
     return final.is_dir() and not (final / UNPACKED).is_file()
 
 
-def fetch(task: Task, tasks_dir: Path, archives: list[Archive], jobs: int = 1, keep: bool = False) -> None:
+def fetch_task(task: BenchmarkTask, tasks_dir: Path, archives: list[Archive], jobs: int = 1, keep: bool = False) -> None:
     """Have ``tasks_dir/FOLDER`` complete at 16 kHz.
 
     Raises HearMwmaeError when the record has no such task, or when what came is damaged or not complete.
@@ -91,19 +92,19 @@ def fetch(task: Task, tasks_dir: Path, archives: list[Archive], jobs: int = 1, k
     work.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(work / f"{task.folder}.lock", f"another process is fetching {task.folder}"):
         if not final.is_dir():
-            _fetch(task, archive, work, final, jobs)
+            _complete(task, archive, work, final, jobs)
         if not keep:
             shutil.rmtree(final / str(SOURCE_RATE), ignore_errors=True)
             (work / archive.key).unlink(missing_ok=True)
         (final / UNPACKED).unlink(missing_ok=True)  # where another process has just done all this
 
 
-def _fetch(task: Task, archive: Archive, work: Path, final: Path, jobs: int) -> None:
+def _complete(task: BenchmarkTask, archive: Archive, work: Path, final: Path, jobs: int) -> None:
     folder = work / task.folder
     if not (folder / UNPACKED).is_file():
         unpack(download(archive, work), folder)
     resample(folder, jobs)
-    if problems := check_task(folder, SAMPLE_RATE):
+    if problems := problems_of(TaskFolder(folder)):
         raise HearMwmaeError(f"{folder} is not complete: {'; '.join(problems)}")
     folder.rename(final)  # with its mark: it says that what is no longer needed has not been removed yet
 
@@ -113,20 +114,18 @@ def download(archive: Archive, folder: Path) -> Path:
     whole, part = folder / archive.key, folder / f"{archive.key}.part"
     if whole.is_file():
         return whole
-    attempts, error = 0, None
+    retry = Retrying(
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_incrementing(PAUSE, PAUSE),
+        retry=retry_if_exception_type(requests.RequestException),
+        reraise=True,
+    )
     with tqdm(total=archive.size, desc=archive.key, unit="B", unit_scale=True) as bar:
-        while (had := part.stat().st_size if part.is_file() else 0) < archive.size:
-            bar.update(had - bar.n)
-            if attempts == ATTEMPTS:
-                raise HearMwmaeError(
-                    f"{archive.url} cannot be downloaded: {error or 'it is too short'}; the same command goes on"
-                )
-            time.sleep(PAUSE * attempts)
-            try:
-                _append(archive, part, had, bar)
-            except requests.RequestException as failure:
-                error = repr(failure)
-            attempts = 0 if part.is_file() and part.stat().st_size > had else attempts + 1
+        try:
+            while _size(part) < archive.size:
+                retry(_append, archive, part, bar)
+        except requests.RequestException as error:
+            raise HearMwmaeError(f"{archive.url} cannot be downloaded: {error}; the same command goes on") from error
     digest = hashlib.md5(usedforsecurity=False)
     with open(part, "rb") as stream:
         while block := stream.read(1 << 20):
@@ -138,15 +137,27 @@ def download(archive: Archive, folder: Path) -> Path:
     return whole
 
 
-def _append(archive: Archive, part: Path, had: int, bar: tqdm) -> None:
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _append(archive: Archive, part: Path, bar: tqdm) -> None:
+    """Ask for what is missing. Raises requests.RequestException where nothing comes; what comes is kept, as far as it goes."""
+    had = bar.n = _size(part)
     headers = {"Range": f"bytes={had}-"} if had else {}
-    with requests.get(archive.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        response.raise_for_status()
-        # A server without ranges sends everything again.
-        with open(part, "ab" if response.status_code == requests.codes.partial_content else "wb") as stream:
-            for block in response.iter_content(1 << 14):
-                stream.write(block)
-                bar.update(len(block))
+    try:
+        with requests.get(archive.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            response.raise_for_status()
+            # A server without ranges sends everything again.
+            with open(part, "ab" if response.status_code == requests.codes.partial_content else "wb") as stream:
+                for block in response.iter_content(1 << 14):
+                    stream.write(block)
+                    bar.update(len(block))
+    except requests.RequestException:
+        if _size(part) <= had:
+            raise
+    if _size(part) <= had:
+        raise requests.ConnectionError("the file of the server is too short")
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -173,7 +184,7 @@ def unpack(archive: Path, folder: Path) -> None:
 def resample(folder: Path, jobs: int) -> None:
     """``16000/`` from ``48000/``, file by file; those that are there are left alone."""
     files = []
-    for split in read_metadata(folder)["splits"]:
+    for split in TaskFolder(folder).splits:
         (folder / str(SAMPLE_RATE) / split).mkdir(parents=True, exist_ok=True)
         files += [path for path in sorted((folder / str(SOURCE_RATE) / split).iterdir()) if not _target(path).is_file()]
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]

@@ -6,7 +6,6 @@ are set for the length of a call.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import random
@@ -15,17 +14,18 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from hear_mwmae.errors import HearMwmaeError
+from hear_mwmae.files import read_json
+from hear_mwmae.probing.tasks import TaskFolder
 
 # pytorch-lightning 1.8 reads checkpoints that it wrote a moment ago with torch.load as it was before torch 2.6.
 os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
 
 import soundfile
 import torch
-
-from .tasks import label_files, read_metadata
 
 #: Name -> (points of the grid that are tried, what differs from heareval's grid). Scores of different protocols are never mixed.
 PROTOCOLS: dict[str, tuple[int, dict]] = {
@@ -45,7 +45,7 @@ PROTOCOLS: dict[str, tuple[int, dict]] = {
 }
 
 
-def load(module: str, model: str | None, options: dict) -> object:
+def load(module: str, model: str | None, options: dict) -> Any:
     """The kit's ``Embedding``: a HEAR module by its import name, with its model loaded from ``model`` and ``options``."""
     from heareval.embeddings import task_embeddings as kit
 
@@ -55,7 +55,7 @@ def load(module: str, model: str | None, options: dict) -> object:
         raise HearMwmaeError(f"{module} is no HEAR module that can be loaded so: {error}") from error
 
 
-def embed_task(embedding: object, task: Path, out: Path, batch_size: int | None = None) -> None:
+def embed_task(embedding: Any, task: TaskFolder, out: Path, batch_size: int | None = None) -> None:
     """All clips of a task through heareval's ``task_embeddings``, into ``out``.
 
     Args:
@@ -64,14 +64,14 @@ def embed_task(embedding: object, task: Path, out: Path, batch_size: int | None 
     """
     from heareval.embeddings import task_embeddings as kit
 
-    alike = read_metadata(task)["sample_duration"] is not None
+    alike = task.metadata["sample_duration"] is not None
     wanted, loader = batch_size if alike else None, kit.get_dataloader_for_embedding
 
-    def load_batches(data: dict, audio_dir: Path, embedding: object, batch_size: int) -> object:
+    def load_batches(data: dict, audio_dir: Path, embedding: Any, batch_size: int) -> object:
         return loader(data, audio_dir, embedding, wanted or batch_size)
 
-    with mock.patch.object(kit, "get_dataloader_for_embedding", load_batches), plain_errors(f"{task} cannot be embedded"):
-        kit.task_embeddings(embedding, task, out)
+    with mock.patch.object(kit, "get_dataloader_for_embedding", load_batches), plain_errors(f"{task.path} cannot be embedded"):
+        kit.task_embeddings(embedding, task.path, out)
 
 
 @contextmanager
@@ -89,17 +89,15 @@ def _where(error: BaseException) -> str:
     return f"{Path(last.filename).name}:{last.lineno}, {last.line}"
 
 
-def join_clips(task: Path, out: Path) -> None:
+def join_clips(task: TaskFolder, out: Path) -> None:
     """What the kit does when all clips of a task are embedded: one array per split, from a file per clip in ``out/SPLIT``."""
     from heareval.embeddings import task_embeddings as kit
 
-    metadata = read_metadata(task)
     shuffler = random.Random(0)  # as in its task_embeddings, one for all splits
-    for name in label_files(task):
-        shutil.copy(task / name, out)
-    for split in metadata["splits"]:
-        labels = json.loads((task / f"{split}.json").read_text())
-        kit.memmap_embeddings(out / split, shuffler, metadata, split, out, labels)
+    for name in task.label_files:
+        shutil.copy(task.path / name, out)
+    for split in task.splits:
+        kit.memmap_embeddings(out / split, shuffler, task.metadata, split, out, task.labels(split))
 
 
 def predict_task(embeddings: Path, protocol: str, seed: int) -> dict:
@@ -109,8 +107,9 @@ def predict_task(embeddings: Path, protocol: str, seed: int) -> dict:
     """
     from heareval.predictions import task_predictions as kit
 
-    metadata = read_metadata(embeddings)
-    sizes = {json.loads((embeddings / f"{split}.embedding-dimensions.json").read_text())[1] for split in metadata["splits"]}
+    task = TaskFolder(embeddings)
+    name = task.metadata["task_name"]
+    sizes = {read_json(embeddings / f"{split}.embedding-dimensions.json")[1] for split in task.splits}
     if len(sizes) != 1:
         raise HearMwmaeError(f"{embeddings}: the splits have embeddings of different sizes, {sorted(sizes)}")
     points, changes = PROTOCOLS[protocol]
@@ -120,7 +119,7 @@ def predict_task(embeddings: Path, protocol: str, seed: int) -> dict:
 
     seed_kit = kit.seed_everything
     patch = mock.patch.multiple(kit, seed_everything=seed_everything, PARAM_GRID=kit.PARAM_GRID | changes)
-    with patch, plain_errors(f"{metadata['task_name']}, seed {seed}, cannot be predicted"):
+    with patch, plain_errors(f"{name}, seed {seed}, cannot be predicted"):
         kit.task_predictions(
             embedding_path=embeddings,
             embedding_size=sizes.pop(),
@@ -129,6 +128,6 @@ def predict_task(embeddings: Path, protocol: str, seed: int) -> dict:
             in_memory=True,
             deterministic=True,
             grid="default",
-            logger=logging.getLogger(metadata["task_name"]),
+            logger=logging.getLogger(name),
         )
-    return json.loads((embeddings / "test.predicted-scores.json").read_text())
+    return read_json(embeddings / "test.predicted-scores.json")

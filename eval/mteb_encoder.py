@@ -17,6 +17,7 @@ import numpy as np
 from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.modality_collators import AudioCollator
+from mteb.models.model_meta import ScoringFunction
 
 import hear_mwmae
 
@@ -46,8 +47,9 @@ class MwMaeEncoder(AbsEncoder):
 
     def encode(self, inputs: DataLoader, **_: object) -> np.ndarray:
         """Embeds the column "audio" of every batch; mteb's arguments on tasks and prompts say nothing to this model."""
-        if "audio" not in inputs.dataset.features:
-            raise hear_mwmae.HearMwmaeError(f"mteb gave no audio, but {', '.join(inputs.dataset.features)}")
+        columns = getattr(inputs.dataset, "features", {})
+        if "audio" not in columns:
+            raise hear_mwmae.HearMwmaeError(f"mteb gave no audio, but {', '.join(columns)}")
         inputs.collate_fn = AudioCollator(target_sampling_rate=self.model.sample_rate)
         batches = ([np.asarray(clip["array"]).reshape(-1) for clip in batch["audio"]] for batch in inputs)
         return np.concatenate([self.model.embed(clips).cpu().numpy() for clips in batches])
@@ -58,7 +60,7 @@ def model_meta(source: str = "", pooling: str | None = None) -> ModelMeta:
     model = hear_mwmae.load_model(source, pooling=pooling)
     parameters = sum(weight.numel() for weight in model.encoder.parameters())
     return ModelMeta(
-        loader=MwMaeEncoder,
+        loader=MwMaeEncoder,  # type: ignore[arg-type]  # a class that mteb calls, and then asks for encode()
         loader_kwargs={"source": source, "pooling": pooling},
         name=f"hear-mwmae/{Path(source).name or 'embedded'}-{model.config.pooling}",
         revision=hear_mwmae.__version__,
@@ -73,7 +75,7 @@ def model_meta(source: str = "", pooling: str | None = None) -> ModelMeta:
         public_training_code=None,
         public_training_data=None,
         framework=["PyTorch"],
-        similarity_fn_name="cosine",
+        similarity_fn_name=ScoringFunction.COSINE,
         use_instructions=False,
         training_datasets=None,
         modalities=["audio"],

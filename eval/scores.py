@@ -10,19 +10,13 @@ from pathlib import Path
 
 import numpy as np
 from scipy import stats
+from tabulate import tabulate
 
-from hear_mwmae.errors import HearMwmaeError
-from hear_mwmae.files import read_json, replacing
-
-from .embed import EMBEDDINGS
-from .predict import Job, is_done
-from .tasks import read_metadata, registry
+from .results import EMBEDDINGS, predictions, tested_clips
+from .tasks import registry
 
 REFERENCES_CSV = Path(__file__).with_name("references.csv")
 CONFIDENCE = 0.95
-#: Columns of the CSV that `gate` compares with. ``seeds`` are the scores by seed, such as "0=80.5 1=79.75"; ``clips`` are those
-#: tested. Files without the last two, of earlier versions, are read as well.
-STORED_FIELDS = ("task", "protocol", "mean", "half_width", "seeds", "clips")
 
 #: s(m) = the weighted sum of the ten scores in percent, plus a constant: a linear fit over 32 rows of the paper's appendix, with
 #: a root mean square error of 0.02. Reconstructed, not the paper's own formula.
@@ -68,11 +62,9 @@ def primary_score(scores: dict) -> float:
 def summarise(values: dict[int, float], clips: int | None = None) -> Score:
     """Mean and Student-t interval of one value per seed."""
     numbers = list(values.values())
-    mean, count = float(np.mean(numbers)), len(numbers)
-    if count < 2:
-        return Score(mean, None, values, clips)
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
-    return Score(mean, float(quantile * np.std(numbers, ddof=1) / np.sqrt(count)), values, clips)
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(numbers) - 1)
+    half_width = float(quantile * stats.sem(numbers)) if len(numbers) > 1 else None
+    return Score(float(np.mean(numbers)), half_width, values, clips)
 
 
 def read_scores(results: Path, protocol: str) -> dict[str, Score]:
@@ -80,29 +72,10 @@ def read_scores(results: Path, protocol: str) -> dict[str, Score]:
 
     Raises HearMwmaeError when a result is of other embeddings than those that are there.
     """
-    scores = {}
-    for folder in sorted(path for path in results.iterdir() if (path / protocol).is_dir()):
-        values = {}
-        for file in (folder / protocol).glob("seed-*.json"):
-            seed = file.stem.removeprefix("seed-")
-            if not seed.isdecimal():
-                raise HearMwmaeError(f"{file} is not named after a seed, such as seed-0.json")
-            seed = int(seed)
-            if not is_done(Job(folder, protocol, seed)):
-                raise HearMwmaeError(f"{file} is of other embeddings than those in {folder}: predict again")
-            values[seed] = primary_score(read_json(file)["scores"])
-        if values:
-            scores[folder.name] = summarise(dict(sorted(values.items())), _tested_clips(folder / EMBEDDINGS))
-    return scores
-
-
-def _tested_clips(embeddings: Path) -> int | None:
-    """Clips that a task tests: all of its folds, or the test split. None where the embeddings were removed."""
-    if not (embeddings / "task_metadata.json").is_file():
-        return None
-    metadata = read_metadata(embeddings)
-    tested = ["test"] if metadata["split_mode"] == "trainvaltest" else metadata["splits"]
-    return sum(len(read_json(embeddings / f"{split}.json")) for split in tested)
+    return {
+        name: summarise({found.seed: primary_score(found.scores()) for found in seeds}, tested_clips(results / name / EMBEDDINGS))
+        for name, seeds in predictions(results, protocol).items()
+    }
 
 
 def overall(scores: dict[str, Score]) -> float | None:
@@ -155,9 +128,7 @@ def own_row(name: str, scores: dict[str, Score], protocol: str, heads: dict[str,
 
 def markdown(models: dict[str, dict[str, Score]], protocol: str) -> str:
     """:func:`rows` as a Markdown table. "≈" marks the s(m) that are reconstructed."""
-    table = rows(models, protocol)
-    lines = [list(table[0]), ["---"] * len(table[0]), *(list(row.values()) for row in table)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return tabulate(rows(models, protocol), headers="keys", tablefmt="github", disable_numparse=True)
 
 
 def table_csv(models: dict[str, dict[str, Score]], protocol: str) -> str:
@@ -177,84 +148,6 @@ def compare(one: Score, other: Score) -> tuple[float, float | None]:
     seeds = sorted(one.values.keys() & other.values.keys())
     if len(seeds) < 2:
         return other.mean - one.mean, None
-    differences = np.array([other.values[seed] - one.values[seed] for seed in seeds])
-    p = None if np.ptp(differences) < 1e-9 else float(stats.ttest_1samp(differences, 0).pvalue)
-    return float(differences.mean()), p
-
-
-def write_csv(scores: dict[str, Score], protocol: str, path: Path) -> None:
-    """A row per task, for :func:`below`."""
-    with replacing(path) as temporary, open(temporary, "w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(STORED_FIELDS)
-        for task, score in scores.items():
-            seeds = " ".join(f"{seed}={value}" for seed, value in score.values.items())
-            half = "" if score.half_width is None else score.half_width
-            writer.writerow([task, protocol, score.mean, half, seeds, score.clips or ""])
-
-
-def read_csv(path: Path, protocol: str) -> dict[str, Score]:
-    """What :func:`write_csv` wrote. Raises HearMwmaeError where that is of another protocol, or nothing."""
-    try:
-        with open(path, newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-        stored = {row["task"]: _stored(row) for row in rows}
-        others = sorted({row["protocol"] for row in rows} - {protocol})
-    except (KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
-        raise HearMwmaeError(f"{path} must have the columns {', '.join(STORED_FIELDS)}: {error!r}") from error
-    if not stored:
-        raise HearMwmaeError(f"{path} holds no scores")
-    if others:
-        raise HearMwmaeError(f"{path} holds scores of protocol {', '.join(others)}, not of {protocol}")
-    return stored
-
-
-def _stored(row: dict[str, str]) -> Score:
-    half, clips = row["half_width"], row.get("clips")
-    values = dict(pair.split("=") for pair in (row.get("seeds") or "").split())
-    return Score(
-        float(row["mean"]),
-        float(half) if half else None,
-        {int(seed): float(value) for seed, value in values.items()},
-        int(clips) if clips else None,
-    )
-
-
-def tolerance(stored: Score, new: Score) -> float:
-    """How far below a stored mean chance alone brings that of a new run, in percent points.
-
-    Where seeds are stored, it is the 95 % prediction interval of a mean of as many new seeds, from the spread of the stored ones:
-    t s sqrt(1 / stored + 1 / new). A stored interval without its seeds counts as it is. With one stored seed, which has no
-    spread, that of the new seeds is taken; with one seed on both sides, the 95 % interval of the difference of two proportions
-    of as many tested clips, sqrt(2) times that of one.
-    """
-    one, other = list(stored.values.values()), list(new.values.values())
-    spread = one if len(one) > 1 else other
-    if len(one) < 2 and stored.half_width is not None:
-        return stored.half_width
-    if len(spread) > 1:
-        quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(spread) - 1)
-        return float(quantile * np.std(spread, ddof=1) * math.sqrt(1 / max(len(one), 1) + 1 / len(other)))
-    clips = stored.clips or new.clips
-    if not clips:
-        return 0.0
-    z = stats.norm.ppf((1 + CONFIDENCE) / 2)
-    # Agresti's and Coull's interval, which is not 0 wide at 0 % and 100 %.
-    share = (clips * min(stored.mean, 100) / 100 + z**2 / 2) / (clips + z**2)
-    return float(100 * z * math.sqrt(2 * share * (1 - share) / (clips + z**2)))
-
-
-def below(scores: dict[str, Score], protocol: str, minimum: Path) -> list[str]:
-    """What falls below the stored scores of :func:`write_csv` by more than their :func:`tolerance`, one line each.
-
-    Raises HearMwmaeError where a stored task has no score, or is of another protocol, or nothing is stored.
-    """
-    stored = read_csv(minimum, protocol)
-    if missing := sorted(stored.keys() - scores.keys()):
-        raise HearMwmaeError(f"no scores of {', '.join(missing)}")
-    allowed = {task: tolerance(score, scores[task]) for task, score in stored.items()}
-    return [
-        f"{task}: {scores[task].mean:.2f} is below {score.mean:.2f} by more than {allowed[task]:.2f}"
-        for task, score in stored.items()
-        if not scores[task].mean >= score.mean - allowed[task]
-    ]
+    ones, others = (np.array([score.values[seed] for seed in seeds]) for score in (one, other))
+    p = None if np.ptp(others - ones) < 1e-9 else float(stats.ttest_rel(others, ones).pvalue)
+    return float((others - ones).mean()), p

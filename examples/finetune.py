@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import hear_mwmae
 from hear_mwmae.audio import read_audio
-from hear_mwmae.training.hear_task import read_task
+from hear_mwmae.probing.tasks import read_task
 
 
 class Classifier(nn.Module):
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5, help="5 when not given")
     parser.add_argument("--batch-size", type=int, default=16, help="clips, 16 when not given")
     parser.add_argument("--learning-rate", type=float, default=3e-5, help="of the encoder, 3e-5 when not given")
-    parser.add_argument("-o", "--output", type=Path, help="where the trained weights go, .safetensors")
+    parser.add_argument("-o", "--out", type=Path, help="where the trained weights go, .safetensors")
     args = parser.parse_args()
 
     task = read_task(args.task)
@@ -74,8 +74,8 @@ def main() -> None:
                 batch = [train[n] for n in numbers.tolist()]
                 losses.append(step(optimizer, model([clip for clip, _ in batch]), torch.tensor([label for _, label in batch])))
         print(f"epoch {epoch}: loss {sum(losses) / len(losses):.3f}, {accuracy(model, test):.1%}")
-    if args.output:
-        save_file(model.state_dict(), args.output)
+    if args.out:
+        save_file(model.state_dict(), args.out)
 
 
 def step(optimizer: torch.optim.Optimizer, logits: Tensor, targets: Tensor) -> float:

@@ -1,13 +1,14 @@
-"""Model cards: the README.md of a model directory, from its config.json and card.json."""
+"""Model cards: the README.md of a model directory, from its config.json and card.json by card_template.md."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Template
 
 from .checkpoint import CONFIG_NAME, read_config
-from .config import PAPERS_POOLING, ModelConfig
+from .config import PAPERS_POOLING
 from .errors import HearMwmaeError
 from .files import read_json
 
@@ -24,15 +25,8 @@ _KEYS = {
     "limits": list,
 }
 
-_CITATION = """```bibtex
-@inproceedings{yadav2024masked,
-  title     = {Masked Autoencoders with Multi-Window Local-Global Attention Are Better Audio Learners},
-  author    = {Yadav, Sarthak and Theodoridis, Sergios and Hansen, Lars Kai and Tan, Zheng-Hua},
-  booktitle = {The Twelfth International Conference on Learning Representations (ICLR)},
-  year      = {2024},
-  url       = {https://arxiv.org/abs/2306.00561}
-}
-```"""
+#: Jinja2.
+_TEMPLATE = Path(__file__).with_name("card_template.md")
 
 
 def model_card(directory: str | Path, load_from: str) -> str:
@@ -70,46 +64,22 @@ def model_card(directory: str | Path, load_from: str) -> str:
         ]
         or None,
     )
-    encoder, decoder = config.encoder, config.decoder
-    windows = ", ".join(str(w) if w else "global" for w in decoder.window_sizes) or "global"
-    parts = [
-        f"---\n{header.to_yaml()}\n---",
-        f"# {name}",
-        source.get("description", f"{kind}, a masked autoencoder for general-purpose audio embeddings."),
-        "## Use",
-        "```python\nimport hear_mwmae\n\n"
-        f'model = hear_mwmae.load_model("{load_from}")\n'
-        f"# audio: (clips, samples) float32 at {config.frontend.sample_rate} Hz\n"
-        f"scenes = hear_mwmae.get_scene_embeddings(audio, model)  # (clips, {config.scene_embedding_size})\n"
-        "steps, milliseconds = hear_mwmae.get_timestamp_embeddings(audio, model)\n```",
-        *_pooling(config, load_from),
-        "## Model",
-        f"{kind}: log-mel patches of {config.patch_size[0]} frames x {config.patch_size[1]} bands, {config.num_tokens} tokens "
-        f"for {config.input_frames} frames. Encoder {encoder.width} wide, {encoder.depth} blocks, {encoder.heads} heads; "
-        f"decoder (pretraining only) {decoder.width} wide, {decoder.depth} blocks, heads with windows {windows}. "
-        "The file holds both.",
-    ]
-    for section in ("data", "training"):
-        if section in source:
-            parts += [f"## {section.capitalize()}", source[section]]
-    if results:
-        parts += ["## Results", _results_table(results)]
-        if "results_command" in source:
-            parts.append(f"By `{source['results_command']}`.")
-    if source.get("limits"):
-        parts += ["## Limits", "\n".join(f"- {limit}" for limit in source["limits"])]
-    parts += ["## Citation", _CITATION]
-    return "\n\n".join(parts) + "\n"
-
-
-def _pooling(config: ModelConfig, load_from: str) -> list[str]:
-    """How to get the paper's pooling, where it is not the model's own."""
-    if config.pooling == PAPERS_POOLING:
-        return []
-    return [
-        f"A scene embedding is {config.pooling} over the time steps of a clip, side by side. The paper's pooling, "
-        f'{config.embedding_size} numbers per clip, is `load_model("{load_from}", pooling="{PAPERS_POOLING}")`.'
-    ]
+    template = Template(_TEMPLATE.read_text(encoding="utf-8"), trim_blocks=True)
+    return (
+        template.render(
+            card_data=header.to_yaml(),
+            name=name,
+            load_from=load_from,
+            source=source,
+            kind=kind,
+            config=config,
+            encoder=config.encoder,
+            decoder=config.decoder,
+            windows=", ".join(str(window) if window else "global" for window in config.decoder.window_sizes) or "global",
+            papers_pooling=PAPERS_POOLING,
+        )
+        + "\n"
+    )
 
 
 def _read_source(path: Path) -> dict:
@@ -127,10 +97,3 @@ def _read_source(path: Path) -> dict:
         if not named or "value" not in row:
             raise HearMwmaeError(f"{path}: a row of results has task and metric, which are words, and value; got {row!r}")
     return source
-
-
-def _results_table(results: list[dict]) -> str:
-    columns = list(results[0])
-    lines = ["| " + " | ".join(column.replace("_", " ") for column in columns) + " |", "|---" * len(columns) + "|"]
-    lines += ["| " + " | ".join(str(row.get(column, "")) for column in columns) + " |" for row in results]
-    return "\n".join(lines)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .errors import HearMwmaeError
 
@@ -56,7 +57,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path) -> object:
+def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises HearMwmaeError naming the file where it is missing, unreadable or no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))

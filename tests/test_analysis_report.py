@@ -16,7 +16,6 @@ from reference import AUDIO
 
 from hear_mwmae.analysis import figures
 from hear_mwmae.analysis.clips import choose_files, read_crops
-from hear_mwmae.analysis.commands import named_model
 from hear_mwmae.analysis.maps import trace
 from hear_mwmae.analysis.measure import DECODING, EMBEDDING, Settings, measure
 from hear_mwmae.analysis.reconstruct import estimate_audio, reconstruct
@@ -26,6 +25,7 @@ from hear_mwmae.analysis.similarity import pwcca
 from hear_mwmae.audio import read_audio
 from hear_mwmae.checkpoint import save_model
 from hear_mwmae.cli import main
+from hear_mwmae.commands import named_model
 from hear_mwmae.config import DecoderConfig, FrontendConfig, ModelConfig
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.frontend import LogMelFrontend

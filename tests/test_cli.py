@@ -94,7 +94,7 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path):
         (["convert", "{official}", "{clip}/sub"], "crow.wav"),
         (["info", "nonsense"], "no model 'nonsense'"),
         (["convert", "{clip}", "{tmp}/out"], "crow.wav"),
-        (["push", "{tmp}", "org/repo", "--dry-run", "{tmp}/up"], "config.json"),
+        (["push", "{tmp}", "org/repo", "--dry-run", "-o", "{tmp}/up"], "config.json"),
     ],
 )
 def test_errors_are_one_line_and_a_code(tmp_path, args, message):
@@ -130,7 +130,7 @@ def test_push_dry_run(tmp_path):
     from hear_mwmae.weights import WEIGHTS_DIR
 
     shutil.copytree(WEIGHTS_DIR / "mwmae-tiny", tmp_path / "mwmae-tiny")
-    result = run("push", tmp_path / "mwmae-tiny", "some-org/mwmae-tiny", "--dry-run", tmp_path / "up")
+    result = run("push", tmp_path / "mwmae-tiny", "some-org/mwmae-tiny", "--dry-run", "-o", tmp_path / "up")
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in (tmp_path / "up").iterdir()) == [
         "README.md",

@@ -11,7 +11,7 @@ import soundfile
 from corpora import dev_tasks, speech, voices
 from corpora.voices import Utterance, Voice
 from hear_mwmae.errors import HearMwmaeError
-from hear_mwmae.training.hear_task import read_task
+from hear_mwmae.probing.tasks import read_task
 
 TONES = f"""#!{sys.executable}
 import re, sys, numpy as np, soundfile

@@ -42,7 +42,7 @@ def test_two_processes_compute_what_one_does(data, task, tmp_path, optimiser, st
     recipe = write_recipe(tmp_path / "recipe.toml", optimiser=optimiser, strategy=strategy, clip_gradient=0.5)
     pretrain(Recipe.read(recipe), data, tmp_path / "one", "cpu")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "hear_mwmae.cli", "pretrain"]
-    command += [recipe, data, tmp_path / "two", "--accelerator", "cpu"]
+    command += [recipe, data, tmp_path / "two", "--device", "cpu"]
     command += [word for change in layout for word in ("--set", change)]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
@@ -98,7 +98,7 @@ def test_an_accelerator_that_is_not_there(tmp_path, accelerator):
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         pytest.skip("has one")
     recipe = str(write_recipe(tmp_path / "recipe.toml"))
-    result = CliRunner().invoke(main, ["pretrain", recipe, "--dry-run", "--accelerator", accelerator])
+    result = CliRunner().invoke(main, ["pretrain", recipe, "--dry-run", "--device", accelerator])
     assert result.exit_code == 1 and f"accelerator '{accelerator}' cannot be had here" in result.output
 
 

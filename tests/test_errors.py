@@ -23,7 +23,7 @@ from tiny_run import tiny_recipe
 
 from eval import log_mel
 from eval.__main__ import main as eval_main
-from eval.predict import Job, is_done
+from eval.results import Prediction
 from hear_mwmae import HearMwmaeError
 from hear_mwmae.audio import read_audio
 from hear_mwmae.checkpoint import read_config, read_model
@@ -140,14 +140,14 @@ def test_a_bug_in_a_reading_process_keeps_its_traceback(data, tmp_path, monkeypa
 
 def test_damaged_results_are_named(tmp_path):
     """As left by an editor, say."""
-    job = Job(tmp_path / "task", "paper", 0)
-    job.result.parent.mkdir(parents=True)
-    (job.task_dir / "embeddings").mkdir()
-    (job.task_dir / "embeddings" / "about.json").write_text('{"embeddings": "x"}')
+    prediction = Prediction(tmp_path / "task", "paper", 0)
+    prediction.file.parent.mkdir(parents=True)
+    prediction.embeddings.mkdir()
+    (prediction.embeddings / "about.json").write_text('{"embeddings": "x"}')
     for text in ("{", "[]", '{"scores": {}}'):
-        job.result.write_text(text)
+        prediction.file.write_text(text)
         with pytest.raises(HearMwmaeError, match=r"seed-0\.json"):
-            is_done(job)
+            prediction.is_done()
 
 
 def test_a_damaged_task_is_one_line(tmp_path):

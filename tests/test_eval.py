@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,13 +21,15 @@ from filelock import FileLock
 from hear_tasks import make_task
 from tiny_run import tiny_recipe
 
-from eval import circumstances
+from eval import machine
 from eval.__main__ import main
-from eval.predict import JOB_BYTES, Job, do_job, fitting, job_bytes, list_jobs
+from eval.predict import PROCESS_BYTES, compute, fitting, memory_needed, missing_predictions
+from eval.results import Prediction
 from eval.scores import read_scores
-from eval.tasks import check_task, find_tasks
+from eval.tasks import find_tasks, problems_of
 from hear_mwmae.checkpoint import save_model
 from hear_mwmae.mae import MaskedAutoencoder
+from hear_mwmae.probing.tasks import TaskFolder
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,6 +48,11 @@ def run(*arguments: object, expect: int = 0, by: Sequence[str] = (sys.executable
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == expect, done.stderr[-3000:]
     return done.stdout + (done.stderr if expect else "")
+
+
+def unpadded(table: str) -> str:
+    """A Markdown table without the spaces that align its columns."""
+    return re.sub(" +", " ", table)
 
 
 @pytest.fixture(scope="module")
@@ -116,28 +125,30 @@ def test_predictions_of_every_kind(embedded, tmp_path):
     (results / "broken").mkdir()
     shutil.copytree(results / "multiclass-v1" / "embeddings", results / "broken" / "embeddings")
     (results / "broken" / "embeddings" / "fold01.embeddings.npy").unlink()
-    jobs = list_jobs(results, "paper", range(2))
+    jobs = missing_predictions(results, "paper", range(2))
     assert len(jobs) == 8
     first = next(job for job in jobs if job.task_dir.name == "multiclass-v1")
     output = run("predict", results, "--seeds", "0", expect=1)
-    assert "3 of 4 jobs done" in output and "failed: broken, seed 0" in output and "fold01.embeddings.npy" in output
-    content = first.result.read_bytes()
+    assert "3 of 4 predictions done" in output and "failed: broken, paper, seed 0" in output and "fold01.embeddings.npy" in output
+    content = first.file.read_bytes()
     run("predict", results, "--seeds", "0,1", "--task", "multiclass-v1")
-    assert first.result.read_bytes() == content
+    assert first.file.read_bytes() == content
     found = read_scores(results, "paper")
     assert set(found) == {"multiclass-v1", "multilabel-v1", "event-v1"} and len(found["multiclass-v1"].values) == 2
     assert found["multiclass-v1"].mean > 90 and found["multilabel-v1"].mean > 90 and found["event-v1"].mean > 60
     hparams = json.loads(content)["scores"]["hparams"]
     assert (hparams["lr"], hparams["hidden_layers"], hparams["hidden_dim"]) == (1e-4, 1, 1024) and "xavier_normal" in str(hparams)
     assert not list(results.rglob(".job-*")) and not list((results / "multiclass-v1" / "embeddings").glob("*predictions*"))
-    assert "| log-mel | paper | 2 (event-v1 1, multilabel-v1 1) |" in run("scores", results, "--csv", tmp_path / "min.csv")
+    assert "| log-mel | paper | 2 (event-v1 1, multilabel-v1 1) |" in unpadded(
+        run("scores", results, "--csv", tmp_path / "min.csv")
+    )
     assert "no score is below" in run("gate", results, "--min", tmp_path / "min.csv")
     (tmp_path / "more.csv").write_text("task,protocol,mean,half_width\nmulticlass-v1,paper,101,0.5\n")
     assert "multiclass-v1: " in run("gate", results, "--min", tmp_path / "more.csv", expect=1)
     assert "must end in .html" in run("report", results, "-o", tmp_path / "min.csv", expect=1)
     run("report", results, "-o", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert (tmp_path / "report.md").read_text().startswith("| model | protocol | seeds | event-v1 |")
+    assert unpadded((tmp_path / "report.md").read_text()).startswith("| model | protocol | seeds | event-v1 |")
     assert (
         (tmp_path / "report.table.csv")
         .read_text()
@@ -154,13 +165,17 @@ def test_plan_lists_what_is_missing(embedded):
 
 def test_check(tasks_dir, tmp_path):
     folder = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "multiclass-v1")
-    assert check_task(folder) == []
+    assert problems_of(TaskFolder(folder)) == []
     (folder / "16000" / "fold01" / "fold01-3.wav").unlink()
     (folder / "fold02.json").write_text("{")
     (folder / "labelvocabulary.csv").unlink()
     result = CliRunner().invoke(main, ["check", str(tmp_path)])
     assert result.exit_code == 1
-    for problem in ("16000/fold01: 1 of 12 files missing, such as fold01-3.wav", "fold02.json: ", "no labelvocabulary.csv"):
+    for problem in (
+        "16000/fold01: 1 of 12 files missing, such as fold01-3.wav",
+        "fold02.json is no JSON: ",
+        "no labelvocabulary.csv",
+    ):
         assert problem in result.output
     for number, content in enumerate((b"", b"RIFF")):
         (folder / "16000" / "fold00" / f"fold00-{number}.wav").write_bytes(content)
@@ -169,12 +184,12 @@ def test_check(tasks_dir, tmp_path):
     metadata = json.loads((folder / "task_metadata.json").read_text())
     del metadata["evaluation"]
     (folder / "task_metadata.json").write_text(json.dumps(metadata))
-    problems = " ".join(check_task(folder))
+    problems = " ".join(problems_of(TaskFolder(folder)))
     for problem in (
         "2 of 12 files unreadable, such as fold00-0.wav",
         "1 of 12 files empty",
         "at 48000 Hz",
-        "nothing of evaluation",
+        "task_metadata.json has no evaluation",
     ):
         assert problem in problems
     shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "esc50-v2.0.0-full")
@@ -188,15 +203,16 @@ def test_check(tasks_dir, tmp_path):
 
 def test_results_of_other_embeddings_do_not_count(embedded, tmp_path):
     results = shutil.copytree(embedded, tmp_path / "log-mel")
-    (job,) = list_jobs(results, "paper", [0], ("multiclass-v1",))
-    job.result.parent.mkdir()
+    (job,) = missing_predictions(results, "paper", [0], ("multiclass-v1",))
+    job.file.parent.mkdir()
     about = json.loads((job.task_dir / "embeddings" / "about.json").read_text())
-    job.result.write_text(json.dumps({"embeddings": about["embeddings"], "scores": {"test": {"test_score": 0.5}}}))
+    job.file.write_text(json.dumps({"embeddings": about["embeddings"], "scores": {"test": {"test_score": 0.5}}}))
     assert (
-        list_jobs(results, "paper", [0], ("multiclass-v1",)) == [] and read_scores(results, "paper")["multiclass-v1"].mean == 50
+        missing_predictions(results, "paper", [0], ("multiclass-v1",)) == []
+        and read_scores(results, "paper")["multiclass-v1"].mean == 50
     )
-    job.result.write_text(json.dumps({"embeddings": "of others", "scores": {"test": {"test_score": 0.5}}}))
-    assert list_jobs(results, "paper", [0, 0], ("multiclass-v1",)) == [job]
+    job.file.write_text(json.dumps({"embeddings": "of others", "scores": {"test": {"test_score": 0.5}}}))
+    assert missing_predictions(results, "paper", [0, 0], ("multiclass-v1",)) == [job]
     with pytest.raises(ValueError, match="is of other embeddings"):
         read_scores(results, "paper")
 
@@ -232,22 +248,21 @@ def test_a_task_that_cannot_be_embedded_stops_no_other(tasks_dir, tmp_path):
 
 @pytest.mark.parametrize(("limit", "used", "expected"), [("max", 0, 8 << 30), (3 << 30, 1 << 30, 2 << 30)])
 def test_memory_of_a_container(tmp_path, monkeypatch, limit, used, expected):
-    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    8388608 kB\n")
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=8 << 30))
     (tmp_path / "memory.max").write_text(f"{limit}\n")
     (tmp_path / "memory.current").write_text(f"{used}\n")
-    monkeypatch.setattr(circumstances, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(circumstances, "CGROUP", tmp_path)
-    assert circumstances.available_memory() == expected
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    assert machine.available_memory() == expected
 
 
 def test_jobs_at_a_time_are_those_that_memory_holds(embedded, monkeypatch):
-    jobs = list_jobs(embedded, "paper", [0])
-    most = max(map(job_bytes, jobs))
-    assert JOB_BYTES < most < 1.1 * JOB_BYTES
+    jobs = missing_predictions(embedded, "paper", [0])
+    most = max(map(memory_needed, jobs))
+    assert PROCESS_BYTES < most < 1.1 * PROCESS_BYTES
     monkeypatch.setattr("eval.predict.available_memory", lambda: int(2.5 * most))
     assert fitting(jobs) == 2
-    monkeypatch.setattr("eval.predict.available_memory", lambda: None)
-    assert fitting(jobs) == len(jobs)
+    monkeypatch.setattr("eval.predict.available_memory", lambda: 100 * most)
+    assert fitting(jobs) == 100
 
 
 def test_one_process_at_a_time(tasks_dir, embedded, tmp_path):
@@ -255,7 +270,7 @@ def test_one_process_at_a_time(tasks_dir, embedded, tmp_path):
         FileLock(embedded / "event-v1" / "paper" / ".seed-7.lock"),
         pytest.raises(ValueError, match="another process is at event-v1"),
     ):
-        do_job(Job(embedded / "event-v1", "paper", 7))
+        compute(Prediction(embedded / "event-v1", "paper", 7))
     (tmp_path / "event-v1").mkdir()
     with FileLock(tmp_path / "event-v1" / ".embeddings.lock"):
         output = run("embed", tasks_dir, tmp_path, "--module", "eval.log_mel", "--task", "event-v1", expect=1)

@@ -16,7 +16,8 @@ from file_server import FileServer
 
 from eval import fetch as fetching
 from eval.__main__ import main
-from eval.tasks import check_task
+from eval.tasks import problems_of
+from hear_mwmae.probing.tasks import TaskFolder
 
 FOLDER, CLIPS = "beijing_opera-v1.0-hear2021-full", 236
 KEY = f"hear2021-{FOLDER}-48000.tar.gz"
@@ -73,7 +74,7 @@ def fetch(server: FileServer, tasks: Path, *options: str) -> tuple[int, str]:
 def test_fetch(server, tmp_path):
     tasks = tmp_path / "tasks"
     assert fetch(server, tasks)[0] == 0
-    assert check_task(tasks / FOLDER) == []
+    assert problems_of(TaskFolder(tasks / FOLDER)) == []
     assert sorted(path.name for path in (tasks / FOLDER).iterdir()) == sorted(
         ["16000", "labelvocabulary.csv", "task_metadata.json", *(f"fold{number:02d}.json" for number in range(5))]
     )
@@ -139,7 +140,7 @@ def test_interrupted_while_resampling_it_goes_on(server, tmp_path, monkeypatch):
     assert not (tmp_path / "tasks" / FOLDER).exists()
     monkeypatch.setattr(fetching, "read_audio", lambda path, rate: done.append(path) or read(path, rate))
     assert fetch(server, tmp_path / "tasks", "--jobs", "1")[0] == 0
-    assert len(done) == len(set(done)) == CLIPS and check_task(tmp_path / "tasks" / FOLDER) == []
+    assert len(done) == len(set(done)) == CLIPS and problems_of(TaskFolder(tmp_path / "tasks" / FOLDER)) == []
     assert sum(path == f"/{KEY}" for path, _ in server.asked) == 1
 
 
@@ -188,7 +189,7 @@ def test_killed_while_unpacking_it_begins_that_again(server, tmp_path, monkeypat
     assert fetch(server, tmp_path / "tasks")[0] == 1
     monkeypatch.setattr(tarfile.TarFile, "extract", extract)
     assert fetch(server, tmp_path / "tasks")[0] == 0
-    assert check_task(tmp_path / "tasks" / FOLDER) == []
+    assert problems_of(TaskFolder(tmp_path / "tasks" / FOLDER)) == []
     assert sum(path == f"/{KEY}" for path, _ in server.asked) == 1
 
 
@@ -196,4 +197,4 @@ def test_a_task_that_fails_stops_no_other(server, tmp_path):
     """The record has one of these tasks only."""
     code, output = fetch(server, tmp_path / "tasks", "--task", "fsd50k-v1.0-full", "--task", FOLDER)
     assert code == 1 and "fsd50k-v1.0-full: not fetched: the record has 0 files" in output
-    assert check_task(tmp_path / "tasks" / FOLDER) == []
+    assert problems_of(TaskFolder(tmp_path / "tasks" / FOLDER)) == []

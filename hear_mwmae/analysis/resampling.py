@@ -39,7 +39,7 @@ class WindowEffect(NamedTuple):
         return self.equal - self.unequal
 
 
-def bootstrap_counts(clips: int, draws: int, seed: int) -> np.ndarray:
+def bootstrap_counts(clips: int, draws: int, seed: int | np.random.SeedSequence) -> np.ndarray:
     """(draws, clips) int64: how often each clip is in a bootstrap sample of as many clips."""
     return np.random.default_rng(seed).multinomial(clips, np.full(clips, 1 / clips), draws)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import click
 
 from .._version import __version__
-from ..analysis.commands import analyze, reconstruct
 from ..commands import Group
+from .analysis import analyze, reconstruct
 from .embed import embed
 from .export import export
 from .models import convert, info, push
-from .training import pack, pretrain
+from .probing import compare, probe
+from .training import pack, pretrain, publish
 
 
 @click.group(cls=Group, context_settings={"max_content_width": 110})
@@ -29,5 +30,5 @@ def main() -> None:
     """
 
 
-for command in (embed, info, convert, export, push, pack, pretrain, analyze, reconstruct):
+for command in (embed, info, convert, export, push, pack, pretrain, probe, compare, publish, analyze, reconstruct):
     main.add_command(command)

@@ -9,25 +9,20 @@ from pathlib import Path
 
 import click
 
-from ..commands import Command
+from ..commands import DEVICE, MODEL, POOLING, Command, out_option
 from ..errors import HearMwmaeError
 from ..extras import needs
 from ..files import printable
 
-MODEL_HELP = (
-    "The embedded model when not given; else a registered name, a directory, a .safetensors file, org/repo[@revision] on the "
-    "Hugging Face Hub, or a checkpoint of the authors' code."
-)
-
 
 @click.command(cls=Command, short_help="Audio files to a table of embeddings.")
 @click.argument("inputs", nargs=-1, required=True)
-@click.option("-o", "--output", metavar="OUT", help="Table (.npz, .npy, .csv, .parquet) or folder of Parquet files to write.")
+@out_option("Table (.npz, .npy, .csv, .parquet) or folder of Parquet files to write.", required=False)
 @click.option("--timestamps", is_flag=True, help="An embedding for every 40 ms instead of one per clip.")
-@click.option("--model", default="", metavar="MODEL", help=MODEL_HELP)
-@click.option("--pooling", metavar="WAYS", help="Over time: mean, std, max, joined by +. The model's, when not given.")
+@MODEL
+@POOLING
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of the encoder.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps, ...")
+@DEVICE
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
@@ -38,7 +33,7 @@ MODEL_HELP = (
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def embed(
     inputs: tuple[str, ...],
-    output: str | None,
+    out: Path | None,
     timestamps: bool,
     model: str,
     pooling: str | None,
@@ -65,7 +60,7 @@ def embed(
     from ..data.sources import find_inputs
 
     first = os.environ.get("RANK", "0") == "0"
-    target = Output(_output_path(output)) if output else None
+    target = Output(_output_path(out)) if out else None
     if target and first:
         target.check_inputs(inputs)
         target.check()
@@ -77,6 +72,7 @@ def embed(
     if device == "cuda" and "LOCAL_RANK" in os.environ:  # under torchrun, one for each process
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     embedder = load_embedder(model, device, pooling=pooling, dtype=dtype, max_batch=batch_size)
+    outcome = None
     if target is None:
         failures = show(embedder, found, timestamps, progress=not quiet)
     else:
@@ -90,7 +86,7 @@ def embed(
         failures = outcome.failures
     for name, reason in failures:
         click.echo(printable(f"not embedded: {name}: {reason}"), err=True)
-    if target:
+    if target and outcome:
         if not outcome.clips:
             raise HearMwmaeError(f"nothing to write to {target.path}: nothing could be embedded")
         click.echo(f"{outcome.clips} of {outcome.clips + len(failures)} clips -> {target.path}")
@@ -98,14 +94,13 @@ def embed(
         sys.exit(1)
 
 
-def _output_path(output: str) -> Path:
+def _output_path(path: Path) -> Path:
     from ..batch.tables import TABLE_SUFFIXES
 
-    path = Path(output)
     path = path if path.name else path.resolve()  # "."
     is_folder = path.is_dir() or not path.suffix
     if not is_folder and path.suffix not in TABLE_SUFFIXES:
-        raise HearMwmaeError(f"output must be a folder, or end in {', '.join(TABLE_SUFFIXES)}, got {output}")
+        raise HearMwmaeError(f"output must be a folder, or end in {', '.join(TABLE_SUFFIXES)}, got {path}")
     if (is_folder or path.suffix == ".parquet") and importlib.util.find_spec("pyarrow") is None:
         raise needs("writing Parquet", "pyarrow", "parquet")
     return path

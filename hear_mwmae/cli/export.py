@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..commands import Command
+from ..commands import POOLING, Command, out_option
 from ..errors import HearMwmaeError
 
 #: Above this, an exported file is not the model.
@@ -15,9 +15,7 @@ TOLERANCE = 1e-4
 
 @click.command(cls=Command, short_help="A whole model as one file, .onnx or .pt2.")
 @click.argument("model", default="")
-@click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write, .onnx or .pt2."
-)
+@out_option("File to write, .onnx or .pt2.", folder=False)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),
@@ -25,8 +23,8 @@ TOLERANCE = 1e-4
     show_default=True,
     help="Of the encoder; bfloat16 only as .pt2.",
 )
-@click.option("--pooling", help="Of scene embeddings over time, such as mean+std+max. The model's own when not given.")
-def export(model: str, output: Path, dtype: str, pooling: str | None) -> None:
+@POOLING
+def export(model: str, out: Path, dtype: str, pooling: str | None) -> None:
     """Export MODEL, waveform to scene and timestamp embeddings, as one file for other runtimes.
 
     .onnx is for onnxruntime and whatever else reads ONNX, .pt2 for torch.export.load. Either takes float32 audio of any number of
@@ -38,10 +36,10 @@ def export(model: str, output: Path, dtype: str, pooling: str | None) -> None:
     from ..export import largest_difference
 
     embedder = load_embedder(model, dtype=dtype, pooling=pooling)
-    export_model(embedder, output)
-    size = f"{output}: {output.stat().st_size / 1e6:.1f} MB"
+    export_model(embedder, out)
+    size = f"{out}: {out.stat().st_size / 1e6:.1f} MB"
     try:
-        difference = largest_difference(embedder, output)
+        difference = largest_difference(embedder, out)
     except ModuleNotFoundError as error:
         click.echo(f"{size}; not compared with the model, which needs {error.name}")
         return

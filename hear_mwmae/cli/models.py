@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..commands import Command
+from ..commands import Command, out_option
 
 
 @click.command(cls=Command, short_help="What a model is.")
@@ -63,13 +63,9 @@ def convert(source: Path, destination: Path, encoder_heads: int | None) -> None:
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("repo", metavar="ORG/REPO")
 @click.option("--private", is_flag=True, help="Create the repository as a private one, if it does not exist yet.")
-@click.option(
-    "--dry-run",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="FOLDER",
-    help="Write what would be uploaded to this new folder, and upload nothing.",
-)
-def push(directory: Path, repo: str, private: bool, dry_run: Path | None) -> None:
+@click.option("--dry-run", is_flag=True, help="Upload nothing; write what would be uploaded to the new folder OUT.")
+@out_option("Folder of --dry-run.", folder=True, required=False)
+def push(directory: Path, repo: str, private: bool, dry_run: bool, out: Path | None) -> None:
     """Push the model in DIRECTORY to the Hugging Face Hub, with a generated model card.
 
     Goes up: config.json, model.safetensors, loss.png where there is one, and a README.md made from the configuration and, where
@@ -79,6 +75,8 @@ def push(directory: Path, repo: str, private: bool, dry_run: Path | None) -> Non
     from ..card import model_card
     from ..mae import MaskedAutoencoder
 
+    if dry_run != (out is not None):
+        raise click.UsageError("--dry-run and -o/--out are given together")
     card = model_card(directory, repo)
     MaskedAutoencoder.from_pretrained(str(directory))  # what goes up has to load
-    click.echo(hub.push(directory, repo, card, private, dry_run))
+    click.echo(hub.push(directory, repo, card, private, out))

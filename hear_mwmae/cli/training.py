@@ -1,15 +1,20 @@
-"""Commands of training: `pack`, `pretrain`."""
+"""Commands of training: `pack`, `pretrain`, `publish`."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
-from ..commands import Command
+from ..commands import Command, jobs_option, out_option
 from ..errors import HearMwmaeError
 from ..extras import needs
+
+CHANGES = click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the recipe: steps=100, model.decoder.depth=2."
+)
 
 
 @click.command(cls=Command, short_help="Audio from anywhere to shards for `pretrain`.")
@@ -20,7 +25,7 @@ from ..extras import needs
 @click.option(
     "--shard-size", type=click.IntRange(1), default=256, show_default=True, metavar="MIB", help="Of source files in a shard."
 )
-@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help="Processes.")
+@jobs_option()
 def pack(sources: tuple[str, ...], out: Path, codec: str, kind: str, shard_size: int, jobs: int) -> None:
     """Pack audio for `pretrain`: 16 kHz mono clips of at most ten seconds, in WebDataset shards with an index, in the folder OUT.
 
@@ -42,8 +47,8 @@ def pack(sources: tuple[str, ...], out: Path, codec: str, kind: str, shard_size:
 @click.argument("recipe")
 @click.argument("data", required=False)
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path), required=False)
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the recipe: steps=100, model.decoder.depth=2.")
-@click.option("--accelerator", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
+@CHANGES
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
 @click.option(
     "--look-every",
     type=click.IntRange(0),
@@ -65,7 +70,7 @@ def pretrain(
     data: str | None,
     run: Path | None,
     changes: tuple[str, ...],
-    accelerator: str,
+    device: str,
     look_every: int,
     tasks: tuple[Path, ...],
     resume: bool,
@@ -90,14 +95,45 @@ def pretrain(
         raise click.UsageError("--probe needs a --look-every above 0")
     settings = Recipe.read(recipe, changes)
     if dry_run:
-        for what, value in estimate(settings, accelerator):
+        for what, value in estimate(settings, device):
             _echo_once(f"{what:20} {value}")
     elif data is None or run is None:
         raise click.UsageError("DATA and RUN are needed, unless --dry-run is given")
     elif resume and not newest_checkpoint(run):
         raise HearMwmaeError(f"{run} has no checkpoint to go on from")
     else:
-        _echo_once(f"model: {run_pretraining(settings, data, run, accelerator, look_every, tasks)}")
+        _echo_once(f"model: {run_pretraining(settings, data, run, device, look_every, tasks)}")
+
+
+@click.command(cls=Command, short_help="A finished run to a model directory with a measured card.")
+@click.argument("recipe")
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("tasks", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@out_option("Model directory to write.", folder=True)
+@CHANGES
+@click.option("--hardware", required=True, help="What the run ran on, for the card.")
+@click.option("--licence", required=True, help="Of the weights, as the Hub calls it, such as apache-2.0.")
+@click.option("--origin", required=True, help="Sentences for the card: where the audio comes from.")
+@click.option("--dataset", "datasets", multiple=True, help="What the Hub calls the audio; may be given again.")
+@click.option("--limits", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Text file, a known limit per line.")
+def publish(**options: Any) -> None:
+    """Make a model directory of a finished RUN on the pack DATA: float16 weights, results on TASKS, model card.
+
+    All numbers of the card are computed here: hours and licences from the labels of the pack's clips, steps, time and loss from
+    the log, scores by linear probes of the very weights that are written, beside two baselines.
+
+    \b
+    hear-mwmae publish RECIPE PACK RUN TASK... -o weights/mwmae-tiny --licence apache-2.0 \\
+        --origin "Debian's main section." --hardware "two cores"
+    """
+    try:
+        from ..training.publish import publish_run
+    except ModuleNotFoundError as error:
+        raise needs("publishing", error.name, "train") from error
+
+    for line in publish_run(**options):  # each option is an argument
+        click.echo(line)
 
 
 def _echo_once(text: str) -> None:

@@ -22,10 +22,10 @@ from ..errors import HearMwmaeError
 from ..files import one_at_a_time
 from ..frontend import LogMelFrontend
 from ..mae import MaskedAutoencoder
+from ..probing.tasks import read_task
 from ..weights import DEFAULT_MODEL
 from .data import CropBatches, log_mel_crops, read_batches, worker_errors
 from .engine import make_fabric, prepare
-from .hear_task import read_task
 from .optim import make_optimisers, schedule
 from .pack import ABOUT
 from .recipe import RANDOM, Recipe

@@ -1,8 +1,5 @@
 """A finished run -> a model directory to ship: float16 weights, measured results, model card.
 
-    python -m hear_mwmae.training.publish RECIPE PACK RUN TASK_DIR... -o weights/mwmae-tiny --licence apache-2.0 \\
-        --origin "Debian's main section." --hardware "two cores"
-
 All numbers of the card are computed here: hours and licences from what the pack says of its clips, steps, time and loss from the
 log, scores by the probes on the HEAR-format tasks, of the very weights that are written, beside two baselines.
 """
@@ -14,28 +11,29 @@ import json
 import shlex
 import tarfile
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-import click
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
+from tabulate import tabulate
 
 from ..card import CARD_SOURCE, model_card
 from ..checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_embedder, read_model, save_model
-from ..commands import Command
 from ..config import PAPERS_POOLING
 from ..errors import HearMwmaeError
 from ..files import printable, replacing, write_text
 from ..hub import CARD_NAME, LOSS_NAME, sha256_of
+from ..probing.baselines import LogMel, untrained
+from ..probing.linear_probe import Embeds, metric, probe
+from ..probing.tasks import ProbeTask, read_task
 from ..weights import DEFAULT_MODEL, registry
-from .baselines import LogMel, untrained
 from .data import CropBatches
-from .hear_task import Task, read_task
 from .pack import SAMPLE_RATE
-from .probe import Embeds, metric, probe
 from .recipe import RANDOM, Recipe
 from .run_files import check_identity, newest_checkpoint
 from .shards import Pack
@@ -77,11 +75,12 @@ def describe_data(pack: Pack, recipe: Recipe, origin: str) -> str:
     origins = f" from {len(packages)} package{'s' * (len(packages) > 1)}" if packages else ""
     lines = [f"{sum(totals.values()):.1f} hours of audio{origins}: {summary}. {origin}".rstrip()]
     if stated:
-        names = [LABELS[place] for place in stated]
-        lines += ["", f"| {' | '.join(names)} | hours |", "|---" * (len(names) + 1) + "|"]
-        for row, kinds in sorted(hours.items(), key=lambda item: -sum(item[1].values())):
-            parts = ", ".join(f"{kind} {value:.2f}" for kind, value in sorted(kinds.items()))
-            lines.append(f"| {' | '.join(row[place] for place in stated)} | {parts} |")
+        body = [
+            [*(row[place] for place in stated), ", ".join(f"{kind} {value:.2f}" for kind, value in sorted(kinds.items()))]
+            for row, kinds in sorted(hours.items(), key=lambda item: -sum(item[1].values()))
+        ]
+        head = [*(LABELS[place] for place in stated), "hours"]
+        lines += ["", tabulate(body, head, tablefmt="github", disable_numparse=True)]
     if LICENCE not in (LABELS[place] for place in stated):
         lines += ["", f"Licence of the audio: {NOT_STATED}."]
     return "\n".join(lines)
@@ -155,7 +154,7 @@ def draw_loss(rows: list[dict[str, str]], path: Path) -> None:
     figure.savefig(path, format="png")
 
 
-def measure(tasks: list[Task], columns: dict[str, Embeds]) -> list[dict]:
+def measure(tasks: list[ProbeTask], columns: dict[str, Embeds]) -> list[dict]:
     """A row per task with the mean score over its splits, in percent, of every column."""
     rows = []
     for task in tasks:
@@ -164,36 +163,35 @@ def measure(tasks: list[Task], columns: dict[str, Embeds]) -> list[dict]:
     return rows
 
 
-@click.command(cls=Command, help=__doc__)
-@click.argument("recipe")
-@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("tasks", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path))
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="As in the command that made the run.")
-@click.option("--hardware", required=True, help="What the run ran on, for the card.")
-@click.option("--licence", required=True, help="Of the weights, as the Hub calls it, such as apache-2.0.")
-@click.option("--origin", required=True, help="Sentences for the card: where the audio comes from.")
-@click.option("--dataset", "datasets", multiple=True, help="What the Hub calls the audio; may be given again.")
-@click.option("--limits", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Text file, a known limit per line.")
-def main(
+def publish_run(
     recipe: str,
+    changes: Sequence[str],
     data: Path,
     run: Path,
-    tasks: tuple[Path, ...],
-    output: Path,
-    changes: tuple[str, ...],
+    tasks: Sequence[Path],
+    out: Path,
     hardware: str,
     licence: str,
     origin: str,
-    datasets: tuple[str, ...],
-    limits: Path | None,
-) -> None:
+    datasets: Sequence[str] = (),
+    limits: Path | None = None,
+) -> list[str]:
+    """Write the model directory ``out``; returns lines about its results and files.
+
+    Raises HearMwmaeError where the run is not finished, or of another recipe or pack; ``out`` is then left as it was.
+
+    Args:
+        recipe, changes: as of the command that made the run.
+        data: the pack.
+        hardware, origin: for the card, in words.
+        licence, datasets: of the weights and of the audio, as the Hub calls them.
+        limits: a text file with a known limit of the model per line.
+    """
     settings = Recipe.read(recipe, changes)
     name = Path(recipe).stem + "".join(f" --set {shlex.quote(change)}" for change in changes)
     if not (checkpoint := newest_checkpoint(run)):
         raise HearMwmaeError(f"{run} is no run: it has no checkpoints")
-    pack = Pack(data)
+    pack = Pack(str(data))
     check_identity(checkpoint, settings, pack)
     probed = [read_task(task) for task in tasks]
     rows = read_log(run)
@@ -203,7 +201,7 @@ def main(
             known_limits = limits.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
             raise HearMwmaeError(f"{limits} is no text in UTF-8: {error}") from error
-    card = {
+    card: dict[str, Any] = {
         "license": licence,
         "description": f"{settings.preset}, a small masked autoencoder for general-purpose audio embeddings. For the package "
         "`hear-mwmae`.",
@@ -216,25 +214,23 @@ def main(
     with TemporaryDirectory() as rounded:
         # Rounded to 11 bits: half the size, and results as good as float32's to the digits shown.
         save_model(rounded, config, state, torch.float16)
-        models = {"value": load_embedder(rounded), "untrained": untrained(config), "log_mel": LogMel(config.pooling)}
+        models: dict[str, Embeds] = {
+            "value": load_embedder(rounded),
+            "untrained": untrained(config),
+            "log_mel": LogMel(config.pooling),
+        }
         if config.pooling != PAPERS_POOLING:
             models["paper_pooling"] = load_embedder(rounded, pooling=PAPERS_POOLING)
         card["results"] = measure(probed, models)
     names = " ".join(task.folder.name for task in probed)
-    card["results_command"] = f"python -m hear_mwmae.training.publish {name} PACK RUN {names} -o OUT ..."
+    card["results_command"] = f"hear-mwmae publish {name} PACK RUN {names} -o OUT ..."
     # Only now: what was there before is whole until everything is known.
-    save_model(output, config, state, torch.float16)
-    with replacing(output / LOSS_NAME) as temporary:
+    save_model(out, config, state, torch.float16)
+    with replacing(out / LOSS_NAME) as temporary:
         draw_loss(rows, temporary)
-    write_text(output / CARD_SOURCE, json.dumps(card, indent=2) + "\n")
-    folder = output.resolve().name
+    write_text(out / CARD_SOURCE, json.dumps(card, indent=2) + "\n")
+    folder = out.resolve().name
     # As users will load it: by its name where the package carries it, else from where they put it.
-    write_text(output / CARD_NAME, model_card(output, folder if folder in registry() else f"path/to/{folder}"))
-    for row in card["results"]:
-        click.echo(" ".join(f"{key} {value}" for key, value in row.items()))
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        click.echo(f"{name} sha256 {sha256_of(output / name)}")
-
-
-if __name__ == "__main__":
-    main()
+    write_text(out / CARD_NAME, model_card(out, folder if folder in registry() else f"path/to/{folder}"))
+    results = [" ".join(f"{key} {value}" for key, value in row.items()) for row in card["results"]]
+    return results + [f"{file} sha256 {sha256_of(out / file)}" for file in (CONFIG_NAME, WEIGHTS_NAME)]

@@ -18,8 +18,8 @@ from ..embedder import Embedder
 from ..errors import HearMwmaeError
 from ..files import replacing
 from ..mae import reconstruction
-from .hear_task import Task
-from .probe import metric, probe
+from ..probing.linear_probe import metric, probe
+from ..probing.tasks import ProbeTask
 from .run_files import Board, StepTable
 
 #: Clips in the picture, and the seed of their masks.
@@ -49,7 +49,7 @@ class Watch:
         span: tuple[int, int],
         every: int,
         clips: Tensor | None,
-        tasks: tuple[Task, ...],
+        tasks: tuple[ProbeTask, ...],
         writes: bool,
     ) -> None:
         self.run_dir, self.config, self.every = run_dir, config, every

@@ -1,14 +1,22 @@
-"""What a pretrained model has to beat: the same encoder at its random initialisation, and its input without any encoder."""
+"""Baselines of a pretrained model: the same encoder with random weights, and statistics of its input."""
 
 from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import FrontendConfig, ModelConfig, parse_pooling
+from ..checkpoint import CONFIG_NAME, load_embedder, read_config, to_device
+from ..config import FrontendConfig, ModelConfig, parse_pooling, preset
 from ..embedder import Embedder
 from ..frontend import LogMelFrontend
+from ..weights import DEFAULT_MODEL, WEIGHTS_DIR
+
+if TYPE_CHECKING:
+    from .linear_probe import Embeds
 
 #: Frames of 10 ms between timestamps, and frames that each one sees.
 STEP, WIDTH = 5, 21
@@ -53,3 +61,19 @@ def untrained(config: ModelConfig, seed: int = 0) -> Embedder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Embedder(config)
+
+
+def load_probed(source: str, pooling: str | None = None, device: str = "cpu") -> Embeds:
+    """A model to probe: a baseline, or whatever ``load_embedder`` takes.
+
+    Args:
+        source: ``"log-mel"``, ``"untrained"`` (the embedded model's architecture), ``"untrained:PRESET"``, or a trained model.
+        pooling: the model's own when None. Baselines then have the embedded model's.
+    """
+    embedded = read_config(WEIGHTS_DIR / DEFAULT_MODEL / CONFIG_NAME)
+    if source == "log-mel":
+        return LogMel(pooling or embedded.pooling)
+    if source == "untrained" or source.startswith("untrained:"):
+        config = preset(source.partition(":")[2]) if ":" in source else embedded
+        return to_device(untrained(dataclasses.replace(config, pooling=pooling or embedded.pooling)), device)
+    return load_embedder(source, device, pooling=pooling)

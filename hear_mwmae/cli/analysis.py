@@ -7,19 +7,15 @@ from typing import Any
 
 import click
 
-from ..commands import Command
+from ..commands import DEVICE, MODEL, Command, models_option, named_models, out_option
 from ..errors import HearMwmaeError
 from ..extras import needs
-
-MODEL_HELP = (
-    "As for `embed`: a name, a directory, a .safetensors file, org/repo on the Hugging Face Hub; the embedded model when empty."
-)
 
 
 @click.command(cls=Command, short_help="Attention distance and entropy, PWCCA and CKA, as tables and figures.")
 @click.argument("audio", nargs=-1, required=True, metavar="FILES_OR_FOLDERS...")
-@click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write.")
-@click.option("--model", "models", multiple=True, metavar="[NAME=]MODEL", help=f"{MODEL_HELP} May be given again.")
+@out_option("Folder to write.", folder=True)
+@models_option()
 @click.option("--untrained/--no-untrained", default=True, show_default=True, help="Measure random weights of each kind beside.")
 @click.option(
     "--clips",
@@ -32,10 +28,10 @@ MODEL_HELP = (
 @click.option("--draws", type=click.IntRange(1), default=500, show_default=True, help="Of the bootstraps over clips.")
 @click.option("--seed", default=0, show_default=True, help="Of clips, crops, masks, tokens, draws and untrained weights.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Clips at a time.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps, ...")
+@DEVICE
 def analyze(
     audio: tuple[str, ...],
-    output: Path,
+    out: Path,
     models: tuple[str, ...],
     untrained: bool,
     clips: int,
@@ -48,7 +44,7 @@ def analyze(
     """Measure what the heads of models attend to, and how similar their outputs are, over real audio.
 
     Attention distance and entropy of every head, PWCCA and linear CKA between all heads, and whether heads with the same window
-    are similar across blocks. OUTPUT receives figures (.png, .svg), a table behind each (.csv) and summary.md.
+    are similar across blocks. OUT receives figures (.png, .svg), a table behind each (.csv) and summary.md.
 
     \b
     hear-mwmae analyze sounds/ speech/ -o analysis --model MW-MAE=mwmae-tiny --model MAE=runs/mae/model
@@ -57,25 +53,23 @@ def analyze(
     _load("figures")
     if seed < 0:
         raise HearMwmaeError(f"seed must be 0 or above, got {seed}")
-    sources = dict(named_model(text) for text in models or ("",))
-    if len(sources) < len(models):
-        raise HearMwmaeError(f"two models have the same name: give them names, as in --model NAME={models[-1]}")
+    sources = named_models(models)
     files = clip_files.choose_files(audio, clips, seed)
     settings = report.Settings(tokens, draws, seed, batch_size, untrained, device)
-    measured = report.analyze(sources, files, output, settings, progress=True)
-    click.echo(f"{len(measured)} models, {len(files)} clips -> {output}; see {output / 'summary.md'}")
+    measured = report.analyze(sources, files, out, settings, progress=True)
+    click.echo(f"{len(measured)} models, {len(files)} clips -> {out}; see {out / 'summary.md'}")
 
 
 @click.command(cls=Command, short_help="Masked input, reconstruction, target and error as a picture.")
 @click.argument("audio", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Picture, .png, .svg or .pdf.")
-@click.option("--model", default="", metavar="MODEL", help=MODEL_HELP)
+@out_option("Picture, .png, .svg or .pdf.", folder=False, required=False)
+@MODEL
 @click.option("--mask-ratio", type=float, help="Part of the patches that is hidden; that of pretraining when not given.")
 @click.option("--seed", default=0, show_default=True, help="Of the mask.")
 @click.option(
     "--audio", "listen", is_flag=True, help="Also write estimates of the sound, of the reconstruction and of its target."
 )
-def reconstruct(audio: Path, output: Path | None, model: str, mask_ratio: float | None, seed: int, listen: bool) -> None:
+def reconstruct(audio: Path, out: Path | None, model: str, mask_ratio: float | None, seed: int, listen: bool) -> None:
     """Hide patches of AUDIO's spectrogram, and show what the model makes of the rest.
 
     Writes a picture of masked input, reconstruction, target and error (the first ten seconds), and beside it the whole
@@ -86,19 +80,11 @@ def reconstruct(audio: Path, output: Path | None, model: str, mask_ratio: float 
     """
     run = _load("reconstruct")
     _load("figures")
-    picture = output or Path(f"{audio.stem}-reconstruction.png")
+    picture = out or Path(f"{audio.stem}-reconstruction.png")
     result = run.reconstruct(audio, model, mask_ratio, seed)
     for file in run.write(result, picture, listen):
         click.echo(file)
     click.echo(f"mean squared error on hidden patches: {result.loss:.3f} (of the log-mel normalised over the clip)")
-
-
-def named_model(text: str) -> tuple[str, str]:
-    """NAME=MODEL or MODEL -> name, model; a model without a name is called after its last part, or "embedded"."""
-    name, separator, source = text.partition("=")
-    if separator and name and "/" not in name:
-        return name, source
-    return (Path(text).name or "embedded"), text
 
 
 def _load(module: str) -> Any:

@@ -1,0 +1,46 @@
+"""What computes a result: processor, memory, versions of libraries."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import cpuinfo
+import psutil
+import torch
+
+CGROUP = Path("/sys/fs/cgroup")
+#: Limit and use of memory, of control groups of version 2 and of version 1.
+CGROUP_FILES = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+
+
+@cache  # it takes a second
+def describe_machine() -> str:
+    """Processor, number of cores, and GPUs."""
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return ", ".join([cpuinfo.get_cpu_info().get("brand_raw", "unknown processor"), f"{os.cpu_count()} cores", *gpus])
+
+
+def versions(module: str = "") -> dict[str, str]:
+    """Versions of heareval, its libraries, and the package that the HEAR module ``module`` is in."""
+    names = ["heareval", "torch", "pytorch-lightning", "numpy", "scikit-learn"]
+    names += metadata.packages_distributions().get(module.partition(".")[0], [])[:1]
+    return {name: metadata.version(name) for name in names}
+
+
+def available_memory() -> int:
+    """Bytes that processes may still take, of the machine's memory or of this container's, which psutil does not know."""
+    limits = [psutil.virtual_memory().available]
+    for most, used in CGROUP_FILES:
+        if (CGROUP / most).is_file() and (text := (CGROUP / most).read_text().strip()) != "max":
+            limits.append(int(text) - int((CGROUP / used).read_text()))
+    return max(min(limits), 0)
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has had so far (peak RSS)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,179 @@
+"""Linear probes on HEAR tasks: seconds to minutes, where the whole evaluation kit takes hours.
+
+A linear model on standardised embeddings, trained on all splits but one and tested on that one: on each fold in turn, or on the
+test split where there is one. The score of a task is the mean over the splits it is tested on.
+
+One label per clip: logistic regression on scene embeddings, accuracy. Any number of labels: ridge regression of all of them at
+once, mean average precision over labels; of clips on scene embeddings, of events on the timestamp embeddings of every 100th
+millisecond (which says what is heard when, not where exactly it begins, as HEAR's own score does).
+
+Good for comparing models while developing; it is not HEAR's own protocol.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from ..audio import read_audio
+from ..errors import HearMwmaeError
+from .tasks import Event, ProbeTask
+
+#: Strong regularisation: there are a few hundred clips and about a thousand dimensions.
+INVERSE_REGULARISATION = 0.05
+#: Of ridge regression, for each row: as much as 0.3 of a dimension's variance.
+SHRINKAGE = 0.3
+#: Milliseconds between the moments at which events are probed; the first is half as far from the beginning.
+MOMENTS = 100.0
+#: Bootstrap draws that are scored together, which bounds the memory.
+DRAWS_AT_ONCE = 100
+
+
+class Embeds(Protocol):
+    """What is probed; see `Embedder` for shapes and units."""
+
+    sample_rate: int
+
+    def scene_embeddings(self, audio: Tensor) -> Tensor: ...
+
+    def timestamp_embeddings(self, audio: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Classified:
+    """Predictions for one tested split whose clips have one label each; scored by accuracy."""
+
+    right: np.ndarray  #: (clips,) bool, whether each clip was classified rightly
+
+    @property
+    def clips(self) -> int:
+        return len(self.right)
+
+    def scores(self, counts: np.ndarray) -> np.ndarray:
+        """(draws, clips), how often each clip counts -> (draws,) accuracies, 0 to 1."""
+        return counts @ self.right / counts.sum(axis=1)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Predictions for one tested split whose clips have any number of labels; scored by mean average precision."""
+
+    truth: np.ndarray  #: (rows, labels) bool
+    ranking: np.ndarray  #: (rows, labels), higher where a label is more likely
+    clip_of_row: np.ndarray  #: (rows,) int, the clip that each row is a moment of, or is
+    clips: int
+
+    def scores(self, counts: np.ndarray) -> np.ndarray:
+        """(draws, clips), how often each clip counts -> (draws,) means over the labels that a draw holds, 0 to 1."""
+        parts = np.array_split(counts, -(-len(counts) // DRAWS_AT_ONCE))
+        return np.concatenate([self._mean_precision(part[:, self.clip_of_row]) for part in parts])
+
+    def _mean_precision(self, weights: np.ndarray) -> np.ndarray:
+        precisions = np.stack([average_precision(*label, weights) for label in zip(self.truth.T, self.ranking.T, strict=True)])
+        held = ~np.isnan(precisions)
+        return np.where(held, precisions, 0).sum(axis=0) / np.maximum(held.sum(axis=0), 1)
+
+
+Outcome = Classified | Ranked
+
+
+def average_precision(truth: np.ndarray, ranking: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """As scikit-learn's ``average_precision_score`` with ``sample_weight``, for many weights at once; NaN without positives.
+
+    Args:
+        truth: (rows,) bool.
+        ranking: (rows,).
+        weights: (draws, rows).
+    """
+    order = np.argsort(-ranking, kind="stable")
+    weights, positive = weights[:, order], weights[:, order] * truth[order]
+    # Rows of equal rank are one threshold: the precision at the last of them counts for all.
+    last = np.searchsorted(-ranking[order], -ranking[order], side="right") - 1
+    with np.errstate(invalid="ignore"):
+        precision = np.nan_to_num(positive.cumsum(axis=1) / weights.cumsum(axis=1))[:, last]
+        return (positive * precision).sum(axis=1) / positive.sum(axis=1)
+
+
+def probe(task: ProbeTask, model: Embeds) -> list[float]:
+    """Accuracy or mean average precision, 0 to 1, on each tested split; :func:`metric` says which."""
+    return [float(outcome.scores(np.ones((1, outcome.clips)))[0]) for outcome in predict(task, model)]
+
+
+def metric(task: ProbeTask) -> str:
+    """What :func:`probe` measures."""
+    return "mAP" if task.multilabel else "accuracy"
+
+
+def predict(task: ProbeTask, model: Embeds) -> list[Outcome]:
+    """Train on all other splits and predict, for each tested split."""
+    return _rank(task, model) if task.multilabel else _classify(task, model)
+
+
+def _classify(task: ProbeTask, model: Embeds) -> list[Outcome]:
+    x = [np.stack([_scene(path, model) for path in split]) for split in task.splits]
+    y = [np.array([label for (label,) in split.values()]) for split in task.splits]
+    outcomes: list[Outcome] = []
+    for held_out in task.tested:
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_REGULARISATION, max_iter=2000))
+        classifier.fit(_others(x, held_out), _others(y, held_out))
+        outcomes.append(Classified(classifier.predict(x[held_out]) == y[held_out]))
+    return outcomes
+
+
+def _rank(task: ProbeTask, model: Embeds) -> list[Outcome]:
+    x, y, clip_of_row = map(list, zip(*(_rows(task, split, model) for split in task.splits), strict=True))
+    outcomes: list[Outcome] = []
+    for held_out in task.tested:
+        inputs = _others(x, held_out)
+        ridge = make_pipeline(StandardScaler(), Ridge(SHRINKAGE * len(inputs))).fit(inputs, _others(y, held_out))
+        if not y[held_out].any():
+            raise HearMwmaeError(f"{task.folder}: no event of a tested split holds at any {MOMENTS:.0f} ms")
+        outcomes.append(Ranked(y[held_out], ridge.predict(x[held_out]), clip_of_row[held_out], len(task.splits[held_out])))
+    return outcomes
+
+
+def _others(splits: list[np.ndarray], held_out: int) -> np.ndarray:
+    """All splits but one, joined."""
+    return np.concatenate(splits[:held_out] + splits[held_out + 1 :])
+
+
+def _rows(task: ProbeTask, split: dict[Path, list], model: Embeds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Embeddings (rows, D), labels (rows, labels) bool and clip (rows,) of all clips of a split, or of their moments."""
+    labels = np.array(task.labels)
+    if task.events:
+        x, y = zip(*(_moments(path, events, labels, model) for path, events in split.items()), strict=True)
+    else:
+        x = [_scene(path, model)[None] for path in split]
+        y = [np.isin(labels, found)[None] for found in split.values()]
+    return np.concatenate(x), np.concatenate(y), np.repeat(np.arange(len(split)), list(map(len, x)))
+
+
+def _scene(path: Path, model: Embeds) -> np.ndarray:
+    return model.scene_embeddings(_audio(path, model))[0].cpu().numpy()
+
+
+def _audio(path: Path, model: Embeds) -> Tensor:
+    """(1, samples) at the model's rate."""
+    audio = read_audio(path, model.sample_rate)
+    if not audio.isfinite().all():
+        raise HearMwmaeError(f"{path} holds NaN or infinity")
+    return audio[None]
+
+
+def _moments(path: Path, events: list[Event], labels: np.ndarray, model: Embeds) -> tuple[np.ndarray, np.ndarray]:
+    """The embeddings nearest to regular moments, the same ones for every model, and the labels that hold then."""
+    audio = _audio(path, model)
+    embeddings, times = (part[0].cpu().numpy() for part in model.timestamp_embeddings(audio))
+    moments = np.arange(MOMENTS / 2, 1000 * audio.shape[1] / model.sample_rate, MOMENTS)
+    nearest = np.searchsorted((times[1:] + times[:-1]) / 2, moments)
+    held = np.zeros((len(moments), len(labels)), bool)
+    for label, start, end in events:
+        held[:, labels == label] |= ((start <= moments) & (moments < end))[:, None]
+    return embeddings[nearest], held
