@@ -1,5 +1,5 @@
 # make demo   embeds a real clip with the model in this package, on a fresh machine with Python 3.11 and nothing else
-# make test   everything that has to pass: ruff, hear-validator, pytest
+# make test   everything that has to pass: ruff, mypy, the docs, hear-validator, pytest
 # make matrix the fast part of the tests on every Python from 3.10 to 3.13 that is installed
 # The first two make their own environment in .venv; PYTHON=python3.12 picks another interpreter.
 
@@ -21,6 +21,7 @@ test: $(VENV)/.tested-with lint
 lint: $(VENV)/.tested-with
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy hear_mwmae eval weights
 
 # Of pyenv and of the path. The tests are those that need neither training nor evaluation.
 PYTHONS ?= $(foreach v,3.10 3.11 3.12 3.13,$(firstword $(wildcard $(HOME)/.pyenv/versions/$(v).*/bin/python) $(shell command -v python$(v))))
@@ -34,7 +35,7 @@ matrix:
 	done
 
 clean:
-	rm -rf $(VENV) $(VENV)-3.* build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-3.* build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

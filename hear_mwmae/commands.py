@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -19,15 +20,15 @@ def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         ctx.meta[DEBUG] = True  # which a group and its commands share
 
 
-class OneLineErrors:
+class OneLineErrors(click.Command):
     """Turns what a person can mend into one line on stderr and exit code 1: a HearMwmaeError, or an OSError that names a file.
 
     Anything else is a bug and keeps its traceback. With the option --debug, which this adds to the command, everything does.
     """
 
-    def __init__(self, *args: object, **options: object) -> None:
-        settings = {"help_option_names": ["-h", "--help"]} | (options.pop("context_settings", None) or {})
-        super().__init__(*args, context_settings=settings, **options)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.context_settings.setdefault("help_option_names", ["-h", "--help"])
         debug = click.Option(
             ["--debug"], is_flag=True, expose_value=False, callback=_set_debug, help="Show tracebacks of all errors."
         )
@@ -51,7 +52,7 @@ def _one_line(error: HearMwmaeError | OSError) -> str | None:
     return None if error.filename is None else f"{os.fsdecode(error.filename)}: {error.strerror}"
 
 
-class Command(OneLineErrors, click.Command):
+class Command(OneLineErrors):
     """A command by itself, or of a group."""
 
 

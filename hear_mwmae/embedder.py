@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -75,8 +76,18 @@ class Embedder(nn.Module):
         self.scene_embedding_size: int = config.scene_embedding_size
         self.timestamp_embedding_size: int = config.embedding_size
         self.frontend = LogMelFrontend(config.frontend)
-        self.encoder = Encoder(config).to(*names.values())
+        self.encoder = Encoder(config).to(next(iter(names.values())))
         self.requires_grad_(trainable).eval()
+
+    @overload
+    def embed(
+        self, clips: Clip | Sequence[Clip], sample_rate: int | Sequence[int] | None = None, timestamps: Literal[False] = False
+    ) -> Tensor: ...
+
+    @overload
+    def embed(
+        self, clips: Clip | Sequence[Clip], sample_rate: int | Sequence[int] | None = None, *, timestamps: Literal[True]
+    ) -> tuple[list[Tensor], list[Tensor]]: ...
 
     def embed(
         self, clips: Clip | Sequence[Clip], sample_rate: int | Sequence[int] | None = None, timestamps: bool = False
@@ -228,7 +239,7 @@ class Embedder(nn.Module):
         features = features.view(len(audio), -1, features.shape[-1])[:, : len(times)].contiguous()
         return features, times.repeat(len(audio), 1)
 
-    def _streams(self, clips: Clip | Sequence[Clip], sample_rate: object) -> Iterator[tuple[Tensor, int]]:
+    def _streams(self, clips: Clip | Sequence[Clip], sample_rate: int | Sequence[int] | None) -> Iterator[tuple[Tensor, int]]:
         """For each clip its normalised spectrogram (frames, n_mels), when it is asked for, and its samples."""
         if isinstance(clips, str | os.PathLike):
             clips = [clips]
@@ -360,7 +371,7 @@ def _cut(audio: Tensor, lengths: Sequence[int] | Tensor) -> list[Tensor]:
     return [clip[:length] for clip, length in zip(audio, numbers, strict=True)]
 
 
-def _whole_numbers(values: object) -> list[int]:
+def _whole_numbers(values: Any) -> list[int]:
     """Of a sequence, an array or a tensor; none where ``values`` is anything else, or holds anything else."""
     try:
         listed = values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)

@@ -11,6 +11,6 @@ def install_hint(extra: str) -> str:
     return f"pip install '.[{extra}]' in a checkout of hear-mwmae"
 
 
-def needs(what: str, package: str, extra: str) -> HearMwmaeError:
+def needs(what: str, package: str | None, extra: str) -> HearMwmaeError:
     """The error to raise where ``package``, or a module of it, is missing, which ``extra`` of setup.cfg installs."""
-    return HearMwmaeError(f"{what} needs {package.partition('.')[0]}: {install_hint(extra)}")
+    return HearMwmaeError(f"{what} needs {str(package).partition('.')[0]}: {install_hint(extra)}")

@@ -73,7 +73,7 @@ def why_unreadable(path: str | os.PathLike) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return "no such file"
     except OSError as error:
-        return error.strerror.lower()
+        return str(error.strerror).lower()
     except ValueError:  # a zero byte in it
         return "no such file"
     return "is a directory" if os.path.isdir(path) else ""
