@@ -249,5 +249,5 @@ def _take(chosen: Tensor, order: Tensor) -> Tensor:
 
 
 def _put_back(y: Tensor, order: Tensor) -> Tensor:
-    """Undo the order of :func:`_take` on (B, tokens, heads, d)."""
+    """Undo the order of `_take` on (B, tokens, heads, d)."""
     return y.gather(1, order.argsort(dim=0)[None, :, :, None].expand_as(y))

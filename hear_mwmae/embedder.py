@@ -26,7 +26,7 @@ TIMESTAMPS = ("centred", "official")
 #: No audio is louder: the squares of its spectrum would leave float32, and look like silence. (Bytes in a wrong order do.)
 LOUDEST = 1e12
 
-#: One clip for :meth:`Embedder.embed`: a file, or (samples,) floating point.
+#: One clip for `Embedder.embed`: a file, or (samples,) floating point.
 Clip = str | os.PathLike | np.ndarray | Tensor
 
 
@@ -120,7 +120,7 @@ class Embedder(nn.Module):
     def forward(
         self, audio: Tensor, lengths: Sequence[int] | Tensor | None = None, timestamps: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """What the HEAR functions call: :meth:`scene_embeddings`, or :meth:`timestamp_embeddings`.
+        """What the HEAR functions call: `scene_embeddings`, or `timestamp_embeddings`.
 
         Hooks fire, and `torch.compile` takes effect, through it.
         """
@@ -188,7 +188,7 @@ class Embedder(nn.Module):
 
     @torch.no_grad()
     def timestamp_blocks(self, blocks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """:meth:`timestamp_embeddings` of one clip that comes in blocks, piece by piece, in bounded memory.
+        """`timestamp_embeddings` of one clip that comes in blocks, piece by piece, in bounded memory.
 
         Yields:
             (t, ``timestamp_embedding_size``) and (t,) milliseconds, of up to ``max_batch`` chunks at a time.
@@ -305,7 +305,7 @@ class Embedder(nn.Module):
             yield features.flatten(0, 1)[: sum(valid)]  # only a clip's last chunk is padded
 
     def _features(self, spectrograms: Iterable[Tensor]) -> Iterator[tuple[Tensor, list[int], list[int]]]:
-        """:meth:`_chunks`, encoded: float32 (up to max_batch, time steps, bands * width) in place of the chunks."""
+        """`_chunks`, encoded: float32 (up to max_batch, time steps, bands * width) in place of the chunks."""
         for chunks, valid, owners in self._chunks(spectrograms):
             # An ambient autocast would silently change the precision that was asked for.
             with torch.autocast(chunks.device.type, enabled=False):

@@ -44,7 +44,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """OSError where :func:`replacing` could not write, before hours of work go into what is to be written."""
+    """OSError where `replacing` could not write, before hours of work go into what is to be written."""
     temporary = path.with_name(f".{path.name}{UNFINISHED}")
     temporary.touch()
     temporary.unlink()

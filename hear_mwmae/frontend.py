@@ -40,7 +40,7 @@ class LogMelFrontend(nn.Module):
         return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """The features of inference: :meth:`log_mel`, normalised per clip with the unbiased deviation."""
+        """The features of inference: `log_mel`, normalised per clip with the unbiased deviation."""
         return normalise(self.log_mel(waveform), unbiased=True)
 
     def log_mel(self, waveform: Tensor) -> Tensor:

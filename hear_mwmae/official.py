@@ -229,7 +229,7 @@ def _heads_of_width(width: int) -> int:
 
 
 def describe_heads(config: ModelConfig, encoder_heads: int | None = None) -> str:
-    """How many attention heads :func:`load_official` took, and why: plain and global ones leave no trace in the weights."""
+    """How many attention heads `load_official` took, and why: plain and global ones leave no trace in the weights."""
     encoder, decoder = config.encoder, config.decoder
     if encoder_heads:
         how = "as given"

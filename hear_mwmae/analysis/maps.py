@@ -36,7 +36,7 @@ class BlockTrace:
     positions: Tensor  #: (B, sequence) int64: number of each token on the time-major patch grid, or CLS
 
     def maps(self) -> Tensor:
-        """(B, heads, sequence, sequence) float32 attention weights, queries in rows; see :func:`attention_maps`."""
+        """(B, heads, sequence, sequence) float32 attention weights, queries in rows; see `attention_maps`."""
         return attention_maps(self.attention, self.inputs)
 
 

@@ -21,7 +21,7 @@ TABLE_SUFFIXES = (".npz", ".npy", ".csv", ".parquet")
 
 
 def table_files(output: Path) -> list[Path]:
-    """The files that :func:`write_table` writes."""
+    """The files that `write_table` writes."""
     return [output, output.with_suffix(".csv")] if output.suffix == ".npy" else [output]
 
 
