@@ -85,7 +85,7 @@ def load_model(
 
 
 def available_models() -> list[str]:
-    """Names that :func:`load_model` takes without any further file: those of the registry that can be delivered."""
+    """Names that `load_model` takes without any further file: those of the registry that can be delivered."""
     from .weights import registry
 
     return [name for name, entry in registry().items() if not entry.unavailable]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -111,11 +111,11 @@ class MultiWindowAttention(nn.Module):
 
     def bias(self, group: Group, dtype: torch.dtype) -> Tensor | None:
         """Learned bias inside the windows and -inf outside, (1 or tiles, heads, tile, tile); None for global heads."""
-        if group.index is None:
+        if group.bias_index is None:
             return None
         tables = [self.relative_position_bias_table[str(head)] for head in group.head_list]
         outside = tables[0].new_full((1,), float("-inf"))
-        return torch.cat([*tables, outside])[group.index].to(dtype)
+        return torch.cat([*tables, outside])[group.bias_index].to(dtype)
 
     @torch.no_grad()
     def attention_weights(self, x: Tensor) -> list[Tensor]:
@@ -132,9 +132,9 @@ class MultiWindowAttention(nn.Module):
             order = torch.arange(length, device=x.device) if group.order is None else group.order[:, 0]
             q, k, _ = qkv[:, order, :, head].unflatten(1, (-1, group.tile)).permute(3, 0, 1, 2, 4)
             scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-            if w:
+            if group.bias_index is not None:
                 table = self.relative_position_bias_table[str(head)].float()
-                scores = scores + torch.cat([table, table.new_full((1,), float("-inf"))])[group.index[:, 0]]
+                scores = scores + torch.cat([table, table.new_full((1,), float("-inf"))])[group.bias_index[:, 0]]
             weights.append(scores.softmax(dim=-1).flatten(0, 1))
         return weights
 
@@ -155,12 +155,12 @@ class RecomputedAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(q, k, v, bias)
         return _weights(q, k, bias) @ v
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias = ctx.saved_tensors
         weights, scale = _weights(q, k, bias), q.shape[-1] ** -0.5
         grad_weights = grad @ v.transpose(-2, -1)
@@ -185,7 +185,7 @@ class Group(NamedTuple):
     heads: slice | Tensor  #: picks the heads of this group, a view where they are neighbours
     head_list: tuple[int, ...]
     order: Tensor | None  #: (tokens, heads) int64: where each position comes from, when windows are shifted
-    index: Tensor | None  #: (1 or tiles, heads, tile, tile) int64 into the heads' tables in a row and a last entry "outside"
+    bias_index: Tensor | None  #: (1 or tiles, heads, tile, tile) int64 into the heads' tables in a row and a last entry "outside"
 
 
 @lru_cache(maxsize=64)
@@ -216,7 +216,7 @@ def plan_groups(length: int, window_sizes: tuple[int, ...], shift: bool, device:
                 heads=picked,
                 head_list=tuple(heads),
                 order=None if order is None else order.to(device),
-                index=None if index is None else index.to(device),
+                bias_index=None if index is None else index.to(device),
             )
         )
     return groups
@@ -255,5 +255,5 @@ def _take(chosen: Tensor, order: Tensor) -> Tensor:
 
 
 def _put_back(y: Tensor, order: Tensor) -> Tensor:
-    """Undo the order of :func:`_take` on (B, tokens, heads, d)."""
+    """Undo the order of `_take` on (B, tokens, heads, d)."""
     return y.gather(1, order.argsort(dim=0)[None, :, :, None].expand_as(y))

@@ -58,7 +58,7 @@ _UNKNOWN_TO_SNDFILE = (1, 4)
 
 @dataclass
 class Found:
-    """What :func:`search_audio` found."""
+    """What `search_audio` found."""
 
     files: list[Path] = field(default_factory=list)
     #: By ending, files in the folders that look like recordings and cannot be read.
@@ -104,7 +104,7 @@ def search_audio(paths: Iterable[str | Path]) -> Found:
 
 
 def find_audio(paths: Iterable[str | Path]) -> list[Path]:
-    """The files that :func:`search_audio` finds; HearMwmaeError for the first path that is missing, unreadable or holds none."""
+    """The files that `search_audio` finds; HearMwmaeError for the first path that is missing, unreadable or holds none."""
     found = search_audio(paths)
     for path, reason in found.failures:
         raise HearMwmaeError(f"{path}: {reason}")
@@ -142,9 +142,9 @@ def read_audio(path: str | Path, sample_rate: int) -> Tensor:
 
 
 def read_blocks(path: str | Path, sample_rate: int, seconds: float = 60.0) -> Iterator[Tensor]:
-    """:func:`read_audio` in blocks of ``seconds``, the last one shorter: joined, they are equal to it.
+    """`read_audio` in blocks of ``seconds``, the last one shorter: joined, they are equal to it.
 
-    The memory is that of a block and a few megabytes, whatever the file's length. Raises as :func:`read_audio` does, and what a
+    The memory is that of a block and a few megabytes, whatever the file's length. Raises as `read_audio` does, and what a
     file lacks may show only after its last block.
     """
     size = max(round(seconds * sample_rate), 1)
@@ -162,7 +162,7 @@ def read_blocks(path: str | Path, sample_rate: int, seconds: float = 60.0) -> It
 
 
 def resample(waveform: Tensor, rate: int, sample_rate: int) -> Tensor:
-    """(samples,) at ``rate`` -> (samples * sample_rate / rate, rounded) float32, resampled as :func:`read_audio` does."""
+    """(samples,) at ``rate`` -> (samples * sample_rate / rate, rounded) float32, resampled as `read_audio` does."""
     pieces = list(_resampled([(rate, waveform.detach().cpu().float().numpy())], sample_rate))
     return torch.from_numpy(np.concatenate(pieces)) if pieces else torch.zeros(0)
 

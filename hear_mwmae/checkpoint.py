@@ -10,7 +10,7 @@ import re
 import warnings
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,7 +35,7 @@ Model = TypeVar("Model", bound=nn.Module)
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 
 
-def load_embedder(source: str | os.PathLike = "", device: str | torch.device | None = None, **options: object) -> Embedder:
+def load_embedder(source: str | os.PathLike = "", device: str | torch.device | None = None, **options: Any) -> Embedder:
     """What `hear_mwmae.load_model` does; see there for ``source``, ``device`` and the options, which are `Embedder`'s."""
     config, state = read_model(source, ENCODER_PREFIX)
     # The initial weights are about to be replaced; drawing them must not move the caller's random numbers. (Building on the meta
@@ -88,7 +88,8 @@ def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelC
         return _read_official(path, prefix)
     elif _HUB_ID.fullmatch(name) and path.suffix != ".safetensors":
         try:
-            config_file, weights_file = hub.download(*name.partition("@")[::2], read_config)
+            repo, _, revision = name.partition("@")
+            config_file, weights_file = hub.download(repo, revision, read_config)
         except HearMwmaeError as error:
             if not path.parent.is_dir():
                 raise
@@ -181,12 +182,12 @@ def _hashes(tensors: dict[str, Tensor], config: str) -> dict[str, str]:
     """SHA-256 of each part of a model, ``"encoder"`` and ``"decoder"``: of its configuration as JSON, and then of every weight
     in the order of the names: name, type, shape, values.
     """
-    found = {}
+    found: dict[str, hashlib._Hash] = {}
     for name in sorted(tensors):
         part, value = name.partition(".")[0], tensors[name].detach().cpu().contiguous()
         digest = found.setdefault(part, hashlib.sha256(config.encode()))
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return {part: digest.hexdigest() for part, digest in found.items()}
 
 
@@ -252,7 +253,8 @@ def _read_safetensors(path: Path, config: ModelConfig | None, prefix: str) -> tu
             names, metadata = list(file.keys()), file.metadata() or {}
             text = metadata.get("config")
             own_config = _parse_config(text, path) if text is not None else None
-            if config is None and own_config is None:
+            known = config or own_config
+            if known is None:
                 raise HearMwmaeError(
                     f"{path} carries no configuration in its metadata; load the directory with its {CONFIG_NAME}"
                 )
@@ -270,12 +272,11 @@ def _read_safetensors(path: Path, config: ModelConfig | None, prefix: str) -> tu
                 raise HearMwmaeError(
                     f"{path} is not an MW-MAE: it holds {', '.join(strangers[:5])}, not only encoder.* and decoder.*"
                 )
-            config = config or own_config
             # By the header alone, before anything of the size that either of them claims is allocated.
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            shapes_found = {name: tuple(file.get_slice(name).get_shape()) for name in names}
             expected, found = (
                 {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
-                for shapes in (state_shapes(config), found)
+                for shapes in (state_shapes(known), shapes_found)
             )
             _refuse(_other_shapes(expected, found), str(path))
             tensors = {name: file.get_tensor(name) for name in names if name.startswith(prefix)}
@@ -285,7 +286,7 @@ def _read_safetensors(path: Path, config: ModelConfig | None, prefix: str) -> tu
     for part, digest in _hashes(tensors, text or "").items():
         if metadata.get(HASH_KEY.format(part), digest) != digest:
             raise HearMwmaeError(f"{path} is damaged: its {part} is not what was saved (sha256 {digest})")
-    return config, {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return known, {name.removeprefix(prefix): value for name, value in tensors.items()}
 
 
 def _parse_config(text: str, path: Path) -> ModelConfig:

@@ -28,9 +28,9 @@ class OneLineErrors(click.Command):
     Anything else is a bug and keeps its traceback. With the option --debug, which this adds to the command, everything does.
     """
 
-    def __init__(self, *args: Any, context_settings: dict[str, Any] | None = None, **options: Any) -> None:
-        settings = {"help_option_names": ["-h", "--help"]} | (context_settings or {})
-        super().__init__(*args, context_settings=settings, **options)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.context_settings.setdefault("help_option_names", ["-h", "--help"])
         debug = click.Option(
             ["--debug"], is_flag=True, expose_value=False, callback=_set_debug, help="Show tracebacks of all errors."
         )

@@ -11,6 +11,7 @@ import sys
 import types
 import typing
 from dataclasses import dataclass, field
+from typing import Any
 
 from .errors import HearMwmaeError, did_you_mean
 
@@ -231,7 +232,7 @@ class ModelConfig:
 
     def to_dict(self) -> dict:
         """JSON-ready nested dictionary; tuples become lists."""
-        return _to_plain(dataclasses.asdict(self))
+        return {name: _to_plain(value) for name, value in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: object) -> ModelConfig:
@@ -314,7 +315,7 @@ def _to_plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _from_plain(kind: type, value: object, where: str) -> object:
+def _from_plain(kind: type, value: Any, where: str) -> Any:
     """Rebuild a dataclass (or a plain value) of type ``kind`` from parsed JSON, naming the place of any mistake."""
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):

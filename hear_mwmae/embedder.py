@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ TIMESTAMPS = ("centred", "official")
 #: No audio is louder: the squares of its spectrum would leave float32, and look like silence. (Bytes in a wrong order do.)
 LOUDEST = 1e12
 
-#: One clip for :meth:`Embedder.embed`: a file, or (samples,) floating point.
+#: One clip for `Embedder.embed`: a file, or (samples,) floating point.
 Clip = str | os.PathLike | np.ndarray | Tensor
 
 
@@ -75,8 +76,18 @@ class Embedder(nn.Module):
         self.scene_embedding_size: int = config.scene_embedding_size
         self.timestamp_embedding_size: int = config.embedding_size
         self.frontend = LogMelFrontend(config.frontend)
-        self.encoder = Encoder(config).to(*names.values())
+        self.encoder = Encoder(config).to(next(iter(names.values())))
         self.requires_grad_(trainable).eval()
+
+    @overload
+    def embed(
+        self, clips: Clip | Sequence[Clip], sample_rate: int | Sequence[int] | None = None, timestamps: Literal[False] = False
+    ) -> Tensor: ...
+
+    @overload
+    def embed(
+        self, clips: Clip | Sequence[Clip], sample_rate: int | Sequence[int] | None = None, *, timestamps: Literal[True]
+    ) -> tuple[list[Tensor], list[Tensor]]: ...
 
     def embed(
         self, clips: Clip | Sequence[Clip], sample_rate: int | Sequence[int] | None = None, timestamps: bool = False
@@ -109,7 +120,7 @@ class Embedder(nn.Module):
     def forward(
         self, audio: Tensor, lengths: Sequence[int] | Tensor | None = None, timestamps: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """What the HEAR functions call: :meth:`scene_embeddings`, or :meth:`timestamp_embeddings`.
+        """What the HEAR functions call: `scene_embeddings`, or `timestamp_embeddings`.
 
         Hooks fire, and `torch.compile` takes effect, through it.
         """
@@ -177,7 +188,7 @@ class Embedder(nn.Module):
 
     @torch.no_grad()
     def timestamp_blocks(self, blocks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """:meth:`timestamp_embeddings` of one clip that comes in blocks, piece by piece, in bounded memory.
+        """`timestamp_embeddings` of one clip that comes in blocks, piece by piece, in bounded memory.
 
         Yields:
             (t, ``timestamp_embedding_size``) and (t,) milliseconds, of up to ``max_batch`` chunks at a time.
@@ -228,7 +239,7 @@ class Embedder(nn.Module):
         features = features.view(len(audio), -1, features.shape[-1])[:, : len(times)].contiguous()
         return features, times.repeat(len(audio), 1)
 
-    def _streams(self, clips: Clip | Sequence[Clip], sample_rate: object) -> Iterator[tuple[Tensor, int]]:
+    def _streams(self, clips: Clip | Sequence[Clip], sample_rate: int | Sequence[int] | None) -> Iterator[tuple[Tensor, int]]:
         """For each clip its normalised spectrogram (frames, n_mels), when it is asked for, and its samples."""
         if isinstance(clips, str | os.PathLike):
             clips = [clips]
@@ -294,7 +305,7 @@ class Embedder(nn.Module):
             yield features.flatten(0, 1)[: sum(valid)]  # only a clip's last chunk is padded
 
     def _features(self, spectrograms: Iterable[Tensor]) -> Iterator[tuple[Tensor, list[int], list[int]]]:
-        """:meth:`_chunks`, encoded: float32 (up to max_batch, time steps, bands * width) in place of the chunks."""
+        """`_chunks`, encoded: float32 (up to max_batch, time steps, bands * width) in place of the chunks."""
         for chunks, valid, owners in self._chunks(spectrograms):
             # An ambient autocast would silently change the precision that was asked for.
             with torch.autocast(chunks.device.type, enabled=False):
@@ -360,7 +371,7 @@ def _cut(audio: Tensor, lengths: Sequence[int] | Tensor) -> list[Tensor]:
     return [clip[:length] for clip, length in zip(audio, numbers, strict=True)]
 
 
-def _whole_numbers(values: object) -> list[int]:
+def _whole_numbers(values: Any) -> list[int]:
     """Of a sequence, an array or a tensor; none where ``values`` is anything else, or holds anything else."""
     try:
         listed = values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)

@@ -35,7 +35,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(config.width, LAYER_NORM_EPS)
         if config.window_sizes:
             shift = config.shift_windows and number % 2 == 1
-            self.attn = MultiWindowAttention(config.width, config.window_sizes, shift)
+            self.attn: MultiWindowAttention | SelfAttention = MultiWindowAttention(config.width, config.window_sizes, shift)
         else:
             self.attn = SelfAttention(config.width, config.heads)
         self.norm2 = nn.LayerNorm(config.width, LAYER_NORM_EPS)

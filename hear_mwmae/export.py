@@ -8,10 +8,12 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental import _config as fx_config
 
 from ._version import __version__
 from .config import parse_pooling
@@ -39,6 +41,9 @@ class ExportableEmbedder(nn.Module):
     The spectrum is a product with a table of sines in float64. It is exact where torch's transform, in float32, rounds: nearly
     empty bands, whose logarithm shows the rounding.
     """
+
+    dft: Tensor  #: (n_fft, 2 * (n_fft // 2 + 1)) float64: windowed cosines, then windowed sines
+    filterbank: Tensor  #: (n_fft // 2 + 1, n_mels) float64
 
     def __init__(self, model: Embedder) -> None:
         super().__init__()
@@ -98,9 +103,9 @@ class ExportableEmbedder(nn.Module):
         config, patch, samples = self.config.frontend, self.config.patch_size[0], audio.shape[1]
         length = torch.full((1,), samples, device=audio.device)
         if self.timestamps == "official":
-            count = torch.full((1,), steps, dtype=torch.float64, device=audio.device)
+            total = torch.full((1,), steps, dtype=torch.float64, device=audio.device)
             duration = length.double() * 1000.0 / float(config.sample_rate)
-            return (torch.arange(steps, device=audio.device).double() * duration / count).float()
+            return (torch.arange(steps, device=audio.device).double() * duration / total).float()
         # Whole numbers of half samples, so that nothing is rounded where a centre falls on the end. Step i is centred at
         # (2 i patch + patch - 1) hop of them; this many are not above the length, and one at least.
         count = torch.sym_max((2 * samples + (patch + 1) * config.hop_length) // (2 * patch * config.hop_length), 1)
@@ -128,7 +133,8 @@ def export(model: Embedder, path: str | Path) -> None:
     example = torch.rand(3, 150000)
     config = json.dumps(module.config.to_dict())
     # 0 and 1 as sizes are not special: what torch.onnx.export itself sets, here for both kinds of file.
-    with torch.no_grad(), _quiet(), torch.fx.experimental._config.patch(backed_size_oblivious=True):
+    patched = fx_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]  # torch adds it when it is imported
+    with torch.no_grad(), _quiet(), patched:
         module(example[:1, :1])  # makes the attention's plans, which tracing would keep as tensors without values
         anything = torch.export.Dim.DYNAMIC
         program = torch.export.export(module, (example,), dynamic_shapes={INPUT: (anything, anything)})
@@ -139,6 +145,7 @@ def export(model: Embedder, path: str | Path) -> None:
         made = torch.onnx.export(
             program, input_names=[INPUT], output_names=list(OUTPUTS), dynamo=True, external_data=False, verbose=False
         )
+    assert made is not None  # it is for dynamo=True only
     made.model.metadata_props.update(config=config, producer=f"hear_mwmae {__version__}")
     _name_sizes(made.model.graph)
     with replacing(path) as temporary:
@@ -212,7 +219,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _name_sizes(graph: object) -> None:
+def _name_sizes(graph: Any) -> None:
     """Sizes that vary get names for people, instead of the tracer's expressions."""
     names = {INPUT: {0: "clips", 1: "samples"}, "timestamp_embeddings": {0: "clips", 1: "steps"}}
     names |= {"scene_embeddings": {0: "clips"}, "timestamps": names["timestamp_embeddings"]}

@@ -6,7 +6,7 @@ import errno
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -93,23 +93,24 @@ def audio_seconds(path: Path) -> float | None:
         return None
 
 
-def _open(file: object) -> av.container.InputContainer:
+def _open(file: BinaryIO) -> av.container.InputContainer:
     import av
 
     # As a file object: a name may hold bytes that are no characters, or what FFmpeg takes for a protocol.
-    return av.open(file, options={"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"})
+    return av.open(file, "r", options={"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"})
 
 
 def _audio_stream(container: av.container.InputContainer, path: Path) -> av.AudioStream:
+    import av
+
     stream = container.streams.best("audio")
-    if stream is None:
+    if not isinstance(stream, av.AudioStream):
         raise HearMwmaeError(f"{path}: holds no audio")
     return stream
 
 
 def _seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
-    if stream.duration:
+    if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     # The container's length is that of its longest stream: of a video's, which may go on.
-    alone = len(container.streams) == 1 and container.duration
-    return container.duration / 1e6 if alone else None
+    return container.duration / 1e6 if len(container.streams) == 1 and container.duration else None

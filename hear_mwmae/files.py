@@ -45,7 +45,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """OSError where :func:`replacing` could not write, before hours of work go into what is to be written."""
+    """OSError where `replacing` could not write, before hours of work go into what is to be written."""
     temporary = path.with_name(f".{path.name}{UNFINISHED}")
     temporary.touch()
     temporary.unlink()
@@ -74,7 +74,7 @@ def why_unreadable(path: str | os.PathLike) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return "no such file"
     except OSError as error:
-        return error.strerror.lower()
+        return str(error.strerror).lower()
     except ValueError:  # a zero byte in it
         return "no such file"
     return "is a directory" if os.path.isdir(path) else ""

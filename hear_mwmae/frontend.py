@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,19 +25,22 @@ class LogMelFrontend(nn.Module):
     #: Frames transformed at once: bounds the memory for long and for many clips, without any influence on the result.
     block_frames = 1 << 13
 
+    window: Tensor  #: (win_length,)
+    filterbank: Tensor  #: (n_fft // 2 + 1, n_mels)
+
     def __init__(self, config: FrontendConfig) -> None:
         super().__init__()
         self.config = config
         window = torch.hann_window(config.win_length, dtype=torch.float32)
         self.register_buffer("window", window, persistent=False)
-        self.register_buffer("filterbank", mel_filterbank(config), persistent=False)  # (n_fft // 2 + 1, n_mels)
+        self.register_buffer("filterbank", mel_filterbank(config), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMelFrontend:
         """Follow the model to its device, but stay float32: half-precision features would be silently wrong ones."""
         return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """The features of inference: :meth:`log_mel`, normalised per clip with the unbiased deviation."""
+        """The features of inference: `log_mel`, normalised per clip with the unbiased deviation."""
         return normalise(self.log_mel(waveform), unbiased=True)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
@@ -135,7 +139,7 @@ def reflect_pad(x: Tensor, before: int, after: int) -> Tensor:
 
 def reflect_index(length: int, start: int, stop: int, device: torch.device | None = None) -> Tensor:
     """Indices start..stop-1 bounced back and forth between 0 and length-1: reflection of any depth, (stop - start,) int64."""
-    period = torch.sym_max(2 * (length - 1), 1)  # a length may be a symbol, when the model is exported
+    period: Any = torch.sym_max(2 * (length - 1), 1)  # a length may be a symbol, when the model is exported
     index = torch.arange(start, stop, device=device)
     folded = index % index.new_full((), period)
     return torch.minimum(folded, period - folded)

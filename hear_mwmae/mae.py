@@ -116,7 +116,8 @@ def reconstruction(config: ModelConfig, model: nn.Module, clips: Tensor, noise: 
         pred = pred * (var + 1e-6).sqrt() + mean
     hidden = patches.masked_fill(masked, float("nan"))
     whole = torch.where(masked, pred, patches)
-    return tuple(unpatchify(part, config.patch_size, config.grid_size) for part in (hidden, whole, patches))
+    hidden, whole, patches = (unpatchify(part, config.patch_size, config.grid_size) for part in (hidden, whole, patches))
+    return hidden, whole, patches
 
 
 def lecun_normal_(weight: Tensor) -> None:

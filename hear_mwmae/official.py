@@ -215,10 +215,10 @@ def _window_sizes(params: dict[str, np.ndarray], block: str, width: int, likely:
         return (0,) * heads if f"{block}/wmha_block/qkv/kernel" in params else ()
     fewest, windowed = max(windows) + 1, len(windows)
     guesses = (likely or 0, windowed + 2, windowed + 1, *range(fewest, width + 1))
-    heads = next((n for n in guesses if n >= fewest and width % n == 0), None)
-    if heads is None:
+    count = next((n for n in guesses if n >= fewest and width % n == 0), None)
+    if count is None:
         raise HearMwmaeError(f"{block} has a window for head {max(windows)}, but {width} channels only")
-    return tuple(windows.get(head, 0) for head in range(heads))
+    return tuple(windows.get(head, 0) for head in range(count))
 
 
 def _heads_of_width(width: int) -> int:
@@ -229,7 +229,7 @@ def _heads_of_width(width: int) -> int:
 
 
 def describe_heads(config: ModelConfig, encoder_heads: int | None = None) -> str:
-    """How many attention heads :func:`load_official` took, and why: plain and global ones leave no trace in the weights."""
+    """How many attention heads `load_official` took, and why: plain and global ones leave no trace in the weights."""
     encoder, decoder = config.encoder, config.decoder
     if encoder_heads:
         how = "as given"

@@ -19,7 +19,7 @@ def patchify(spectrogram: Tensor, patch_size: tuple[int, int]) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch_size: tuple[int, int], grid_size: tuple[int, int]) -> Tensor:
-    """Inverse of :func:`patchify`: (B, tokens, patch values) -> (B, frames, mels)."""
+    """Inverse of `patchify`: (B, tokens, patch values) -> (B, frames, mels)."""
     (p, q), (time, bands) = patch_size, grid_size
     grid = patches.reshape(-1, time, bands, p, q).transpose(2, 3)
     return grid.reshape(-1, time * p, bands * q)

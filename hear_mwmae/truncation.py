@@ -29,8 +29,8 @@ def announced_frames(file: soundfile.SoundFile, stream: FileIO) -> int:
         stream.seek(0)
         if file.format == "NIST" and (count := re.search(rb"sample_count -i (\d+)", stream.read(1024))):
             return int(count[1])
-        if file.format == "AVR" and (count := re.search(r"Frames\s*: (\d+)", file.extra_info)):
-            return int(count[1])
+        if file.format == "AVR" and (frames := re.search(r"Frames\s*: (\d+)", file.extra_info)):
+            return int(frames[1])
         return file.frames
     finally:
         stream.seek(position)

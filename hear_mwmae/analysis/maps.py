@@ -36,7 +36,7 @@ class BlockTrace:
     positions: Tensor  #: (B, sequence) int64: number of each token on the time-major patch grid, or CLS
 
     def maps(self) -> Tensor:
-        """(B, heads, sequence, sequence) float32 attention weights, queries in rows; see :func:`attention_maps`."""
+        """(B, heads, sequence, sequence) float32 attention weights, queries in rows; see `attention_maps`."""
         return attention_maps(self.attention, self.inputs)
 
 
@@ -131,8 +131,8 @@ def visible_keys(attention: Attention, length: int, device: torch.device | None 
     if isinstance(attention, MultiWindowAttention):
         for head, window in enumerate(attention.window_sizes):
             (group,) = plan_groups(length, (window,), attention.shift, str(device))
-            if group.index is not None:
-                inside = group.index[:, 0] < 2 * window - 1  # the entry after the bias table stands for "outside"
+            if group.bias_index is not None:
+                inside = group.bias_index[:, 0] < 2 * window - 1  # the entry after the bias table stands for "outside"
                 windows = inside.expand(length // window, -1, -1)[None]
                 visible[head] = _whole(windows, _order(attention, window, length, device))[0]
     return visible

@@ -104,7 +104,7 @@ def measure(
     Args:
         clips: (clips, input_frames, n_mels) float32, normalised.
         noise: (clips, tokens of the grid) masks.
-        counts: (draws, clips) for the interval of the effect of windows, of :func:`~.resampling.bootstrap_counts`.
+        counts: (draws, clips) for the interval of the effect of windows, of `.resampling.bootstrap_counts`.
 
     Raises:
         HearMwmaeError: there are fewer samples than a head has dimensions.

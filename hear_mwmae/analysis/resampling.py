@@ -45,7 +45,7 @@ def bootstrap_counts(clips: int, draws: int, seed: int | np.random.SeedSequence)
 
 
 def window_difference(similarity: np.ndarray, windows: tuple[int, ...]) -> float:
-    """Mean of equal windows minus mean of unequal ones; see :func:`window_effect`."""
+    """Mean of equal windows minus mean of unequal ones; see `window_effect`."""
     equal = np.broadcast_to(np.equal.outer(windows, windows), similarity.shape)
     return float(similarity[equal].mean() - similarity[~equal].mean())
 
@@ -93,7 +93,7 @@ def spread(values: np.ndarray, counts: np.ndarray) -> dict[str, tuple[float, np.
 
     Args:
         values: (clips, blocks, heads).
-        counts: (draws, clips), of :func:`bootstrap_counts`.
+        counts: (draws, clips), of `bootstrap_counts`.
     """
     drawn = np.tensordot(counts / counts.sum(axis=1, keepdims=True), values, axes=1)
     return {name: (float(of(values.mean(axis=0))), of(drawn)) for name, of in SPREADS.items()}

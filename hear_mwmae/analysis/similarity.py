@@ -91,12 +91,12 @@ def decompose(activations: np.ndarray) -> Basis:
 
 
 def pwcca(x: np.ndarray, y: np.ndarray) -> float:
-    """PWCCA of activations (samples, p) and (samples, q) with the weights of ``x``, from 0 to 1; errors as :func:`decompose`."""
+    """PWCCA of activations (samples, p) and (samples, q) with the weights of ``x``, from 0 to 1; errors as `decompose`."""
     return compare([decompose(x), decompose(y)]).weighted[0, 1]
 
 
 def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
-    """Linear CKA of activations (samples, p) and (samples, q), from 0 to 1; errors as :func:`decompose`."""
+    """Linear CKA of activations (samples, p) and (samples, q), from 0 to 1; errors as `decompose`."""
     return compare([decompose(x), decompose(y)]).cka[0, 1]
 
 
@@ -117,7 +117,7 @@ def compare(bases: Sequence[Basis], weights: np.ndarray | None = None) -> Matric
 
 
 def compare_across(rows: Sequence[Basis], columns: Sequence[Basis], weights: np.ndarray | None = None) -> np.ndarray:
-    """(rows, columns) symmetric PWCCA of the pairs of two lists of sets; ``weights`` as for :func:`compare`."""
+    """(rows, columns) symmetric PWCCA of the pairs of two lists of sets; ``weights`` as for `compare`."""
     everything = _Moments([*rows, *columns], weights)
     others = range(len(rows), len(rows) + len(columns))
     return np.array([[pair.pwcca for pair in everything.row(i, others)] for i in range(len(rows))])

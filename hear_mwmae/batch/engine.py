@@ -111,7 +111,8 @@ class _Waiting:
         self._begin()
 
     def _begin(self) -> None:
-        self.group, self.clips, self.chunks = Group(), [], 0
+        self.group, self.chunks = Group(), 0
+        self.clips: list[Tensor] = []
 
 
 def _embed_long(model: Embedder, item: Item, timestamps: bool, sink: Sink, progress: Callable[[float], object]) -> None:

@@ -123,7 +123,7 @@ class PartWriter:
         self._log.close()
 
     def append(self, embeddings: np.ndarray, timestamps: np.ndarray | None = None) -> None:
-        """Rows of the group that :meth:`commit` will name: (n, size) embeddings, and (n,) timestamps where the part has them."""
+        """Rows of the group that `commit` will name: (n, size) embeddings, and (n,) timestamps where the part has them."""
         columns = embeddings if timestamps is None else np.concatenate([timestamps[:, None], embeddings], axis=1)
         assert columns.shape[1] == self.part.columns
         _write(self._rows, np.ascontiguousarray(columns, "<f4").data.cast("B"))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from ..errors import HearMwmaeError
 
@@ -20,7 +21,7 @@ class Ranks:
 
     rank: int = 0
     world: int = 1
-    group: object = None
+    group: Any = None  #: of torch.distributed
 
     def wait(self) -> None:
         """Until all processes are here. HearMwmaeError where one has ended."""

@@ -199,7 +199,7 @@ def _seconds(items: Sequence[Item]) -> dict[str, float | None]:
 
 
 @contextmanager
-def _bar(seconds: dict[str, float | None], items: Sequence[Item], shown: bool) -> Iterator[Callable[[float], None]]:
+def _bar(seconds: dict[str, float | None], items: Sequence[Item], shown: bool) -> Iterator[Callable[[float], object]]:
     """Is told the seconds of audio that are done, and shows their sum; of how many is not known with shards."""
     total = None if any(item.is_shard for item in items) else sum(seconds[item.url] or 0.0 for item in items)
     form = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}, {rate_fmt}]" if total else None

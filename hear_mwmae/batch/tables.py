@@ -7,10 +7,10 @@ Scenes: the columns ``path`` and ``embedding``, a row per clip. Timestamps: ``pa
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -21,19 +21,24 @@ TABLE_SUFFIXES = (".npz", ".npy", ".csv", ".parquet")
 
 
 def table_files(output: Path) -> list[Path]:
-    """The files that :func:`write_table` writes."""
+    """The files that `write_table` writes."""
     return [output, output.with_suffix(".csv")] if output.suffix == ".npy" else [output]
 
 
 def write_table(output: Path, rows: Rows) -> None:
     """Write the table that ``output``, by its ending, is to be. OSError where the disk refuses."""
-    write = {".npz": _write_npz, ".npy": _write_npy, ".csv": _write_csv, ".parquet": _write_parquet}[output.suffix]
+    writers: dict[str, Callable[..., None]] = {
+        ".npz": _write_npz,
+        ".npy": _write_npy,
+        ".csv": _write_csv,
+        ".parquet": _write_parquet,
+    }
     with ExitStack() as moved, ExitStack() as closed:  # closed first
         files = [moved.enter_context(replacing(file)) for file in table_files(output)]
-        write(rows, *(closed.enter_context(open(file, "wb")) for file in files))
+        writers[output.suffix](rows, *(closed.enter_context(open(file, "wb")) for file in files))
 
 
-def _write_npz(rows: Rows, stream: BinaryIO) -> None:
+def _write_npz(rows: Rows, stream: IO[bytes]) -> None:
     """An archive of arrays, as `numpy.savez` makes it, that depends on nothing but the rows."""
     counts, width = 0, 1
     for path, count in rows.clips():
@@ -48,11 +53,12 @@ def _write_npz(rows: Rows, stream: BinaryIO) -> None:
         names = (np.repeat(np.array(block.paths, f"<U{width}"), block.counts) for block in rows.blocks())
         column("path", f"<U{width}", (counts,), names)
         if rows.timestamps:
-            column("timestamp", "<f4", (counts,), (block.timestamps for block in rows.blocks()))
+            times = (block.timestamps for block in rows.blocks() if block.timestamps is not None)
+            column("timestamp", "<f4", (counts,), times)
         column("embedding", "<f4", (counts, rows.size), (block.embeddings for block in rows.blocks()))
 
 
-def _write_parquet(rows: Rows, stream: BinaryIO) -> None:
+def _write_parquet(rows: Rows, stream: IO[bytes]) -> None:
     """Row groups of ``BLOCK_ROWS`` rows; embeddings are lists of a fixed size."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -70,14 +76,14 @@ def _write_parquet(rows: Rows, stream: BinaryIO) -> None:
             writer.write_table(pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema), BLOCK_ROWS)
 
 
-def _write_npy(rows: Rows, stream: BinaryIO, names: BinaryIO) -> None:
+def _write_npy(rows: Rows, stream: IO[bytes], names: IO[bytes]) -> None:
     """The embeddings, and beside them their names."""
     counts = sum(count for _, count in rows.clips())
     _write_array(stream, np.dtype("<f4"), (counts, rows.size), (block.embeddings for block in rows.blocks()))
     _write_csv(rows, names, embeddings=False)
 
 
-def _write_csv(rows: Rows, stream: BinaryIO, embeddings: bool = True) -> None:
+def _write_csv(rows: Rows, stream: IO[bytes], embeddings: bool = True) -> None:
     """Numbers with nine digits, which are exact for float32."""
     columns = ["path", *["timestamp"] * rows.timestamps]
     columns += [f"embedding_{number}" for number in range(rows.size)] if embeddings else []
@@ -97,7 +103,7 @@ def _field(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if any(sign in text for sign in ',"\r\n') else text
 
 
-def _write_array(stream: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
+def _write_array(stream: IO[bytes], dtype: np.dtype, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, header)
     for piece in pieces:

@@ -1,0 +1,163 @@
+"""The code blocks of README and docs.
+
+Python blocks of a page are executed one after the other in one namespace. Of console blocks, every command of this repository is
+parsed by the click command that it calls, and all commands are run. The comment `<!-- not run: reason -->` above a block leaves
+out the running, not the parsing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import runpy
+import shlex
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import pytest
+import soundfile
+from reference import AUDIO
+
+from hear_mwmae import load_model
+from hear_mwmae.audio import read_audio
+from hear_mwmae.cli import main as hear_mwmae_command
+from hear_mwmae.export import export
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"(?:<!-- not run:(?P<reason>[^\n]*?)-->\n)?^```(?P<language>python|console)\n(?P<text>.*?)^```$", re.M | re.S)
+
+
+class Block(NamedTuple):
+    """A code block; ``reason`` says why it is not run, None where it is."""
+
+    language: str
+    text: str
+    reason: str | None
+
+
+def blocks(page: Path) -> list[Block]:
+    return [Block(m["language"], m["text"], m["reason"]) for m in BLOCK.finditer(page.read_text())]
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of every command of a console block, without prompts, comments and environment variables."""
+    lines = re.sub(r"\\\n", " ", re.sub(r"^[$>] ?", "", text, flags=re.M)).splitlines()
+    found: list[list[str]] = []
+    for line in lines:
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        found.append([])
+        for word in lexer:
+            if set(word) <= set("();<>|&"):
+                found.append([])
+            elif found[-1] or not re.match(r"[A-Z_]+=|do$", word):
+                found[-1].append(word)
+    return [words for words in found if words]
+
+
+def called(words: list[str]) -> tuple[click.Command, list[str]] | None:
+    """The click command of this repository that ``words`` call, perhaps through torchrun, and its arguments."""
+    if "hear-mwmae" in words:
+        return hear_mwmae_command, words[words.index("hear-mwmae") + 1 :]
+    if words[:2] == ["python", "-m"] and (ROOT / words[2].partition(".")[0]).is_dir():
+        name = words[2]
+        package = (ROOT / name.replace(".", "/")).is_dir()
+        return importlib.import_module(f"{name}.__main__" if package else name).main, words[3:]
+    if words[0] == "python" and words[1].endswith(".py"):
+        return runpy.run_path(str(ROOT / words[1]))["main"], words[2:]
+    return None
+
+
+def parse(command: click.Command, arguments: list[str]) -> None:
+    """Raises click.UsageError for options, arguments and choices that the command does not take, and for missing ones.
+
+    None are missing where `…` stands for more of them.
+    """
+    abridged = "…" in arguments
+    while isinstance(command, click.Group) and arguments and not arguments[0].startswith("-"):
+        name = arguments.pop(0)
+        if name not in command.commands:
+            raise click.UsageError(f"no command {name!r}")
+        command = command.commands[name]
+    try:
+        command.make_context(str(command.name), arguments)
+    except click.exceptions.Exit as done:  # --help
+        assert done.exit_code == 0
+    except click.MissingParameter:
+        if not abridged:
+            raise
+
+
+@pytest.fixture
+def any_path(monkeypatch):
+    """Paths in the docs need not exist to be parsed."""
+    monkeypatch.setattr(click.Path, "convert", lambda self, value, param, ctx: self.coerce_path_result(str(value)))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    pytest.importorskip("onnxscript", reason="needs the onnx extra")
+    folder = tmp_path_factory.mktemp("exported")
+    for suffix in (".onnx", ".pt2"):
+        export(load_model(), folder / f"mwmae{suffix}")
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, audio_folder, exported) -> Path:
+    """A folder with the files that the docs name."""
+    (tmp_path / "tests").mkdir()
+    shutil.copytree(AUDIO, tmp_path / "tests" / "data" / "audio")
+    shutil.copytree(AUDIO, tmp_path / "clips")
+    shutil.copytree(audio_folder, tmp_path / "data" / "debian")
+    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
+    audio = read_audio(AUDIO / "piano.flac", 16000).numpy()
+    for name in ("talk.flac", "talk.wav", "talk.mp3", "clip.wav", "piano.flac"):
+        soundfile.write(tmp_path / name, audio, 16000)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_pages_have_code():
+    languages = [block.language for page in PAGES for block in blocks(page)]
+    assert languages.count("python") >= 8 and languages.count("console") >= 15
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_markers_have_reasons_and_stand_above_code(page):
+    reasons = [block.reason for block in blocks(page) if block.reason is not None]
+    assert all(len(reason.split()) >= 3 for reason in reasons)
+    assert len(reasons) == page.read_text().count("<!-- not run")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_are_valid(page, any_path):
+    wrong = []
+    for words in (words for block in blocks(page) if block.language == "console" for words in commands(block.text)):
+        if call := called(words):
+            try:
+                parse(*call)
+            except click.UsageError as error:
+                wrong.append(f"{shlex.join(words)}: {error.format_message()}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(b.reason is None for b in blocks(page))], ids=lambda page: page.stem
+)
+def test_blocks_run(page, place):
+    namespace: dict[str, object] = {}
+    for block in blocks(page):
+        if block.reason is not None:
+            continue
+        if block.language == "python":
+            exec(compile(block.text, str(page), "exec"), namespace)
+            continue
+        for words in commands(block.text):
+            call = called(words)
+            assert call, f"not a command of this repository, mark its block with <!-- not run: reason -->: {shlex.join(words)}"
+            command, arguments = call
+            command.main(arguments, prog_name=words[0], standalone_mode=False)
