@@ -27,6 +27,7 @@ import soundfile
 from hear_mwmae.commands import Command
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import write_text
+from hear_mwmae.probing.tasks import METADATA, VOCABULARY
 
 from .debian_audio import DEVELOPMENT, PACKAGE_LIST, decode, download, is_audio, read_package_list
 from .manifest import SAMPLE_RATE, resample
@@ -148,10 +149,10 @@ def write_task(folder: Path, clips: Sequence[Clip]) -> int:
     for split, labelled in splits.items():
         write_text(folder / f"{split}.json", json.dumps(labelled, indent=1) + "\n")
     names = sorted({clip.label for clip in clips})
-    write_text(folder / "labelvocabulary.csv", "idx,label\n" + "".join(f"{i},{name}\n" for i, name in enumerate(names)))
+    write_text(folder / VOCABULARY, "idx,label\n" + "".join(f"{i},{name}\n" for i, name in enumerate(names)))
     metadata = {"task_name": folder.name, "version": "v1", "embedding_type": "scene", "prediction_type": "multiclass"}
     metadata |= {"split_mode": "new_split_kfold", "splits": list(splits), "evaluation": ["top1_acc"], "sample_duration": None}
-    write_text(folder / "task_metadata.json", json.dumps(metadata, indent=1) + "\n")
+    write_text(folder / METADATA, json.dumps(metadata, indent=1) + "\n")
     return sum(map(len, splits.values()))
 
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from hear_mwmae.audio import read_audio
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import one_at_a_time, replacing
-from hear_mwmae.probing.tasks import SAMPLE_RATE, TaskFolder
+from hear_mwmae.probing.tasks import METADATA, SAMPLE_RATE, TaskFolder
 
 from .tasks import BenchmarkTask, problems_of
 
@@ -176,7 +176,7 @@ def unpack(archive: Path, folder: Path) -> None:
                     members.extract(member, folder, filter="data")  # refuses to write elsewhere
     except tarfile.TarError as error:
         raise HearMwmaeError(f"{archive} cannot be unpacked: {error}") from error
-    if not (folder / "task_metadata.json").is_file():
+    if not (folder / METADATA).is_file():
         raise HearMwmaeError(f"{archive} holds no task {folder.name}")
     (folder / UNPACKED).touch()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hear_mwmae.errors import HearMwmaeError
-from hear_mwmae.probing.tasks import METADATA, SAMPLE_RATE, TaskFolder
+from hear_mwmae.probing.tasks import METADATA, SAMPLE_RATE, VOCABULARY, TaskFolder
 
 #: What heareval reads of a task's metadata, beside its splits.
 REQUIRED = {"task_name", "embedding_type", "prediction_type", "sample_duration", "split_mode", "evaluation"}
@@ -63,8 +63,8 @@ def problems_of(task: TaskFolder, sample_rate: int = SAMPLE_RATE) -> list[str]:
             problems.append(f"{METADATA} has no {', '.join(missing)}")
     except HearMwmaeError as error:
         return [str(error)]
-    if not (task.path / "labelvocabulary.csv").is_file():
-        problems.append("no labelvocabulary.csv")
+    if not (task.path / VOCABULARY).is_file():
+        problems.append(f"no {VOCABULARY}")
     for split in task.splits:
         try:
             headers = task.headers(split, sample_rate)

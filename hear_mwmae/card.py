@@ -8,7 +8,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Template
 
 from .checkpoint import CONFIG_NAME, read_config
-from .config import PAPERS_POOLING
+from .config import PAPERS_POOLING, describe_windows
 from .errors import HearMwmaeError
 from .files import read_json
 
@@ -75,7 +75,7 @@ def model_card(directory: str | Path, load_from: str) -> str:
             config=config,
             encoder=config.encoder,
             decoder=config.decoder,
-            windows=", ".join(str(window) if window else "global" for window in config.decoder.window_sizes) or "global",
+            windows=describe_windows(config.decoder.window_sizes),
             papers_pooling=PAPERS_POOLING,
         )
         + "\n"

@@ -22,7 +22,7 @@ def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         ctx.meta[DEBUG] = True  # which a group and its commands share
 
 
-class OneLineErrors(click.Command):
+class Command(click.Command):
     """Turns what a person can mend into one line on stderr and exit code 1: a HearMwmaeError, or an OSError that names a file.
 
     Anything else is a bug and keeps its traceback. With the option --debug, which this adds to the command, everything does.
@@ -54,11 +54,7 @@ def _one_line(error: HearMwmaeError | OSError) -> str | None:
     return None if error.filename is None else f"{os.fsdecode(error.filename)}: {error.strerror}"
 
 
-class Command(OneLineErrors):
-    """A command by itself, or of a group."""
-
-
-class Group(OneLineErrors, click.Group):
+class Group(Command, click.Group):
     """A command of commands."""
 
     command_class = Command
@@ -68,7 +64,8 @@ MODEL_HELP = (
     "The embedded model when not given; else a registered name, a directory, a .safetensors file, org/repo[@revision] on the "
     "Hugging Face Hub, or a checkpoint of the authors' code."
 )
-#: Options that have one name and one meaning in all commands. They are decorators.
+#: Options and arguments that have one name and one meaning in all commands. They are decorators.
+TASKS = click.argument("tasks", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 MODEL = click.option("--model", default="", metavar="MODEL", help=MODEL_HELP)
 DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps, ...")
 POOLING = click.option("--pooling", metavar="WAYS", help="Over time: mean, std, max, joined by +. The model's, when not given.")

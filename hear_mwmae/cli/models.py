@@ -18,6 +18,7 @@ def info(model: str) -> None:
     org/repo[@revision] on the Hugging Face Hub, or a checkpoint of the authors' code.
     """
     from ..checkpoint import read_model
+    from ..config import describe_windows
 
     config, state = read_model(model)
     count = {part: sum(v.numel() for k, v in state.items() if k.startswith(part)) for part in ("encoder.", "decoder.")}
@@ -29,7 +30,7 @@ def info(model: str) -> None:
         "kind": {"mwmae": "MW-MAE (multi-window)", "mae": "MAE (global attention)"}[config.kind],
         "encoder": f"width {encoder.width}, {encoder.depth} blocks, {encoder.heads} heads, {count['encoder.']:,} parameters",
         "decoder": f"width {decoder.width}, {decoder.depth} blocks, {decoder.heads} heads, {count['decoder.']:,} parameters",
-        "decoder windows": ", ".join(str(w) if w else "global" for w in decoder.window_sizes) or "global",
+        "decoder windows": describe_windows(decoder.window_sizes),
         "weights": ", ".join(dtypes),
         "input": f"{frontend.sample_rate} Hz mono, log-mel {config.input_frames} frames x {frontend.n_mels} bands per chunk",
         "patches": f"{config.patch_size[0]} frames x {config.patch_size[1]} bands, {config.num_tokens} tokens",

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import click
 
-from ..commands import DEVICE, POOLING, Command, models_option, named_models
+from ..commands import DEVICE, POOLING, TASKS, Command, models_option, named_models
 from ..extras import needs
 
-TASKS = click.argument("tasks", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 BASELINES = (
     " Also 'log-mel' (statistics of the input), 'untrained' (random weights of the embedded model's architecture) and "
     "'untrained:PRESET'."

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..commands import Command, jobs_option, out_option
+from ..commands import TASKS, Command, jobs_option, out_option
 from ..errors import HearMwmaeError
 from ..extras import needs
 
@@ -109,7 +109,7 @@ def pretrain(
 @click.argument("recipe")
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("tasks", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@TASKS
 @out_option("Model directory to write.", folder=True)
 @CHANGES
 @click.option("--hardware", required=True, help="What the run ran on, for the card.")

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..analysis.resampling import Estimate, bootstrap_counts
 from ..errors import HearMwmaeError
-from .linear_probe import Embeds, Outcome, metric, predict
+from .linear_probe import Embeds, Outcome, metric, predict, split_scores
 from .tasks import ProbeTask
 
 DRAWS = 2000
@@ -44,7 +44,7 @@ def mean(scores: Sequence[Scored]) -> Scored:
 
 def score(outcomes: list[Outcome], seed: int) -> Scored:
     """Scores of predictions. Equal numbers of clips and seeds mean equal draws."""
-    splits = [100 * float(outcome.scores(np.ones((1, outcome.clips)))[0]) for outcome in outcomes]
+    splits = [100 * split for split in split_scores(outcomes)]
     seeds = np.random.SeedSequence(seed).spawn(len(outcomes))
     drawn = [outcome.scores(bootstrap_counts(outcome.clips, DRAWS, one)) for outcome, one in zip(outcomes, seeds, strict=True)]
     return Scored(float(np.mean(splits)), 100 * np.mean(drawn, axis=0), tuple(splits))

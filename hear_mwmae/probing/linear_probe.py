@@ -12,6 +12,7 @@ Good for comparing models while developing; it is not HEAR's own protocol.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -103,7 +104,12 @@ def average_precision(truth: np.ndarray, ranking: np.ndarray, weights: np.ndarra
 
 def probe(task: ProbeTask, model: Embeds) -> list[float]:
     """Accuracy or mean average precision, 0 to 1, on each tested split; :func:`metric` says which."""
-    return [float(outcome.scores(np.ones((1, outcome.clips)))[0]) for outcome in predict(task, model)]
+    return split_scores(predict(task, model))
+
+
+def split_scores(outcomes: Sequence[Outcome]) -> list[float]:
+    """The score of each tested split, every clip counted once, 0 to 1."""
+    return [float(outcome.scores(np.ones((1, outcome.clips)))[0]) for outcome in outcomes]
 
 
 def metric(task: ProbeTask) -> str:

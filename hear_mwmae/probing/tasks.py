@@ -12,7 +12,7 @@ import soundfile
 from ..errors import HearMwmaeError
 from ..files import read_json
 
-METADATA = "task_metadata.json"
+METADATA, VOCABULARY = "task_metadata.json", "labelvocabulary.csv"
 #: Sample rate of the audio that is probed. HEAR keeps a folder of audio for each rate.
 SAMPLE_RATE = 16000
 
@@ -66,7 +66,7 @@ class TaskFolder:
     @property
     def label_files(self) -> list[str]:
         """Names of the files beside the audio, which heareval copies to the embeddings."""
-        return [METADATA, "labelvocabulary.csv", *(f"{split}.json" for split in self.splits)]
+        return [METADATA, VOCABULARY, *(f"{split}.json" for split in self.splits)]
 
     def _labels(self, split: str) -> dict[str, list]:
         """The labels of every clip of a split, as HEAR writes them, by file name."""

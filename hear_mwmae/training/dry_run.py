@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from ..config import describe_windows
 from ..mae import MaskedAutoencoder
 from .data import AHEAD
 from .engine import check_shares, checkpoint_blocks, make_fabric, prepare
@@ -38,7 +39,7 @@ def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, st
     kept, bands = config.num_kept, config.frontend.n_mels
     yield "input", f"{recipe.batch_size} x {config.input_frames} frames x {bands} bands, {config.num_tokens} tokens, {kept} kept"
     for name, part in (("encoder", config.encoder), ("decoder", config.decoder)):
-        windows = ", windows " + ", ".join(str(w) if w else "global" for w in part.window_sizes) if part.window_sizes else ""
+        windows = f", windows {describe_windows(part.window_sizes)}" if part.window_sizes else ""
         count = sum(p.numel() for p in getattr(model, name).parameters())
         yield name, f"{count:,} parameters: width {part.width}, {part.depth} blocks, {part.heads} heads{windows}"
     mine = recipe.batch_size // world // recipe.accumulate
