@@ -11,35 +11,19 @@ from __future__ import annotations
 
 import platform
 import statistics
-from collections.abc import Callable
 from importlib import import_module
 
 import click
+import flops
 import torch
 from machine import processor, timed
 
 from hear_mwmae import linear
-from hear_mwmae.config import ModelConfig, preset
+from hear_mwmae.config import preset
 from hear_mwmae.embedder import DTYPES, Embedder
+from hear_mwmae.training.precision import product_rate
 
 CLIPS, SECONDS = 16, 10
-
-
-def matmul_flops(config: ModelConfig, chunks: int) -> float:
-    """Floating-point operations of the encoder's matrix products."""
-    tokens, width, depth = config.num_tokens, config.encoder.width, config.encoder.depth
-    hidden = int(width * config.encoder.mlp_ratio)
-    weights = depth * (4 * width**2 + 2 * width * hidden) + config.patch_dim * width
-    return 2.0 * chunks * tokens * (weights + depth * 2 * tokens * width)
-
-
-def product_rate(dtype: torch.dtype) -> float:
-    """GFLOP/s of a matrix product of the size of the base model's MLP, by the faster of MKL and oneDNN."""
-    x, weight, bias = torch.randn(16000, 768).to(dtype), torch.randn(3072, 768).to(dtype), torch.zeros(3072).to(dtype)
-    ways: list[Callable[[], object]] = [lambda: torch.nn.functional.linear(x, weight, bias)]
-    if linear.ONEDNN:
-        ways.append(lambda: torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
-    return 2 * 16000 * 768 * 3072 / min(timed(way) for way in ways) / 1e9
 
 
 @click.command(help=__doc__)
@@ -88,7 +72,7 @@ def encoder(rounds: int, sizes: str, threads: int) -> None:
     for (size, kind), model in models.items():
         duration = statistics.median(seconds[size, kind])
         chunks = CLIPS * -(-(SECONDS * 100 + 1) // model.config.input_frames)
-        rate = matmul_flops(model.config, chunks) / duration / 1e9
+        rate = flops.embedding(model.config, chunks) / duration / 1e9
         share = rate / peak["bfloat16" if kind == "bfloat16" else "float32"]
         ratio = statistics.median(a / b for a, b in zip(seconds[size, "plain"], seconds[size, kind], strict=True))
         exact = models[size, "float32"].scene_embeddings(audio[:2])

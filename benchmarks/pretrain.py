@@ -17,21 +17,22 @@ import time
 from pathlib import Path
 
 import click
+import flops
 import numpy as np
 import soundfile
 import torch
-from embed import product_rate
 from machine import processor
 from torch.profiler import ProfilerActivity, profile
 
 from hear_mwmae.attention import SelfAttention
-from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig, preset
+from hear_mwmae.config import preset
 from hear_mwmae.frontend import LogMelFrontend
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.training.data import CropBatches, log_mel_crops, read_batches
 from hear_mwmae.training.dry_run import bytes_per_crop
-from hear_mwmae.training.engine import keep_freed_memory
+from hear_mwmae.training.fabric import keep_freed_memory
 from hear_mwmae.training.pack import pack
+from hear_mwmae.training.precision import product_rate
 from hear_mwmae.training.recipe import Recipe
 from hear_mwmae.training.shards import Pack
 
@@ -54,21 +55,6 @@ def make_model(kind: str, size: str) -> MaskedAutoencoder:
         for block in model.decoder.blocks:
             block.attn.__class__ = NoAttention
     return model
-
-
-def matmul_flops(config: ModelConfig, decoder_attends: bool = True) -> float:
-    """Operations of the matrix products of one update on one crop: forward, and twice that backward."""
-
-    def blocks(part: EncoderConfig | DecoderConfig, tokens: int, attends: bool = True) -> float:
-        windows = part.window_sizes or (0,) * part.heads
-        scores = attends * sum(w or tokens for w in windows) / len(windows)  # what the windows themselves need, no tiles
-        return part.depth * 2 * tokens * part.width * (4 * part.width + 2 * part.width * part.mlp_ratio + 2 * scores)
-
-    cls = int(config.encoder.cls_token)
-    ends = 2 * config.num_tokens * config.patch_dim * (config.encoder.width + config.decoder.width)
-    middle = 2 * config.num_kept * config.encoder.width * config.decoder.width
-    decoder = blocks(config.decoder, config.num_tokens + cls, decoder_attends)
-    return 3 * (blocks(config.encoder, config.num_kept + cls) + decoder + ends + middle)
 
 
 def step(model: MaskedAutoencoder, optimiser: torch.optim.Optimizer, batch: torch.Tensor, dtype: torch.dtype) -> None:
@@ -127,7 +113,7 @@ def main(rounds: int, size: str, batch_size: int, threads: int, where: bool, giv
     print(f"{'model':8}{'precision':12}{'crops / s':>10}{'GFLOP/s':>9}{'share':>7}{'MiB kept / crop':>17}{'time to MAE':>13}")
     for (kind, name), durations in seconds.items():
         model, duration, peak = models[kind], statistics.median(durations), statistics.median(rates[name])
-        rate = matmul_flops(model.config, kind != "floor") * batch_size / duration / 1e9
+        rate = flops.update(model.config, kind != "floor") * batch_size / duration / 1e9
         with torch.autocast("cpu", PRECISIONS[name], enabled=name != "float32"):
             kept = bytes_per_crop(model, batch) / (1 << 20)
         ratio = statistics.median(a / b for a, b in zip(durations, seconds["mae", name], strict=True))

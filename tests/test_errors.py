@@ -32,12 +32,12 @@ from hear_mwmae.commands import Command
 from hear_mwmae.config import ModelConfig
 from hear_mwmae.errors import did_you_mean
 from hear_mwmae.files import printable, read_json, replacing, why_unreadable
-from hear_mwmae.training import watch
+from hear_mwmae.training import progress
 from hear_mwmae.training.data import CropBatches, read_batches
 from hear_mwmae.training.loop import pretrain
+from hear_mwmae.training.progress import StepTable
 from hear_mwmae.training.publish import _labels_of_clips
 from hear_mwmae.training.recipe import Recipe
-from hear_mwmae.training.run_files import StepTable
 from hear_mwmae.training.shards import Pack
 
 
@@ -117,7 +117,7 @@ def test_a_full_disk_is_named(tmp_path):
 
 
 def test_a_bug_in_a_probe_ends_the_run_with_its_traceback(data, task, tmp_path, monkeypatch):
-    monkeypatch.setattr(watch, "probe", lambda *_: np.zeros(2) + np.zeros(3))
+    monkeypatch.setattr(progress, "probe", lambda *_: np.zeros(2) + np.zeros(3))
     with pytest.raises(ValueError, match="broadcast") as caught:
         pretrain(tiny_recipe(tmp_path), data, tmp_path / "run", look_every=4, tasks=(task,))
     assert not isinstance(caught.value, HearMwmaeError)

@@ -84,10 +84,10 @@ def pretrain(
     several processes, on one or many machines: torchrun --nproc-per-node 8 --no-python hear-mwmae pretrain RECIPE DATA RUN.
     """
     try:
+        from ..training.checkpoints import newest_checkpoint
         from ..training.dry_run import dry_run as estimate
         from ..training.loop import pretrain as run_pretraining
         from ..training.recipe import Recipe
-        from ..training.run_files import newest_checkpoint
     except ModuleNotFoundError as error:
         raise needs("pretraining", error.name, "train") from error
 

@@ -15,10 +15,11 @@ from torch.distributed.tensor import DTensor
 from ..config import describe_windows
 from ..mae import MaskedAutoencoder
 from .data import AHEAD
-from .engine import check_shares, checkpoint_blocks, make_fabric, prepare
+from .fabric import check_shares, checkpoint_blocks, make_fabric, prepare
 from .loop import mask_noise, train_step
 from .optim import make_optimisers
 from .pack import CLIP_SECONDS, SAMPLE_RATE
+from .precision import settle_precision
 from .recipe import Recipe
 
 #: Crops in the update that is really computed, and how often: enough to estimate from, little enough for a laptop.
@@ -28,6 +29,7 @@ GIB = 1 << 30
 
 def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, str]]:
     """(what, value) lines about ``recipe`` on this machine. Computes a few small updates on noise, and scales what they took."""
+    recipe = settle_precision(recipe, accelerator=accelerator)
     config = recipe.model_config()
     world = int(os.environ.get("WORLD_SIZE", 1))
     check_shares(recipe, world)
@@ -49,10 +51,10 @@ def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, st
             recomputed = largest_block_bytes(model)
             checkpoint_blocks(model)
         activations = (bytes_per_crop(model, spectrogram.to(fabric.device)) + recomputed) * mine / GIB
-    model = prepare(fabric, model, trial)
-    optimisers = [fabric.setup_optimizers(optimiser) for optimiser in make_optimisers(model, trial)]
+    prepared = prepare(fabric, model, trial)
+    optimisers = [fabric.setup_optimizers(optimiser) for optimiser in make_optimisers(prepared, trial)]
     # With FSDP, what is this process's own.
-    weights = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in model.parameters()) * 4 / GIB
+    weights = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in prepared.parameters()) * 4 / GIB
     yield "processes", f"{world}, each {mine} crops at a time on {fabric.device.type}, {recipe.precision}"
     # Weights, gradients, and two moments of AdamW (Muon has one).
     yield "memory per process", f"{4 * weights:.2f} GiB of weights, gradients and moments, {activations:.2f} GiB of activations"
@@ -62,7 +64,7 @@ def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, st
     seconds = []
     for step in range(TRIAL_STEPS + 1):
         start = time.perf_counter()
-        train_step(fabric, model, optimisers, spectrogram, mask_noise(trial, config.num_tokens, step)[:crops], trial).item()
+        train_step(fabric, prepared, optimisers, spectrogram, mask_noise(trial, config.num_tokens, step)[:crops], trial).item()
         seconds.append(time.perf_counter() - start)
     per_step = median(seconds[1:]) * recipe.batch_size / trial.batch_size
     yield (

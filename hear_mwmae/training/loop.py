@@ -8,12 +8,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -24,14 +26,15 @@ from ..frontend import LogMelFrontend
 from ..mae import MaskedAutoencoder
 from ..probing.tasks import read_task
 from ..weights import DEFAULT_MODEL
+from .checkpoints import Checkpoints, newest_checkpoint
 from .data import CropBatches, log_mel_crops, read_batches, worker_errors
-from .engine import make_fabric, prepare
+from .fabric import make_fabric, prepare
 from .optim import make_optimisers, schedule
 from .pack import ABOUT
+from .precision import check_agreement, settle_precision
+from .progress import PICTURED, Progress
 from .recipe import RANDOM, Recipe
-from .run_files import Checkpoints, newest_checkpoint
 from .shards import Pack
-from .watch import PICTURED, Watch
 
 LOCK = ".lock"
 #: Seconds in which a second SIGINT is the first one: `timeout` and others send it to a process, and then to its group.
@@ -69,8 +72,11 @@ def pretrain(
     probed = tuple(map(read_task, tasks))  # what is wrong with a task should be known before the run, not hours later
     if len({task.folder.name for task in probed}) < len(probed):
         raise HearMwmaeError("two of the tasks have one name: their probes are told apart by it")
+    run_dir = Path(run_dir)
+    recipe = settle_precision(recipe, run_dir, accelerator)
     fabric = make_fabric(recipe, accelerator)
-    run_dir, pack, config = Path(run_dir), Pack(data), recipe.model_config()
+    check_agreement(fabric, recipe)
+    pack, config = Pack(str(data)), recipe.model_config()
     batches = CropBatches(pack, recipe, fabric.global_rank, fabric.world_size)
     if (run_dir / ABOUT).is_file():
         raise HearMwmaeError(f"{run_dir} is a pack of audio: a run needs a folder of its own")
@@ -82,11 +88,11 @@ def pretrain(
         checkpoints.load(state)
         if state["step"] > recipe.steps:
             raise HearMwmaeError(f"{run_dir} is {state['step']} steps on, which is more than the {recipe.steps} of the recipe")
-        frontend = fabric.to_device(LogMelFrontend(config.frontend))
+        frontend = LogMelFrontend(config.frontend).to(fabric.device)
         clips = log_mel_crops(frontend, batches.read(0, PICTURED).checked(), config.input_frames) if look_every else None
         span = state["step"], recipe.steps
-        with closing(Watch(run_dir, config, span, look_every, clips, probed, fabric.is_global_zero)) as watch:
-            _loop(fabric, recipe, state, _read(fabric, recipe, batches, frontend, state["step"]), checkpoints, watch)
+        with closing(Progress(run_dir, config, span, look_every, clips, probed, fabric.is_global_zero)) as progress:
+            _loop(fabric, recipe, state, _read(fabric, recipe, batches, frontend, state["step"]), checkpoints, progress)
         if fabric.is_global_zero:
             # From the checkpoint, where the weights are whole, even if they were shared out among processes.
             saved = torch.load(newest_checkpoint(run_dir), weights_only=True, mmap=True, map_location="cpu")
@@ -98,10 +104,10 @@ def pretrain(
 def _begin(fabric: Fabric, recipe: Recipe, run_dir: Path) -> dict:
     """A run's state before its first step: what a checkpoint holds, model and optimisers set up for ``fabric``."""
     torch.manual_seed(recipe.seed)
-    model = MaskedAutoencoder(recipe.model_config())
+    weights = MaskedAutoencoder(recipe.model_config())
     if recipe.start_from != RANDOM and not newest_checkpoint(run_dir):
-        start_from(model, recipe.start_from)
-    model = prepare(fabric, model, recipe)
+        start_from(weights, recipe.start_from)
+    model = prepare(fabric, weights, recipe)
     optimisers = [fabric.setup_optimizers(optimiser) for optimiser in make_optimisers(model, recipe)]
     numbered = {f"optimiser{number}": optimiser for number, optimiser in enumerate(optimisers)}
     return {"model": model, **numbered, "step": 0, "seconds": 0.0, "bad_clips": 0}
@@ -133,7 +139,7 @@ def _loop(
     state: dict,
     steps: Iterator[tuple[int, Tensor, Tensor, int]],
     checkpoints: Checkpoints,
-    watch: Watch,
+    progress: Progress,
 ) -> None:
     """Every step from that of ``state`` on."""
     model, optimisers = state["model"], [part for part in state.values() if isinstance(part, torch.optim.Optimizer)]
@@ -149,7 +155,7 @@ def _loop(
     )
     with _signals() as terminated, worker_errors():
         if state["step"]:
-            watch.look(state["step"], model)  # or it would be missing, if the run was stopped over it
+            progress.look(state["step"], model)  # or it would be missing, if the run was stopped over it
         for step, spectrogram, noise, bad_here in bar:
             factor = schedule(step, recipe)
             for optimiser in optimisers:
@@ -158,27 +164,27 @@ def _loop(
             loss = train_step(fabric, model, optimisers, spectrogram, noise, recipe)
             # Every process has to stop at the same step, so they share what they were told.
             told = torch.stack([loss, loss.new_tensor(float(terminated.is_set())), loss.new_tensor(float(bad_here))])
-            loss, stopping, bad = fabric.all_reduce(told).tolist()
+            loss, stopping, bad = cast(Tensor, fabric.all_reduce(told)).tolist()
             if not math.isfinite(loss):
                 raise HearMwmaeError(f"the loss is {loss} at step {step}: lower the learning rate, or look at the data")
             bad_clips = state["bad_clips"] + round(bad * fabric.world_size)
             state |= {"step": step + 1, "seconds": time.monotonic() - began, "bad_clips": bad_clips}
-            watch.step(step, loss, factor, bad_clips, state["seconds"])
+            progress.step(step, loss, factor, bad_clips, state["seconds"])
             bar.set_postfix(loss=f"{loss:.4f}", **({"bad_clips": bad_clips} if bad_clips else {}), refresh=False)
             # Also before a look, which takes its time and may fail.
-            if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps or stopping or watch.is_due(step + 1):
+            if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps or stopping or progress.is_due(step + 1):
                 _check_weights(fabric, model, step)
                 checkpoints.save(state)
-                watch.flush()
+                progress.flush()
             if stopping:
                 raise SystemExit(f"stopped by a signal at step {step + 1}; the same command goes on from there")
-            watch.look(step + 1, model)
+            progress.look(step + 1, model)
 
 
 def train_step(
     fabric: Fabric,
-    model: nn.Module,
-    optimisers: list[torch.optim.Optimizer],
+    model: _FabricModule,
+    optimisers: Sequence[Any],
     spectrogram: Tensor,
     noise: Tensor,
     recipe: Recipe,
@@ -217,7 +223,7 @@ def mask_noise(recipe: Recipe, num_tokens: int, step: int) -> Tensor:
 def _check_weights(fabric: Fabric, model: nn.Module, step: int) -> None:
     """The loss that was looked at is that before the update: what is saved has to be finite, too."""
     finite = all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
-    if fabric.all_reduce(torch.tensor(float(finite), device=fabric.device)) < 1:
+    if cast(Tensor, fabric.all_reduce(torch.tensor(float(finite), device=fabric.device))) < 1:
         raise HearMwmaeError(f"the weights are no longer finite after step {step}: lower the learning rate, or look at the data")
 
 

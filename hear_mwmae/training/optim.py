@@ -21,7 +21,7 @@ def make_optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
     if recipe.optimiser == "adamw":
         hidden = set()
     learning_rate, muon_learning_rate = recipe.learning_rates
-    groups = {True: [], False: []}
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
         groups[name in hidden].append(parameter)
     optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups[False], learning_rate, BETAS, EPS, recipe.weight_decay)]
@@ -42,7 +42,8 @@ def make_optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
 
 def schedule(step: int, recipe: Recipe) -> float:
     """Factor on the peak rates at ``step``, from 0: linear warm-up from 0, constant, then a cosine to 0 at the last step."""
-    if step < recipe.warmup_steps:
-        return step / recipe.warmup_steps
-    decayed = step - (recipe.steps - recipe.decay_steps)
-    return 0.5 * (1 + math.cos(math.pi * max(decayed, 0) / recipe.decay_steps))
+    warmup, decay = recipe.warmup_and_decay
+    if step < warmup:
+        return step / warmup
+    decayed = step - (recipe.steps - decay)
+    return 0.5 * (1 + math.cos(math.pi * max(decayed, 0) / decay))

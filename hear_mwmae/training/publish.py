@@ -32,10 +32,11 @@ from ..probing.baselines import LogMel, untrained
 from ..probing.linear_probe import Embeds, metric, probe
 from ..probing.tasks import ProbeTask, read_task
 from ..weights import DEFAULT_MODEL, registry
+from .checkpoints import check_identity, newest_checkpoint
 from .data import CropBatches
 from .pack import SAMPLE_RATE
+from .precision import settle_precision
 from .recipe import RANDOM, Recipe
-from .run_files import check_identity, newest_checkpoint
 from .shards import Pack
 
 #: What a card says of the audio, as far as the clips' labels do: columns of the manifests that were packed.
@@ -191,7 +192,7 @@ def publish_run(
     name = Path(recipe).stem + "".join(f" --set {shlex.quote(change)}" for change in changes)
     if not (checkpoint := newest_checkpoint(run)):
         raise HearMwmaeError(f"{run} is no run: it has no checkpoints")
-    pack = Pack(str(data))
+    settings, pack = settle_precision(settings, run), Pack(str(data))
     check_identity(checkpoint, settings, pack)
     probed = [read_task(task) for task in tasks]
     rows = read_log(run)

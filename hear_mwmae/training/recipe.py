@@ -4,96 +4,93 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import field
 from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from ..config import ModelConfig, preset
 from ..errors import HearMwmaeError, did_you_mean
 from ..weights import DEFAULT_MODEL
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ModuleNotFoundError:  # Python 3.10
+else:
     import tomli as tomllib
 
-PRECISIONS = ("float32", "bfloat16")
-OPTIMISERS = ("adamw", "muon")
-STRATEGIES = ("ddp", "fsdp")
 #: The batch that base rates are given for.
 BASE_BATCH_SIZE = 256
 EXTENDS = "extends"
 #: What a run starts from, where it is no model.
 RANDOM = "random"
+#: The precision that is measured when a run begins (precision.py).
+AUTO: Literal["auto"] = "auto"
 RECIPES_DIR = Path(__file__).with_name("recipes")
 
+Count = Annotated[int, Field(gt=0)]
+CountOrNone = Annotated[int, Field(ge=0)]
+#: A finite number of at least 0.
+Amount = Annotated[float, Field(ge=0)]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, allow_inf_nan=False))
 class Recipe:
-    """Everything that decides the weights, but the audio itself. Fields are the keys of the file."""
+    """Everything that decides the weights, except the audio itself. Fields are the keys of the file; defaults are the paper's."""
 
     preset: str  #: a model of the paper, see `hear_mwmae.config.preset_names`
-    patch_size: list  #: [time frames, mel bands]; the decoder's windows follow from it by the paper's rule
-    model: dict  #: departures from the preset, nested like config.json
-    start_from: str  #: "random" weights, or those of a model, as `load_model` takes it ("" is the embedded one)
-    kinds: dict[str, float]  #: shares of the crops by kind of clip, summing to 1; empty: each clip once per epoch
-    data_fraction: float  #: part of the clips that is used, chosen by the seed
-    semitones: float  #: each clip is played slower or faster, by a draw from up to so many semitones either way; 0: as it is
-    steps: int
-    warmup_steps: int
-    decay_steps: int  #: length of the final cosine to 0; the rate is constant before. steps - warmup_steps is the paper's
-    batch_size: int  #: crops per update, over all processes and accumulated parts
-    optimiser: str  #: "adamw" (the paper's), or "muon" on hidden matrices and AdamW on the rest
-    base_learning_rate: float  #: AdamW's peak rate for a batch of 256; the rate is proportional to batch_size
-    base_muon_learning_rate: float  #: Muon's likewise, scaled to match AdamW's update size; unused with "adamw"
-    weight_decay: float
-    clip_gradient: float  #: largest norm of the whole gradient; 0 does not clip
-    precision: str  #: of the forward pass, by autocast
-    seed: int
+    steps: Count
+    #: [time frames, mel bands]; the decoder's windows follow from it by the paper's rule
+    patch_size: list[int] = field(default_factory=lambda: [4, 16])
+    model: dict[str, Any] = field(default_factory=dict)  #: departures from the preset, nested like config.json
+    start_from: str = RANDOM  #: "random" weights, or those of a model, as `load_model` takes it ("" is the embedded one)
+    kinds: dict[str, Amount] = field(default_factory=dict)  #: shares of the crops by kind, which sum to 1; empty: epochs
+    data_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  #: part of the clips that is used, chosen by the seed
+    #: Each clip is played slower or faster, by a draw of up to this many semitones either way. 0 changes nothing.
+    semitones: Annotated[float, Field(ge=0, le=12)] = 0.0
+    warmup_steps: CountOrNone | None = None  #: linear rise from 0; by default a tenth of the steps
+    decay_steps: Count | None = None  #: final cosine to 0, by default all the rest; the rate is constant before it
+    batch_size: Count = 1024  #: crops per update, over all processes and accumulated parts
+    optimiser: Literal["adamw", "muon"] = "adamw"  #: "muon" takes the hidden matrices, and AdamW the rest
+    base_learning_rate: Amount = 1.5e-5  #: AdamW's peak rate for a batch of 256; the rate is proportional to batch_size
+    base_muon_learning_rate: Amount = 8e-3  #: Muon's, scaled to AdamW's update size; not the paper's
+    weight_decay: Amount = 0.05
+    clip_gradient: Amount = 0.0  #: largest norm of the whole gradient; 0 does not clip
+    precision: Literal["auto", "float32", "bfloat16"] = AUTO  #: of the forward pass, by autocast; "auto" measures which is faster
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     # What follows decides how the computation is laid out, not what is computed; a run may go on with other values.
-    checkpoint_every: int  #: steps
-    keep_last: int  #: checkpoints that are kept, from the newest on
-    keep_every: int  #: steps between checkpoints that are kept for good, a multiple of checkpoint_every; 0 for none
-    workers: int  #: processes that read audio ahead of the model, per training process
-    accumulate: int  #: parts that a process's share of a batch goes through the model in
-    strategy: str  #: among several processes: "ddp", or "fsdp", which shares out the weights, too
-    activation_checkpointing: bool  #: recompute the blocks in the backward pass: less memory, more time
-    compile: bool  #: torch.compile
+    checkpoint_every: Count = 1000  #: steps
+    keep_last: Count = 2  #: checkpoints that are kept, from the newest on
+    keep_every: CountOrNone = 0  #: steps between checkpoints that are kept for good, a multiple of checkpoint_every; 0: none
+    workers: CountOrNone = 1  #: processes that read audio ahead of the model, per training process
+    accumulate: Count = 1  #: parts that a process's share of a batch goes through the model in
+    strategy: Literal["ddp", "fsdp"] = "ddp"  #: among several processes; "fsdp" also distributes the weights
+    activation_checkpointing: bool = False  #: recompute the blocks in the backward pass: less memory, more time
+    compile: bool = False  #: torch.compile
 
     def __post_init__(self) -> None:
-        _choice("precision", self.precision, PRECISIONS)
-        _choice("optimiser", self.optimiser, OPTIMISERS)
-        _choice("strategy", self.strategy, STRATEGIES)
-        for name in ("steps", "batch_size", "checkpoint_every", "keep_last", "accumulate"):
-            if getattr(self, name) < 1:
-                raise HearMwmaeError(f"recipe: {name} must be above 0, got {getattr(self, name)}")
-        for name in ("base_learning_rate", "base_muon_learning_rate", "weight_decay", "clip_gradient"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise HearMwmaeError(f"recipe: {name} must be a finite number of at least 0, got {getattr(self, name)}")
-        if not 0 <= self.semitones <= 12:
-            raise HearMwmaeError(f"recipe: semitones must lie between 0 and 12, got {self.semitones}")
-        if not 0 < self.data_fraction <= 1:
-            raise HearMwmaeError(f"recipe: data_fraction must lie above 0 and not above 1, got {self.data_fraction}")
-        if not 0 <= self.seed < 1 << 32:
-            raise HearMwmaeError(f"recipe: seed must lie between 0 and 2^32 - 1, got {self.seed}")
-        if self.keep_every < 0 or self.keep_every % self.checkpoint_every:
-            raise HearMwmaeError(f"recipe: keep_every must be 0 or a multiple of checkpoint_every, got {self.keep_every}")
-        if self.workers < 0:
-            raise HearMwmaeError(f"recipe: workers must be at least 0, got {self.workers}")
-        if self.warmup_steps < 0 or self.decay_steps < 1 or self.warmup_steps + self.decay_steps > self.steps:
-            raise HearMwmaeError(
-                f"recipe: warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} must fit into steps, {self.steps}"
-            )
-        numbers = all(isinstance(share, (int, float)) and not isinstance(share, bool) for share in self.kinds.values())
-        # Said this way round, the comparison fails on NaN.
-        if self.kinds and not (numbers and min(self.kinds.values()) >= 0 and abs(sum(self.kinds.values()) - 1) <= 1e-6):
-            raise HearMwmaeError(f"recipe: kinds must be shares that sum to 1, got {self.kinds}")
-        if len(self.patch_size) != 2 or not all(type(size) is int for size in self.patch_size):
-            raise HearMwmaeError(f"recipe: patch_size must be [time frames, mel bands], got {self.patch_size}")
-        if self.strategy == "fsdp" and self.optimiser == "muon":
-            raise HearMwmaeError("recipe: muon works on whole matrices, which fsdp cuts into pieces; take adamw or ddp")
+        if self.keep_every % self.checkpoint_every:
+            raise HearMwmaeError(f"keep_every should be 0 or a multiple of checkpoint_every, got {self.keep_every}")
+        if self.kinds and abs(sum(self.kinds.values()) - 1) > 1e-6:
+            raise HearMwmaeError(f"kinds should be shares that sum to 1, got {self.kinds}")
+        if len(self.patch_size) != 2:
+            raise HearMwmaeError(f"patch_size should be [time frames, mel bands], got {self.patch_size}")
+        if self.optimiser == "muon" and self.strategy == "fsdp":
+            raise HearMwmaeError("muon works on whole matrices, which fsdp cuts into pieces; take adamw or ddp")
         self.model_config()
+
+    @property
+    def warmup_and_decay(self) -> tuple[int, int]:
+        """Steps of the warm-up and of the final cosine; both shortened in proportion where ``steps`` has no room for them."""
+        warmup = self.steps // 10 if self.warmup_steps is None else self.warmup_steps
+        decay = max(self.steps - warmup, 1) if self.decay_steps is None else self.decay_steps
+        if warmup + decay > self.steps:
+            warmup = warmup * self.steps // (warmup + decay)
+            decay = self.steps - warmup
+        return warmup, decay
 
     @property
     def learning_rates(self) -> tuple[float, float]:
@@ -103,16 +100,19 @@ class Recipe:
 
     def fingerprint(self) -> str:
         """What must not change in a run that is resumed: where it ends, how often it saves, what it runs on, may."""
-        free = {"steps": 1 << 40, "decay_steps": 1, "strategy": "ddp", "accumulate": 1}
-        free |= {"checkpoint_every": 1, "keep_last": 1, "keep_every": 0, "workers": 0}
-        free |= {"activation_checkpointing": False, "compile": False}
+        decides = dataclasses.asdict(self) | {"warmup_steps": self.warmup_and_decay[0]}
         # The embedded model by its name. Random weights are "", as they were in the recipes of the first checkpoints.
-        free |= {"start_from": {"": DEFAULT_MODEL, RANDOM: ""}.get(self.start_from, self.start_from)}
-        return json.dumps(dataclasses.asdict(dataclasses.replace(self, **free)), sort_keys=True)
+        decides |= {"start_from": {"": DEFAULT_MODEL, RANDOM: ""}.get(self.start_from, self.start_from)}
+        # Constants, because the fingerprints in the first checkpoints have these keys.
+        decides |= {"steps": 1 << 40, "decay_steps": 1, "strategy": "ddp", "accumulate": 1}
+        decides |= {"checkpoint_every": 1, "keep_last": 1, "keep_every": 0, "workers": 0}
+        decides |= {"activation_checkpointing": False, "compile": False}
+        return json.dumps(decides, sort_keys=True)
 
     def model_config(self) -> ModelConfig:
         """The preset with this recipe's departures; raises HearMwmaeError when they are not valid."""
-        base = preset(self.preset, tuple(self.patch_size))
+        time, mels = self.patch_size
+        base = preset(self.preset, (time, mels))
         return ModelConfig.from_dict(_merge(base.to_dict(), self.model))
 
     @classmethod
@@ -128,17 +128,22 @@ class Recipe:
         values = _read_file(_find(path))
         for change in changes:
             values = _merge(values, _parse_change(change))
-        kinds = {field.name: field.type.split("[")[0] for field in dataclasses.fields(cls)}
-        unknown, missing = sorted(set(values) - set(kinds)), sorted(set(kinds) - set(values))
-        if unknown or missing:
-            hint = did_you_mean(unknown[0], kinds) if unknown else ""
-            raise HearMwmaeError(f"recipe {path}: unknown keys {unknown}, missing keys {missing}{hint}")
-        for name, value in values.items():
-            if kinds[name] == "float" and type(value) is int:
-                values[name] = value = float(value)
-            if type(value).__name__ != kinds[name]:
-                raise HearMwmaeError(f"recipe {path}: {name} must be {kinds[name]}, got {value!r}")
-        return cls(**values)
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - set(known)):
+            raise HearMwmaeError(f"recipe {path}: unknown keys {unknown}{did_you_mean(unknown[0], known)}")
+        if missing := sorted({"preset", "steps"} - set(values)):
+            raise HearMwmaeError(f"recipe {path}: missing keys {missing}")
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise HearMwmaeError(f"recipe {path}: {'; '.join(map(_in_words, error.errors()))}") from error
+
+
+def _in_words(problem: Any) -> str:
+    """One of pydantic's problems as "steps should be a valid integer, got 'many'"."""
+    if "error" in problem.get("ctx", {}):  # what __post_init__ raised
+        return str(problem["ctx"]["error"])
+    return f"{'.'.join(map(str, problem['loc']))} {problem['msg'].removeprefix('Input ')}, got {problem['input']!r}"
 
 
 def recipe_names() -> list[str]:
@@ -185,11 +190,6 @@ def _parse_change(text: str) -> dict:
         return tomllib.loads(f'{key} = "{value}"')
     except tomllib.TOMLDecodeError as error:
         raise HearMwmaeError(f"cannot understand {text!r}: {error}") from error
-
-
-def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise HearMwmaeError(f"recipe: {name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _merge(base: dict, changes: dict) -> dict:

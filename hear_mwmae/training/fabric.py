@@ -9,16 +9,21 @@ import ctypes
 import os
 import platform
 import warnings
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.connector import _PRECISION_INPUT
 from lightning_fabric.plugins import TorchCheckpointIO
-from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
+from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from lightning_fabric.wrappers import _FabricModule
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
+from torch.utils.checkpoint import checkpoint
 
 from ..encoder import Block
 from ..errors import HearMwmaeError
@@ -26,13 +31,14 @@ from .recipe import Recipe
 
 #: Parameters of glibc's mallopt, see its manual page.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-FABRIC_PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
+FABRIC_PRECISIONS: dict[str, _PRECISION_INPUT] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 
 def make_fabric(recipe: Recipe, accelerator: str = "auto") -> Fabric:
     """Fabric for this process: alone, or one of those that torchrun started (it says so in the environment)."""
     world, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     check_shares(recipe, world)
+    strategy: str | Strategy
     if world == 1:
         strategy = "auto"
     elif recipe.strategy == "fsdp":
@@ -62,7 +68,7 @@ def make_fabric(recipe: Recipe, accelerator: str = "auto") -> Fabric:
 class WritesInPlace(TorchCheckpointIO):
     """Writes a checkpoint where it is told to; Fabric's own goes by way of memory and of the folder for temporary files."""
 
-    def save_checkpoint(self, checkpoint: dict, path: Path, storage_options: None = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         with open(path, "wb") as stream:  # torch loses the system's error when it opens the file by itself
             torch.save(checkpoint, stream)
 
@@ -95,19 +101,16 @@ def check_shares(recipe: Recipe, world: int) -> None:
         )
 
 
-def prepare(fabric: Fabric, model: nn.Module, recipe: Recipe) -> nn.Module:
+def prepare(fabric: Fabric, model: nn.Module, recipe: Recipe) -> _FabricModule:
     """The model on its device and among its processes."""
     if recipe.activation_checkpointing:
         checkpoint_blocks(model)
     if recipe.compile:
-        model = torch.compile(model)
+        model = cast(nn.Module, torch.compile(model))
     return fabric.setup_module(model)
 
 
 def checkpoint_blocks(model: nn.Module) -> None:
     """Have every transformer block recompute its activations in the backward pass."""
-    from torch.utils.checkpoint import checkpoint
-
     for block in [module for module in model.modules() if isinstance(module, Block)]:
-        forward = block.forward
-        block.forward = lambda x, forward=forward: checkpoint(forward, x, use_reentrant=False)
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]

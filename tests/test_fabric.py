@@ -15,7 +15,9 @@ from tiny_run import losses, tiny_recipe, write_recipe
 
 from hear_mwmae.cli import main
 from hear_mwmae.encoder import Mlp
+from hear_mwmae.training import precision
 from hear_mwmae.training.loop import pretrain
+from hear_mwmae.training.precision import settle_precision
 from hear_mwmae.training.recipe import Recipe
 
 
@@ -119,3 +121,22 @@ def test_dry_run(tmp_path):
     assert result.exit_code == 1 and "cannot be shared" in result.output
     result = CliRunner().invoke(main, ["pretrain", str(path)])
     assert result.exit_code == 2 and "DATA and RUN are needed" in result.output
+
+
+def test_auto_precision_is_measured_once_and_kept(data, tmp_path, monkeypatch):
+    """In the checkpoints: the machine that a run goes on with may be another one."""
+    recipe = tiny_recipe(tmp_path, precision="auto", steps=4, warmup_steps=1, decay_steps=1)
+    monkeypatch.setattr(precision, "faster_precision", lambda device: "bfloat16")
+    pretrain(recipe, data, tmp_path / "run")
+    assert settle_precision(recipe, tmp_path / "run").precision == "bfloat16"
+    monkeypatch.setattr(precision, "faster_precision", lambda device: "float32")
+    pretrain(dataclasses.replace(recipe, steps=8), data, tmp_path / "run")
+    pretrain(dataclasses.replace(recipe, steps=8, precision="bfloat16"), data, tmp_path / "explicit")
+    assert losses(tmp_path / "run") == losses(tmp_path / "explicit")
+    assert settle_precision(recipe, tmp_path / "other").precision == "float32"
+
+
+def test_the_measurement_leaves_the_generator_alone():
+    before = torch.get_rng_state()
+    assert precision.faster_precision("cpu") in ("float32", "bfloat16")
+    assert torch.equal(torch.get_rng_state(), before)

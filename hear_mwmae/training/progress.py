@@ -1,26 +1,30 @@
-"""Seeing a run: a log, TensorBoard, pictures of reconstructions, and linear probes while it goes on.
+"""A run's progress: a log, TensorBoard, pictures of reconstructions, and linear probes.
 
-Nothing here moves torch's random generator or changes the model, so that a watched run ends with the weights of any other.
+Nothing here moves torch's random generator or changes the model: a watched run ends with the weights of any other.
 """
 
 from __future__ import annotations
 
+import csv
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import image, scalar
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..config import ModelConfig
 from ..embedder import Embedder
 from ..errors import HearMwmaeError
-from ..files import replacing
+from ..files import naming, replacing
 from ..mae import reconstruction
 from ..probing.linear_probe import metric, probe
 from ..probing.tasks import ProbeTask
-from .run_files import Board, StepTable
 
 #: Clips in the picture, and the seed of their masks.
 PICTURED, MASK_SEED = 4, 0
@@ -32,7 +36,7 @@ LOG_FIELDS = ("step", "loss", "rate", "bad_clips", "seconds")
 PROBE_FIELDS = ("step", "task", "metric", "score")
 
 
-class Watch:
+class Progress:
     """Writes ``log.csv``, ``tensorboard/``, ``pictures/step-N.png`` and ``probes.csv`` below a run; the first process only.
 
     Args:
@@ -54,8 +58,9 @@ class Watch:
     ) -> None:
         self.run_dir, self.config, self.every = run_dir, config, every
         first, self.last = span
-        self.clips, self.tasks, self.writes = clips, tasks, writes
-        if every:
+        self.tasks, self.writes = tasks, writes
+        self.clips = clips
+        if clips is not None:
             noise = torch.rand(len(clips), config.num_tokens, generator=torch.Generator().manual_seed(MASK_SEED))
             self.noise = noise.to(clips.device)
         if writes:
@@ -78,7 +83,7 @@ class Watch:
     @torch.no_grad()
     def look(self, step: int, model: nn.Module) -> None:
         """A picture, and a probe of every task, after ``step`` updates, if due; every process has to call it."""
-        if not self.is_due(step):
+        if self.clips is None or not self.is_due(step):
             return
         model.eval()
         panels = reconstruction(self.config, model, self.clips, self.noise)
@@ -89,16 +94,16 @@ class Watch:
             with replacing(folder / f"step-{step:06d}.png") as temporary:
                 _write_png(temporary, picture)
             self.board.image("reconstruction", picture, step)
-            if self.tasks:
-                self._probe(step, model)
+            if self.probes:
+                self._probe(step, model, self.probes)
         model.train()
 
-    def _probe(self, step: int, model: nn.Module) -> None:
+    def _probe(self, step: int, model: nn.Module, probes: StepTable) -> None:
         with torch.random.fork_rng(devices=[]):
-            embedder = Embedder(self.config).to(self.clips.device)
-        embedder.encoder.load_state_dict(model.encoder.state_dict())
+            embedder = Embedder(self.config).to(self.noise.device)
+        embedder.encoder.load_state_dict(model.get_submodule("encoder").state_dict())
         for task in self.tasks:
-            if [str(step), task.folder.name] in (row[:2] for row in self.probes.kept):
+            if [str(step), task.folder.name] in (row[:2] for row in probes.kept):
                 continue  # the run was stopped after this one
             try:
                 score = float(np.mean(probe(task, embedder)))
@@ -106,7 +111,7 @@ class Watch:
                 tqdm.write(f"no probe of {task.folder.name} after step {step}: {error}", sys.stderr)
                 continue
             self.board.scalar(f"probe/{task.folder.name}", score, step)
-            self.probes.write(step, task.folder.name, metric(task), f"{score:.4f}")
+            probes.write(step, task.folder.name, metric(task), f"{score:.4f}")
 
     def flush(self) -> None:
         """Have everything on disk, as often as the run's state is."""
@@ -115,8 +120,76 @@ class Watch:
 
     def close(self) -> None:
         if self.writes:
-            for file in filter(None, (self.log, self.probes, self.board)):
-                file.close()
+            self.log.close()
+            self.board.close()
+            if self.probes:
+                self.probes.close()
+
+
+class StepTable:
+    """A CSV whose first column is a step. Rows of ``first`` and later steps, which a resumed run comes to again, are dropped.
+
+    Raises HearMwmaeError when there is one of other columns.
+    """
+
+    def __init__(self, path: Path, fields: tuple[str, ...], first: int) -> None:
+        self.kept: list[list[str]] = []
+        if path.is_file():
+            with open(path, newline="") as stream:
+                try:
+                    header, *rows = list(csv.reader(stream)) or [[]]
+                except (csv.Error, UnicodeDecodeError) as error:
+                    raise HearMwmaeError(f"{path} is no CSV ({error}): move it away") from error
+            if header != list(fields):
+                raise HearMwmaeError(f"{path} has other columns than {','.join(fields)}: move it away")
+            # A last row may be cut short, when the run was killed over it.
+            self.kept = [row for row in rows if len(row) == len(fields) and row[0].isdecimal() and int(row[0]) < first]
+        with replacing(path) as temporary, open(temporary, "w", newline="") as stream:
+            csv.writer(stream).writerows([fields, *self.kept])
+        self.path = path
+        self.stream = open(path, "a", newline="", buffering=1)  # noqa: SIM115 - open as long as the run
+        self.writer = csv.writer(self.stream)
+
+    def write(self, *values: object) -> None:
+        with naming(self.path):
+            self.writer.writerow(values)
+
+    def close(self) -> None:
+        self.stream.close()
+
+
+class Board:
+    """TensorBoard's event file, written by whoever calls: a disk that is full is then an OSError.
+
+    tensorboardX's SummaryWriter hands events to a thread through a short queue; once that thread has failed, the queue fills up
+    and the run stands still.
+    """
+
+    def __init__(self, folder: Path, first: int) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.writer = EventsWriter(str(folder / "events"))
+        # Has TensorBoard forget what a killed run wrote of steps that come again.
+        self._write(Event(session_log=SessionLog(status=SessionLog.START)), first)
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        self._write(Event(summary=scalar(name, value)), step)
+
+    def image(self, name: str, picture: np.ndarray, step: int) -> None:
+        """``picture`` is (height, width, 3) uint8."""
+        self._write(Event(summary=image(name, picture, dataformats="HWC")), step)
+
+    def _write(self, event: Event, step: int) -> None:
+        event.step, event.wall_time = step, time.time()
+        with naming(self.folder):
+            self.writer.write_event(event)
+
+    def flush(self) -> None:
+        with naming(self.folder):
+            self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
 
 
 def draw(panels: list[np.ndarray]) -> np.ndarray:

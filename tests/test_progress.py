@@ -18,17 +18,17 @@ from tiny_run import tiny_recipe, write_recipe
 import hear_mwmae
 from hear_mwmae.cli import main
 from hear_mwmae.errors import HearMwmaeError
+from hear_mwmae.mae import reconstruction
 from hear_mwmae.patches import patchify, random_masking
 from hear_mwmae.probing.comparison import compare_kinds
 from hear_mwmae.probing.linear_probe import Classified
-from hear_mwmae.training import watch
+from hear_mwmae.training import progress
+from hear_mwmae.training.checkpoints import newest_checkpoint
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.pack import pack
 from hear_mwmae.training.publish import describe_data, read_log
 from hear_mwmae.training.recipe import Recipe
-from hear_mwmae.training.run_files import newest_checkpoint
 from hear_mwmae.training.shards import Pack
-from hear_mwmae.training.watch import reconstruction
 
 
 def test_a_watched_run_is_like_any_other(data, task, tmp_path):
@@ -55,7 +55,7 @@ def test_a_watched_run_is_like_any_other(data, task, tmp_path):
 def test_a_look_that_fails_loses_nothing(data, tmp_path, monkeypatch):
     """Neither steps nor, when the run goes on, the picture."""
     recipe = tiny_recipe(tmp_path, checkpoint_every=6)
-    monkeypatch.setattr(watch, "_write_png", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+    monkeypatch.setattr(progress, "_write_png", lambda *_: (_ for _ in ()).throw(OSError("no space")))
     with pytest.raises(OSError, match="no space"):
         pretrain(recipe, data, tmp_path / "run", look_every=4)
     assert newest_checkpoint(tmp_path / "run").name == "step-00000004.pt"

@@ -1,24 +1,18 @@
-"""What a run keeps on disk so that nothing is lost: checkpoints, tables by step, TensorBoard's events."""
+"""A run's checkpoints: written atomically, and refused where they belong to another run."""
 
 from __future__ import annotations
 
-import csv
 import json
 import pickle
-import time
 import zipfile
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import image, scalar
 
 from ..errors import HearMwmaeError, differences
-from ..files import naming, replacing
+from ..files import replacing
 from .recipe import Recipe
 from .shards import Pack
 
@@ -79,15 +73,20 @@ def run_identity(recipe: Recipe, pack: Pack) -> dict[str, str]:
     return {"recipe": recipe.fingerprint(), "data": pack.identity}
 
 
-def check_identity(path: Path, recipe: Recipe, pack: Pack) -> None:
-    """HearMwmaeError when the checkpoint at ``path`` is damaged, or belongs to a run of another recipe or other data."""
+def saved_identity(path: Path) -> dict[str, str]:
+    """The `run_identity` in the checkpoint at ``path``; HearMwmaeError when it is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:  # torch writes checksums into it, and does not look at them
             if damaged := archive.testzip():
                 raise HearMwmaeError(f"{damaged} in it has another checksum")
-        saved = dict(torch.load(path, weights_only=True, mmap=True, map_location="cpu")["identity"])
+        return dict(torch.load(path, weights_only=True, mmap=True, map_location="cpu")["identity"])
     except (RuntimeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise HearMwmaeError(f"{path} is no checkpoint of a run, or damaged; remove it to go on from the one before") from error
+
+
+def check_identity(path: Path, recipe: Recipe, pack: Pack) -> None:
+    """HearMwmaeError when the checkpoint at ``path`` is damaged, or belongs to a run of another recipe or other data."""
+    saved = saved_identity(path)
     now = run_identity(recipe, pack)
     if saved.get("recipe") != now["recipe"]:
         old, new = (json.loads(identity.get("recipe", "{}")) for identity in (saved, now))
@@ -99,69 +98,3 @@ def check_identity(path: Path, recipe: Recipe, pack: Pack) -> None:
 
 def _checkpoints(run_dir: Path) -> list[Path]:
     return sorted((run_dir / CHECKPOINTS).glob("step-????????.pt"))
-
-
-class StepTable:
-    """A CSV whose first column is a step. Rows of ``first`` and later steps, which a resumed run comes to again, are dropped.
-
-    Raises HearMwmaeError when there is one of other columns.
-    """
-
-    def __init__(self, path: Path, fields: tuple[str, ...], first: int) -> None:
-        self.kept: list[list[str]] = []
-        if path.is_file():
-            with open(path, newline="") as stream:
-                try:
-                    header, *rows = list(csv.reader(stream)) or [[]]
-                except (csv.Error, UnicodeDecodeError) as error:
-                    raise HearMwmaeError(f"{path} is no CSV ({error}): move it away") from error
-            if header != list(fields):
-                raise HearMwmaeError(f"{path} has other columns than {','.join(fields)}: move it away")
-            # A last row may be cut short, when the run was killed over it.
-            self.kept = [row for row in rows if len(row) == len(fields) and row[0].isdecimal() and int(row[0]) < first]
-        with replacing(path) as temporary, open(temporary, "w", newline="") as stream:
-            csv.writer(stream).writerows([fields, *self.kept])
-        self.path = path
-        self.stream = open(path, "a", newline="", buffering=1)  # noqa: SIM115 - open as long as the run
-        self.writer = csv.writer(self.stream)
-
-    def write(self, *values: object) -> None:
-        with naming(self.path):
-            self.writer.writerow(values)
-
-    def close(self) -> None:
-        self.stream.close()
-
-
-class Board:
-    """TensorBoard's event file, written by whoever calls: a disk that is full is then an OSError.
-
-    tensorboardX's SummaryWriter hands events to a thread through a short queue; once that thread has failed, the queue fills up
-    and the run stands still.
-    """
-
-    def __init__(self, folder: Path, first: int) -> None:
-        folder.mkdir(exist_ok=True)
-        self.folder = folder
-        self.writer = EventsWriter(str(folder / "events"))
-        # Has TensorBoard forget what a killed run wrote of steps that come again.
-        self._write(Event(session_log=SessionLog(status=SessionLog.START)), first)
-
-    def scalar(self, name: str, value: float, step: int) -> None:
-        self._write(Event(summary=scalar(name, value)), step)
-
-    def image(self, name: str, picture: np.ndarray, step: int) -> None:
-        """``picture`` is (height, width, 3) uint8."""
-        self._write(Event(summary=image(name, picture, dataformats="HWC")), step)
-
-    def _write(self, event: Event, step: int) -> None:
-        event.step, event.wall_time = step, time.time()
-        with naming(self.folder):
-            self.writer.write_event(event)
-
-    def flush(self) -> None:
-        with naming(self.folder):
-            self.writer.flush()
-
-    def close(self) -> None:
-        self.writer.close()
