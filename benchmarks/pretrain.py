@@ -26,14 +26,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from hear_mwmae.attention import SelfAttention
 from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig, preset
+from hear_mwmae.data.crops import CropBatches, log_mel_crops, read_batches
+from hear_mwmae.data.pack import Pack
+from hear_mwmae.data.packing import pack
 from hear_mwmae.frontend import LogMelFrontend
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.training.data import CropBatches, log_mel_crops, read_batches
 from hear_mwmae.training.dry_run import bytes_per_crop
 from hear_mwmae.training.engine import keep_freed_memory
-from hear_mwmae.training.pack import pack
 from hear_mwmae.training.recipe import Recipe
-from hear_mwmae.training.shards import Pack
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Clips in the pack, and batches that are read.

@@ -30,15 +30,15 @@ from hear_mwmae.checkpoint import read_config, read_model
 from hear_mwmae.cli import main
 from hear_mwmae.commands import Command
 from hear_mwmae.config import ModelConfig
+from hear_mwmae.data.crops import CropBatches, read_batches
+from hear_mwmae.data.pack import Pack
 from hear_mwmae.errors import did_you_mean
 from hear_mwmae.files import printable, read_json, replacing, why_unreadable
 from hear_mwmae.training import watch
-from hear_mwmae.training.data import CropBatches, read_batches
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.publish import _labels_of_clips
 from hear_mwmae.training.recipe import Recipe
 from hear_mwmae.training.run_files import StepTable
-from hear_mwmae.training.shards import Pack
 
 
 def run(*args: object, command: click.Command = main) -> Result:
@@ -131,7 +131,7 @@ def test_a_bug_in_a_reading_process_keeps_its_traceback(data, tmp_path, monkeypa
     def fail(pcm: np.ndarray, speed: object) -> np.ndarray:
         raise bug("an injected bug")
 
-    monkeypatch.setattr("hear_mwmae.training.data.play", fail)
+    monkeypatch.setattr("hear_mwmae.data.crops.play", fail)
     batches = CropBatches(Pack(data), tiny_recipe(tmp_path))
     with pytest.raises(bug, match="an injected bug") as caught:
         next(read_batches(batches, 0, 2, workers))

@@ -21,8 +21,8 @@ from reference import AUDIO
 
 from hear_mwmae.audio import read_audio
 from hear_mwmae.data import sources
-from hear_mwmae.training.pack import pack
-from hear_mwmae.training.shards import Pack
+from hear_mwmae.data.pack import Pack
+from hear_mwmae.data.packing import pack
 
 
 def audioset_parquet(path: Path) -> None:

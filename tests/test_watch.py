@@ -17,17 +17,17 @@ from tiny_run import tiny_recipe, write_recipe
 
 import hear_mwmae
 from hear_mwmae.cli import main
+from hear_mwmae.data.pack import Pack
+from hear_mwmae.data.packing import pack
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.patches import patchify, random_masking
 from hear_mwmae.probing.comparison import compare_kinds
 from hear_mwmae.probing.linear_probe import Classified
 from hear_mwmae.training import watch
 from hear_mwmae.training.loop import pretrain
-from hear_mwmae.training.pack import pack
 from hear_mwmae.training.publish import describe_data, read_log
 from hear_mwmae.training.recipe import Recipe
 from hear_mwmae.training.run_files import newest_checkpoint
-from hear_mwmae.training.shards import Pack
 from hear_mwmae.training.watch import reconstruction
 
 

@@ -18,19 +18,19 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checkpoint import load_strictly, read_model, save_model
+from ..data.crops import CropBatches, log_mel_crops, read_batches, worker_errors
+from ..data.pack import Pack
+from ..data.packing import ABOUT
 from ..errors import HearMwmaeError
 from ..files import one_at_a_time
 from ..frontend import LogMelFrontend
 from ..mae import MaskedAutoencoder
 from ..probing.tasks import read_task
 from ..weights import DEFAULT_MODEL
-from .data import CropBatches, log_mel_crops, read_batches, worker_errors
 from .engine import make_fabric, prepare
 from .optim import make_optimisers, schedule
-from .pack import ABOUT
 from .recipe import RANDOM, Recipe
 from .run_files import Checkpoints, newest_checkpoint
-from .shards import Pack
 from .watch import PICTURED, Watch
 
 LOCK = ".lock"

@@ -25,6 +25,9 @@ from tabulate import tabulate
 from ..card import CARD_SOURCE, model_card
 from ..checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_embedder, read_model, save_model
 from ..config import PAPERS_POOLING
+from ..data.crops import CropBatches
+from ..data.pack import Pack
+from ..data.packing import SAMPLE_RATE
 from ..errors import HearMwmaeError
 from ..files import printable, replacing, write_text
 from ..hub import CARD_NAME, LOSS_NAME, sha256_of
@@ -32,11 +35,8 @@ from ..probing.baselines import LogMel, untrained
 from ..probing.linear_probe import Embeds, metric, probe
 from ..probing.tasks import ProbeTask, read_task
 from ..weights import DEFAULT_MODEL, registry
-from .data import CropBatches
-from .pack import SAMPLE_RATE
 from .recipe import RANDOM, Recipe
 from .run_files import check_identity, newest_checkpoint
-from .shards import Pack
 
 #: What a card says of the audio, as far as the clips' labels do: columns of the manifests that were packed.
 LICENCE = "licence"

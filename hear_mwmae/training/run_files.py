@@ -17,10 +17,10 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import image, scalar
 
+from ..data.pack import Pack
 from ..errors import HearMwmaeError, differences
 from ..files import naming, replacing
 from .recipe import Recipe
-from .shards import Pack
 
 CHECKPOINTS = "checkpoints"
 

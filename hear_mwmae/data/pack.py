@@ -16,9 +16,9 @@ import pyarrow as pa
 import soundfile
 from pyarrow.csv import ConvertOptions, read_csv
 
-from ..data.sources import ATTEMPTS, connection_options, pause
 from ..errors import HearMwmaeError
-from .pack import ABOUT, FORMAT, INDEX, SAMPLE_RATE, to_pcm
+from .packing import ABOUT, FORMAT, INDEX, SAMPLE_RATE, to_pcm
+from .sources import ATTEMPTS, connection_options, pause
 
 T = TypeVar("T")
 

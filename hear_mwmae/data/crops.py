@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import HearMwmaeError
 from ..frontend import LogMelFrontend, normalise, reflect_index
-from .recipe import Recipe
-from .shards import BadRecord, Pack
+from ..training.recipe import Recipe
+from .pack import BadRecord, Pack
 
 #: Clips in a row that cannot be read before it is the pack that is bad.
 MOST_BAD = 100

@@ -41,10 +41,10 @@ from tqdm import tqdm
 from webdataset.writer import TarWriter
 
 from ..config import FrontendConfig
-from ..data.sources import Item, Recording, find_inputs, read_item
 from ..errors import HearMwmaeError
 from ..files import UNFINISHED, one_at_a_time, printable, replacing, write_text
 from ..hub import sha256_of
+from .sources import Item, Recording, find_inputs, read_item
 
 SAMPLE_RATE = FrontendConfig().sample_rate
 #: Codec -> libsndfile's container and coding.

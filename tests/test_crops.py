@@ -1,4 +1,4 @@
-"""Training data: batches of a pack, and audio out of Debian packages."""
+"""Batches of a pack: which clips and crops, by how many processes, and at what speeds."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from tiny_run import write_recipe
 
 from hear_mwmae.config import FrontendConfig
+from hear_mwmae.data.crops import CropBatches, log_mel_crops, play, played_length, read_batches
+from hear_mwmae.data.pack import Pack
 from hear_mwmae.frontend import LogMelFrontend, normalise
-from hear_mwmae.training.data import CropBatches, log_mel_crops, play, played_length, read_batches
 from hear_mwmae.training.recipe import Recipe
-from hear_mwmae.training.shards import Pack
 
 
 def crops(batches: CropBatches, step: int) -> torch.Tensor:
