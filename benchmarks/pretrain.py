@@ -26,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from hear_mwmae.attention import SelfAttention
 from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig, preset
-from hear_mwmae.data.crops import CropBatches, log_mel_crops, read_batches
+from hear_mwmae.data.crops import Clips, StepSampler, log_mel_crops, read_batches
 from hear_mwmae.data.pack import Pack
 from hear_mwmae.data.packing import pack
 from hear_mwmae.frontend import LogMelFrontend
@@ -91,7 +91,9 @@ def crops_per_second(batch_size: int, workers: int) -> float:
         recipe = Recipe.read("mwmae-tiny-audioset", [f"batch_size={batch_size}"])
         frontend, seconds = LogMelFrontend(recipe.model_config().frontend), []
         start = time.perf_counter()
-        for batch in read_batches(CropBatches(Pack(f"{folder}/pack"), recipe), 0, BATCHES, workers):
+        packed = Pack(f"{folder}/pack")
+        sampler = StepSampler(packed, recipe)
+        for batch in read_batches(Clips(packed, sampler.numbers), sampler.steps(0, BATCHES), workers):
             log_mel_crops(frontend, batch, 200)
             seconds.append(time.perf_counter() - start)
             start = time.perf_counter()

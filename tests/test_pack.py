@@ -1,10 +1,12 @@
-"""Reading packs: from disks and servers, damaged, incomplete, by processes that are killed."""
+"""Reading packs: from disks and servers, of older formats, damaged, incomplete, by processes that are killed."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import shutil
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -19,29 +21,38 @@ from tiny_run import write_recipe
 
 from hear_mwmae.cli import main
 from hear_mwmae.data import sources
-from hear_mwmae.data.crops import CropBatches, read_batches, worker_errors
+from hear_mwmae.data.crops import Batch, Clips, StepSampler, read_batches, worker_errors
 from hear_mwmae.data.pack import BadRecord, Pack
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.training.loop import pretrain
+from hear_mwmae.training.publish import describe_data
 from hear_mwmae.training.recipe import Recipe
+
+
+def batches_of(pack: Pack, recipe: Recipe) -> tuple[Callable[..., Iterator[Batch]], StepSampler]:
+    """A function of first and last step and workers, and what it draws by."""
+    sampler = StepSampler(pack, recipe)
+    clips = Clips(pack, sampler.numbers)
+    return lambda first, last, workers=0: read_batches(clips, sampler.steps(first, last), workers), sampler
 
 
 def test_a_pack_on_a_server(data, tmp_path, monkeypatch):
     """Only what is wanted of it is asked for; a server that fails for a while is asked again."""
     monkeypatch.setattr(sources, "PATIENCE", 0.01)
     recipe = Recipe.read(write_recipe(tmp_path / "recipe.toml"))
-    here = CropBatches(Pack(data), recipe)
+    here, _ = batches_of(Pack(data), recipe)
+    expected = list(here(0, 3))
     with FileServer(data) as server:
-        there = CropBatches(Pack(server.url), recipe)
+        there, _ = batches_of(Pack(server.url), recipe)
         server.failures = 2
-        for step, batch in zip(range(3), read_batches(there, 0, 3, workers=0), strict=True):
-            assert np.array_equal(batch.audio, here[step].audio)
+        for batch, same in zip(there(0, 3), expected, strict=True):
+            assert np.array_equal(batch.audio, same.audio)
         assert all(wanted for path, wanted in server.asked if path.endswith(".tar"))
-        for batch in read_batches(there, 0, 1, workers=1):  # a worker makes its own connection
-            assert np.array_equal(batch.audio, here[0].audio)
+        for batch in there(0, 1, workers=1):  # a worker makes its own connection
+            assert np.array_equal(batch.audio, expected[0].audio)
         server.failures = 100
         with pytest.raises(ValueError, match="cannot be read after 4 attempts"):
-            next(read_batches(there, 0, 1, workers=0))
+            next(there(0, 1))
         server.failures, server.silent = 0, True
         monkeypatch.setattr(sources, "SILENT_SECONDS", 0.2)
         began = time.monotonic()
@@ -50,7 +61,7 @@ def test_a_pack_on_a_server(data, tmp_path, monkeypatch):
         assert time.monotonic() - began < 30
         server.silent, server.ranges = False, False
         with pytest.raises(ValueError, match="no range requests"):
-            next(read_batches(there, 0, 1, workers=0))
+            next(there(0, 1))
     with FileServer(tmp_path) as empty, pytest.raises(ValueError, match="is not a finished pack of audio"):
         Pack(empty.url)
 
@@ -81,8 +92,8 @@ def test_a_file_system_without_ranges_of_its_own_reads_no_more_than_a_clip(data,
 
 
 def test_a_worker_that_is_killed(data, tmp_path):
-    batches = CropBatches(Pack(data), Recipe.read(write_recipe(tmp_path / "recipe.toml")))
-    ahead = read_batches(batches, 0, 1000, workers=1)
+    batches, _ = batches_of(Pack(data), Recipe.read(write_recipe(tmp_path / "recipe.toml")))
+    ahead = batches(0, 1000, workers=1)
     next(ahead)
     # torch tells of it by an exception out of a signal handler, wherever the main thread is: here, or waiting for a batch.
     with pytest.raises(HearMwmaeError, match="process that reads audio has ended"), worker_errors():
@@ -108,15 +119,15 @@ def test_a_bad_clip_is_counted_and_passed_over(damaged, tmp_path, workers):
     with pytest.raises(BadRecord, match="its bytes are not those that were packed"):
         pack.read(1)
     recipe = Recipe.read(write_recipe(tmp_path / "recipe.toml"), ["kinds={notes = 1.0}", f"workers={workers}"])
-    batches = CropBatches(pack, recipe)
-    (batch,) = read_batches(batches, 0, 1, workers)
-    picked = batches.draw(0, np.random.default_rng([0, 0]))
+    batches, sampler = batches_of(pack, recipe)
+    (batch,) = batches(0, 1, workers)
+    picked = [draw.clip for draw in sampler[0]]
     expected = np.concatenate([pack.read(2 if pick == 1 else pick) for pick in picked])
-    assert batch.bad == np.sum(picked == 1) > 0 and np.array_equal(batch.audio, expected)
+    assert batch.bad == [pick == 1 for pick in picked] and any(batch.bad) and np.array_equal(batch.audio, expected)
     pretrain(recipe, damaged, tmp_path / "run")
     log = rows(tmp_path / "run" / "log.csv")
     counts = [int(row["bad_clips"]) for row in log]
-    assert len(log) == 12 and counts[0] == batch.bad and counts == sorted(counts) and counts[-1] > counts[0]
+    assert len(log) == 12 and counts[0] == sum(batch.bad) and counts == sorted(counts) and counts[-1] > counts[0]
 
 
 def test_a_pack_that_cannot_be_read_at_all(data, tmp_path):
@@ -145,13 +156,38 @@ def test_a_pack_that_is_not_whole(data, tmp_path, loss):
 
 def test_a_shard_that_goes_while_a_run_goes_on(data, tmp_path):
     folder = shutil.copytree(data, tmp_path / "pack")
-    batches = CropBatches(Pack(folder), Recipe.read(write_recipe(tmp_path / "recipe.toml")))
+    batches, _ = batches_of(Pack(folder), Recipe.read(write_recipe(tmp_path / "recipe.toml")))
     (folder / "shard-000000.tar").unlink()
-    with pytest.raises(ValueError, match=r"lacks shard-000000.tar"):
-        next(read_batches(batches, 0, 1, workers=1))
+    for workers in (0, 1):
+        with pytest.raises(HearMwmaeError) as caught:
+            next(batches(0, 1, workers))
+        assert str(caught.value) == f"{folder} lacks shard-000000.tar"  # and no traceback of a worker
 
 
 def test_an_empty_pack_description(tmp_path):
     (tmp_path / "pack.json").write_text("{}")
-    with pytest.raises(ValueError, match="not of format 1"):
+    with pytest.raises(ValueError, match="not of format 1 or 2"):
         Pack(tmp_path)
+
+
+def test_a_pack_of_format_1(data, tmp_path):
+    """It has the same index, by which a run knows its data, so that the run goes on; only publishing wants the labels."""
+    old = shutil.copytree(data, tmp_path / "old")
+    (old / "labels.jsonl").unlink()
+    about = json.loads((old / "pack.json").read_text()) | {"format": 1}
+    del about["files"]["labels.jsonl"]
+    (old / "pack.json").write_text(json.dumps(about))
+    assert Pack(old).identity == Pack(data).identity
+    recipe = Recipe.read(write_recipe(tmp_path / "recipe.toml"))
+    pretrain(recipe, old, tmp_path / "run")
+    pretrain(Recipe.read(tmp_path / "recipe.toml", ["steps=14"]), data, tmp_path / "run")
+    assert len(rows(tmp_path / "run" / "log.csv")) == 14
+    with pytest.raises(HearMwmaeError, match=r"old is of format 1, without labels.jsonl: pack the audio again"):
+        describe_data(Pack(old), recipe, "")
+
+
+def test_labels_that_were_changed(data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "changed")
+    (folder / "labels.jsonl").write_text((folder / "labels.jsonl").read_text().replace("CC0", "CC1"))
+    with pytest.raises(HearMwmaeError, match=r"labels.jsonl is not what was packed"):
+        list(Pack(folder).labels())

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from ..config import describe_windows
 from ..data.crops import AHEAD
-from ..data.packing import CLIP_SECONDS, SAMPLE_RATE
+from ..data.pack import CLIP_SECONDS, SAMPLE_RATE
 from ..mae import MaskedAutoencoder
 from .engine import check_shares, checkpoint_blocks, make_fabric, prepare
 from .loop import mask_noise, train_step

@@ -56,6 +56,7 @@ class Recipe:
     keep_last: int  #: checkpoints that are kept, from the newest on
     keep_every: int  #: steps between checkpoints that are kept for good, a multiple of checkpoint_every; 0 for none
     workers: int  #: processes that read audio ahead of the model, per training process
+    resident: bool  #: all audio is decoded at the start, into the memory of every process's device
     accumulate: int  #: parts that a process's share of a batch goes through the model in
     strategy: str  #: among several processes: "ddp", or "fsdp", which shares out the weights, too
     activation_checkpointing: bool  #: recompute the blocks in the backward pass: less memory, more time
@@ -108,7 +109,9 @@ class Recipe:
         free |= {"activation_checkpointing": False, "compile": False}
         # The embedded model by its name. Random weights are "", as they were in the recipes of the first checkpoints.
         free |= {"start_from": {"": DEFAULT_MODEL, RANDOM: ""}.get(self.start_from, self.start_from)}
-        return json.dumps(dataclasses.asdict(dataclasses.replace(self, **free)), sort_keys=True)
+        values = dataclasses.asdict(dataclasses.replace(self, **free))
+        del values["resident"]  # the first checkpoints do not name it
+        return json.dumps(values, sort_keys=True)
 
     def model_config(self) -> ModelConfig:
         """The preset with this recipe's departures; raises HearMwmaeError when they are not valid."""
