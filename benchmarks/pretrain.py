@@ -26,15 +26,15 @@ from torch.profiler import ProfilerActivity, profile
 
 from hear_mwmae.attention import SelfAttention
 from hear_mwmae.config import preset
+from hear_mwmae.data.crops import Clips, StepSampler, log_mel_crops, read_batches
+from hear_mwmae.data.pack import Pack
+from hear_mwmae.data.packing import pack
 from hear_mwmae.frontend import LogMelFrontend
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.training.data import CropBatches, log_mel_crops, read_batches
 from hear_mwmae.training.dry_run import bytes_per_crop
 from hear_mwmae.training.fabric import keep_freed_memory
-from hear_mwmae.training.pack import pack
 from hear_mwmae.training.precision import product_rate
 from hear_mwmae.training.recipe import Recipe
-from hear_mwmae.training.shards import Pack
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Clips in the pack, and batches that are read.
@@ -77,7 +77,9 @@ def crops_per_second(batch_size: int, workers: int) -> float:
         recipe = Recipe.read("mwmae-tiny-audioset", [f"batch_size={batch_size}"])
         frontend, seconds = LogMelFrontend(recipe.model_config().frontend), []
         start = time.perf_counter()
-        for batch in read_batches(CropBatches(Pack(f"{folder}/pack"), recipe), 0, BATCHES, workers):
+        packed = Pack(f"{folder}/pack")
+        sampler = StepSampler(packed, recipe)
+        for batch in read_batches(Clips(packed, sampler.numbers), sampler.steps(0, BATCHES), workers):
             log_mel_crops(frontend, batch, 200)
             seconds.append(time.perf_counter() - start)
             start = time.perf_counter()

@@ -39,8 +39,8 @@ import numpy as np
 import soundfile
 
 from hear_mwmae.commands import Command
+from hear_mwmae.data.packing import begin_worker
 from hear_mwmae.files import write_text
-from hear_mwmae.training.pack import begin_worker
 
 from .manifest import MIN_SECONDS, print_hours, resample, to_pcm, write_flac, write_manifest
 

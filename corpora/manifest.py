@@ -20,9 +20,9 @@ import torchaudio
 from tqdm import tqdm
 
 from hear_mwmae.commands import Command
+from hear_mwmae.data.packing import begin_worker
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import write_text
-from hear_mwmae.training.pack import begin_worker
 
 MANIFEST, COLUMNS = "manifest.csv", ("path", "seconds", "package", "version", "kind", "licence")
 SAMPLE_RATE = 16_000

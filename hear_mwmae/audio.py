@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -132,16 +133,19 @@ def _files_below(folder: Path, failures: list[tuple[Path, str]]) -> Iterator[Pat
         yield from (Path(place) / name for name in names)
 
 
-def read_audio(path: str | Path, sample_rate: int) -> Tensor:
+def read_audio(source: str | Path | BinaryIO, sample_rate: int) -> Tensor:
     """Any file libsndfile reads, or FFmpeg with PyAV -> (samples,) float32 in [-1, 1].
 
     Channels are averaged, and resampled to ``sample_rate``: n samples become n * sample_rate / rate, rounded, and one at least.
     Raises HearMwmaeError for a file that is missing, not audio, empty, or shorter than its header says.
+
+    Args:
+        source: a path, or a file that is open for reading bytes and can seek; its ``name`` is for messages.
     """
-    return torch.cat(list(read_blocks(path, sample_rate)))
+    return torch.cat(list(read_blocks(source, sample_rate)))
 
 
-def read_blocks(path: str | Path, sample_rate: int, seconds: float = 60.0) -> Iterator[Tensor]:
+def read_blocks(source: str | Path | BinaryIO, sample_rate: int, seconds: float = 60.0) -> Iterator[Tensor]:
     """`read_audio` in blocks of ``seconds``, the last one shorter: joined, they are equal to it.
 
     The memory is that of a block and a few megabytes, whatever the file's length. Raises as `read_audio` does, and what a
@@ -149,7 +153,7 @@ def read_blocks(path: str | Path, sample_rate: int, seconds: float = 60.0) -> It
     """
     size = max(round(seconds * sample_rate), 1)
     held, count = [], 0
-    for piece in _resampled(_decoded(Path(path)), sample_rate):
+    for piece in _resampled(_decoded(source), sample_rate):
         while count + len(piece) >= size:
             held.append(piece[: size - count])
             piece = piece[size - count :]
@@ -208,28 +212,38 @@ class _Sequential(soundfile.SoundFile):
         return False
 
 
-def _decoded(path: Path) -> Iterator[tuple[int, np.ndarray]]:
+def _decoded(source: str | Path | BinaryIO) -> Iterator[tuple[int, np.ndarray]]:
     """(sample rate, (n,) float32) pieces of a file, channels averaged."""
+    if not isinstance(source, (str, Path)):
+        yield from _decoded_stream(source, getattr(source, "name", "audio"))
+        return
+    path = Path(source)
     try:
         if path.exists() and not path.is_file():
             raise HearMwmaeError(f"{path}: not a file")  # a folder; or a pipe, which might never say anything
         with open(path, "rb", buffering=0) as stream:
-            yield from _decoded_by_sndfile(path, stream)
+            yield from _decoded_stream(stream, str(path))
     except OSError as error:
         raise HearMwmaeError(f"{path}: {_reason(error)}") from error
+
+
+def _decoded_stream(stream: BinaryIO | FileIO, name: str) -> Iterator[tuple[int, np.ndarray]]:
+    try:
+        yield from _decoded_by_sndfile(stream, name)
     except soundfile.LibsndfileError as error:
-        if error.code not in _UNKNOWN_TO_SNDFILE or not _may_be_ffmpegs(path):
+        if error.code not in _UNKNOWN_TO_SNDFILE or not _may_be_ffmpegs(name):
             raise HearMwmaeError(
-                f"{path}: not an audio file that libsndfile reads, or damaged ({error.error_string.splitlines()[0]})"
+                f"{name}: not an audio file that libsndfile reads, or damaged ({error.error_string.splitlines()[0]})"
             ) from error
-        yield from ffmpeg.read(path)
+        stream.seek(0)
+        yield from ffmpeg.read(stream, name)
 
 
-def _decoded_by_sndfile(path: Path, stream: FileIO) -> Iterator[tuple[int, np.ndarray]]:
+def _decoded_by_sndfile(stream: BinaryIO | FileIO, name: str) -> Iterator[tuple[int, np.ndarray]]:
     with _Sequential(_for_sndfile(stream)) as file:
         announced = announced_frames(file, stream)
         if is_cut_short(file, stream):
-            raise HearMwmaeError(f"{path}: truncated, it ends before what its header announces")
+            raise HearMwmaeError(f"{name}: truncated, it ends before what its header announces")
         # A header may say 1024 channels, and 2^35 frames. Where it says no length, the blocks are small: libsndfile decodes a
         # whole one before it drops what it takes to lie behind the end.
         size = max((BLOCK_SAMPLES if announced < UNKNOWN_FRAMES else BLOCK_SAMPLES // 64) // file.channels, 1)
@@ -242,22 +256,24 @@ def _decoded_by_sndfile(path: Path, stream: FileIO) -> Iterator[tuple[int, np.nd
             if len(block) < size:
                 break
         if announced >= UNKNOWN_FRAMES and is_left_unread(file, stream):
-            raise HearMwmaeError(f"{path}: libsndfile finds the end of this MP3 too early (varying bit rate, no Xing header)")
+            raise HearMwmaeError(f"{name}: libsndfile finds the end of this MP3 too early (varying bit rate, no Xing header)")
     if done < announced < UNKNOWN_FRAMES:
-        raise HearMwmaeError(f"{path}: truncated, only {done} of {announced} samples could be read")
+        raise HearMwmaeError(f"{name}: truncated, only {done} of {announced} samples could be read")
     if not done:
-        raise HearMwmaeError(f"{path}: empty, no samples")
+        raise HearMwmaeError(f"{name}: empty, no samples")
 
 
-def _for_sndfile(stream: FileIO) -> int | str:
-    """An open file's descriptor: soundfile would encode a name, and fail where it holds bytes that are no characters."""
+def _for_sndfile(stream: BinaryIO | FileIO) -> int | str | BinaryIO:
+    """A file on a disk by its descriptor: soundfile would encode a name, and fail where it holds bytes that are no characters."""
+    if not isinstance(stream, FileIO):
+        return stream
     # A copy for libsndfile to close: 1.2.0 closes the descriptor of a file that it cannot read, whatever it is told.
-    return os.dup(stream.fileno()) if os.name == "posix" else stream.name
+    return os.dup(stream.fileno()) if os.name == "posix" else str(stream.name)
 
 
-def _may_be_ffmpegs(path: Path) -> bool:
+def _may_be_ffmpegs(name: str) -> bool:
     """Whether what libsndfile does not know is for :mod:`ffmpeg`, or for its error, which says what to install."""
-    return ffmpeg.is_installed() or path.suffix.lower() in ffmpeg.SUFFIXES
+    return ffmpeg.is_installed() or Path(name).suffix.lower() in ffmpeg.SUFFIXES
 
 
 def _reason(error: OSError) -> str:

@@ -113,6 +113,10 @@ class FrontendConfig:
         if self.hop_length > self.win_length:
             raise HearMwmaeError(f"hop_length {self.hop_length} leaves gaps between windows of {self.win_length}")
 
+    def frames(self, samples: int) -> int:
+        """Frames of a clip: they are centred on multiples of the hop, the first on its first sample."""
+        return samples // self.hop_length + 1
+
 
 @dataclass(frozen=True)
 class EncoderConfig:

@@ -337,7 +337,7 @@ class Embedder(nn.Module):
 
     def _time_steps(self, samples: int) -> int:
         """Time steps that hold any of the clip's frames."""
-        return -(-(samples // self.config.frontend.hop_length + 1) // self.config.patch_size[0])
+        return -(-self.config.frontend.frames(samples) // self.config.patch_size[0])
 
     def _timestamps(self, samples: int) -> Tensor:
         """(T,) float32 milliseconds; computed in float64, so that nothing drifts over hours."""

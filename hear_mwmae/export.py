@@ -79,7 +79,7 @@ class ExportableEmbedder(nn.Module):
         """What the front-end makes: (clips, samples) -> (clips, frames, n_mels) float32, normalised per clip."""
         config = self.config.frontend
         samples, half = audio.shape[1], config.n_fft // 2
-        frames = samples // config.hop_length + 1
+        frames = config.frames(samples)
         padded = audio[:, reflect_index(samples, -half, samples + half, audio.device)]
         starts = torch.arange(frames, device=audio.device) * config.hop_length
         pieces = padded[:, starts[:, None] + torch.arange(config.n_fft, device=audio.device)].double()

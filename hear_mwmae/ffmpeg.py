@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -46,8 +47,8 @@ def is_installed() -> bool:
     return importlib.util.find_spec("av") is not None
 
 
-def read(path: Path) -> Iterator[tuple[int, np.ndarray]]:
-    """(sample rate, (samples,) float32) of every packet of the first or default stream of audio, channels averaged.
+def read(file: BinaryIO | FileIO, name: str) -> Iterator[tuple[int, np.ndarray]]:
+    """(sample rate, (samples,) float32) of every packet of the first or default stream of audio in a file, channels averaged.
 
     Raises HearMwmaeError, at the end or before, for a file without audio, damaged, or shorter than its container says, as far as
     it says anything: that of a live recording does not.
@@ -55,16 +56,16 @@ def read(path: Path) -> Iterator[tuple[int, np.ndarray]]:
     try:
         import av
     except ImportError as error:
-        raise needs(f"{path}: reading {path.suffix or 'it'}", "PyAV", "av") from error
+        raise needs(f"{name}: reading {Path(name).suffix or 'it'}", "PyAV", "av") from error
     seconds = 0.0
     to_planar_float = av.AudioResampler(format="fltp")
     try:
-        with open(path, "rb") as file, _open(file) as container:
-            stream = _audio_stream(container, path)
+        with _open(file) as container:
+            stream = _audio_stream(container, name)
             announced = _seconds(container, stream)
             for packet in container.demux(stream):
                 if packet.is_corrupt:
-                    raise HearMwmaeError(f"{path}: damaged or truncated after {seconds:.2f} s")
+                    raise HearMwmaeError(f"{name}: damaged or truncated after {seconds:.2f} s")
                 for frame in (part for whole in packet.decode() for part in to_planar_float.resample(whole)):
                     seconds += frame.samples / frame.sample_rate
                     yield frame.sample_rate, frame.to_ndarray().mean(axis=0)
@@ -75,9 +76,9 @@ def read(path: Path) -> Iterator[tuple[int, np.ndarray]]:
         if isinstance(error, OSError) and not isinstance(error, av.FFmpegError) and error.errno != errno.EINVAL:
             raise
         reason = "not an audio file that libsndfile or FFmpeg reads, or damaged" if not seconds else "damaged or truncated"
-        raise HearMwmaeError(f"{path}: {reason} ({getattr(error, 'strerror', None) or error})") from error
+        raise HearMwmaeError(f"{name}: {reason} ({getattr(error, 'strerror', None) or error})") from error
     if announced is not None and seconds < announced - TOLERANCE:
-        raise HearMwmaeError(f"{path}: truncated, only {seconds:.2f} of {announced:.2f} s could be read")
+        raise HearMwmaeError(f"{name}: truncated, only {seconds:.2f} of {announced:.2f} s could be read")
 
 
 def audio_seconds(path: Path) -> float | None:
@@ -88,24 +89,24 @@ def audio_seconds(path: Path) -> float | None:
 
     try:
         with open(path, "rb") as file, _open(file) as container:
-            return _seconds(container, _audio_stream(container, path))
+            return _seconds(container, _audio_stream(container, str(path)))
     except (av.FFmpegError, ValueError, OSError):
         return None
 
 
-def _open(file: BinaryIO) -> av.container.InputContainer:
+def _open(file: BinaryIO | FileIO) -> av.container.InputContainer:
     import av
 
     # As a file object: a name may hold bytes that are no characters, or what FFmpeg takes for a protocol.
     return av.open(file, "r", options={"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"})
 
 
-def _audio_stream(container: av.container.InputContainer, path: Path) -> av.AudioStream:
+def _audio_stream(container: av.container.InputContainer, name: str) -> av.AudioStream:
     import av
 
     stream = container.streams.best("audio")
     if not isinstance(stream, av.AudioStream):
-        raise HearMwmaeError(f"{path}: holds no audio")
+        raise HearMwmaeError(f"{name}: holds no audio")
     return stream
 
 

@@ -47,7 +47,7 @@ class LogMelFrontend(nn.Module):
         """(B, samples) -> (B, frames, n_mels): log(power mel spectrogram + log_offset)."""
         config = self.config
         half = config.n_fft // 2
-        frames = waveform.shape[1] // config.hop_length + 1
+        frames = config.frames(waveform.shape[1])
         # Many short clips at once, or a part of one long clip.
         clips = []
         for group in waveform.float().split(max(self.block_frames // frames, 1)):
@@ -86,7 +86,7 @@ class LogMelFrontend(nn.Module):
         if seen <= half:
             return self.log_mel(held[None])[0]
         held = torch.cat([held, recent[reflect_index(len(recent), len(recent), len(recent) + half, recent.device)]])
-        frames = seen // config.hop_length + 1 - sum(piece.shape[1] for piece in pieces)
+        frames = config.frames(seen) - sum(piece.shape[1] for piece in pieces)
         pieces += self._log_mel_blocks(held[None], frames)
         return torch.cat(pieces, dim=1)[0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from io import FileIO
+from typing import BinaryIO
 
 import soundfile
 
@@ -16,7 +17,7 @@ STREAMED_BYTES = frozenset((0x7FFFF000, 0x80000000, *range(0xFFFFFF00, 0x1000000
 TAGS_SHARE = 0.1
 
 
-def announced_frames(file: soundfile.SoundFile, stream: FileIO) -> int:
+def announced_frames(file: soundfile.SoundFile, stream: BinaryIO | FileIO) -> int:
     """Frames that the header of ``file`` says there are, :data:`UNKNOWN_FRAMES` or more where it says nothing.
 
     Args:
@@ -36,7 +37,7 @@ def announced_frames(file: soundfile.SoundFile, stream: FileIO) -> int:
         stream.seek(position)
 
 
-def is_cut_short(file: soundfile.SoundFile, stream: FileIO) -> bool:
+def is_cut_short(file: soundfile.SoundFile, stream: BinaryIO | FileIO) -> bool:
     """Whether ``file``, opened and not read yet, can be seen to lack something at its end; ``stream`` as above."""
     position = stream.tell()
     try:
@@ -45,12 +46,12 @@ def is_cut_short(file: soundfile.SoundFile, stream: FileIO) -> bool:
         stream.seek(position)
 
 
-def is_left_unread(file: soundfile.SoundFile, stream: FileIO) -> bool:
-    """Whether libsndfile has stopped far from the end of an MP3, where it believes its guess."""
-    return file.format == "MP3" and 0 < stream.tell() < os.fstat(stream.fileno()).st_size * (1 - TAGS_SHARE)
+def is_left_unread(file: soundfile.SoundFile, stream: BinaryIO | FileIO) -> bool:
+    """Whether libsndfile has stopped far from the end of an MP3, where it believes its guess; ``stream`` is then done with."""
+    return file.format == "MP3" and 0 < stream.tell() < stream.seek(0, os.SEEK_END) * (1 - TAGS_SHARE)
 
 
-def _names_length(stream: FileIO) -> bool:
+def _names_length(stream: BinaryIO | FileIO) -> bool:
     """Whether the first frame of an MP3 says how many there are."""
     stream.seek(0)
     head = stream.read(10)
@@ -73,12 +74,12 @@ def _lacks_data(log: str) -> bool:
     return short or "Seems to be a truncated file" in log  # VOC
 
 
-def _lacks_page(stream: FileIO) -> bool:
+def _lacks_page(stream: BinaryIO | FileIO) -> bool:
     """Whether the last page of an Ogg file (Vorbis, Opus) is incomplete."""
     stream.seek(0)
     if stream.read(4) != b"OggS":
         return False
-    stream.seek(max(os.fstat(stream.fileno()).st_size - 65307, 0))  # the largest page
+    stream.seek(max(stream.seek(0, os.SEEK_END) - 65307, 0))  # the largest page
     tail = stream.read()
     page = tail[max(tail.rfind(b"OggS"), 0) :]
     # 27 bytes of header, the last of which counts the segments; their sizes; the segments.

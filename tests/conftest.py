@@ -48,7 +48,7 @@ def embedded_model() -> Embedder:
 @pytest.fixture(scope="session")
 def data(audio_folder, tmp_path_factory) -> Path:
     """A pack of that folder: three clips of notes, one of effects."""
-    from hear_mwmae.training.pack import Packed, pack  # only here: the other tests do without the packages of training
+    from hear_mwmae.data.packing import Packed, pack  # only here: the other tests do without the packages of training
 
     out = tmp_path_factory.mktemp("data") / "pack"
     assert pack([str(audio_folder / "manifest.csv")], out) == Packed(4, pytest.approx(0.0077, abs=1e-3), 1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -52,6 +53,20 @@ def test_channels_are_averaged(tmp_path):
     soundfile.write(tmp_path / "stereo.wav", stereo, 44100, subtype="FLOAT")
     assert read_audio(tmp_path / "stereo.wav", 44100).tolist() == [0.125] * 4410
     assert torch.equal(read_audio(tmp_path / "stereo.wav", 16000), resample(torch.full((4410,), 0.125), 44100, 16000))
+
+
+@pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.suffix)
+def test_open_files_are_read_as_paths_are(path):
+    """By whatever they are called in messages, whole and cut short."""
+    content = path.read_bytes()
+    with open(path, "rb") as file:
+        for stream in (file, io.BytesIO(content)):
+            assert torch.equal(read_audio(stream, 16000), read_audio(path, 16000))
+    for share in (0.3, 0.9):
+        stream = io.BytesIO(content[: int(len(content) * share)])
+        stream.name = "in memory"
+        with pytest.raises(HearMwmaeError, match=r"^in memory: .*(truncated|damaged)"):
+            read_audio(stream, 16000)
 
 
 @pytest.mark.parametrize("seconds", [0.25, 1.0, 60.0])
@@ -289,6 +304,7 @@ def test_what_libsndfile_cannot_read_is_read_by_ffmpeg(tmp_path, suffix):
     spectrum = torch.fft.rfft(read * torch.hann_window(len(read))).abs()
     assert spectrum.argmax().item() * 16000 / len(read) == pytest.approx(440, abs=1)
     assert torch.equal(torch.cat(list(read_blocks(path, 16000, 0.3))), read)
+    assert torch.equal(read_audio(io.BytesIO(path.read_bytes()), 16000), read)
     content = path.read_bytes()
     for share in (0.3, 0.6, 0.9):
         path.write_bytes(content[: int(len(content) * share)])

@@ -30,15 +30,14 @@ from hear_mwmae.checkpoint import read_config, read_model
 from hear_mwmae.cli import main
 from hear_mwmae.commands import Command
 from hear_mwmae.config import ModelConfig
+from hear_mwmae.data.crops import Clips, StepSampler, read_batches
+from hear_mwmae.data.pack import Pack
 from hear_mwmae.errors import did_you_mean
 from hear_mwmae.files import printable, read_json, replacing, why_unreadable
 from hear_mwmae.training import progress
-from hear_mwmae.training.data import CropBatches, read_batches
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.progress import StepTable
-from hear_mwmae.training.publish import _labels_of_clips
 from hear_mwmae.training.recipe import Recipe
-from hear_mwmae.training.shards import Pack
 
 
 def run(*args: object, command: click.Command = main) -> Result:
@@ -131,10 +130,11 @@ def test_a_bug_in_a_reading_process_keeps_its_traceback(data, tmp_path, monkeypa
     def fail(pcm: np.ndarray, speed: object) -> np.ndarray:
         raise bug("an injected bug")
 
-    monkeypatch.setattr("hear_mwmae.training.data.play", fail)
-    batches = CropBatches(Pack(data), tiny_recipe(tmp_path))
+    monkeypatch.setattr("hear_mwmae.data.crops.play", fail)
+    pack = Pack(data)
+    sampler = StepSampler(pack, tiny_recipe(tmp_path))
     with pytest.raises(bug, match="an injected bug") as caught:
-        next(read_batches(batches, 0, 2, workers))
+        next(read_batches(Clips(pack, sampler.numbers), sampler.steps(0, 2), workers))
     assert type(caught.value) is bug
 
 
@@ -218,7 +218,7 @@ def test_names_that_are_no_utf8(audio_folder, tmp_path):
         result = run("pack", source, tmp_path / f"pack{number}", "--jobs", "1")
         assert result.exit_code == 0 and "1 clips" in result.output, result.output
         assert os.fsencode(folder / bad) in (tmp_path / f"pack{number}" / "skipped.csv").read_bytes()
-        about = next(labels for labels in _labels_of_clips(Pack(tmp_path / f"pack{number}")).values())
+        about = next(Pack(tmp_path / f"pack{number}").labels())
         assert about["path"].endswith(good)
     assert Pack(tmp_path / "pack1").kinds == ["d\\xfcnn"]
     assert read_audio(folder / good, 16000).numel()

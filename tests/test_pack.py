@@ -1,183 +1,193 @@
-"""Making packs: from folders, manifests and shards, here and on a server, interrupted, damaged."""
+"""Reading packs: from disks and servers, of older formats, damaged, incomplete, by processes that are killed."""
 
 from __future__ import annotations
 
-import io
 import json
-import os
+import multiprocessing
 import shutil
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
-import soundfile
-import webdataset
-from filelock import FileLock
-from packing import rows, run
-from reference import AUDIO
+from click.testing import CliRunner
+from file_server import FileServer
+from fsspec import AbstractFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+from packing import rows
+from tiny_run import write_recipe
 
-from hear_mwmae.audio import read_audio
-from hear_mwmae.training.shards import Pack
-
-
-def test_what_was_16_bit_is_packed_as_it_was(data, audio_folder):
-    pcm, _ = soundfile.read(audio_folder / "long.flac", dtype="int16")
-    pack = Pack(data)
-    assert np.array_equal(np.concatenate([pack.read(number) for number in range(3)]), pcm)
-    assert pack.clips["samples"].tolist()[:3] == [160000, 160000, len(pcm) - 320000]
-    assert [pack.kinds[kind] for kind in pack.clips["kind"]] == ["notes", "notes", "notes", "effects"]
-    assert rows(data / "skipped.csv") == [{"source": str(audio_folder / "silence.flac"), "reason": "silence from second 0 on"}]
-    assert (data / "manifest.csv").read_bytes() == (audio_folder / "manifest.csv").read_bytes()
+from hear_mwmae.cli import main
+from hear_mwmae.data import sources
+from hear_mwmae.data.crops import Batch, Clips, StepSampler, read_batches, worker_errors
+from hear_mwmae.data.pack import BadRecord, Pack
+from hear_mwmae.errors import HearMwmaeError
+from hear_mwmae.training.loop import pretrain
+from hear_mwmae.training.publish import describe_data
+from hear_mwmae.training.recipe import Recipe
 
 
-def test_shards_are_webdatasets(data):
-    """Read by the library itself; what the manifest says of a clip travels with it."""
-    samples = list(webdataset.WebDataset(str(data / "shard-000000.tar"), shardshuffle=False))
-    assert [sample["__key__"] for sample in samples][:2] == ["000000-000000-0000", "000000-000000-0001"]
-    about = json.loads(samples[1]["json"])
-    assert (about["path"], about["kind"], about["licence"], about["start"]) == ("long.flac", "notes", "CC0-1.0", 10.0)
-    assert soundfile.info(io.BytesIO(samples[1]["flac"])).frames == 160000
+def batches_of(pack: Pack, recipe: Recipe) -> tuple[Callable[..., Iterator[Batch]], StepSampler]:
+    """A function of first and last step and workers, and what it draws by."""
+    sampler = StepSampler(pack, recipe)
+    clips = Clips(pack, sampler.numbers)
+    return lambda first, last, workers=0: read_batches(clips, sampler.steps(first, last), workers), sampler
 
 
-def test_opus(audio_folder, tmp_path):
-    assert run(audio_folder / "manifest.csv", tmp_path / "opus", "--codec", "opus")[0] == 0
-    opus, pcm = Pack(tmp_path / "opus"), soundfile.read(audio_folder / "long.flac", dtype="float32")[0][:160000]
-    decoded = opus.read(0) / 32768
-    assert decoded.shape == pcm.shape and 0 < np.sqrt(np.mean((decoded - pcm) ** 2)) < 0.2 * np.sqrt(np.mean(pcm**2))
+def test_a_pack_on_a_server(data, tmp_path, monkeypatch):
+    """Only what is wanted of it is asked for; a server that fails for a while is asked again."""
+    monkeypatch.setattr(sources, "PATIENCE", 0.01)
+    recipe = Recipe.read(write_recipe(tmp_path / "recipe.toml"))
+    here, _ = batches_of(Pack(data), recipe)
+    expected = list(here(0, 3))
+    with FileServer(data) as server:
+        there, _ = batches_of(Pack(server.url), recipe)
+        server.failures = 2
+        for batch, same in zip(there(0, 3), expected, strict=True):
+            assert np.array_equal(batch.audio, same.audio)
+        assert all(wanted for path, wanted in server.asked if path.endswith(".tar"))
+        for batch in there(0, 1, workers=1):  # a worker makes its own connection
+            assert np.array_equal(batch.audio, expected[0].audio)
+        server.failures = 100
+        with pytest.raises(ValueError, match="cannot be read after 4 attempts"):
+            next(there(0, 1))
+        server.failures, server.silent = 0, True
+        monkeypatch.setattr(sources, "SILENT_SECONDS", 0.2)
+        began = time.monotonic()
+        with pytest.raises(HearMwmaeError, match="cannot be read after 4 attempts"):
+            Pack(server.url)
+        assert time.monotonic() - began < 30
+        server.silent, server.ranges = False, False
+        with pytest.raises(ValueError, match="no range requests"):
+            next(there(0, 1))
+    with FileServer(tmp_path) as empty, pytest.raises(ValueError, match="is not a finished pack of audio"):
+        Pack(empty.url)
 
 
-def test_loud_opus_does_not_wrap_around(tmp_path):
-    """Opus overshoots full scale; in 16 bits that must be clipped."""
-    square = np.sign(np.sin(2 * np.pi * 220 * np.arange(160000) / 16000))
-    soundfile.write(tmp_path / "loud.flac", square * 0.9999, 16000)
-    assert run(tmp_path / "loud.flac", tmp_path / "opus", "--codec", "opus")[0] == 0
-    decoded = Pack(tmp_path / "opus").read(0) / 32768
-    assert np.mean(np.sign(decoded) != square) < 0.02 and np.abs(decoded - square).max() < 1.3
+def test_a_file_system_without_ranges_of_its_own_reads_no_more_than_a_clip(data, tmp_path):
+    """As the Hub's: reading by way of an open file, it would fetch megabytes ahead."""
+    read = []
+
+    class Slow(MemoryFileSystem):
+        protocol = "slow"
+        cat_file = AbstractFileSystem.cat_file
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return "/" + path.removeprefix("slow://").strip("/")
+
+        def _open(self, path: str, mode: str = "rb", cache_type: str = "readahead", **kwargs: object) -> object:
+            read.append((path.rpartition("/")[2], cache_type))
+            return super()._open(path, mode, **kwargs)
+
+    fsspec.register_implementation("slow", Slow, clobber=True)
+    for file in data.glob("[!.]*"):
+        Slow().pipe_file(f"/pack/{file.name}", file.read_bytes())
+    read.clear()
+    pack = Pack("slow://pack")
+    assert np.array_equal(pack.read(1), Pack(data).read(1))
+    assert read[-1] == ("shard-000000.tar", "none")
 
 
-def test_a_folder_of_any_audio(tmp_path):
-    (tmp_path / "in" / "sub").mkdir(parents=True)
-    for name, place in (("glass.mp3", "a.mp3"), ("till.opus", "sub/b.opus")):
-        shutil.copy(AUDIO / name, tmp_path / "in" / place)
-    (tmp_path / "in" / "c.wav").write_bytes(b"RIFF, but no more")
-    code, output = run(tmp_path / "in", tmp_path / "out", "--kind", "noises")
-    assert code == 0 and "2 clips" in output and "1 skipped" in output
-    made = Pack(tmp_path / "out")
-    assert made.kinds == ["noises"]
-    assert made.clips["samples"].tolist() == [len(read_audio(AUDIO / name, 16000)) for name in ("glass.mp3", "till.opus")]
-    ((skipped,), path) = rows(tmp_path / "out" / "skipped.csv"), tmp_path / "in" / "c.wav"
-    assert skipped["source"] == str(path) and "not an audio file" in skipped["reason"]
+def test_a_worker_that_is_killed(data, tmp_path):
+    batches, _ = batches_of(Pack(data), Recipe.read(write_recipe(tmp_path / "recipe.toml")))
+    ahead = batches(0, 1000, workers=1)
+    next(ahead)
+    # torch tells of it by an exception out of a signal handler, wherever the main thread is: here, or waiting for a batch.
+    with pytest.raises(HearMwmaeError, match="process that reads audio has ended"), worker_errors():
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        for _ in ahead:
+            pass
 
 
-def alive(group: int) -> bool:
-    """Whether any process of a group is left."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+@pytest.fixture
+def damaged(data, tmp_path) -> Path:
+    """A pack whose second clip has another byte in it."""
+    folder = shutil.copytree(data, tmp_path / "damaged")
+    content = bytearray((folder / "shard-000000.tar").read_bytes())
+    content[Pack(data).clips["offset"][1] + 5000] ^= 1
+    (folder / "shard-000000.tar").write_bytes(content)
+    return folder
 
 
-def test_samples_that_are_not_finite(tmp_path):
-    audio = np.full(16000, 0.1, np.float32)
-    audio[5] = np.nan
-    soundfile.write(tmp_path / "nan.wav", audio, 16000, subtype="FLOAT")
-    code, output = run(tmp_path / "nan.wav", tmp_path / "out")
-    assert code == 1 and "nan.wav holds samples that are not finite" in output
-    soundfile.write(tmp_path / "nan.wav", np.nan_to_num(audio), 16000, subtype="FLOAT")
-    assert run(tmp_path / "nan.wav", tmp_path / "out")[0] == 0  # nothing was left behind
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_clip_is_counted_and_passed_over(damaged, tmp_path, workers):
+    pack = Pack(damaged)
+    with pytest.raises(BadRecord, match="its bytes are not those that were packed"):
+        pack.read(1)
+    recipe = Recipe.read(write_recipe(tmp_path / "recipe.toml"), ["kinds={notes = 1.0}", f"workers={workers}"])
+    batches, sampler = batches_of(pack, recipe)
+    (batch,) = batches(0, 1, workers)
+    picked = [draw.clip for draw in sampler[0]]
+    expected = np.concatenate([pack.read(2 if pick == 1 else pick) for pick in picked])
+    assert batch.bad == [pick == 1 for pick in picked] and any(batch.bad) and np.array_equal(batch.audio, expected)
+    pretrain(recipe, damaged, tmp_path / "run")
+    log = rows(tmp_path / "run" / "log.csv")
+    counts = [int(row["bad_clips"]) for row in log]
+    assert len(log) == 12 and counts[0] == sum(batch.bad) and counts == sorted(counts) and counts[-1] > counts[0]
 
 
-def test_one_at_a_time(audio_folder, tmp_path):
-    (tmp_path / "out").mkdir()
-    with FileLock(tmp_path / "out" / ".lock"):
-        code, output = run(audio_folder / "manifest.csv", tmp_path / "out")
-    assert code == 1 and "another process is packing into" in output
+def test_a_pack_that_cannot_be_read_at_all(data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "damaged")
+    size = (folder / "shard-000000.tar").stat().st_size
+    (folder / "shard-000000.tar").write_bytes(bytes(size))
+    recipe = write_recipe(tmp_path / "recipe.toml")
+    result = CliRunner().invoke(main, ["pretrain", str(recipe), str(folder), str(tmp_path / "run"), "--set", "workers=1"])
+    assert result.exit_code == 1 and "100 clips in a row cannot be read" in result.output
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "no JSON"])
-def test_folders_of_others(audio_folder, tmp_path, content):
-    (tmp_path / "notes.txt").write_text("mine")
-    code, output = run(audio_folder / "manifest.csv", tmp_path)
-    assert code == 1 and "is not empty (it holds notes.txt)" in output
-    (tmp_path / "pack.json").write_text(content)
-    code, output = run(audio_folder / "manifest.csv", tmp_path)
-    assert code == 1 and "holds a pack of other sources" in output
-    with pytest.raises(ValueError, match=r"pack.json is damaged, or not of format 1"):
+@pytest.mark.parametrize("loss", ["gone", "short", "index"])
+def test_a_pack_that_is_not_whole(data, tmp_path, loss):
+    folder = shutil.copytree(data, tmp_path / "damaged")
+    shard, index = folder / "shard-000000.tar", folder / "index.csv"
+    if loss == "gone":
+        shard.unlink()
+    elif loss == "short":
+        shard.write_bytes(shard.read_bytes()[:-1])
+    else:
+        index.write_text(index.read_text().replace("notes", "noted"))
+    message = "index.csv is not what was packed" if loss == "index" else "lacks shard-000000.tar"
+    result = CliRunner().invoke(main, ["pretrain", str(write_recipe(tmp_path / "r.toml")), str(folder), str(tmp_path / "run")])
+    assert result.exit_code == 1 and message in result.output and result.output.count("\n") == 1
+
+
+def test_a_shard_that_goes_while_a_run_goes_on(data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "pack")
+    batches, _ = batches_of(Pack(folder), Recipe.read(write_recipe(tmp_path / "recipe.toml")))
+    (folder / "shard-000000.tar").unlink()
+    for workers in (0, 1):
+        with pytest.raises(HearMwmaeError) as caught:
+            next(batches(0, 1, workers))
+        assert str(caught.value) == f"{folder} lacks shard-000000.tar"  # and no traceback of a worker
+
+
+def test_an_empty_pack_description(tmp_path):
+    (tmp_path / "pack.json").write_text("{}")
+    with pytest.raises(ValueError, match="not of format 1 or 2"):
         Pack(tmp_path)
-    code, output = run(audio_folder / "manifest.csv", "https://host/pack")
-    assert code == 1 and "is made in a local folder" in output
 
 
-def test_what_a_killed_process_left_is_not_foreign(audio_folder, tmp_path):
-    (tmp_path / "..pack.json.tmp").write_text("{")
-    assert run(audio_folder / "manifest.csv", tmp_path)[0] == 0
+def test_a_pack_of_format_1(data, tmp_path):
+    """It has the same index, by which a run knows its data, so that the run goes on; only publishing wants the labels."""
+    old = shutil.copytree(data, tmp_path / "old")
+    (old / "labels.jsonl").unlink()
+    about = json.loads((old / "pack.json").read_text()) | {"format": 1}
+    del about["files"]["labels.jsonl"]
+    (old / "pack.json").write_text(json.dumps(about))
+    assert Pack(old).identity == Pack(data).identity
+    recipe = Recipe.read(write_recipe(tmp_path / "recipe.toml"))
+    pretrain(recipe, old, tmp_path / "run")
+    pretrain(Recipe.read(tmp_path / "recipe.toml", ["steps=14"]), data, tmp_path / "run")
+    assert len(rows(tmp_path / "run" / "log.csv")) == 14
+    with pytest.raises(HearMwmaeError, match=r"old is of format 1, without labels.jsonl: pack the audio again"):
+        describe_data(Pack(old), recipe, "")
 
 
-def test_changed_sources_are_packed_anew(tmp_path):
-    soundfile.write(tmp_path / "a.wav", np.full(16000, 0.1), 16000)
-    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(16000)) * 0.1, 16000)
-    assert run(tmp_path / "a.wav", tmp_path / "out")[0] == 0
-    soundfile.write(tmp_path / "a.wav", np.cos(np.arange(16000)) * 0.1, 16000)
-    code, output = run(tmp_path / "a.wav", tmp_path / "out")
-    assert code == 1 and "other sources" in output
-
-
-def test_kinds_of_a_manifest(audio_folder, tmp_path):
-    """An empty kind is none; a spreadsheet's mark at the beginning does no harm."""
-    shutil.copy(audio_folder / "crow.flac", tmp_path)
-    (tmp_path / "m.csv").write_text("\ufeffpath,kind\ncrow.flac,\ncrow.flac,birds\n")
-    assert run(tmp_path / "m.csv", tmp_path / "out", "--kind", "noises")[0] == 0
-    assert Pack(tmp_path / "out").kinds == ["noises", "birds"]
-
-
-def test_several_manifests_are_kept_in_one(audio_folder, tmp_path):
-    """With the columns of all; clips follow in the order of the sources."""
-    for name, text in (("a", "path,kind,licence\ncrow.flac,birds,CC0\n"), ("b", "\ufeffpath,kind,hours\nlong.flac,notes,0.1\n")):
-        (tmp_path / name).mkdir()
-        shutil.copy(audio_folder / text.splitlines()[1].split(",")[0], tmp_path / name)
-        (tmp_path / name / "m.csv").write_text(text)
-    assert run(tmp_path / "a" / "m.csv", tmp_path / "b" / "m.csv", tmp_path / "out")[0] == 0
-    assert rows(tmp_path / "out" / "manifest.csv") == [
-        {"path": "crow.flac", "kind": "birds", "licence": "CC0", "hours": ""},
-        {"path": "long.flac", "kind": "notes", "licence": "", "hours": "0.1"},
-    ]
-    assert Pack(tmp_path / "out").kinds == ["birds", "notes"]
-
-
-def test_killed_and_started_again_makes_the_same_pack(audio_folder, tmp_path):
-    for number in range(24):
-        shutil.copy(audio_folder / "long.flac", tmp_path / f"{number:02d}.flac")
-    folders = {"whole": tmp_path / "whole", "parts": tmp_path / "parts"}
-    settings = ["--jobs", "2", "--shard-size", "1"]  # a MiB of files is a shard: three of these
-    command = [sys.executable, "-m", "hear_mwmae.cli", "pack", *(str(tmp_path / f"{n:02d}.flac") for n in range(24))]
-    process = subprocess.Popen([*command, str(folders["parts"]), *settings], stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and len(list(folders["parts"].glob(".shard-*.skipped.csv"))) < 2:
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    while alive(process.pid) and time.monotonic() < deadline:  # its workers notice that it is gone
-        time.sleep(0.02)
-    assert not alive(process.pid)
-    finished = {part: part.stat().st_mtime_ns for part in folders["parts"].glob("shard-*.tar")}
-    with pytest.raises(ValueError, match="is not a finished pack"):
-        Pack(folders["parts"])
-    for folder in folders.values():
-        done = subprocess.run([*command, str(folder), *settings], capture_output=True, text=True)
-        assert done.returncode == 0 and "72 clips" in done.stdout, done.stderr
-    assert sum(part.stat().st_mtime_ns == when for part, when in finished.items()) >= 2  # not made again
-    contents = [{file.name: file.read_bytes() for file in folder.glob("[!.]*")} for folder in folders.values()]
-    assert contents[0] == contents[1] and 0 < len(finished) < len(contents[0]) - 3 == 6
-
-
-def test_a_pack_is_of_its_sources(audio_folder, tmp_path):
-    assert run(audio_folder / "manifest.csv", tmp_path / "out")[0] == 0
-    before = (tmp_path / "out" / "pack.json").stat().st_mtime_ns
-    assert run(audio_folder / "manifest.csv", tmp_path / "out")[0] == 0  # there is nothing to do
-    assert (tmp_path / "out" / "pack.json").stat().st_mtime_ns == before
-    for other in ([audio_folder], [audio_folder / "manifest.csv", "--codec", "opus"]):
-        code, output = run(*other[:1], tmp_path / "out", *other[1:])
-        assert code == 1 and "holds a pack of other sources or settings" in output
+def test_labels_that_were_changed(data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "changed")
+    (folder / "labels.jsonl").write_text((folder / "labels.jsonl").read_text().replace("CC0", "CC1"))
+    with pytest.raises(HearMwmaeError, match=r"labels.jsonl is not what was packed"):
+        list(Pack(folder).labels())

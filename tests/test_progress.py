@@ -17,6 +17,8 @@ from tiny_run import tiny_recipe, write_recipe
 
 import hear_mwmae
 from hear_mwmae.cli import main
+from hear_mwmae.data.pack import Pack
+from hear_mwmae.data.packing import pack
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.mae import reconstruction
 from hear_mwmae.patches import patchify, random_masking
@@ -25,10 +27,8 @@ from hear_mwmae.probing.linear_probe import Classified
 from hear_mwmae.training import progress
 from hear_mwmae.training.checkpoints import newest_checkpoint
 from hear_mwmae.training.loop import pretrain
-from hear_mwmae.training.pack import pack
 from hear_mwmae.training.publish import describe_data, read_log
 from hear_mwmae.training.recipe import Recipe
-from hear_mwmae.training.shards import Pack
 
 
 def test_a_watched_run_is_like_any_other(data, task, tmp_path):

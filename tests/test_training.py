@@ -24,13 +24,13 @@ from tiny_run import log, losses, tiny_recipe, write_recipe
 import hear_mwmae
 from hear_mwmae.checkpoint import read_model
 from hear_mwmae.cli import main
+from hear_mwmae.data.packing import pack
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.training import loop
 from hear_mwmae.training.checkpoints import newest_checkpoint
 from hear_mwmae.training.fabric import make_fabric
 from hear_mwmae.training.loop import _begin, _signals, pretrain
 from hear_mwmae.training.optim import make_optimisers, schedule
-from hear_mwmae.training.pack import pack
 from hear_mwmae.training.progress import Board
 from hear_mwmae.training.recipe import Recipe
 

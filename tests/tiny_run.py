@@ -31,6 +31,7 @@ checkpoint_every = 2
 keep_last = 2
 keep_every = 0
 workers = 0
+resident = false
 accumulate = 1
 strategy = "ddp"
 activation_checkpointing = false

@@ -87,7 +87,7 @@ class _Waiting:
         except HearMwmaeError as error:
             self.group.failures.append((printable(name), printable(str(error))))
             return
-        frames = len(waveform) // self.model.config.frontend.hop_length + 1
+        frames = self.model.config.frontend.frames(len(waveform))
         chunks = -(-frames // self.model.config.input_frames)
         if self.clips and self.chunks + chunks > GROUP_CHUNKS:
             self.embed()

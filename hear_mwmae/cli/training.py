@@ -34,7 +34,7 @@ def pack(sources: tuple[str, ...], out: Path, codec: str, kind: str, shard_size:
     with the same command. What cannot be read is listed in OUT/skipped.csv.
     """
     try:
-        from ..training.pack import pack as run_packing
+        from ..data.packing import pack as run_packing
     except ModuleNotFoundError as error:
         raise needs("packing", error.name, "train") from error
 

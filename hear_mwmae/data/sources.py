@@ -1,6 +1,7 @@
 """Where audio comes from: folders and manifests, WebDataset and Parquet shards here or on a server.
 
-Only shards need more than the embedding of files does: fsspec, aiohttp, pyarrow and webdataset are imported where they are used.
+Only shards need more than the embedding of files does: fsspec, aiohttp, pyarrow, tenacity and webdataset are imported where they
+are used.
 """
 
 from __future__ import annotations
@@ -9,21 +10,22 @@ import csv
 import json
 import os
 import tarfile
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import torch
 
 from ..audio import AUDIO_SUFFIXES, Found, read_audio, search_audio
 from ..errors import HearMwmaeError
 from ..extras import needs
-from ..files import naming, why_unreadable
+from ..files import why_unreadable
+
+if TYPE_CHECKING:
+    from tenacity import Retrying
 
 SHARD_SUFFIXES = (".tar", ".parquet")
 #: Rows of a Parquet file that are held at a time.
@@ -144,9 +146,12 @@ def read_item(item: Item, sample_rate: int, skip: int = 0) -> Iterator[Recording
             yield _nothing(item, "", f"damaged, what follows is lost: {error}")
 
 
-def pause(attempt: int) -> None:
-    """Between failed ``attempt``, from 0, at reaching a server, and the next."""
-    time.sleep(PATIENCE * 2**attempt)
+def retrying(worthwhile: Callable[[BaseException], bool]) -> Retrying:
+    """Asks ATTEMPTS times where ``worthwhile`` says so of an error, with pauses; the last error is raised as it is."""
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+    wait = wait_exponential(multiplier=PATIENCE)
+    return Retrying(stop=stop_after_attempt(ATTEMPTS), wait=wait, retry=retry_if_exception(worthwhile), reraise=True)
 
 
 def connection_options(url: str) -> dict:
@@ -221,20 +226,22 @@ class _Damaged(Exception):
 
 def _entries(item: Item) -> Iterator[tuple[str, bytes, dict]]:
     """(name, content, labels) of a shard; where a server fails, what has been read is passed over the next time."""
+
+    def worthwhile(error: BaseException) -> bool:
+        return "://" in item.url and isinstance(error, Exception) and not _is_damage(error)
+
     read = _tar_entries if item.url.lower().endswith(".tar") else _parquet_entries
     done = 0
-    for attempt in range(ATTEMPTS):
-        try:
-            for entry in islice(read(item.url), done, None):
-                done += 1
-                yield entry
-            return
-        except Exception as error:
-            if _is_damage(error):
-                raise _Damaged(_reason(error)) from error
-            if "://" not in item.url or attempt == ATTEMPTS - 1:
-                raise Unreachable(f"{item.url} cannot be read: {_reason(error)}") from error
-        pause(attempt)
+    try:
+        for attempt in retrying(worthwhile):
+            with attempt:
+                for entry in islice(read(item.url), done, None):
+                    done += 1
+                    yield entry
+    except Exception as error:
+        if _is_damage(error):
+            raise _Damaged(_reason(error)) from error
+        raise Unreachable(f"{item.url} cannot be read: {_reason(error)}") from error
 
 
 def _tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
@@ -333,38 +340,20 @@ def _decode_file(item: Item, sample_rate: int) -> Recording:
         os.close(os.open(item.url, os.O_RDONLY))  # or what the disk fails to give would count as damaged
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return _nothing(item, "", why_unreadable(item.url))
-    return _decode(item.url, Path(item.url), item.about, sample_rate)
+    return _decode(item.url, item.url, item.about, sample_rate)
 
 
 def _decode_bytes(name: str, content: bytes, about: dict, sample_rate: int) -> Recording:
-    with _as_file(content, Path(name).suffix.lower()) as file:
-        recording = _decode(f"{about['shard']} {name}", file, {"path": name} | about, sample_rate)
-    return replace(recording, member=name)
+    file = BytesIO(content)
+    file.name = f"{about['shard']} {name}"
+    return _decode(file.name, file, {"path": name} | about, sample_rate, name)
 
 
-@contextmanager
-def _as_file(content: bytes, suffix: str) -> Iterator[Path]:
-    """A path to read ``content`` from, which decoders want: in memory where the system can, or a temporary file."""
-    if hasattr(os, "memfd_create"):
-        with open(os.memfd_create("clip"), "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            yield Path(f"/proc/self/fd/{stream.fileno()}")
-        return
-    with (
-        naming(Path(tempfile.gettempdir())),
-        tempfile.NamedTemporaryFile(suffix=suffix if suffix in AUDIO_SUFFIXES else "") as stream,
-    ):
-        stream.write(content)
-        stream.flush()
-        yield Path(stream.name)
-
-
-def _decode(name: str, path: Path, about: dict, sample_rate: int) -> Recording:
+def _decode(name: str, source: str | BinaryIO, about: dict, sample_rate: int, member: str = "") -> Recording:
     try:
-        waveform = read_audio(path, sample_rate)
+        waveform = read_audio(source, sample_rate)
     except HearMwmaeError as error:
-        return Recording(name, about, None, str(error).removeprefix(f"{path}: ").replace(str(path), name))
+        return Recording(name, about, None, str(error).removeprefix(f"{name}: "), member)
     if not waveform.isfinite().all():
-        return Recording(name, about, None, "holds samples that are not finite")
-    return Recording(name, about, waveform)
+        return Recording(name, about, None, "holds samples that are not finite", member)
+    return Recording(name, about, waveform, member=member)

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
+from ..data.pack import Pack
 from ..errors import HearMwmaeError, differences
 from ..files import replacing
 from .recipe import Recipe
-from .shards import Pack
 
 CHECKPOINTS = "checkpoints"
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ..config import describe_windows
+from ..data.crops import AHEAD
+from ..data.pack import CLIP_SECONDS, SAMPLE_RATE
 from ..mae import MaskedAutoencoder
-from .data import AHEAD
 from .fabric import check_shares, checkpoint_blocks, make_fabric, prepare
 from .loop import mask_noise, train_step
 from .optim import make_optimisers
-from .pack import CLIP_SECONDS, SAMPLE_RATE
 from .precision import settle_precision
 from .recipe import Recipe
 

@@ -17,9 +17,12 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from ..checkpoint import load_strictly, read_model, save_model
+from ..data.crops import Clips, ResidentClips, StepSampler, collate, log_mel_crops, read_batches, worker_errors
+from ..data.pack import ABOUT, Pack
 from ..errors import HearMwmaeError
 from ..files import one_at_a_time
 from ..frontend import LogMelFrontend
@@ -27,14 +30,11 @@ from ..mae import MaskedAutoencoder
 from ..probing.tasks import read_task
 from ..weights import DEFAULT_MODEL
 from .checkpoints import Checkpoints, newest_checkpoint
-from .data import CropBatches, log_mel_crops, read_batches, worker_errors
 from .fabric import make_fabric, prepare
 from .optim import make_optimisers, schedule
-from .pack import ABOUT
 from .precision import check_agreement, settle_precision
 from .progress import PICTURED, Progress
 from .recipe import RANDOM, Recipe
-from .shards import Pack
 
 LOCK = ".lock"
 #: Seconds in which a second SIGINT is the first one: `timeout` and others send it to a process, and then to its group.
@@ -60,7 +60,7 @@ def pretrain(
     ``run_dir``, and when the model to start from is of another architecture.
 
     Args:
-        data: a pack, see `shards.Pack`.
+        data: a pack, see `data.pack.Pack`.
         accelerator: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for what there is.
         look_every: steps between pictures of reconstructions and probes of ``tasks``; 0 for none.
         tasks: HEAR-format task folders for linear probes while the run goes on.
@@ -76,8 +76,8 @@ def pretrain(
     recipe = settle_precision(recipe, run_dir, accelerator)
     fabric = make_fabric(recipe, accelerator)
     check_agreement(fabric, recipe)
-    pack, config = Pack(str(data)), recipe.model_config()
-    batches = CropBatches(pack, recipe, fabric.global_rank, fabric.world_size)
+    pack, config = Pack(data), recipe.model_config()
+    sampler = StepSampler(pack, recipe, fabric.global_rank, fabric.world_size)
     if (run_dir / ABOUT).is_file():
         raise HearMwmaeError(f"{run_dir} is a pack of audio: a run needs a folder of its own")
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -89,14 +89,17 @@ def pretrain(
         if state["step"] > recipe.steps:
             raise HearMwmaeError(f"{run_dir} is {state['step']} steps on, which is more than the {recipe.steps} of the recipe")
         frontend = LogMelFrontend(config.frontend).to(fabric.device)
-        clips = log_mel_crops(frontend, batches.read(0, PICTURED).checked(), config.input_frames) if look_every else None
+        read = Clips(pack, sampler.numbers)
+        clips = ResidentClips(read, fabric.device, recipe.workers, fabric.is_global_zero) if recipe.resident else read
+        pictured = None
+        if look_every:
+            pictured = log_mel_crops(frontend, collate(clips[draw] for draw in sampler[0][:PICTURED]), config.input_frames)
         span = state["step"], recipe.steps
-        with closing(Progress(run_dir, config, span, look_every, clips, probed, fabric.is_global_zero)) as progress:
-            _loop(fabric, recipe, state, _read(fabric, recipe, batches, frontend, state["step"]), checkpoints, progress)
+        with closing(Progress(run_dir, config, span, look_every, pictured, probed, fabric.is_global_zero)) as progress:
+            _loop(fabric, recipe, state, _read(fabric, recipe, clips, sampler, frontend, state["step"]), checkpoints, progress)
+        weights = _whole_weights(state["model"].module)
         if fabric.is_global_zero:
-            # From the checkpoint, where the weights are whole, even if they were shared out among processes.
-            saved = torch.load(newest_checkpoint(run_dir), weights_only=True, mmap=True, map_location="cpu")
-            save_model(run_dir / "model", config, saved["model"])
+            save_model(run_dir / "model", config, weights)
         fabric.barrier()
     return run_dir / "model"
 
@@ -123,14 +126,21 @@ def start_from(model: MaskedAutoencoder, source: str) -> None:
 
 
 def _read(
-    fabric: Fabric, recipe: Recipe, batches: CropBatches, frontend: LogMelFrontend, first: int
+    fabric: Fabric, recipe: Recipe, clips: Clips | ResidentClips, sampler: StepSampler, frontend: LogMelFrontend, first: int
 ) -> Iterator[tuple[int, Tensor, Tensor, int]]:
     """(step, spectrogram, mask noise, clips that could not be read) of this process's share, from step ``first`` on."""
     config = recipe.model_config()
-    ahead = read_batches(batches, first, recipe.steps, recipe.workers, fabric.device.type == "cuda")
+    pinned = fabric.device.type == "cuda" and not recipe.resident
+    ahead = read_batches(clips, sampler.steps(first, recipe.steps), 0 if recipe.resident else recipe.workers, pinned)
     for step, raw in enumerate(ahead, first):
         noise = mask_noise(recipe, config.num_tokens, step)[fabric.global_rank :: fabric.world_size]
-        yield step, log_mel_crops(frontend, raw, config.input_frames), noise, raw.bad
+        yield step, log_mel_crops(frontend, raw, config.input_frames), noise, sum(raw.bad)
+
+
+def _whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The weights of ``model`` on the CPU; where they are shared out among processes, all of them have to call this."""
+    state = model.state_dict().items()
+    return {name: (value.full_tensor() if isinstance(value, DTensor) else value).cpu() for name, value in state}
 
 
 def _loop(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import shlex
-import tarfile
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,8 @@ from tabulate import tabulate
 from ..card import CARD_SOURCE, model_card
 from ..checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_embedder, read_model, save_model
 from ..config import PAPERS_POOLING
+from ..data.crops import used_clips
+from ..data.pack import SAMPLE_RATE, Pack
 from ..errors import HearMwmaeError
 from ..files import printable, replacing, write_text
 from ..hub import CARD_NAME, LOSS_NAME, sha256_of
@@ -33,11 +34,8 @@ from ..probing.linear_probe import Embeds, metric, probe
 from ..probing.tasks import ProbeTask, read_task
 from ..weights import DEFAULT_MODEL, registry
 from .checkpoints import check_identity, newest_checkpoint
-from .data import CropBatches
-from .pack import SAMPLE_RATE
 from .precision import settle_precision
 from .recipe import RANDOM, Recipe
-from .shards import Pack
 
 #: What a card says of the audio, as far as the clips' labels do: columns of the manifests that were packed.
 LICENCE = "licence"
@@ -52,22 +50,22 @@ LOSS_WINDOW = 200
 def describe_data(pack: Pack, recipe: Recipe, origin: str) -> str:
     """Markdown of what the run drew its crops from: hours per kind, and a row with hours for all that differs in LABELS.
 
-    None of these need be known: what some clips say and others do not is "not stated" for the others.
+    None of these need be known: what some clips say and others do not is "not stated" for the others. Raises HearMwmaeError for a
+    pack of format 1, which has no table of labels.
 
     Args:
         origin: where the audio comes from, in words.
     """
-    about = _labels_of_clips(pack)
+    labels = list(pack.labels())
     hours: dict[tuple[str, ...], dict[str, float]] = defaultdict(lambda: defaultdict(float))
     totals: dict[str, float] = defaultdict(float)
-    for number in CropBatches(pack, recipe).numbers:
+    for number in used_clips(pack, recipe):
         clip = pack.clips[number]
         kind = pack.kinds[clip["kind"]]
         if recipe.kinds and not recipe.kinds.get(kind):
             continue
-        labels = about[pack.shards[clip["shard"]], int(clip["offset"])]
         share = int(clip["samples"]) / SAMPLE_RATE / 3600
-        hours[tuple(_label(labels, name) for name in LABELS)][kind] += share
+        hours[tuple(_label(labels[number], name) for name in LABELS)][kind] += share
         totals[kind] += share
     # A column that no clip says anything of would hold nothing; but where no licence is stated, that is stated.
     stated = [place for place in range(len(LABELS)) if any(row[place] != NOT_STATED for row in hours)]
@@ -91,20 +89,6 @@ def _label(labels: dict, name: str) -> str:
     """What a clip says, as a cell of a table."""
     value = labels.get(name) or labels.get(SPELLINGS.get(name, name))
     return printable(str(value)).replace("|", "\\|").replace("\n", " ") if value else NOT_STATED
-
-
-def _labels_of_clips(pack: Pack) -> dict[tuple[str, int], dict]:
-    """What the shards say of each clip, by shard and the place of its audio in it."""
-    found = {}
-    for shard in pack.shards:
-        with tarfile.open(Path(pack.url) / shard, "r:") as archive:
-            place = 0
-            for member in archive:
-                if member.name.endswith(".json"):  # comes after its audio
-                    found[shard, place] = json.load(archive.extractfile(member))
-                else:
-                    place = member.offset_data
-    return found
 
 
 def describe_training(recipe: Recipe, name: str, rows: list[dict[str, str]], hardware: str) -> str:

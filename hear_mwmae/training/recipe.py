@@ -66,6 +66,7 @@ class Recipe:
     keep_last: Count = 2  #: checkpoints that are kept, from the newest on
     keep_every: CountOrNone = 0  #: steps between checkpoints that are kept for good, a multiple of checkpoint_every; 0: none
     workers: CountOrNone = 1  #: processes that read audio ahead of the model, per training process
+    resident: bool = False  #: all audio is decoded at the start, into the memory of every process's device
     accumulate: Count = 1  #: parts that a process's share of a batch goes through the model in
     strategy: Literal["ddp", "fsdp"] = "ddp"  #: among several processes; "fsdp" also distributes the weights
     activation_checkpointing: bool = False  #: recompute the blocks in the backward pass: less memory, more time
@@ -107,6 +108,7 @@ class Recipe:
         decides |= {"steps": 1 << 40, "decay_steps": 1, "strategy": "ddp", "accumulate": 1}
         decides |= {"checkpoint_every": 1, "keep_last": 1, "keep_every": 0, "workers": 0}
         decides |= {"activation_checkpointing": False, "compile": False}
+        del decides["resident"]  # the first checkpoints do not name it
         return json.dumps(decides, sort_keys=True)
 
     def model_config(self) -> ModelConfig:

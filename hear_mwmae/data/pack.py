@@ -1,4 +1,16 @@
-"""A pack, here or on a server: its index in memory, its clips read one by one from where they lie in the shards."""
+"""A pack, here or on a server: its format, its index in memory, its clips read one by one from where they lie in the shards.
+
+A pack is a folder:
+
+    shard-000000.tar, ...   per clip KEY.flac (or .opus) and KEY.json: its labels
+    index.csv               a row per clip: where its audio lies in which shard, its samples, its kind
+    labels.jsonl            a line per clip, in the same order: kind, path and what else was known of it, start in seconds
+    skipped.csv             what could not be packed, and why
+    manifest.csv            the manifests it was made from, if there were any
+    pack.json               what it was made from and how, and the SHA-256 of every file; written last
+
+Labels have a file of their own because every process of a run reads the whole index, which names no more than a run needs.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +19,7 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Iterator
 
 import fsspec
 import numpy as np
@@ -16,11 +27,18 @@ import pyarrow as pa
 import soundfile
 from pyarrow.csv import ConvertOptions, read_csv
 
-from ..data.sources import ATTEMPTS, connection_options, pause
+from ..config import FrontendConfig
 from ..errors import HearMwmaeError
-from .pack import ABOUT, FORMAT, INDEX, SAMPLE_RATE, to_pcm
+from .sources import ATTEMPTS, connection_options, retrying
 
-T = TypeVar("T")
+#: Version of the layout above, and those that can be read. Packs of format 1 have no labels.jsonl.
+FORMAT, READABLE = 2, (1, 2)
+INDEX, LABELS, SKIPPED, ABOUT, MANIFEST = "index.csv", "labels.jsonl", "skipped.csv", "pack.json", "manifest.csv"
+#: Columns of the tables.
+COLUMNS = {INDEX: ("shard", "offset", "size", "crc32", "samples", "kind", "key"), SKIPPED: ("source", "reason")}
+SAMPLE_RATE = FrontendConfig().sample_rate
+#: Recordings are cut into clips of this length, that of AudioSet's. Normalisation is per clip.
+CLIP_SECONDS = 10.0
 
 
 class BadRecord(Exception):
@@ -42,7 +60,7 @@ class Pack:
     Raises HearMwmaeError when there is no pack, or a shard is missing or of another size than it was.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | os.PathLike) -> None:
         self.url, self._process = str(url), 0
         self.about = self._about()
         self.clips, self.shards, self.kinds = self._index()
@@ -53,6 +71,25 @@ class Pack:
         """Changes with any sample of the pack: the SHA-256 of its index covers every clip's checksum, kind, size and place."""
         return self.about["files"][INDEX]["sha256"]
 
+    def labels(self) -> Iterator[dict]:
+        """What was known of each clip, in the order of ``clips``. Raises HearMwmaeError for a pack of format 1."""
+        if self.about["format"] == 1:
+            raise HearMwmaeError(
+                f"{self.url} is of format 1, without {LABELS}: pack the audio again (FLAC gives the same index again, by which a "
+                "run knows its data)"
+            )
+        yield from map(json.loads, self._fetch_whole(LABELS).splitlines())
+
+    def read(self, number: int) -> np.ndarray:
+        """The samples of clip ``number``, (samples,) int16. Raises BadRecord; HearMwmaeError when its shard is gone."""
+        try:
+            return self._read(self.clips[number])
+        except BadRecord:
+            return self._read(self.clips[number])  # once more: it may have been damaged on its way here
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_connection": None, "_process": 0}
+
     def _connect(self) -> tuple[fsspec.AbstractFileSystem, str]:
         """The file system and the folder in it. A connection does not outlive a fork: every worker process makes its own."""
         if self._process != os.getpid():
@@ -62,16 +99,6 @@ class Pack:
                 raise HearMwmaeError(f"{self.url} cannot be opened: {error}") from error
             self._connection, self._process = (filesystem, root.rstrip("/")), os.getpid()
         return self._connection
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_connection": None, "_process": 0}
-
-    def read(self, number: int) -> np.ndarray:
-        """The samples of clip ``number``, (samples,) int16. Raises BadRecord; HearMwmaeError when its shard is gone."""
-        try:
-            return self._read(self.clips[number])
-        except BadRecord:
-            return self._read(self.clips[number])  # once more: it may have been damaged on its way here
 
     def _read(self, clip: np.void) -> np.ndarray:
         begin, size = int(clip["offset"]), int(clip["size"])
@@ -86,24 +113,32 @@ class Pack:
             # As float: Opus goes beyond full scale, where libsndfile's 16-bit samples wrap around.
             audio, rate = soundfile.read(io.BytesIO(content), dtype="float32")
         except soundfile.SoundFileError as error:
-            raise BadRecord(str(error)) from error
+            raise BadRecord(str(error).splitlines()[0]) from error
         pcm = to_pcm(audio)
         if pcm.shape != (clip["samples"],) or rate != SAMPLE_RATE:
             raise BadRecord(f"{pcm.shape} samples at {rate} Hz, packed were {clip['samples']} at {SAMPLE_RATE}")
         return pcm
 
     def _fetch(self, name: str, begin: int | None = None, end: int | None = None) -> bytes:
+        """Bytes of a file; a server that fails is asked again, but not for what is not there."""
         filesystem, root = self._connect()
-        path = f"{root}/{name}"
         # Those that read by way of an open file (the Hub's is one) would fetch megabytes ahead.
         unbuffered = {} if filesystem.async_impl else {"cache_type": "none"}
+        failed = retrying(lambda error: not isinstance(error, FileNotFoundError))
         try:
-            return _patiently(lambda: filesystem.cat_file(path, begin, end, **unbuffered), f"{self.url}/{name}")
+            return failed(filesystem.cat_file, f"{root}/{name}", begin, end, **unbuffered)
         except FileNotFoundError as error:
             raise Missing(f"{self.url} lacks {name}") from error
+        except Exception as error:  # every file system has its own
+            raise HearMwmaeError(f"{self.url}/{name} cannot be read after {ATTEMPTS} attempts: {error!r}") from error
+
+    def _fetch_whole(self, name: str) -> bytes:
+        content = self._fetch(name)
+        if hashlib.sha256(content).hexdigest() != self.about["files"][name]["sha256"]:
+            raise HearMwmaeError(f"{self.url}/{name} is not what was packed")
+        return content
 
     def _about(self) -> dict:
-        self._connect()
         try:
             content = self._fetch(ABOUT)
         except Missing as error:
@@ -112,20 +147,19 @@ class Pack:
             ) from error
         try:
             about = json.loads(content)
-            if about["format"] == FORMAT and all({"size", "sha256"} <= file.keys() for file in about["files"].values()):
+            if about["format"] in READABLE and all({"size", "sha256"} <= file.keys() for file in about["files"].values()):
                 return about
         except (ValueError, KeyError, TypeError, AttributeError):
             pass
-        raise HearMwmaeError(f"{self.url}/{ABOUT} is damaged, or not of format {FORMAT}: pack the audio again")
+        raise HearMwmaeError(
+            f"{self.url}/{ABOUT} is damaged, or not of format {' or '.join(map(str, READABLE))}: pack the audio again"
+        )
 
     def _index(self) -> tuple[np.ndarray, list[str], list[str]]:
-        content = self._fetch(INDEX)
-        if hashlib.sha256(content).hexdigest() != self.identity:
-            raise HearMwmaeError(f"{self.url}/{INDEX} is not what was packed")
         text = dict.fromkeys(("shard", "kind"), pa.dictionary(pa.int32(), pa.string()))
         fields = [("shard", np.int32), *((name, np.int64) for name in ("offset", "size", "crc32", "samples")), ("kind", np.int32)]
         wanted = ConvertOptions(column_types=text, include_columns=[name for name, _ in fields])
-        table = read_csv(io.BytesIO(content), convert_options=wanted).combine_chunks()
+        table = read_csv(io.BytesIO(self._fetch_whole(INDEX)), convert_options=wanted).combine_chunks()
         clips = np.empty(len(table), fields)
         names = {}
         for field, _ in fields:
@@ -146,15 +180,6 @@ class Pack:
                 raise HearMwmaeError(f"{self.url} lacks {name}, or it is not the {size} bytes that were packed")
 
 
-def _patiently(call: Callable[[], T], what: str) -> T:
-    """Ask again when a server or the way to it fails; what is not there is not asked for twice."""
-    for attempt in range(ATTEMPTS):
-        try:
-            return call()
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # every file system has its own
-            if attempt == ATTEMPTS - 1:
-                raise HearMwmaeError(f"{what} cannot be read after {ATTEMPTS} attempts: {error!r}") from error
-            pause(attempt)
-    raise AssertionError
+def to_pcm(audio: np.ndarray) -> np.ndarray:
+    """Float samples -> int16, by 2^15, the inverse of how 16-bit audio is read: what was 16-bit stays as it was."""
+    return (audio * 32768).round().clip(-32768, 32767).astype(np.int16)

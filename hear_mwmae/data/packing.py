@@ -1,12 +1,4 @@
-"""Audio from anywhere -> a pack: WebDataset shards of clips of at most ten seconds at 16 kHz, with an index.
-
-A pack is a folder:
-
-    shard-000000.tar, ...   per clip KEY.flac (or .opus) and KEY.json: kind, path and what else was known of it, start in seconds
-    index.csv               a row per clip: where its audio lies in which shard, its samples, its kind
-    skipped.csv             what could not be packed, and why
-    manifest.csv            the manifests it was made from, if there were any
-    pack.json               what it was made from and how, and the SHA-256 of every file; written last
+"""Audio from anywhere -> a pack (pack.py): WebDataset shards of clips of at most ten seconds at 16 kHz, with an index.
 
 Shards are written under another name and moved into place. What an interrupted `pack` finished, the same command keeps.
 """
@@ -24,7 +16,6 @@ import sys
 import tarfile
 import threading
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -33,6 +24,7 @@ from itertools import islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -40,24 +32,17 @@ import torch
 from tqdm import tqdm
 from webdataset.writer import TarWriter
 
-from ..config import FrontendConfig
-from ..data.sources import Item, Recording, find_inputs, read_item
 from ..errors import HearMwmaeError
-from ..files import UNFINISHED, one_at_a_time, printable, replacing, write_text
+from ..files import UNFINISHED, one_at_a_time, printable, read_json, replacing, write_text
 from ..hub import sha256_of
+from .pack import ABOUT, CLIP_SECONDS, COLUMNS, FORMAT, INDEX, LABELS, MANIFEST, SAMPLE_RATE, SKIPPED, to_pcm
+from .sources import Item, find_inputs, read_item
 
-SAMPLE_RATE = FrontendConfig().sample_rate
 #: Codec -> libsndfile's container and coding.
 CODECS = {"flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS")}
-#: Recordings are cut into clips of this length, that of AudioSet's. Normalisation is per clip.
-CLIP_SECONDS = 10.0
 #: What remains at the end of a cut recording is dropped when shorter than this.
 MIN_REST_SECONDS = 1.0
-#: Version of the layout above.
-FORMAT = 1
-INDEX, SKIPPED, ABOUT, MANIFEST, LOCK = "index.csv", "skipped.csv", "pack.json", "manifest.csv", ".lock"
-INDEX_FIELDS = ("shard", "offset", "size", "crc32", "samples", "kind", "key")
-SKIPPED_FIELDS = ("source", "reason")
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -89,7 +74,7 @@ def pack(
     out.mkdir(parents=True, exist_ok=True)
     unfinished = out / f".{ABOUT}"
     with one_at_a_time(out / LOCK, f"another process is packing into {out}"):
-        _check_folder(out, unfinished, about["plan"])
+        _check_folder(out, unfinished, str(about["plan"]))
         if not (out / ABOUT).is_file():
             write_text(unfinished, json.dumps(about))
             _pack_units(units, out, codec, jobs)
@@ -136,7 +121,7 @@ def _units(items: list[Item], shard_bytes: int) -> list[list[Item]]:
 
 
 def _pack_units(units: list[list[Item]], out: Path, codec: str, jobs: int) -> None:
-    missing = [number for number in range(len(units)) if not _part(out, number, SKIPPED).is_file()]
+    missing = [number for number in range(len(units)) if not _part(out, number).is_file()]
     with tqdm(total=len(units), initial=len(units) - len(missing), desc="pack", unit="shard") as bar:
         if jobs == 1:
             for number in missing:
@@ -160,47 +145,64 @@ def _pack_units(units: list[list[Item]], out: Path, codec: str, jobs: int) -> No
 def begin_worker() -> None:
     """One thread per process; and none outlives the command, however that ends: it would go on writing, or wait for ever."""
     torch.set_num_threads(1)
-    sentinel = parent_process().sentinel
-    threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
+    parent = parent_process()
+    assert parent is not None  # this is a worker
+    threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
 def pack_shard(unit: list[Item], out: Path, number: int, codec: str) -> None:
-    """Write shard ``number``, and then its parts of the index and of what was skipped."""
-    name = f"shard-{number:06d}.tar"
-    clips: dict[str, tuple[int, str]] = {}
-    skipped = []
-    with replacing(out / name) as temporary:
-        with open(temporary, "wb") as stream, TarWriter(stream, encoder=False, mtime=0, user="", group="") as writer:
+    """Write shard ``number``, and then its part of the other files, whose presence says that the shard is whole."""
+    name = _shard(number)
+    index: list[tuple] = []
+    labels: list[str] = []
+    skipped: list[tuple] = []
+    with replacing(out / name) as temporary, open(temporary, "wb") as file:
+        stream = _Hashing(file)
+        with TarWriter(stream, encoder=False, mtime=0, user="", group="") as writer:
             recordings = (recording for item in unit for recording in read_item(item, SAMPLE_RATE))
             for position, recording in enumerate(recordings):
-                if recording.problem:
+                if recording.waveform is None:
                     skipped.append((recording.name, recording.problem))
                     continue
-                for piece, (start, pcm) in enumerate(_clips(recording)):
+                kind = printable(str(recording.about["kind"]))
+                for piece, (start, pcm) in enumerate(_clips(recording.waveform)):
                     if not np.ptp(pcm):
                         skipped.append((recording.name, f"silence from second {start / SAMPLE_RATE:g} on"))
                         continue
                     key = f"{number:06d}-{position:06d}-{piece:04d}"
-                    about = recording.about | {"start": start / SAMPLE_RATE}
-                    writer.write({"__key__": key, codec: _encode(pcm, codec), "json": json.dumps(about).encode()})
-                    clips[f"{key}.{codec}"] = len(pcm), printable(str(recording.about["kind"]))
-        rows = [(name, *place, *clips[member], member) for member, *place in _members(temporary) if member in clips]
-    _write_rows(_part(out, number, INDEX), INDEX_FIELDS, rows)
-    _write_rows(_part(out, number, SKIPPED), SKIPPED_FIELDS, skipped)  # the last: its presence says that the shard is whole
+                    labels.append(json.dumps(recording.about | {"start": start / SAMPLE_RATE}))
+                    audio = _encode(pcm, codec)
+                    writer.write({"__key__": key, codec: audio})
+                    place = writer.tarstream.offset - _padded(len(audio))
+                    index.append((name, place, len(audio), zlib.crc32(audio), len(pcm), kind, f"{key}.{codec}"))
+                    writer.write({"__key__": key, "json": labels[-1].encode()})
+        written = {"size": file.tell(), "sha256": stream.sha256.hexdigest()}
+    write_text(_part(out, number), json.dumps({"file": written, INDEX: index, LABELS: labels, SKIPPED: skipped}))
 
 
-def _clips(recording: Recording) -> Iterator[tuple[int, np.ndarray]]:
+class _Hashing:
+    """A file that is written from front to back, with the SHA-256 of what was."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self.sha256.update(content)
+        return self.file.write(content)
+
+
+def _padded(size: int) -> int:
+    """What so many bytes take up in a tar file."""
+    return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def _clips(waveform: torch.Tensor) -> Iterator[tuple[int, np.ndarray]]:
     """(first sample, 16-bit samples) of every clip of a recording."""
-    pcm = to_pcm(recording.waveform.numpy())
+    pcm = to_pcm(waveform.numpy())
     size, rest = int(CLIP_SECONDS * SAMPLE_RATE), int(MIN_REST_SECONDS * SAMPLE_RATE)
     for start in range(0, len(pcm), size):
         if start == 0 or len(pcm) - start >= rest:
             yield start, pcm[start : start + size]
-
-
-def to_pcm(audio: np.ndarray) -> np.ndarray:
-    """Float samples -> int16, by 2^15, the inverse of how 16-bit audio is read: what was 16-bit stays as it was."""
-    return (audio * 32768).round().clip(-32768, 32767).astype(np.int16)
 
 
 def _encode(pcm: np.ndarray, codec: str) -> bytes:
@@ -210,41 +212,37 @@ def _encode(pcm: np.ndarray, codec: str) -> bytes:
     return stream.getvalue()
 
 
-def _members(path: Path) -> Iterator[tuple[str, int, int, int]]:
-    """(name, offset, size, CRC-32) of the files in a tar file, as they are found on the disk."""
-    with tarfile.open(path, "r:") as archive, open(path, "rb") as stream:
-        for member in archive:
-            stream.seek(member.offset_data)
-            yield member.name, member.offset_data, member.size, zlib.crc32(stream.read(member.size))
-
-
 def _finish(out: Path, about: dict, sources: Sequence[str], shards: int) -> None:
     """Join the parts, and say that the pack is whole."""
-    counted, kept = Counter(), [f"shard-{number:06d}.tar" for number in range(shards)]
+    files, clips, samples, skipped = {}, 0, 0, 0
+    for number in range(shards):
+        part = read_json(_part(out, number))
+        files[_shard(number)] = part["file"]
+        clips, skipped = clips + len(part[INDEX]), skipped + len(part[SKIPPED])
+        samples += sum(row[COLUMNS[INDEX].index("samples")] for row in part[INDEX])
 
-    def rows(file: str) -> Iterator[list[str]]:
+    def rows(file: str) -> Iterator:
         for number in range(shards):
-            for row in _rows(_part(out, number, file)):
-                counted[file] += 1
-                counted["samples"] += int(row.get("samples", 0))
-                yield list(row.values())
+            yield from read_json(_part(out, number))[file]
 
-    for file, fields in ((INDEX, INDEX_FIELDS), (SKIPPED, SKIPPED_FIELDS)):
-        _write_rows(out / file, fields, rows(file))
-    if not counted[INDEX]:
-        reasons = "; ".join(" ".join(row.values()) for row in islice(_rows(out / SKIPPED), 3))
+    for table, columns in COLUMNS.items():
+        _write_rows(out / table, columns, rows(table))
+    if not clips:
+        reasons = "; ".join(" ".join(row) for row in islice(rows(SKIPPED), 3))
         for path in out.iterdir():
             if path.name != LOCK:
                 path.unlink()
         raise HearMwmaeError(f"nothing could be packed: {reasons}")
+    with replacing(out / LABELS) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+        stream.writelines(f"{line}\n" for line in rows(LABELS))
+    others = [INDEX, LABELS, SKIPPED]
     if manifests := [Path(source) for source in sources if source.endswith(".csv")]:
         _join_manifests(manifests, out / MANIFEST)
-        kept.append(MANIFEST)
-    packed = Packed(counted[INDEX], counted["samples"] / SAMPLE_RATE / 3600, shards, counted[SKIPPED])
-    files = [out / name for name in (*kept, INDEX, SKIPPED)]
-    about |= {"packed": asdict(packed)}
-    about |= {"files": {path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in files}}
-    write_text(out / ABOUT, json.dumps(about, indent=1) + "\n")
+        others.append(MANIFEST)
+    for path in (out / name for name in others):
+        files[path.name] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
+    packed = Packed(clips, samples / SAMPLE_RATE / 3600, shards, skipped)
+    write_text(out / ABOUT, json.dumps(about | {"packed": asdict(packed), "files": files}, indent=1) + "\n")
 
 
 def _join_manifests(manifests: list[Path], target: Path) -> None:
@@ -258,8 +256,12 @@ def _join_manifests(manifests: list[Path], target: Path) -> None:
     _write_rows(target, columns, ([row.get(column, "") for column in columns] for table in tables for row in table))
 
 
-def _part(out: Path, number: int, file: str) -> Path:
-    return out / f".shard-{number:06d}.{file}"
+def _shard(number: int) -> str:
+    return f"shard-{number:06d}.tar"
+
+
+def _part(out: Path, number: int) -> Path:
+    return out / f".shard-{number:06d}.json"
 
 
 def _write_rows(path: Path, fields: Sequence[str], rows: Iterable[Sequence]) -> None:
