@@ -78,7 +78,7 @@ def test_a_server_that_fails_for_a_while_is_asked_again(tmp_path, monkeypatch):
         for number in range(8):  # ten megabytes: more than is fetched at a time
             writer.write({"__key__": f"clip{number}", "wav": (tmp_path / "noise.wav").read_bytes()})
     with FileServer(tmp_path) as server:
-        (shard,) = sources.list_items([f"{server.url}/0.tar"], "audio")
+        (shard,) = sources.find_inputs([f"{server.url}/0.tar"]).items
         recordings = sources.read_item(shard, 16000)
         found = [next(recordings)]
         server.cuts["/0.tar"] = 2
@@ -98,7 +98,7 @@ def test_what_is_in_shards_is_decoded_from_memory(tmp_path, monkeypatch):
         writer.write({"__key__": "short", "wav": (AUDIO / "crow.wav").read_bytes()[:5000]})
     for module, name in ((os, "memfd_create"), (tempfile, "NamedTemporaryFile"), (tempfile, "mkstemp")):
         monkeypatch.setattr(module, name, lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")), raising=False)
-    (shard,) = sources.list_items([str(tmp_path / "0.tar")], "audio")
+    (shard,) = sources.find_inputs([str(tmp_path / "0.tar")]).items
     *whole, short = sources.read_item(shard, 16000)
     for recording, folder in zip(whole, [AUDIO, AUDIO, AUDIO, tmp_path], strict=True):
         assert torch.equal(recording.waveform, read_audio(folder / recording.member, 16000))

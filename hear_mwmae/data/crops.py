@@ -193,7 +193,7 @@ class ResidentClips(Dataset):
         self.audio = _allocate(int(self.ends.max()), device)
         groups = [numbers[start : start + LOADED_CLIPS].tolist() for start in range(0, len(numbers), LOADED_CLIPS)]
         draws = ([Draw(number, Fraction(1), 0) for number in group] for group in groups)
-        with tqdm(total=len(numbers), desc="load", unit="clip", disable=not show) as bar:
+        with worker_errors(), tqdm(total=len(numbers), desc="load", unit="clip", disable=not show) as bar:
             for group, batch in zip(groups, read_batches(clips, draws, workers), strict=True):
                 self.bad[group] = batch.bad
                 for number, audio in zip(group, batch.audio.split(batch.lengths), strict=True):

@@ -173,7 +173,7 @@ def pack_shard(unit: list[Item], out: Path, number: int, codec: str) -> None:
                     labels.append(json.dumps(recording.about | {"start": start / SAMPLE_RATE}))
                     audio = _encode(pcm, codec)
                     writer.write({"__key__": key, codec: audio})
-                    place = writer.tarstream.offset - _padded(len(audio))
+                    place = writer.tarstream.offset - -(-len(audio) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE  # in whole blocks
                     index.append((name, place, len(audio), zlib.crc32(audio), len(pcm), kind, f"{key}.{codec}"))
                     writer.write({"__key__": key, "json": labels[-1].encode()})
         written = {"size": file.tell(), "sha256": stream.sha256.hexdigest()}
@@ -189,11 +189,6 @@ class _Hashing:
     def write(self, content: bytes) -> int:
         self.sha256.update(content)
         return self.file.write(content)
-
-
-def _padded(size: int) -> int:
-    """What so many bytes take up in a tar file."""
-    return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 def _clips(waveform: torch.Tensor) -> Iterator[tuple[int, np.ndarray]]:

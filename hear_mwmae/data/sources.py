@@ -66,18 +66,6 @@ class Recording:
     member: str = ""  #: its name in the shard, if it comes from one
 
 
-def list_items(sources: Sequence[str], kind: str) -> list[Item]:
-    """What lies behind ``sources``, in a fixed order; ``kind`` labels clips of sources that say nothing of it.
-
-    A source is a folder, an audio file or a manifest (.csv) on a local disk, or shards (.tar, .parquet): a path or URL of any
-    file system that fsspec knows (https, s3, gs, hf, ...), with * where it can list, and {000..123}. Raises HearMwmaeError where
-    nothing is found, or a server fails.
-    """
-    found = find_inputs(sources, kind)
-    found.check()
-    return found.items
-
-
 @dataclass
 class Inputs:
     """What :func:`find_inputs` found."""
@@ -94,9 +82,11 @@ class Inputs:
 
 
 def find_inputs(sources: Sequence[str], kind: str = "audio") -> Inputs:
-    """As :func:`list_items`, but what is missing or cannot be read costs no more than itself.
+    """What lies behind ``sources``, in a fixed order; ``kind`` labels clips of sources that say nothing of it.
 
-    Raises Unreachable where a server fails.
+    A source is a folder, an audio file or a manifest (.csv) on a local disk, or shards (.tar, .parquet): a path or URL of any
+    file system that fsspec knows (https, s3, gs, hf, ...), with * where it can list, and {000..123}. What is missing or cannot be
+    read costs no more than itself. Raises Unreachable where a server fails.
     """
     found, beside = Inputs(), Found()
     for source in sources:
