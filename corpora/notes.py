@@ -83,7 +83,7 @@ def draw_score(r: np.random.Generator, instruments: bool) -> list[Note]:
 
 
 def draw_drums(r: np.random.Generator, beat: float) -> list[Note]:
-    """Two to five drums of a kit, each with a pattern of its own."""
+    """Two to five drums of a kit, each with its own pattern."""
     kit, steps, notes = int(r.choice(KITS)), int(r.integers(4, 17)), []
     for drum in r.integers(DRUMS[0], DRUMS[1] + 1, int(r.integers(2, 6))):
         struck = r.random(steps) < r.uniform(0.1, 0.6)

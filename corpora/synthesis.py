@@ -90,7 +90,7 @@ def draw_pitch_curve(r: Random) -> Callable[[float, int], np.ndarray | None]:
 
 
 def harmonic(r: Random) -> Play:
-    """Partials of a random spectrum: a tilt, resonances that stay where they are, every one or the odd ones, stretched or not."""
+    """Partials of a random spectrum: a tilt, fixed resonances, every one or the odd ones, stretched or not."""
     phase, tilt, fade = draw_pitch_curve(r), r.uniform(0.3, 2.5), r.uniform(0, 0.5)
     stretch = log_uniform(r, 1e-6, 1e-3) if r.random() < 0.4 else 0.0
     odd, breath = r.random() < 0.25, log_uniform(r, 1e-4, 0.1)

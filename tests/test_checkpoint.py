@@ -230,7 +230,7 @@ def test_truncated_safetensors(model_dir, keep):
 
 def test_safetensors_without_config(model_dir, tmp_path):
     save_file(load_file(model_dir / WEIGHTS_NAME), tmp_path / "bare.safetensors")
-    with pytest.raises(ValueError, match="carries no configuration"):
+    with pytest.raises(ValueError, match="has no configuration in its metadata"):
         hear_mwmae.load_model(str(tmp_path / "bare.safetensors"))
 
 
@@ -400,7 +400,7 @@ def test_a_local_folder_of_a_registered_name(model_dir, monkeypatch):
     """Is not what is loaded, and the warning says how it is."""
     model_dir.rename(model_dir.parent / DEFAULT_MODEL)
     monkeypatch.chdir(model_dir.parent)
-    with pytest.warns(UserWarning, match="is asked for by './mwmae-tiny'"):
+    with pytest.warns(UserWarning, match="is the registered model; './mwmae-tiny' loads the local path"):
         assert hear_mwmae.load_model(DEFAULT_MODEL).scene_embedding_size == 2880
     assert hear_mwmae.load_model(f"./{DEFAULT_MODEL}").scene_embedding_size == 160
 

@@ -124,7 +124,7 @@ def test_ctrl_c_says_how_to_go_on(model, clips, whole, tmp_path, monkeypatch):
         interrupted.Events(40, ctrl_c=True).watch_all(patch.setattr)
         result = run(clips, "-o", tmp_path / "out.npz", "--model", model)
     assert result.exit_code == 130 and not (tmp_path / "out.npz").exists()
-    assert "interrupted: what was embedded is kept" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert "interrupted: progress is kept" in result.stderr and len(result.stderr.splitlines()) == 1
     assert any((tmp_path / "out.npz.parts").glob("*.jsonl"))
     assert run(clips, "-o", tmp_path / "out.npz", "--model", model).exit_code == 1
     assert content(tmp_path / "out.npz") == content(whole)
@@ -141,7 +141,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(model, clips, whole, tmp_path
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1, result.stderr
-    assert result.stderr.startswith("Error: cannot write ") and "the same command goes on" in result.stderr
+    assert result.stderr.startswith("Error: cannot write ") and "the same command resumes the run" in result.stderr
     assert not (tmp_path / "out.npz").exists() and not list(tmp_path.glob(".out*"))
     assert run(clips, "-o", tmp_path / "out.npz", "--model", model).exit_code == 1
     assert content(tmp_path / "out.npz") == content(whole)

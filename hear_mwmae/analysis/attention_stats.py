@@ -23,7 +23,7 @@ from torch import Tensor
 from ..config import ModelConfig
 from .maps import CLS, BlockTrace, visible_keys
 
-#: What is measured of every head; columns of the tables.
+#: Measures of every head; columns of the tables.
 MEASURES = (
     "distance",  # patches
     "distance_ms",

@@ -174,7 +174,7 @@ def _effect(found: ByWindow | None) -> str:
 def attention_over_spectrogram(
     spectrogram: np.ndarray, grid: tuple[int, int], query: int, maps: Sequence[tuple[str, np.ndarray]], seconds: float
 ) -> Figure:
-    """What one query attends to, a panel per head over the spectrogram.
+    """Attention of one query, a panel per head over the spectrogram.
 
     Args:
         spectrogram: (frames, mels); NaN where it is masked.
@@ -211,7 +211,7 @@ def attention_over_spectrogram(
 
 
 def reconstruction_panels(panels: Sequence[tuple[str, np.ndarray]], seconds: float) -> Figure:
-    """Named spectrograms (frames, mels) in natural-log units below one another; the last is an error, in shades of its own."""
+    """Named spectrograms (frames, mels) in natural-log units below one another; the last is an error, with another colour map."""
     with matplotlib.rc_context(STYLE | {"axes.spines.top": True, "axes.spines.right": True}):
         figure = Figure(figsize=(7.2, 5.6), layout="constrained")
         axes = figure.subplots(len(panels), 1, sharex=True)

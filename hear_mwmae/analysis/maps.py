@@ -81,7 +81,7 @@ def trace(
 
 @contextmanager
 def _recording(model: MaskedAutoencoder) -> Iterator[dict[tuple[str, int], list]]:
-    """While it lasts, runs of the model leave [attention, inputs, outputs] of every (part, block)."""
+    """Records [attention, inputs, outputs] of every (part, block) in runs of the model inside the context."""
     recorded: dict[tuple[str, int], list] = {}
 
     def keep_inputs(key: tuple[str, int], attention: nn.Module, args: tuple[Tensor]) -> None:

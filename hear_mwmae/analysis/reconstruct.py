@@ -1,4 +1,4 @@
-"""What a model makes of an audio file of which most patches are hidden: what `hear-mwmae reconstruct` runs."""
+"""`hear-mwmae reconstruct`: reconstructs the hidden patches of an audio file."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def reconstruct(path: Path, source: str = "", mask_ratio: float | None = None, s
 
     Args:
         source: model, as `hear_mwmae.load_model` takes it.
-        mask_ratio: part of the patches to hide; that of pretraining when not given.
+        mask_ratio: share of the patches to hide; the share of pretraining when None.
 
     Raises:
         HearMwmaeError: the file or the model cannot be read, or the ratio leaves nothing to see or to predict.
@@ -104,7 +104,7 @@ def write(result: Reconstruction, picture: Path, listen: bool) -> list[Path]:
 def estimate_audio(log_mel: Tensor, config: FrontendConfig, samples: int) -> Tensor:
     """(frames, n_mels) log-mel -> (samples,) waveform that sounds roughly like it.
 
-    An estimate: the spectrum within a mel band is that of the filterbank's pseudo-inverse, the phases are those that the
+    An estimate: the spectrum within a mel band comes from the filterbank's pseudo-inverse, the phases are those that the
     algorithm of Griffin and Lim ("Signal estimation from modified short-time Fourier transform", 1984) finds, from a fixed start.
     """
     try:

@@ -1,4 +1,4 @@
-"""Models and clips -> tables, figures and a summary: what `hear-mwmae analyze` runs."""
+"""`hear-mwmae analyze`: models and clips -> tables, figures and a summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bootstrap intervals over clips, and a permutation test of what windows have to do with similarity."""
+"""Bootstrap intervals over clips, and a permutation test of the effect of windows on similarity."""
 
 from __future__ import annotations
 
