@@ -1,17 +1,17 @@
 """Collect freely licensed audio for pre-training from the packages of a Debian archive.
 
-Debian ships many hours of speech, music, single notes and sound effects in packages whose licences have been
-reviewed. This command downloads the packages of ``debian_packages.csv`` (without installing them), decodes
-every audio file in them and writes 16 kHz mono FLAC files with a manifest::
+Debian has many hours of speech, music, single notes and sound effects in packages with reviewed licences. This command downloads
+the packages of ``debian_packages.csv`` (without installing them), decodes every audio file in them and writes 16 kHz
+mono FLAC files with a manifest::
 
     python -m corpora.debian_audio DEST [--package NAME ...] [--jobs 2]
 
-The destination then holds::
+Files in the destination::
 
     manifest.csv       path, seconds, package, version, kind and licence of every file
     audio/<package>/   the audio
-    records/           what became of each package; a package with a record is not converted again
-    debs/              the downloaded packages, free to be deleted
+    records/           the outcome for each package; a package with a record is not converted again
+    debs/              the downloaded packages, which may be deleted
 
 It needs ``apt-get`` and ``dpkg`` with a fresh package index (``apt-get update``), but not root.
 """

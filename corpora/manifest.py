@@ -73,10 +73,10 @@ def render_batches(
     """Render every batch, one FLAC per sound, then write the manifest and print its hours.
 
     Args:
-        batches: name -> what its sounds are made from, and the argument of ``render``.
+        batches: name -> source of its sounds, and the argument of ``render``.
         render: yields names (of files below ``dest/audio``, without suffix, one for each sound of the corpus) and samples.
             Runs in ``jobs`` processes.
-        settings: all that the sounds depend on, as JSON: a folder holds the sounds of one choice only.
+        settings: everything that determines the sounds, as JSON. A folder holds the sounds of one choice only.
 
     A batch with a record is done, so an interrupted run is resumable. A batch that fails stops the run with its error.
     Raises HearMwmaeError if ``dest`` holds a corpus with other settings.

@@ -3,8 +3,8 @@
     python -m corpora.notes DEST [--batches 120] [--seed 0] [--jobs 2]
 
 Half of the batches are single notes and hits (kind "rendered"): any instrument, any pitch from A0 to C8, any velocity, held from
-0.1 to 3.2 s, half of them out of tune. The others (kind "scores") are ten seconds each of music drawn at random: one to four
-parts in a scale, melodies or chords, with drums or without. TimGM6mb is left to the development tasks.
+0.1 to 3.2 s, half of them out of tune. The others (kind "scores") are ten seconds each of random music: one to four parts in
+a scale, melodies or chords, with or without drums. TimGM6mb is reserved for the development tasks.
 """
 
 from __future__ import annotations

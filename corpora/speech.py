@@ -3,8 +3,8 @@
     python -m corpora.speech DEST [--batches 400] [--seed 0] [--jobs 2]
 
 Texts are one to seven random words of Debian's word lists (packages w*, hunspell-*), so they resemble no data set. Voices: eSpeak
-NG in its languages and variants, Flite's and Festival's (voices.HELD_OUT are left to the development task). Batch number i is a
-function of (seed, i), the packages' versions, and nothing else.
+NG in its languages and variants, Flite's and Festival's (voices.HELD_OUT are reserved for the development task). Batch number i
+is a function of (seed, i) and the packages' versions alone.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 
 
 def load_embedder(source: str | os.PathLike = "", device: str | torch.device | None = None, **options: Any) -> Embedder:
-    """`hear_mwmae.load_model`, which documents the arguments; the options are those of `Embedder`."""
+    """`hear_mwmae.load_model`, which documents the arguments; the options go to `Embedder`."""
     config, state = read_model(source, ENCODER_PREFIX)
     # The initial weights are replaced below; drawing them must not change the caller's random state. (Building on the meta
     # device would avoid drawing, but makes torch import triton, which crashes in a process that has loaded tensorflow.)

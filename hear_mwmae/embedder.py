@@ -25,6 +25,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TIMESTAMPS = ("centred", "official")
 #: Largest accepted magnitude: the spectrum of louder audio (of swapped bytes, for example) overflows float32.
 LOUDEST = 1e12
+#: Hz, the largest rate in the headers of audio files. soxr does not end at rates far above it.
+HIGHEST_RATE = (1 << 31) - 1
 
 #: One clip for `Embedder.embed`: a file, or (samples,) floating point.
 Clip = str | os.PathLike | np.ndarray | Tensor
@@ -254,8 +256,10 @@ class Embedder(nn.Module):
         rates = list(sample_rate) if isinstance(sample_rate, Sequence | np.ndarray) else [sample_rate] * len(clips)
         if len(rates) != len(clips):
             raise HearMwmaeError(f"sample_rate must be one number or one for each clip: {len(rates)} for {len(clips)} clips")
-        if bad := [rate for rate in rates if rate is not None and not (isinstance(rate, int | np.integer) and rate > 0)]:
-            raise HearMwmaeError(f"sample_rate must be a whole number of Hz above 0, got {bad[0]!r}")
+        for rate in rates:
+            if rate is not None and not (isinstance(rate, int | np.integer) and 0 < rate <= HIGHEST_RATE):
+                got = "more" if isinstance(rate, int) and rate > HIGHEST_RATE else repr(rate)
+                raise HearMwmaeError(f"sample_rate must be a whole number of Hz from 1 to {HIGHEST_RATE}, got {got}")
         return (self._stream(self._blocks(clip, rate)) for clip, rate in zip(clips, rates, strict=True))
 
     def _blocks(self, clip: Clip, rate: int | None) -> Iterable[Tensor]:

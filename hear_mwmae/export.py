@@ -55,7 +55,7 @@ class ExportableEmbedder(nn.Module):
         n_fft, win_length = frontend.n_fft, frontend.win_length
         window = torch.zeros(n_fft, dtype=torch.float64)
         window[(n_fft - win_length) // 2 :][:win_length] = model.frontend.window.double()
-        turns = torch.arange(n_fft)[:, None] * torch.arange(n_fft // 2 + 1) % n_fft  # whole ones left out: angles stay small
+        turns = torch.arange(n_fft)[:, None] * torch.arange(n_fft // 2 + 1) % n_fft  # no full turns: angles stay small
         angles = turns.double() * (2 * torch.pi / n_fft)
         self.register_buffer("dft", torch.cat([angles.cos(), angles.sin()], dim=1) * window[:, None])
         self.register_buffer("filterbank", model.frontend.filterbank.double())

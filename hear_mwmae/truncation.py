@@ -63,7 +63,7 @@ def _names_length(stream: FileIO) -> bool:
 def _lacks_data(log: str) -> bool:
     """Whether libsndfile's log says that there are fewer samples than the header announces."""
     sizes = [
-        # WAV, AIFF, AU, CAF, SVX, W64, RF64; WVE; and RF64 again, whose data may be larger than the whole file.
+        # WAV, AIFF, AU, CAF, SVX, W64, RF64; WVE; and RF64 again, whose data may be larger than the file.
         *re.findall(r"^\s*(?:data|SSND|Data Size|BODY|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", log, re.MULTILINE),
         *re.findall(r"^Data length (\d+) should be (\d+)", log, re.MULTILINE),
         *(pair[::-1] for pair in re.findall(r"^Length : (\d+)\nRF64\n(?:.*\n)*?\s*Data size : (\d+)", log, re.MULTILINE)),

@@ -32,7 +32,7 @@ def read_crops(files: Sequence[Path], config: ModelConfig, seed: int) -> Tensor:
 
     Features are normalised over the clip, as at inference. A clip shorter than a crop is continued by reflection.
 
-    Raises HearMwmaeError where a file cannot be read.
+    Raises HearMwmaeError if a file cannot be read.
     """
     if not files:
         raise HearMwmaeError("no audio files to analyse")

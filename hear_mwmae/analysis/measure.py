@@ -70,7 +70,7 @@ class HeadSimilarity:
 
     matrices: Matrices
     null: float  #: PWCCA of independent noise of these sizes
-    by_window: ByWindow | None  #: where there are windows, and blocks to compare across
+    by_window: ByWindow | None  #: None without windows, or with a single block
 
 
 @dataclass

@@ -42,11 +42,11 @@ def reconstruct(path: Path, source: str = "", mask_ratio: float | None = None, s
     """Cut the file into the model's inputs, hide patches of each, and predict these.
 
     Args:
-        source: model, as `hear_mwmae.load_model` takes it.
+        source: as for `hear_mwmae.load_model`.
         mask_ratio: share of the patches to hide; the share of pretraining when None.
 
     Raises:
-        HearMwmaeError: the file or the model cannot be read, or the ratio leaves nothing to see or to predict.
+        HearMwmaeError: the file or the model cannot be read, or the ratio leaves no visible or no hidden patches.
     """
     model = MaskedAutoencoder.from_pretrained(source, mask_ratio).eval()
     config, frontend = model.config, LogMelFrontend(model.config.frontend)
@@ -67,7 +67,7 @@ def reconstruct(path: Path, source: str = "", mask_ratio: float | None = None, s
 def write(result: Reconstruction, picture: Path, listen: bool) -> list[Path]:
     """The picture, the prediction beside it as .npy, and with ``listen`` two .wav; returns what was written.
 
-    Raises HearMwmaeError where the picture has another ending than PICTURES, or torchaudio is missing.
+    Raises HearMwmaeError if the picture has another ending than PICTURES, or torchaudio is missing.
     """
     from .figures import DPI, reconstruction_panels  # only here: reconstructing needs no matplotlib
 

@@ -1,4 +1,4 @@
-"""How similar two sets of activations are: projection-weighted CCA (PWCCA) and linear CKA.
+"""Similarity of two sets of activations: projection-weighted CCA (PWCCA) and linear CKA.
 
 PWCCA follows Morcos, Raghu and Bengio, "Insights on representational similarity in neural networks with canonical
 correlation" (NeurIPS 2018). For activations X (n, p) and Y (n, q), one row per sample, columns centred:
@@ -72,8 +72,8 @@ def decompose(activations: np.ndarray) -> Basis:
     Directions within the rounding of the activations' own precision are dropped: constant columns, copies, sums of others.
 
     Raises:
-        HearMwmaeError: not a matrix of finite floating-point numbers, or fewer samples than dimensions, where CCA finds perfect
-            correlations in anything.
+        HearMwmaeError: not a matrix of finite floating-point numbers, or fewer samples than dimensions, for which CCA always
+            finds perfect correlations.
     """
     x = np.asarray(activations)
     if x.ndim != 2 or not np.issubdtype(x.dtype, np.floating):
@@ -85,7 +85,7 @@ def decompose(activations: np.ndarray) -> Basis:
     if not np.isfinite(x).all():
         raise HearMwmaeError("activations hold NaN or infinity")
     u, lengths, directions = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
-    # Against the length before centring: a large mean brings roundings of its own size.
+    # Relative to the length before centring: a large mean causes large roundings.
     kept = lengths > rounding * np.linalg.norm(x)
     return Basis(u[:, kept], lengths[kept, None] * directions[kept])
 
@@ -104,7 +104,7 @@ def compare(bases: Sequence[Basis], weights: np.ndarray | None = None) -> Matric
     """All pairs of sets of activations of the same samples; a constant set has no similarity to anything, itself included.
 
     Args:
-        weights: (samples,) how often each sample counts, for bootstraps; once when not given.
+        weights: (samples,) how often each sample counts, for bootstraps; once when None.
     """
     everything = _Moments(bases, weights)
     count = len(bases)
