@@ -20,7 +20,7 @@ demo: $(VENV)/.installed
 	$(BIN)/hear-mwmae embed tests/data/audio/piano.flac
 
 test: lint docs validate
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.tested-with
 	$(BIN)/ruff check .
@@ -40,7 +40,7 @@ dist: $(VENV)/.tested-with
 	$(BIN)/twine check --strict dist/*
 
 TORCH ?= torch
-FAST := audio checkpoint cli hear_api hub linear model official package parity push
+FAST := audio audio_ffmpeg audio_search checkpoint checkpoint_damage cli hear_api hub linear model official package parity push
 
 fast:
 	venv=$(VENV)-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \

@@ -1,4 +1,4 @@
-"""The corpora that the embedded models are pretrained on, and the development tasks: each is collected or rendered by a script.
+"""Scripts that collect or render the training corpora of the embedded models, and the development tasks.
 
-Run from the repository's root as ``python -m corpora.NAME DEST``; docs/corpora.md has the list. They are no part of the package.
+Run from the repository's root as ``python -m corpora.NAME DEST``; docs/corpora.md has the list. They are not part of the package.
 """

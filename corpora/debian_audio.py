@@ -1,17 +1,17 @@
 """Collect freely licensed audio for pre-training from the packages of a Debian archive.
 
-Debian ships many hours of speech, music, single notes and sound effects in packages whose licences have been
-reviewed. This command downloads the packages of ``debian_packages.csv`` (without installing them), decodes
-every audio file in them and writes 16 kHz mono FLAC files with a manifest::
+Debian has many hours of speech, music, single notes and sound effects in packages with reviewed licences. This command downloads
+the packages of ``debian_packages.csv`` (without installing them), decodes every audio file in them and writes 16 kHz
+mono FLAC files with a manifest::
 
     python -m corpora.debian_audio DEST [--package NAME ...] [--jobs 2]
 
-The destination then holds::
+Files in the destination::
 
     manifest.csv       path, seconds, package, version, kind and licence of every file
     audio/<package>/   the audio
-    records/           what became of each package; a package with a record is not converted again
-    debs/              the downloaded packages, free to be deleted
+    records/           the outcome for each package; a package with a record is not converted again
+    debs/              the downloaded packages, which may be deleted
 
 It needs ``apt-get`` and ``dpkg`` with a fresh package index (``apt-get update``), but not root.
 """
@@ -53,7 +53,7 @@ AUDIO_SUFFIXES = {
     *(".aif", ".aiff", ".au", ".flac", ".g722", ".gsm", ".m4a", ".mp3"),
     *(".oga", ".ogg", ".opus", ".spx", ".voc", ".wav", ".wv"),
 }
-# A raw stream has no header to be recognised by, so FFmpeg has to be told its format.
+# A raw stream has no header to be recognised by, so FFmpeg needs its format.
 RAW_FORMATS = {".g722": "g722", ".gsm": "gsm"}
 TAR_SUFFIXES = {".bz2", ".gz", ".h2drumkit", ".tar", ".tgz", ".xz"}
 
@@ -153,7 +153,7 @@ def unpack_archives(root: Path) -> None:
 
 
 def carve(path: Path, folder: Path) -> None:
-    """Cut the WAV files and Ogg streams that lie uncompressed in a container into files of their own."""
+    """Cut the WAV files and Ogg streams that are stored uncompressed in a container into separate files."""
     content = path.read_bytes()
     pieces = []
     for match in re.finditer(rb"RIFF(....)WAVE", content, re.DOTALL):
@@ -213,7 +213,7 @@ def convert_package(deb: Path, dest: Path, seen: set[str], pool: Executor) -> di
 
 
 def kind_of(file_name: str, package_kind: str) -> str:
-    """Return the kind of a file: that of its package, but in a package of effects its path has a say."""
+    """Return the kind of a file: the kind of its package, but in a package of effects its path may change it."""
     if package_kind == "effects":
         for kind, words in KIND_WORDS.items():
             if words.search(file_name):

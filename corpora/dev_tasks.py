@@ -1,13 +1,13 @@
-"""Four small tasks in HEAR's format, to look at while a recipe is tuned; pretraining sees none of their sources.
+"""Four small tasks in HEAR's format, for tuning recipes. Pretraining uses none of their sources.
 
     python -m corpora.dev_tasks DEST [--task NAME ...]
 
-pitch: 960 notes of 96 instruments of TimGM6mb, which of 48 pitches is it; the instruments tested on are not those trained on.
-tuning: 720 drum hits of TimGM6mb in noise, which of six tunings, 0.8 semitones apart, are they.
-words: 30 words of a dictionary by four synthetic voices, which word is it; the voice tested on is not one of those trained on.
-everyday: sounds of two Debian packages, of ten kinds (everyday.csv): birds, pets, vehicles, things, people and so on.
+pitch: 960 notes of 96 instruments of TimGM6mb in 48 classes. Folds have different instruments.
+tuning: 720 drum hits of TimGM6mb in noise, in six classes of tuning, 0.8 semitones apart.
+words: 30 words of a dictionary, said by four synthetic voices. Folds have different voices.
+everyday: ten kinds of sounds from two Debian packages (everyday.csv): birds, pets, vehicles, things, people and others.
 
-They are no benchmark: a hit comes back as the same recording, but for its loudness and the noise.
+The tasks are not a benchmark: a drum hit occurs several times, with another loudness and other noise.
 """
 
 from __future__ import annotations

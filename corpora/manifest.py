@@ -1,4 +1,4 @@
-"""What all corpora share: 16 kHz mono FLAC with a manifest.csv, rendered in batches by processes; resumed where it stopped."""
+"""Shared by all corpora: 16 kHz mono FLAC with a manifest.csv, rendered in batches by processes, resumable."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MIN_SECONDS = 0.1
 
 
 class Source(NamedTuple):
-    """What a sound was made from: the columns of the manifest that all sounds of a batch share."""
+    """Source of a sound: the columns of the manifest that all sounds of a batch share."""
 
     package: str
     version: str
@@ -73,19 +73,19 @@ def render_batches(
     """Render every batch, one FLAC per sound, then write the manifest and print its hours.
 
     Args:
-        batches: name -> what its sounds are made from, and the argument of ``render``.
+        batches: name -> source of its sounds, and the argument of ``render``.
         render: yields names (of files below ``dest/audio``, without suffix, one for each sound of the corpus) and samples.
             Runs in ``jobs`` processes.
-        settings: all that the sounds depend on, as JSON: a folder holds the sounds of one choice only.
+        settings: everything that determines the sounds, as JSON. A folder holds the sounds of one choice only.
 
-    A batch is done when its record is there, so an interrupted run goes on; a batch that fails stops the run with its error.
-    Raises HearMwmaeError when ``dest`` holds a corpus of other settings.
+    A batch with a record is done, so an interrupted run is resumable. A batch that fails stops the run with its error.
+    Raises HearMwmaeError if ``dest`` holds a corpus with other settings.
     """
     records = dest / "records"
     records.mkdir(parents=True, exist_ok=True)
     marker, text = records / "settings.json", json.dumps(settings, indent=1) + "\n"
     if marker.is_file() and marker.read_text() != text:
-        raise HearMwmaeError(f"{dest} holds a corpus of other settings ({marker}); give another folder, or remove it")
+        raise HearMwmaeError(f"{dest} holds a corpus with other settings ({marker}); give another folder, or remove it")
     write_text(marker, text)
     missing = [name for name in batches if not (records / f"{name}.csv").is_file()]
     # Spawned, not forked: a fork of a process in which torch has started its threads may hang.

@@ -3,8 +3,8 @@
     python -m corpora.notes DEST [--batches 120] [--seed 0] [--jobs 2]
 
 Half of the batches are single notes and hits (kind "rendered"): any instrument, any pitch from A0 to C8, any velocity, held from
-0.1 to 3.2 s, half of them out of tune. The others (kind "scores") are ten seconds each of music drawn at random: one to four
-parts in a scale, melodies or chords, with drums or without. TimGM6mb is left to the development tasks.
+0.1 to 3.2 s, half of them out of tune. The others (kind "scores") are ten seconds each of random music: one to four parts in
+a scale, melodies or chords, with or without drums. TimGM6mb is reserved for the development tasks.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def draw_score(r: np.random.Generator, instruments: bool) -> list[Note]:
 
 
 def draw_drums(r: np.random.Generator, beat: float) -> list[Note]:
-    """Two to five drums of a kit, each with a pattern of its own."""
+    """Two to five drums of a kit, each with its own pattern."""
     kit, steps, notes = int(r.choice(KITS)), int(r.integers(4, 17)), []
     for drum in r.integers(DRUMS[0], DRUMS[1] + 1, int(r.integers(2, 6))):
         struck = r.random(steps) < r.uniform(0.1, 0.6)

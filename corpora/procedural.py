@@ -1,4 +1,4 @@
-"""Procedural sound of our own: clips of ten seconds, computed from nothing but a seed. CC0.
+"""Procedural sound: clips of ten seconds, computed from a seed alone. CC0.
 
     python -m corpora.procedural DEST [--clips 9000] [--seed 0] [--jobs 2]
 
@@ -43,7 +43,7 @@ SCALES = (
 
 
 def draw_instrument(r: Random) -> Play:
-    """Any instrument, with an envelope of its own where the instrument has none."""
+    """Any instrument; instruments without an envelope get one."""
     kind = int(r.choice(len(ALL), p=SHARES))
     play, decays = ALL[kind](r), ALL[kind] in (synthesis.pluck, synthesis.modal, synthesis.gong, synthesis.hand_drum)
     envelope = None if decays and r.random() < 0.8 else draw_envelope(r)
@@ -125,7 +125,7 @@ def rhythm(r: Random, clip: np.ndarray) -> None:
 
 
 def texture(r: Random, clip: np.ndarray) -> None:
-    """Something that goes on all the time (wind, water, a machine), with a few events over it."""
+    """A continuous sound (wind, water, a machine), with a few events over it."""
     for _ in range(r.integers(1, 3)):
         add(
             clip,
@@ -166,7 +166,7 @@ def render_batch(batch: tuple[int, range]) -> Iterator[tuple[str, np.ndarray]]:
 
 @click.command(cls=Command, help=__doc__)
 @click.argument("dest", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--clips", default=9000, show_default=True, help="Number of clips; a larger number goes on from a smaller one.")
+@click.option("--clips", default=9000, show_default=True, help="Number of clips; a larger number extends a smaller corpus.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--jobs", default=2, show_default=True, help="Number of processes.")
 def main(dest: Path, clips: int, seed: int, jobs: int) -> None:

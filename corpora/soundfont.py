@@ -67,9 +67,9 @@ def midi(slots: Sequence[Sequence[Note]], seconds: float) -> mido.MidiFile:
 
 
 def render(soundfont: Path, slots: Sequence[Sequence[Note]], seconds: float, room: bool = False) -> list[np.ndarray]:
-    """(samples,) float32 at 16 kHz for each slot, peaks at 1 at most; empty where the soundfont has no such sound.
+    """(samples,) float32 at 16 kHz for each slot, peaks at most 1; empty if the soundfont has no such sound.
 
-    ``room`` adds FluidSynth's reverberation. Raises HearMwmaeError without FluidSynth, and for what it cannot render.
+    ``room`` adds FluidSynth's reverberation. Raises HearMwmaeError without FluidSynth, and if it cannot render the notes.
     """
     with tempfile.TemporaryDirectory() as folder:
         score, wave = Path(folder, "score.mid"), Path(folder, "score.wav")

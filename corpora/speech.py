@@ -1,10 +1,10 @@
-"""Synthetic speech: random words of dictionaries, in many languages, by free synthesisers that Debian has.
+"""Synthetic speech: random words of dictionaries, in many languages, by free synthesisers in Debian.
 
     python -m corpora.speech DEST [--batches 400] [--seed 0] [--jobs 2]
 
 Texts are one to seven random words of Debian's word lists (packages w*, hunspell-*), so they resemble no data set. Voices: eSpeak
-NG in its languages and variants, Flite's and Festival's (voices.HELD_OUT are left to the development task). Batch number i is a
-function of (seed, i), the packages' versions, and nothing else.
+NG in its languages and variants, Flite's and Festival's (voices.HELD_OUT are reserved for the development task). Batch number i
+is a function of (seed, i) and the packages' versions alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .voices import FESTIVAL, FLITE, HELD_OUT, Utterance, Voice, espeak_voices, 
 KIND = "synthetic-speech"
 BATCH = 50
 SECONDS = (0.3, 10.0)
-#: Language -> word list, below /usr/share. What a language lacks, a neighbour lends (Finnish has neither list nor dictionary).
+#: Language -> word list, below /usr/share. A language without a list uses a neighbour's (Finnish has no list, no dictionary).
 WORDS = {
     **{"en": "dict/american-english", "en-gb": "dict/british-english", "de": "dict/ngerman", "fr": "dict/french"},
     **{"es": "dict/spanish", "it": "dict/italian", "pt": "dict/portuguese", "pt-br": "dict/brazilian", "ca": "dict/catalan"},
@@ -69,7 +69,7 @@ LICENCES = {
 
 @lru_cache
 def words(language: str) -> list[str]:
-    """Words of a language that are letters (and their marks) only, sorted."""
+    """Words of a language with letters (and their marks) only, sorted."""
     path = SHARE / WORDS[language]
     if not path.is_file():
         raise HearMwmaeError(f"no {path}: install the word list of {language!r} (on Debian, packages w* and hunspell-*)")
@@ -82,7 +82,7 @@ def words(language: str) -> list[str]:
 
 
 def _encoding(path: Path, raw: bytes) -> str:
-    """What the dictionary's own rules say; a plain list that is not UTF-8 is in Latin-1."""
+    """Encoding by the dictionary's rules; a plain list that is not UTF-8 is in Latin-1."""
     rules = path.with_suffix(".aff")
     if path.suffix == ".dic" and rules.is_file() and (found := re.search(rb"^SET\s+(\S+)", rules.read_bytes(), re.MULTILINE)):
         return found[1].decode()
@@ -127,7 +127,7 @@ def plan(batches: int, seed: int) -> list[Voice]:
 
 
 def version_of(package: str) -> str:
-    """Of an installed Debian package; HearMwmaeError where it is not installed."""
+    """Version of an installed Debian package; HearMwmaeError if it is not installed."""
     done = subprocess.run(["dpkg-query", "-W", "-f", "${Version}", package], capture_output=True, text=True)
     if done.returncode or not done.stdout:
         raise HearMwmaeError(f"the Debian package {package} is not installed")

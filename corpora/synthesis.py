@@ -1,7 +1,7 @@
 """Procedural instruments: drawn at random, then played at any pitch.
 
-Each draws an instrument with the generator ``r`` and returns ``play(f, n)``, which gives ``n`` samples (float64) at ``f`` hertz,
-their level left to the caller. What makes the timbre is drawn once, and what differs from note to note when it is played.
+Each function draws an instrument with the generator ``r`` and returns ``play(f, n)``: ``n`` samples (float64) at ``f`` hertz. The
+caller sets their level. The timbre is drawn once; the differences between notes are drawn when a note is played.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def seconds(n: int) -> np.ndarray:
 
 
 def sine(cycles: np.ndarray) -> np.ndarray:
-    """Of a phase in cycles. Single precision is exact enough (-120 dB) once whole cycles are taken off, and much faster."""
+    """Sine of a phase in cycles. Single precision is exact enough (-120 dB) once whole cycles are taken off, and much faster."""
     return np.sin(((cycles - np.floor(cycles)) * (2 * np.pi)).astype(np.float32))
 
 
@@ -90,7 +90,7 @@ def draw_pitch_curve(r: Random) -> Callable[[float, int], np.ndarray | None]:
 
 
 def harmonic(r: Random) -> Play:
-    """Partials of a random spectrum: a tilt, resonances that stay where they are, every one or the odd ones, stretched or not."""
+    """Partials of a random spectrum: a tilt, fixed resonances, every one or the odd ones, stretched or not."""
     phase, tilt, fade = draw_pitch_curve(r), r.uniform(0.3, 2.5), r.uniform(0, 0.5)
     stretch = log_uniform(r, 1e-6, 1e-3) if r.random() < 0.4 else 0.0
     odd, breath = r.random() < 0.25, log_uniform(r, 1e-4, 0.1)

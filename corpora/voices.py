@@ -1,4 +1,4 @@
-"""Free synthesisers of speech, as subprocesses: eSpeak NG, Flite and Festival, with the voices that Debian has for them."""
+"""Free speech synthesisers as subprocesses: eSpeak NG, Flite and Festival, with their voices in Debian."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .manifest import SAMPLE_RATE, resample
 
 
 class Voice(NamedTuple):
-    """A voice: of which engine, its name there, its language, and the Debian package that its sound comes from."""
+    """A voice: its engine, its name in the engine, its language, and the Debian package of its sound."""
 
     engine: str
     name: str
@@ -27,7 +27,7 @@ class Voice(NamedTuple):
 
 
 class Utterance(NamedTuple):
-    """What is said, and how: rate and pitch are factors of the voice's own."""
+    """A text, and factors of the voice's own rate and pitch."""
 
     text: str
     rate: float = 1.0
@@ -50,7 +50,7 @@ FESTIVAL = [
     Voice("festival", "pc_diphone", "it", "festvox-itapc16k", "iso-8859-15"),
     Voice("festival", "msu_ru_nsh_clunits", "ru", "festvox-ru"),
 ]
-#: English voices that training never hears: the development task of words is spoken by them. All are of real speakers.
+#: English voices of the development task of words, which training never hears. All are of real speakers.
 HELD_OUT = [voice for voice in (*FLITE, *FESTIVAL) if voice.name in ("awb", "rms", "kal_diphone", "ked_diphone")]
 
 
@@ -64,9 +64,9 @@ def espeak_voices(languages: Sequence[str]) -> list[Voice]:
 
 
 def speak(voice: Voice, utterances: Sequence[Utterance]) -> Iterator[np.ndarray]:
-    """(samples,) float32 at 16 kHz for each utterance, silence at the ends cut off; empty where the voice cannot say it.
+    """(samples,) float32 at 16 kHz for each utterance, without silence at the ends; empty if the voice cannot pronounce it.
 
-    eSpeak NG changes the pitch by itself; in the others the whole voice is scaled, as of a smaller or larger speaker.
+    eSpeak NG changes the pitch; the other engines scale the voice, as of a smaller or larger speaker.
     """
     with tempfile.TemporaryDirectory() as folder:
         waves = [Path(folder, f"{number}.wav") for number in range(len(utterances))]
@@ -86,7 +86,7 @@ def speak(voice: Voice, utterances: Sequence[Utterance]) -> Iterator[np.ndarray]
 
 
 def _festival_script(voice: Voice, utterances: Sequence[Utterance], waves: Sequence[Path]) -> str:
-    """A word that a voice cannot pronounce is an error in Scheme, which must not end the others."""
+    """A word that a voice cannot pronounce is an error in Scheme, which must not stop the others."""
     lines = [f"(voice_{voice.name})"]
     for utterance, wave in zip(utterances, waves, strict=True):
         text = utterance.text.replace("\\", "").replace('"', "")

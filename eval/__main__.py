@@ -1,4 +1,4 @@
-"""`python -m eval`, in a checkout: HEAR tasks with the benchmark's own kit, from embeddings to a table."""
+"""`python -m eval`, in a checkout: HEAR tasks with HEAR's evaluation kit, from embeddings to a table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .tasks import find_tasks, problems_of, registry
 
 RESULTS = click.argument("results", type=click.Path(file_okay=False, path_type=Path))
 TASKS_DIR = click.argument("tasks_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
-TASK = click.option("--task", "names", multiple=True, metavar="FOLDER", help="Only this task; may be given again.")
+TASK = click.option("--task", "names", multiple=True, metavar="FOLDER", help="Only this task. Repeatable.")
 PROTOCOL = click.option("--protocol", type=click.Choice(list(PROTOCOLS)), default="paper", show_default=True)
 
 
@@ -50,12 +50,12 @@ SEEDS = click.option("--seeds", type=Seeds(), default="0-9", show_default=True)
 
 @click.group(cls=Group, context_settings={"max_content_width": 110})
 def main() -> None:
-    """Evaluate any HEAR module on HEAR tasks, with heareval itself.
+    """Evaluate any HEAR module on HEAR tasks, with heareval.
 
     \b
-    python -m eval tasks                                           the paper's ten tasks
+    python -m eval tasks                                           list the tasks
     python -m eval fetch TASKS_DIR                                 download them
-    python -m eval check TASKS_DIR                                 what is complete and what is wrong
+    python -m eval check TASKS_DIR                                 check that they are complete
     python -m eval embed TASKS_DIR RESULTS/mine --module hear_mwmae
     python -m eval predict RESULTS/mine --protocol paper --seeds 0-9
     python -m eval scores RESULTS/mine RESULTS/other
@@ -65,7 +65,7 @@ def main() -> None:
 
 @main.command("tasks", short_help="List the tasks and their sources.")
 def tasks_command() -> None:
-    """List the tasks: the paper's ten, and the frame-level one. Sources, and who tells the licences, are in eval/tasks.csv."""
+    """List the tasks: ten of the paper, and one with events. eval/tasks.csv has their sources and licences."""
     for task in registry().values():
         length = f"{task.seconds:g} s" if task.seconds else "0.3 to 30 s"
         click.echo(
@@ -77,17 +77,17 @@ def tasks_command() -> None:
 @click.argument("tasks_dir", type=click.Path(file_okay=False, path_type=Path))
 @TASK
 @click.option("--record", default=fetch.RECORD, show_default=True, help="Zenodo record that lists the files.")
-@jobs_option("Processes that resample.")
+@jobs_option("Processes for resampling.")
 @click.option("--keep", is_flag=True, help="Keep the archives and the 48 kHz audio.")
 def fetch_command(tasks_dir: Path, names: tuple[str, ...], record: str, jobs: int, keep: bool) -> None:
-    """Download tasks, all of the registry or those given, and resample them to 16 kHz. Interrupted anywhere, it goes on."""
+    """Download all or the given tasks, and resample them to 16 kHz. The command is resumable."""
     known = registry()
     if unknown := sorted(set(names) - known.keys()):
         raise HearMwmaeError(f"no task {', '.join(unknown)}; there are {', '.join(known)}")
     archives, failures = None, 0
     for name in dict.fromkeys(names or known):
         if fetch.is_fetched(known[name], tasks_dir):
-            click.echo(f"{name}: was there already")
+            click.echo(f"{name}: already fetched")
             continue
         archives = archives or fetch.read_record(record)
         try:
@@ -100,19 +100,19 @@ def fetch_command(tasks_dir: Path, names: tuple[str, ...], record: str, jobs: in
 
 
 def _other_count(task: TaskFolder) -> str:
-    """HEAR's page lists numbers of clips. What the task itself says counts, but a difference is reported."""
+    """A note if the task's number of clips differs from HEAR's page. The task's number counts."""
     listed = registry().get(task.path.name)
     return (
         "" if not listed or task.clips == listed.clips else f" ({task.clips:,} clips, where HEAR's page lists {listed.clips:,})"
     )
 
 
-@main.command("check", short_help="Say which task folders are complete.")
+@main.command("check", short_help="Check task folders.")
 @TASKS_DIR
 @TASK
-@click.option("--sample-rate", default=16000, show_default=True, help="Of the audio that is looked for.")
+@click.option("--sample-rate", default=16000, show_default=True, help="Sample rate of the audio to check.")
 def check_command(tasks_dir: Path, names: tuple[str, ...], sample_rate: int) -> None:
-    """Say which task folders are complete, and what is wrong with the others; then the exit code is 1."""
+    """List complete task folders, and the problems of the others. The exit code is 1 if there are problems."""
     bad, found = False, find_tasks(tasks_dir, names)
     for task in found:
         problems = problems_of(task, sample_rate)
@@ -121,7 +121,7 @@ def check_command(tasks_dir: Path, names: tuple[str, ...], sample_rate: int) -> 
     if not names:
         for folder in sorted(registry().keys() - {task.path.name for task in found}):
             begun = (tasks_dir / fetch.WORK / folder).is_dir()
-            click.echo(f"{folder}: {'`fetch` has begun, and would go on' if begun else 'not here'}")
+            click.echo(f"{folder}: {'incomplete: `fetch` resumes it' if begun else 'missing'}")
     sys.exit(bad)
 
 
@@ -129,10 +129,10 @@ def check_command(tasks_dir: Path, names: tuple[str, ...], sample_rate: int) -> 
 @TASKS_DIR
 @RESULTS
 @click.option("--module", default="hear_mwmae", show_default=True, help="Import name of a HEAR module.")
-@click.option("--model", help="What the module's load_model takes; its default when not given.")
+@click.option("--model", help="Argument of the module's load_model; its default if not given.")
 @click.option("--model-options", default="{}", help="JSON, further arguments of load_model.")
 @click.option(
-    "--batch-size", type=click.IntRange(1), help="Clips at a time, where all are of one length; the kit's choice if not given."
+    "--batch-size", type=click.IntRange(1), help="Clips at a time, if all have one length; the kit's choice by default."
 )
 @TASK
 def embed_command(
@@ -144,10 +144,10 @@ def embed_command(
     batch_size: int | None,
     names: tuple[str, ...],
 ) -> None:
-    """Embed tasks with a model into the folder RESULTS, which is named after the model. What is there is not made again.
+    """Embed tasks with a model into the folder RESULTS, which is named after the model. Existing embeddings are kept.
 
-    Under torchrun (python -m torch.distributed.run --nproc-per-node 8 -m eval embed ...) the clips of a task are shared out among
-    the processes, each on a GPU of its own where there are some.
+    Under torchrun (python -m torch.distributed.run --nproc-per-node 8 -m eval embed ...) the processes share the clips of a task.
+    Each process uses one GPU, if the machine has GPUs.
     """
     try:
         options = json.loads(model_options)
@@ -167,17 +167,17 @@ def embed_command(
                 hours, disk = hours_of(task, hear_model.embedding.sample_rate), disk_needed(hear_model, task, world)
                 memory = memory_needed(hear_model, task)
                 what = f"{hours:.2f} h of audio, {disk >> 20} MiB of disk, {memory >> 20} MiB of memory"
-                click.echo(f"{task.path.name}: {what} (with one clip at a time, more with more)")
+                click.echo(f"{task.path.name}: {what} (with one clip at a time; larger batches need more)")
             write_embeddings(hear_model, task, results, batch_size, rank, world)
             done += 1
-        except Exception as error:  # a bug, of this package or of the module, is shown, and stops no other task
+        except Exception as error:  # a bug in this package or in the module is printed, and does not stop the other tasks
             if world > 1:  # the others wait for this one
                 raise
             failures += 1
             what = str(error) if isinstance(error, (HearMwmaeError, OSError)) else f"{task.path}\n{traceback.format_exc()}"
             click.echo(f"not embedded: {what}", err=True)
     if rank == 0:
-        click.echo(f"{done} of {done + failures} tasks embedded into {results}, {len(found) - done - failures} were there")
+        click.echo(f"{done} of {done + failures} tasks embedded into {results}, {len(found) - done - failures} already embedded")
     sys.exit(bool(failures))
 
 
@@ -186,16 +186,16 @@ def embed_command(
 @PROTOCOL
 @SEEDS
 @TASK
-@jobs_option("Processes, as many as memory allows.")
+@jobs_option("Processes, limited by the available memory.")
 def predict_command(results: Path, protocol: str, seeds: list[int], names: tuple[str, ...], jobs: int) -> None:
-    """Train and test predictors on the embeddings in RESULTS: a process and a file per task and seed.
+    """Train and test predictors on the embeddings in RESULTS: one process and one file per task and seed.
 
-    What is there is not computed again; one that fails stops no other.
+    Existing results are kept. A failed prediction does not stop the others.
     """
     missing = predict.missing_predictions(results, protocol, seeds, names)
     if missing:
         most = max(map(predict.memory_needed, missing)) >> 20
-        click.echo(f"{len(missing)} predictions, each of up to {most} MiB of memory")
+        click.echo(f"{len(missing)} predictions, each with up to {most} MiB of memory")
     failures = predict.predict_all(missing, jobs)
     for failed, reason in failures:
         click.echo(f"failed: {failed}: {reason}", err=True)
@@ -229,7 +229,7 @@ MODELS = click.argument("results", nargs=-1, required=True, type=click.Path(exis
 def _read(results: tuple[Path, ...], protocol: str) -> dict[str, dict[str, scores.Score]]:
     models = {path.resolve().name: scores.read_scores(path, protocol) for path in results}
     if len(models) < len(results):
-        raise HearMwmaeError("two of these folders have one name: models are told apart by it")
+        raise HearMwmaeError("two of these folders have the same name: models need different names")
     if empty := [name for name, found in models.items() if not found]:
         raise HearMwmaeError(f"no results under protocol {protocol} in {', '.join(empty)}")
     return models
@@ -239,10 +239,10 @@ def _read(results: tuple[Path, ...], protocol: str) -> dict[str, dict[str, score
 @MODELS
 @PROTOCOL
 @click.option(
-    "--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write the means and intervals, of one model."
+    "--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write the scores of one model, for `gate`."
 )
 def scores_command(results: tuple[Path, ...], protocol: str, csv_path: Path | None) -> None:
-    """Print a Markdown table of the models in RESULTS..., with 95 % intervals over seeds, beside the paper's rows."""
+    """Print a Markdown table of the models in RESULTS... and of published rows, with 95 % intervals over seeds."""
     models = _read(results, protocol)
     click.echo(scores.markdown(models, protocol))
     if csv_path:
@@ -257,16 +257,16 @@ def scores_command(results: tuple[Path, ...], protocol: str, csv_path: Path | No
 @PROTOCOL
 @out_option("The .html to write.", folder=False)
 def report_command(results: tuple[Path, ...], protocol: str, out: Path) -> None:
-    """Write one page about the models in RESULTS...: scores beside the paper's, bars, comparisons, how it was done.
+    """Write one page about the models in RESULTS...: scores and the paper's scores, bars, comparisons, provenance.
 
-    The table of scores goes beside it, as .md and as .table.csv.
+    The table of scores is also written as .md and as .table.csv.
     """
     if out.suffix != ".html":
         raise HearMwmaeError(f"the page must end in .html, got {out}")
     models = _read(results, protocol)
     write_text(out, report.page(models, protocol, report.provenance(results, protocol)))
     write_text(out.with_suffix(".md"), scores.markdown(models, protocol) + "\n")
-    table = out.with_suffix(".table.csv")  # not .csv, which may be the scores that `gate` compares with
+    table = out.with_suffix(".table.csv")  # not .csv, which may hold the stored scores of `gate`
     write_text(table, scores.table_csv(models, protocol))
     click.echo(f"report -> {out}, {out.with_suffix('.md').name}, {table.name}")
 
@@ -278,9 +278,9 @@ def report_command(results: tuple[Path, ...], protocol: str, out: Path) -> None:
     "--min", "minimum", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="CSV of `scores --csv`."
 )
 def gate_command(results: Path, protocol: str, minimum: Path) -> None:
-    """Exit with 1 when a score falls below a stored one by more than chance: for continuous integration.
+    """Exit with 1 if a score falls below a stored one by more than chance: for continuous integration.
 
-    Chance is the 95 % interval of the stored scores over their seeds, or, with one seed, that of the number of tested clips.
+    Chance is the 95 % interval of the stored scores over their seeds. With one seed, it follows from the number of tested clips.
     """
     (found,) = _read((results,), protocol).values()
     problems = gate.below(found, protocol, minimum)

@@ -1,4 +1,4 @@
-"""Embeddings of tasks: RESULTS/NAME/TASK/embeddings, each made once and written atomically."""
+"""Embeddings of tasks: RESULTS/NAME/TASK/embeddings, computed once and written atomically."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .machine import describe_machine, peak_memory, versions
 from .results import ABOUT, EMBEDDINGS
 from .tasks import problems_of, seconds_of
 
-#: Bytes that the smallest file takes on most file systems.
+#: Size of the smallest file on most file systems, in bytes.
 BLOCK = 4096
 #: Bytes of a timestamp in the kit's JSON.
 TIME_BYTES = 8
@@ -41,9 +41,9 @@ def join_group() -> tuple[int, int]:
     if world == 1:
         return 0, 1
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # what the kit's "cuda" then means
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # the kit's "cuda" then means this device
     if not dist.is_initialized():
-        dist.init_process_group("gloo", timeout=PATIENCE)  # only to wait for each other
+        dist.init_process_group("gloo", timeout=PATIENCE)  # used only for barriers
     return dist.get_rank(), world
 
 
@@ -60,12 +60,12 @@ class Model:
 
     @cached_property
     def identity(self) -> dict:
-        """What tells it from others: the module, its options, its weights, wherever they come from, and how it pools them."""
+        """The cache key: the module, its options, its loaded weights, and its pooling."""
         pooling = getattr(getattr(self.embedding.model, "config", None), "pooling", None)
         return {"module": self.module, "options": self.options, "weights": self._weights(), "pooling": pooling}
 
     def _weights(self) -> str:
-        """SHA-256 of the loaded weights; of a model that is not torch's, of its files, or else its name."""
+        """SHA-256 of the loaded weights; for a model that is not a torch module, of its files, or else its name."""
         model = self.embedding.model
         if isinstance(model, torch.nn.Module):
             digest = hashlib.sha256()
@@ -79,7 +79,7 @@ class Model:
 
 
 def is_embedded(model: Model, task: TaskFolder, results: Path) -> bool:
-    """Whether ``results`` has the task. Raises HearMwmaeError when it has it of another model or of other labels."""
+    """Whether ``results`` has the task. HearMwmaeError if it was embedded with another model or other labels."""
     out = results / task.path.name / EMBEDDINGS
     if not (out / ABOUT).is_file():
         return False
@@ -92,7 +92,7 @@ def is_embedded(model: Model, task: TaskFolder, results: Path) -> bool:
 
 
 def check_complete(model: Model, task: TaskFolder) -> None:
-    """HearMwmaeError where a task lacks something, at the model's sample rate."""
+    """HearMwmaeError if a task is incomplete at the model's sample rate."""
     if problems := problems_of(task, model.embedding.sample_rate):
         raise HearMwmaeError(f"{task.path} is not complete: {'; '.join(problems)}")
 
@@ -100,7 +100,7 @@ def check_complete(model: Model, task: TaskFolder) -> None:
 def write_embeddings(model: Model, task: TaskFolder, results: Path, batch_size: int | None, rank: int, world: int) -> None:
     """Embed a complete task into ``results/TASK/embeddings``; under torchrun, every process of the group calls it.
 
-    Raises HearMwmaeError when it cannot be embedded, or is being embedded by somebody else.
+    Raises HearMwmaeError if it cannot be embedded, or if another process is embedding it.
     """
     out = results / task.path.name / EMBEDDINGS
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def _embed(model: Model, task: TaskFolder, out: Path, batch_size: int | None, ra
     if rank == 0:
         shutil.rmtree(partial, ignore_errors=True)
     if world == 1:
-        if (out / ABOUT).is_file():  # by another process, while this one was looking at other things
+        if (out / ABOUT).is_file():  # another process has embedded it in the meantime
             return
         kit.embed_task(model.embedding, task, partial, batch_size)
     else:
@@ -128,7 +128,7 @@ def _embed(model: Model, task: TaskFolder, out: Path, batch_size: int | None, ra
             _join(task, partial)
     if rank == 0:
         for split in task.splits:
-            shutil.rmtree(partial / split)  # a file per clip, which the kit has joined to one array by now
+            shutil.rmtree(partial / split)  # one file per clip, which the kit has joined into one array
         about = model.identity | {"model": model.model, "task": task.path.name, "batch_size": batch_size, "processes": world}
         about |= {"hours": round(hours_of(task, model.embedding.sample_rate), 4), "embeddings": _hash_files(partial)}
         about |= {
@@ -143,7 +143,7 @@ def _embed(model: Model, task: TaskFolder, out: Path, batch_size: int | None, ra
 
 
 def _hash_files(path: Path) -> str:
-    """SHA-256 of a file, or of the files below a folder; those that name places on this machine are left out."""
+    """SHA-256 of a file, or of the files below a folder, without files that contain local paths."""
     if path.is_file():
         return sha256_of(path)
     digest = hashlib.sha256()
@@ -153,7 +153,7 @@ def _hash_files(path: Path) -> str:
 
 
 def _share(task: TaskFolder, folder: Path, rank: int, world: int) -> TaskFolder | None:
-    """A task folder with every ``world``-th clip of each split, from the ``rank``-th on; None where a split would be empty."""
+    """A task folder with every ``world``-th clip of each split, from the ``rank``-th on; None if a split would be empty."""
     labels = {split: list(task.labels(split).items()) for split in task.splits}
     world = min(world, *map(len, labels.values()))
     if rank >= world:
@@ -169,7 +169,7 @@ def _share(task: TaskFolder, folder: Path, rank: int, world: int) -> TaskFolder 
 
 
 def _join(task: TaskFolder, partial: Path) -> None:
-    """One set of embeddings from the shares, as one process would have left it."""
+    """Join the shares into the embeddings that one process would write."""
     shares = sorted(partial.glob("share-*"))
     for split in task.splits:
         (partial / split).mkdir()
@@ -181,15 +181,15 @@ def _join(task: TaskFolder, partial: Path) -> None:
 
 
 def hours_of(task: TaskFolder, sample_rate: int) -> float:
-    """Hours of audio in a task, at a rate that it has it in."""
+    """Hours of audio in a task, at one of its sample rates."""
     return sum(seconds_of(task, sample_rate)) / 3600
 
 
 def disk_needed(model: Model, task: TaskFolder, world: int = 1) -> int:
-    """Bytes that embedding a task takes at its height.
+    """Peak disk space for embedding a task, in bytes.
 
-    The kit writes every vector twice, to a file per clip and to one array, before the former are removed; shares of many
-    processes have an array more. A file takes whole blocks. Events come with their times, as text.
+    The kit writes every vector twice, to one file per clip and to one array, before the files are removed. Several processes
+    write another array. The size of a file is rounded up to blocks. Events also have their times, as text.
     """
     clips = task.clips
     embedding, files, text = model.embedding, 2, 0
@@ -204,7 +204,7 @@ def disk_needed(model: Model, task: TaskFolder, world: int = 1) -> int:
 
 
 def memory_needed(model: Model, task: TaskFolder) -> int:
-    """The most bytes that this process has had so far, the task's longest clip embedded, on a CPU; GPUs have their own."""
+    """Peak RSS of this process after embedding the task's longest clip, in bytes; GPU memory does not count."""
     embedding = model.embedding
     longest = round(max(seconds_of(task, embedding.sample_rate)) * embedding.sample_rate)
     silence = np.zeros((1, longest), np.float32)

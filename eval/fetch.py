@@ -1,11 +1,11 @@
-"""HEAR's tasks from their public record: downloaded, checked, unpacked, resampled. What is interrupted goes on where it was.
+"""Downloads HEAR's tasks from their public record, checks, unpacks and resamples them. Every step is resumable.
 
-A task appears in the tasks folder when it is complete; until then it is in ``.fetch/`` there:
+A task appears in the tasks folder when it is complete. Until then it is in ``.fetch/`` of that folder:
 
-    KEY.part           an archive that is coming in
-    KEY                one that has come in, its MD5 checked
-    FOLDER/            what was in it; 16000/ fills up beside 48000/
-    FOLDER/.unpacked   says that all of it is there
+    KEY.part           an archive during the download
+    KEY                a complete archive, its MD5 checked
+    FOLDER/            its content; 16000/ is filled from 48000/
+    FOLDER/.unpacked   marks a completely unpacked archive
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from .tasks import BenchmarkTask, problems_of
 #: "HEAR: Holistic Evaluation of Audio Representations (tasks)", doi 10.5281/zenodo.5885750: all tasks, at 48 kHz only.
 RECORD = "https://zenodo.org/api/records/5885750"
 SOURCE_RATE = 48000
-#: Attempts at an archive that bring nothing more, before it is given up.
+#: Attempts without progress before the download of an archive fails.
 ATTEMPTS = 4
-#: Seconds before the second of them, and so many more before every further one.
+#: Seconds before the second attempt; every further pause is longer by as much.
 PAUSE = 2.0
-#: Where tasks are made, in the folder of tasks.
+#: Folder of incomplete tasks, in the folder of tasks.
 WORK = ".fetch"
-#: Marks a folder in which everything of an archive is.
+#: Marks a folder with the complete content of an archive.
 UNPACKED = ".unpacked"
 #: Seconds that a server may be silent.
 TIMEOUT = 60
@@ -59,7 +59,7 @@ class Archive:
 
 
 def read_record(url: str = RECORD) -> list[Archive]:
-    """The files of a Zenodo record. Raises HearMwmaeError where that cannot be had."""
+    """The files of a Zenodo record. HearMwmaeError if the record cannot be read."""
     try:
         response = requests.get(url, timeout=TIMEOUT)
         response.raise_for_status()
@@ -70,18 +70,18 @@ def read_record(url: str = RECORD) -> list[Archive]:
 
 
 def is_fetched(task: BenchmarkTask, tasks_dir: Path) -> bool:
-    """Whether there is nothing left to do for ``tasks_dir/FOLDER``."""
+    """Whether ``tasks_dir/FOLDER`` is complete."""
     final = tasks_dir / task.folder
     return final.is_dir() and not (final / UNPACKED).is_file()
 
 
 def fetch_task(task: BenchmarkTask, tasks_dir: Path, archives: list[Archive], jobs: int = 1, keep: bool = False) -> None:
-    """Have ``tasks_dir/FOLDER`` complete at 16 kHz.
+    """Make ``tasks_dir/FOLDER`` complete at 16 kHz.
 
-    Raises HearMwmaeError when the record has no such task, or when what came is damaged or not complete.
+    Raises HearMwmaeError if the record has no such task, or if the download is damaged or incomplete.
 
     Args:
-        jobs: processes that resample.
+        jobs: processes for resampling.
         keep: leave the archive and the 48 kHz audio in place.
     """
     final, work = tasks_dir / task.folder, tasks_dir / WORK
@@ -96,7 +96,7 @@ def fetch_task(task: BenchmarkTask, tasks_dir: Path, archives: list[Archive], jo
         if not keep:
             shutil.rmtree(final / str(SOURCE_RATE), ignore_errors=True)
             (work / archive.key).unlink(missing_ok=True)
-        (final / UNPACKED).unlink(missing_ok=True)  # where another process has just done all this
+        (final / UNPACKED).unlink(missing_ok=True)  # another process may have completed it
 
 
 def _complete(task: BenchmarkTask, archive: Archive, work: Path, final: Path, jobs: int) -> None:
@@ -106,11 +106,11 @@ def _complete(task: BenchmarkTask, archive: Archive, work: Path, final: Path, jo
     resample(folder, jobs)
     if problems := problems_of(TaskFolder(folder)):
         raise HearMwmaeError(f"{folder} is not complete: {'; '.join(problems)}")
-    folder.rename(final)  # with its mark: it says that what is no longer needed has not been removed yet
+    folder.rename(final)  # with its mark: the archive and the 48 kHz audio are not removed yet
 
 
 def download(archive: Archive, folder: Path) -> Path:
-    """An archive in ``folder``, whole and checked; a part that is there is gone on with."""
+    """The complete, checked archive in ``folder``. A partial download is resumed."""
     whole, part = folder / archive.key, folder / f"{archive.key}.part"
     if whole.is_file():
         return whole
@@ -125,14 +125,14 @@ def download(archive: Archive, folder: Path) -> Path:
             while _size(part) < archive.size:
                 retry(_append, archive, part, bar)
         except requests.RequestException as error:
-            raise HearMwmaeError(f"{archive.url} cannot be downloaded: {error}; the same command goes on") from error
+            raise HearMwmaeError(f"{archive.url} cannot be downloaded: {error}; the same command resumes the download") from error
     digest = hashlib.md5(usedforsecurity=False)
     with open(part, "rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     if digest.hexdigest() != archive.md5 or part.stat().st_size != archive.size:
         part.unlink()
-        raise HearMwmaeError(f"{archive.key} came in damaged (its MD5 is not {archive.md5}) and was removed; try again")
+        raise HearMwmaeError(f"{archive.key} arrived damaged (its MD5 is not {archive.md5}) and was removed; try again")
     part.rename(whole)
     return whole
 
@@ -142,7 +142,7 @@ def _size(path: Path) -> int:
 
 
 def _append(archive: Archive, part: Path, bar: tqdm) -> None:
-    """Ask for what is missing. Raises requests.RequestException where nothing comes; what comes is kept, as far as it goes."""
+    """Download the missing bytes. requests.RequestException if nothing arrives; received bytes are kept."""
     had = bar.n = _size(part)
     headers = {"Range": f"bytes={had}-"} if had else {}
     try:
@@ -161,7 +161,7 @@ def _append(archive: Archive, part: Path, bar: tqdm) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """The task folder of that name inside an archive, wherever it lies in it; metadata and 48 kHz audio only."""
+    """Unpack the task folder of that name from anywhere in an archive: metadata and 48 kHz audio only."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
@@ -182,7 +182,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def resample(folder: Path, jobs: int) -> None:
-    """``16000/`` from ``48000/``, file by file; those that are there are left alone."""
+    """Make ``16000/`` from ``48000/``, file by file. Existing files are kept."""
     files = []
     for split in TaskFolder(folder).splits:
         (folder / str(SAMPLE_RATE) / split).mkdir(parents=True, exist_ok=True)
@@ -199,7 +199,7 @@ def resample(folder: Path, jobs: int) -> None:
 
 
 def resample_files(files: list[Path]) -> int:
-    """Write every file at 16 kHz beside the original's folder; returns how many."""
+    """Write every file at 16 kHz to the folder of that rate; returns their number."""
     for file in files:
         with replacing(_target(file)) as temporary:
             audio = read_audio(file, SAMPLE_RATE).numpy().clip(-1, 1)

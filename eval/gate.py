@@ -1,4 +1,4 @@
-"""Scores kept in a file, and whether new ones fall below them by more than chance: `python -m eval gate`."""
+"""Stored scores, and whether new scores fall below them by more than chance: `python -m eval gate`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hear_mwmae.files import replacing
 
 from .scores import CONFIDENCE, Score
 
-#: Columns of the file. ``seeds`` are the scores by seed, such as "0=80.5 1=79.75"; ``clips`` are those tested. Files without the
-#: last two, of earlier versions, are read as well.
+#: Columns of the file. ``seeds`` are the scores by seed, such as "0=80.5 1=79.75"; ``clips`` is the number of tested clips.
+#: Files of earlier versions, without the last two, are also read.
 STORED_FIELDS = ("task", "protocol", "mean", "half_width", "seeds", "clips")
 
 
@@ -31,7 +31,7 @@ def write_csv(scores: dict[str, Score], protocol: str, path: Path) -> None:
 
 
 def read_csv(path: Path, protocol: str) -> dict[str, Score]:
-    """What :func:`write_csv` wrote. Raises HearMwmaeError where that is of another protocol, or nothing."""
+    """Read a file of :func:`write_csv`. HearMwmaeError if it is empty or has another protocol."""
     try:
         with open(path, newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
@@ -58,12 +58,12 @@ def _stored(row: dict[str, str]) -> Score:
 
 
 def tolerance(stored: Score, new: Score) -> float:
-    """How far below a stored mean chance alone brings that of a new run, in percent points.
+    """How far a new mean may fall below a stored mean by chance alone, in percentage points.
 
-    Where seeds are stored, it is the 95 % prediction interval of a mean of as many new seeds, from the spread of the stored ones:
-    t s sqrt(1 / stored + 1 / new). A stored interval without its seeds counts as it is. With one stored seed, which has no
-    spread, that of the new seeds is taken; with one seed on both sides, the 95 % interval of the difference of two proportions
-    of as many tested clips, sqrt(2) times that of one.
+    With stored seeds, it is the 95 % prediction interval of a mean of as many new seeds, from the spread of the stored seeds:
+    t s sqrt(1 / stored + 1 / new). A stored interval without its seeds is used unchanged. One stored seed has no spread, so the
+    spread of the new seeds is used. With one seed on both sides, it is the 95 % interval of the difference of two proportions
+    over the tested clips, sqrt(2) times the interval of one proportion.
     """
     one, other = list(stored.values.values()), list(new.values.values())
     spread = one if len(one) > 1 else other
@@ -76,15 +76,15 @@ def tolerance(stored: Score, new: Score) -> float:
     if not clips:
         return 0.0
     z = stats.norm.ppf((1 + CONFIDENCE) / 2)
-    # Agresti's and Coull's interval, which is not 0 wide at 0 % and 100 %.
+    # The interval of Agresti and Coull, whose width is not 0 at 0 % and 100 %.
     share = (clips * min(stored.mean, 100) / 100 + z**2 / 2) / (clips + z**2)
     return float(100 * z * math.sqrt(2 * share * (1 - share) / (clips + z**2)))
 
 
 def below(scores: dict[str, Score], protocol: str, minimum: Path) -> list[str]:
-    """What falls below the stored scores of :func:`write_csv` by more than their :func:`tolerance`, one line each.
+    """A line for each score that falls below the stored score of :func:`write_csv` by more than its :func:`tolerance`.
 
-    Raises HearMwmaeError where a stored task has no score, or is of another protocol, or nothing is stored.
+    Raises HearMwmaeError if a stored task has no score or another protocol, or if the file is empty.
     """
     stored = read_csv(minimum, protocol)
     if missing := sorted(stored.keys() - scores.keys()):

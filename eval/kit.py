@@ -1,7 +1,7 @@
-"""heareval as it is: what it wants of its surroundings, and its two entries with what its command line leaves fixed.
+"""Unmodified heareval: its environment, and its two entry points with the settings that its command line fixes.
 
-Nothing of heareval is copied or changed on disk. It takes its seed, its grid and its batch size from names in its modules; these
-are set for the length of a call.
+Nothing of heareval is copied or changed on disk. It reads its seed, its grid and its batch size from names in its modules. They
+are patched during a call.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import read_json
 from hear_mwmae.probing.tasks import TaskFolder
 
-# pytorch-lightning 1.8 reads checkpoints that it wrote a moment ago with torch.load as it was before torch 2.6.
+# pytorch-lightning 1.8 reads the checkpoints that it has just written with the torch.load of torch before 2.6.
 os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
 
 import soundfile
 import torch
 
-#: Name -> (points of the grid that are tried, what differs from heareval's grid). Scores of different protocols are never mixed.
+#: Name -> (points of the grid to try, differences from heareval's grid). Scores of different protocols are never mixed.
 PROTOCOLS: dict[str, tuple[int, dict]] = {
-    # The kit's own: 8 points drawn from its grid.
+    # The kit's stock grid: 8 points drawn from it.
     "hear": (8, {}),
     # The paper's authors': one hidden layer of 1024 and a rate of 1e-4 throughout, dropout chosen by validation.
     "paper": (
@@ -52,7 +52,7 @@ def load(module: str, model: str | None, options: dict) -> Any:
     try:
         return kit.Embedding(module, model, options)
     except (ImportError, TypeError, AttributeError) as error:
-        raise HearMwmaeError(f"{module} is no HEAR module that can be loaded so: {error}") from error
+        raise HearMwmaeError(f"{module} is not a HEAR module that can be loaded with these options: {error}") from error
 
 
 def embed_task(embedding: Any, task: TaskFolder, out: Path, batch_size: int | None = None) -> None:
@@ -60,7 +60,7 @@ def embed_task(embedding: Any, task: TaskFolder, out: Path, batch_size: int | No
 
     Args:
         embedding: of :func:`load`.
-        batch_size: clips at a time; None for what the kit chooses by their length. Clips of different lengths go one by one.
+        batch_size: clips at a time; None for the kit's choice by their length. Clips of different lengths go one by one.
     """
     from heareval.embeddings import task_embeddings as kit
 
@@ -76,7 +76,7 @@ def embed_task(embedding: Any, task: TaskFolder, out: Path, batch_size: int | No
 
 @contextmanager
 def plain_errors(what: str) -> Iterator[None]:
-    """Turns what the kit asserts, and audio that it cannot read, into a HearMwmaeError that says of what."""
+    """Turns failed assertions of the kit, and audio that it cannot read, into a HearMwmaeError that begins with ``what``."""
     try:
         yield
     except (AssertionError, soundfile.LibsndfileError) as error:
@@ -90,7 +90,7 @@ def _where(error: BaseException) -> str:
 
 
 def join_clips(task: TaskFolder, out: Path) -> None:
-    """What the kit does when all clips of a task are embedded: one array per split, from a file per clip in ``out/SPLIT``."""
+    """The kit's step after all clips of a task are embedded: one array per split, from a file per clip in ``out/SPLIT``."""
     from heareval.embeddings import task_embeddings as kit
 
     shuffler = random.Random(0)  # as in its task_embeddings, one for all splits

@@ -1,8 +1,8 @@
-"""A HEAR module without any learning, to measure models against: statistics of the normalised log-mel spectrogram.
+"""A HEAR module without learning, as a baseline: statistics of the normalised log-mel spectrogram.
 
     python -m eval embed --module eval.log_mel --model-options '{"pooling": "mean+std+max"}' ...
 
-The probes of pretraining measure against the same.
+The linear probes use the same baseline.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hear_mwmae.probing.baselines import LogMel
 
 
 def load_model(model_file_path: str = "", pooling: str = "mean+std") -> LogMel:
-    """There is nothing to load; ``pooling`` as a model's."""
+    """Nothing is loaded; ``pooling`` as of a model."""
     return LogMel(pooling)
 
 

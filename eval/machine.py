@@ -1,4 +1,4 @@
-"""What computes a result: processor, memory, versions of libraries."""
+"""The machine behind a result: processor, memory, versions of libraries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import psutil
 import torch
 
 CGROUP = Path("/sys/fs/cgroup")
-#: Limit and use of memory, of control groups of version 2 and of version 1.
+#: Memory limit and use of control groups, version 2 and version 1.
 CGROUP_FILES = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 
 
@@ -26,14 +26,14 @@ def describe_machine() -> str:
 
 
 def versions(module: str = "") -> dict[str, str]:
-    """Versions of heareval, its libraries, and the package that the HEAR module ``module`` is in."""
+    """Versions of heareval, its libraries, and the package of the HEAR module ``module``."""
     names = ["heareval", "torch", "pytorch-lightning", "numpy", "scikit-learn"]
     names += metadata.packages_distributions().get(module.partition(".")[0], [])[:1]
     return {name: metadata.version(name) for name in names}
 
 
 def available_memory() -> int:
-    """Bytes that processes may still take, of the machine's memory or of this container's, which psutil does not know."""
+    """Available memory of the machine, or of this container, which psutil ignores; bytes."""
     limits = [psutil.virtual_memory().available]
     for most, used in CGROUP_FILES:
         if (CGROUP / most).is_file() and (text := (CGROUP / most).read_text().strip()) != "max":
@@ -42,5 +42,5 @@ def available_memory() -> int:
 
 
 def peak_memory() -> int:
-    """The most bytes of memory that this process has had so far (peak RSS)."""
+    """Peak RSS of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class MwMaeEncoder(AbsEncoder):
-    """Scene embeddings, (clips, ``scene_embedding_size``) float32, as mteb asks an encoder for them.
+    """Scene embeddings, (clips, ``scene_embedding_size``) float32, behind mteb's interface of an encoder.
 
     Args:
         source: what `hear_mwmae.load_model` loads.
@@ -46,7 +46,7 @@ class MwMaeEncoder(AbsEncoder):
         self.mteb_model_meta = model_meta(source, pooling)
 
     def encode(self, inputs: DataLoader, **_: object) -> np.ndarray:
-        """Embeds the column "audio" of every batch; mteb's arguments on tasks and prompts say nothing to this model."""
+        """Embeds the column "audio" of every batch; mteb's arguments on tasks and prompts are ignored."""
         columns = getattr(inputs.dataset, "features", {})
         if "audio" not in columns:
             raise hear_mwmae.HearMwmaeError(f"mteb gave no audio, but {', '.join(columns)}")
@@ -56,7 +56,7 @@ class MwMaeEncoder(AbsEncoder):
 
 
 def model_meta(source: str = "", pooling: str | None = None) -> ModelMeta:
-    """What mteb keeps about the model, and loads it by."""
+    """mteb's description of the model, which also loads it."""
     model = hear_mwmae.load_model(source, pooling=pooling)
     parameters = sum(weight.numel() for weight in model.encoder.parameters())
     return ModelMeta(

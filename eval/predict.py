@@ -1,4 +1,4 @@
-"""Predictions: a process and a file for every task, protocol and seed, as many processes at a time as memory allows."""
+"""Predictions: one process and one file per task, protocol and seed; the memory limits the number of processes."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from .kit import PROTOCOLS, predict_task
 from .machine import available_memory, describe_machine, versions
 from .results import ABOUT, Prediction, embedded_tasks
 
-#: Memory that a process needs beside its embeddings: torch, pytorch-lightning and the libraries they load.
+#: Memory of a process without its embeddings: torch, pytorch-lightning and their libraries.
 PROCESS_BYTES = 1 << 30
 
 
 def missing_predictions(results: Path, protocol: str, seeds: Iterable[int], names: tuple[str, ...] = ()) -> list[Prediction]:
-    """Those without a result yet, of the embedded tasks of a model, all or those of these names."""
+    """Predictions without a result, for all or the named embedded tasks of a model."""
     folders = embedded_tasks(results, names)
     wanted = [Prediction(folder, protocol, seed) for seed in sorted(set(seeds)) for folder in folders]
     return [prediction for prediction in wanted if not prediction.is_done()]
 
 
 def predict_all(missing: list[Prediction], jobs: int) -> list[tuple[Prediction, str]]:
-    """Compute predictions, ``jobs`` processes at a time within the available memory; returns those that failed, and why.
+    """Compute predictions, ``jobs`` processes at a time within the available memory; returns failures with reasons.
 
-    What a process that failed has said is kept in its log. One that is killed stops no other.
+    The output of a failed process is kept in its log. A killed process does not stop the others.
     """
     gpus = _visible_gpus()
 
@@ -51,7 +51,7 @@ def predict_all(missing: list[Prediction], jobs: int) -> list[tuple[Prediction, 
         if not process.exitcode:
             return None
         said = prediction.log.read_text().strip().splitlines() if prediction.log.is_file() else []
-        reason = f"killed by signal {-process.exitcode}" if process.exitcode < 0 else said[-1] if said else "no word"
+        reason = f"killed by signal {-process.exitcode}" if process.exitcode < 0 else said[-1] if said else "no output"
         return prediction, f"{reason} (see {prediction.log})"
 
     with ThreadPoolExecutor(max(1, min(jobs, fitting(missing)))) as pool:
@@ -59,7 +59,7 @@ def predict_all(missing: list[Prediction], jobs: int) -> list[tuple[Prediction, 
 
 
 def _visible_gpus() -> list[str]:
-    """The GPUs that a scheduler has given to this process, by the names that it has for them, or all."""
+    """The GPUs that a scheduler assigned to this process, by its names for them, or all GPUs."""
     if not torch.cuda.is_available():
         return []
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -67,7 +67,7 @@ def _visible_gpus() -> list[str]:
 
 
 def _compute_logged(prediction: Prediction, gpu: str | None) -> None:
-    """:func:`compute` in a process of its own, whose output goes to the log."""
+    """:func:`compute` in a separate process, with its output in the log."""
     prediction.log.parent.mkdir(parents=True, exist_ok=True)
     with open(prediction.log, "w") as log:
         for stream in (sys.stdout, sys.stderr):
@@ -81,27 +81,27 @@ def _compute_logged(prediction: Prediction, gpu: str | None) -> None:
 
 
 def memory_needed(prediction: Prediction) -> int:
-    """Bytes that a process takes at most, but for the labels of every frame of events.
+    """Largest memory of a process in bytes, without the frame labels of events.
 
-    The kit keeps what it has read for every point of its grid and every fold to the end: at most so many copies.
+    The kit keeps one copy of the embeddings per point of its grid and per fold until the end.
     """
     size = sum(file.stat().st_size for file in prediction.embeddings.glob("*.embeddings.npy"))
     return PROCESS_BYTES + (PROTOCOLS[prediction.protocol][0] + len(TaskFolder(prediction.embeddings).splits)) * size
 
 
 def fitting(missing: list[Prediction]) -> int:
-    """How many of these the available memory holds at a time."""
+    """How many of these predictions fit into the available memory at a time."""
     return available_memory() // max(map(memory_needed, missing), default=PROCESS_BYTES)
 
 
 def compute(prediction: Prediction) -> None:
-    """Compute a result in this process, and write it atomically; nothing where it is there.
+    """Compute a result in this process, and write it atomically. An existing result is kept.
 
-    Raises HearMwmaeError when it cannot be computed, or when another process computes it.
+    Raises HearMwmaeError if it cannot be computed, or if another process is computing it.
     """
     prediction = replace(prediction, task_dir=prediction.task_dir.resolve())  # the working directory is about to change
     prediction.file.parent.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(prediction.file.with_name(f".{prediction.file.stem}.lock"), f"another process is at {prediction}"):
+    with one_at_a_time(prediction.file.with_name(f".{prediction.file.stem}.lock"), f"another process is computing {prediction}"):
         if not prediction.is_done():
             _compute(prediction)
     prediction.log.unlink(missing_ok=True)
@@ -111,9 +111,9 @@ def _compute(prediction: Prediction) -> None:
     torch.set_num_threads(1)  # processes run side by side, and threads change the last digits
     folder = prediction.file.with_name(f".{prediction.file.stem}")
     before, began = Path.cwd(), time.monotonic()
-    shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
     folder.mkdir()
-    # A folder of its own, where the kit leaves its logs, checkpoints and predictions beside links to the embeddings.
+    # A separate folder: the kit writes its logs, checkpoints and predictions beside links to the embeddings.
     for file in prediction.embeddings.iterdir():
         (folder / file.name).symlink_to(file)
     os.chdir(folder)
@@ -121,7 +121,7 @@ def _compute(prediction: Prediction) -> None:
         scores = predict_task(folder, prediction.protocol, prediction.seed)
     finally:
         os.chdir(before)
-    scores.pop("embedding_path")  # of a folder that is about to go
+    scores.pop("embedding_path")  # this folder is removed below
     result = {"task": prediction.task_dir.name, "protocol": prediction.protocol, "seed": prediction.seed, "scores": scores}
     result |= {"embeddings": read_json(prediction.embeddings / ABOUT)["embeddings"]}
     result |= {"seconds": round(time.monotonic() - began, 1), "machine": describe_machine(), "versions": versions()}

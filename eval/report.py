@@ -18,14 +18,14 @@ from hear_mwmae.files import read_json
 from .results import ABOUT, EMBEDDINGS, predictions
 from .scores import Score, columns, compare, rows
 
-#: Colours of the models' bars, which people who see colours differently tell apart as well (Okabe and Ito's).
+#: Colours of the models' bars, safe for colour-blind readers (Okabe and Ito).
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
-#: Text stays text in the SVG, and equal scores give equal files.
+#: Text remains text in the SVG, and equal scores give equal files.
 SVG: dict[Any, str] = {"svg.fonttype": "none", "svg.hashsalt": "report", "font.family": "sans-serif"}
 
 
 def provenance(results: tuple[Path, ...], protocol: str) -> dict[str, str]:
-    """How the scores came about: versions and machines named in the results, and the time they took."""
+    """Provenance of the scores: versions, machines and computing time from the results."""
     found = [read_json(one.file) for path in results for task in predictions(path, protocol).values() for one in task]
     embedded = [read_json(file) for path in results for file in path.glob(f"*/{EMBEDDINGS}/{ABOUT}")]
     made = found + embedded

@@ -1,4 +1,4 @@
-"""The folder of a model's results: which embeddings and predictions are there, and whether they belong together.
+"""The folder of a model's results: its embeddings and predictions, and whether they belong together.
 
 RESULTS/TASK/embeddings/               vectors, labels, about.json
 RESULTS/TASK/PROTOCOL/seed-N.json      scores of the predictors of one seed
@@ -31,7 +31,7 @@ class Prediction:
 
     @property
     def log(self) -> Path:
-        """What the process said, where it failed."""
+        """Output of a failed process."""
         return self.file.with_suffix(".log")
 
     @property
@@ -42,28 +42,28 @@ class Prediction:
         return f"{self.task_dir.name}, {self.protocol}, seed {self.seed}"
 
     def is_done(self) -> bool:
-        """Whether there is a result, and it is of the embeddings that are there, if they are: they may have been removed."""
+        """Whether there is a result for the present embeddings. Embeddings may have been removed."""
         if not self.file.is_file():
             return False
         about = self.embeddings / ABOUT
         return not about.is_file() or _embeddings_hash(self.file) == _embeddings_hash(about)
 
     def scores(self) -> dict:
-        """heareval's scores. HearMwmaeError where they are of other embeddings than those that are there."""
+        """heareval's scores. HearMwmaeError if they belong to other embeddings than the present ones."""
         if not self.is_done():
-            raise HearMwmaeError(f"{self.file} is of other embeddings than those in {self.task_dir}: predict again")
+            raise HearMwmaeError(f"{self.file} belongs to other embeddings than those in {self.task_dir}: predict again")
         return read_json(self.file)["scores"]
 
 
 def _embeddings_hash(file: Path) -> str:
     found = read_json(file)
     if not isinstance(found, dict) or "embeddings" not in found:
-        raise HearMwmaeError(f"{file} does not say which embeddings it is of: remove it, and compute it again")
+        raise HearMwmaeError(f"{file} does not name its embeddings: remove it, and compute it again")
     return found["embeddings"]
 
 
 def embedded_tasks(results: Path, names: tuple[str, ...] = ()) -> list[Path]:
-    """RESULTS/TASK of the embedded tasks, all or those of these names. HearMwmaeError where one or all are missing."""
+    """RESULTS/TASK of all or the named embedded tasks. HearMwmaeError if one or all are missing."""
     folders = {about.parents[1].name: about.parents[1].resolve() for about in sorted(results.glob(f"*/{EMBEDDINGS}/{ABOUT}"))}
     if missing := sorted(set(names) - folders.keys()):
         raise HearMwmaeError(f"{results} has no embeddings of {', '.join(missing)}")
@@ -73,7 +73,7 @@ def embedded_tasks(results: Path, names: tuple[str, ...] = ()) -> list[Path]:
 
 
 def predictions(results: Path, protocol: str) -> dict[str, list[Prediction]]:
-    """What has been predicted of every task, by its name, in order of the seeds."""
+    """The predictions of every task, by its name, in order of the seeds."""
     found: dict[str, list[Prediction]] = {}
     for file in results.glob(f"*/{protocol}/seed-*.json"):
         seed = file.stem.removeprefix("seed-")
@@ -85,7 +85,7 @@ def predictions(results: Path, protocol: str) -> dict[str, list[Prediction]]:
 
 
 def tested_clips(embeddings: Path) -> int | None:
-    """Clips that a task tests: all of its folds, or the test split. None where the embeddings were removed."""
+    """Number of tested clips of a task: all folds, or the test split. None if the embeddings were removed."""
     if not (embeddings / METADATA).is_file():
         return None
     task = TaskFolder(embeddings)

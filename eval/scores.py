@@ -33,7 +33,7 @@ S_WEIGHTS = {
     "VL": 0.17423,
 }
 S_CONSTANT = -47.98116
-#: Of the scores that it was fitted to.
+#: Protocol of the scores that it was fitted to.
 S_PROTOCOL = "paper"
 
 
@@ -51,9 +51,9 @@ class Score:
 
 
 def primary_score(scores: dict) -> float:
-    """heareval's first score of a task, in percent: the mean over the folds, or that of the test split.
+    """heareval's first score of a task, in percent: the mean over the folds, or the score of the test split.
 
-    An event model that finds nothing has no F-measure; that counts as 0. (The kit's own mean leaves such a fold out.)
+    An event model that finds nothing has no F-measure, which counts as 0. (The kit's own mean excludes such a fold.)
     """
     tested = [100 * split["test_score"] for split in scores.values() if isinstance(split, dict) and "test_score" in split]
     return float(np.mean([0.0 if math.isnan(score) else score for score in tested]))
@@ -70,7 +70,7 @@ def summarise(values: dict[int, float], clips: int | None = None) -> Score:
 def read_scores(results: Path, protocol: str) -> dict[str, Score]:
     """Task folder name -> score, of a model's results under one protocol.
 
-    Raises HearMwmaeError when a result is of other embeddings than those that are there.
+    Raises HearMwmaeError if a result belongs to other embeddings than the present ones.
     """
     return {
         name: summarise({found.seed: primary_score(found.scores()) for found in seeds}, tested_clips(results / name / EMBEDDINGS))
@@ -79,7 +79,7 @@ def read_scores(results: Path, protocol: str) -> dict[str, Score]:
 
 
 def overall(scores: dict[str, Score]) -> float | None:
-    """s(m), reconstructed; None unless all ten tasks of the paper are there."""
+    """s(m), reconstructed; None unless all ten tasks of the paper have scores."""
     keys = {task.folder: task.key for task in registry().values() if task.in_paper}
     if not keys.keys() <= scores.keys():
         return None
@@ -98,7 +98,7 @@ def columns(models: dict[str, dict[str, Score]]) -> dict[str, str]:
     found = {folder for scores in models.values() for folder in scores}
     order = [folder for folder in known if folder in found] + sorted(found - known.keys())
     keys = {task.key for task in known.values()}
-    # A folder of one's own that is called like a task of the paper is not that task.
+    # A user's folder with the short name of a paper's task is not that task.
     return {folder: known[folder].key if folder in known else folder + "/" * (folder in keys) for folder in order}
 
 
@@ -127,7 +127,7 @@ def own_row(name: str, scores: dict[str, Score], protocol: str, heads: dict[str,
 
 
 def markdown(models: dict[str, dict[str, Score]], protocol: str) -> str:
-    """:func:`rows` as a Markdown table. "≈" marks the s(m) that are reconstructed."""
+    """:func:`rows` as a Markdown table. "≈" marks reconstructed s(m)."""
     return tabulate(rows(models, protocol), headers="keys", tablefmt="github", disable_numparse=True)
 
 
@@ -143,7 +143,7 @@ def table_csv(models: dict[str, dict[str, Score]], protocol: str) -> str:
 def compare(one: Score, other: Score) -> tuple[float, float | None]:
     """Difference of the means, and p of a paired t-test, over the seeds that both have.
 
-    Without two such seeds the difference is that of all, and p None; so is p where the seeds do not differ among themselves.
+    Without two common seeds, it is the difference over all seeds, and p is None. p is also None if all seeds differ equally.
     """
     seeds = sorted(one.values.keys() & other.values.keys())
     if len(seeds) < 2:

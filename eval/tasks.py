@@ -1,4 +1,4 @@
-"""The tasks of the paper, and which of their folders are here and complete."""
+"""The tasks of the paper, and checks of their folders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.probing.tasks import METADATA, SAMPLE_RATE, VOCABULARY, TaskFolder
 
-#: What heareval reads of a task's metadata, beside its splits.
+#: Keys of a task's metadata that heareval reads, except its splits.
 REQUIRED = {"task_name", "embedding_type", "prediction_type", "sample_duration", "split_mode", "evaluation"}
 TASKS_CSV = Path(__file__).with_name("tasks.csv")
 
@@ -26,7 +26,7 @@ class BenchmarkTask:
     metric: str  #: heareval's name of the primary score
     splits: str  #: "5-fold" or "train/valid/test"
     clips: int
-    seconds: float | None  #: of a clip; None where they differ
+    seconds: float | None  #: of a clip; None if they differ
     source: str
     licence: str  #: of the audio, as far as known
     licence_source: str  #: who says so
@@ -46,7 +46,7 @@ def _typed(row: dict[str, str]) -> dict[str, Any]:
 
 
 def find_tasks(tasks_dir: Path, names: tuple[str, ...] = ()) -> list[TaskFolder]:
-    """Task folders below ``tasks_dir``: all, or those of these names. Raises HearMwmaeError where one or all are missing."""
+    """All or the named task folders below ``tasks_dir``. HearMwmaeError if one or all are missing."""
     found = {path.parent.name: TaskFolder(path.parent) for path in sorted(tasks_dir.glob(f"*/{METADATA}"))}
     if missing := sorted(set(names) - found.keys()):
         raise HearMwmaeError(f"{tasks_dir} has no task {', '.join(missing)}")
@@ -56,7 +56,7 @@ def find_tasks(tasks_dir: Path, names: tuple[str, ...] = ()) -> list[TaskFolder]
 
 
 def problems_of(task: TaskFolder, sample_rate: int = SAMPLE_RATE) -> list[str]:
-    """What is wrong with a task folder, down to the headers of its audio files; nothing when it is complete."""
+    """Problems of a task folder, including the headers of its audio files; [] if it is complete."""
     problems = []
     try:
         if missing := sorted(REQUIRED - task.metadata.keys()):
@@ -81,5 +81,5 @@ def problems_of(task: TaskFolder, sample_rate: int = SAMPLE_RATE) -> list[str]:
 
 
 def seconds_of(task: TaskFolder, sample_rate: int) -> list[float]:
-    """Lengths of all clips of a task, at a rate that it has them in."""
+    """Lengths of all clips of a task, at one of its sample rates."""
     return [header.seconds for split in task.splits for header in task.headers(split, sample_rate).values()]

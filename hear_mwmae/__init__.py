@@ -36,7 +36,7 @@ __all__ = [
     "preset",
 ]
 
-#: Imported when they are asked for: importing torch takes seconds, and `hear-mwmae --help` needs none of it.
+#: Imported on first use: importing torch takes seconds, and `hear-mwmae --help` does not need it.
 _LAZY = {"Embedder": ".embedder", "MaskedAutoencoder": ".mae", "preset": ".config"}
 
 
@@ -62,21 +62,21 @@ def load_model(
         source: "" for the model embedded in this package; a name of `available_models`; a directory with config.json and
             model.safetensors; a self-contained .safetensors file; ``org/repo`` or ``org/repo@revision`` on the Hugging Face Hub;
             or a checkpoint of the authors' JAX code.
-        device: where the model goes; the CPU when None.
-        dtype: precision of the encoder, "float32" or "bfloat16", or the torch.dtype. Results are float32 always.
-        pooling: statistics over time that make a scene embedding: any of "mean", "std" and "max", joined by "+". The model's own
-            when None. The paper's is "mean".
-        timestamps: "centred", the middles of the time steps; or "official", those of the authors' wrapper.
-        max_batch: chunks of two seconds that go through the encoder at once: bounds the memory, but for the spectrogram
-            of a clip, 115 MB per hour.
-        trainable: let gradients through the embeddings to the encoder's weights.
+        device: the device of the model; the CPU when None.
+        dtype: precision of the encoder, "float32" or "bfloat16", or the torch.dtype. Results are always float32.
+        pooling: statistics over time in a scene embedding: any of "mean", "std" and "max", joined by "+". The model's own
+            when None. The paper uses "mean".
+        timestamps: "centred" for the middles of the time steps, "official" for the timestamps of the authors' wrapper.
+        max_batch: two-second chunks per encoder call. It bounds the memory, except for the spectrogram of a clip, 115 MB
+            per hour.
+        trainable: gradients flow through the embeddings to the encoder's weights.
 
     Returns:
         A torch.nn.Module in eval mode, with the attributes ``sample_rate``, ``scene_embedding_size`` and
         ``timestamp_embedding_size``. ``model.embed`` takes files and clips of any lengths.
 
     Raises:
-        HearMwmaeError: a ValueError; the source, the weights or an option is not valid, and the message says what is expected.
+        HearMwmaeError: a ValueError; the source, the weights or an option is invalid. The message says what is expected.
     """
     from .checkpoint import load_embedder
 
@@ -85,7 +85,7 @@ def load_model(
 
 
 def available_models() -> list[str]:
-    """Names that `load_model` takes without any further file: those of the registry that can be delivered."""
+    """Names of the registry that `load_model` accepts without another file."""
     from .weights import registry
 
     return [name for name, entry in registry().items() if not entry.unavailable]
@@ -96,8 +96,8 @@ def get_scene_embeddings(audio: Tensor, model: Embedder, lengths: Sequence[int] 
 
     Args:
         audio: (clips, samples) floating point in [-1, 1], at ``model.sample_rate``; moved to the model's device.
-        lengths: (clips,) samples of each clip, where shorter ones are padded at their end. The padding is cut off: each clip is
-            normalised by itself, so padding would change its embedding.
+        lengths: (clips,) samples of each clip, if shorter clips are padded at their end. The padding is removed, because it
+            would change the normalisation of the clip.
 
     Returns:
         (clips, ``model.scene_embedding_size``) float32.
@@ -113,6 +113,6 @@ def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Te
 
     Returns:
         Embeddings (clips, T, ``model.timestamp_embedding_size``) and timestamps (clips, T): the centres of the time steps in
-        milliseconds, 40 i + 15, none beyond the end of the audio. Both float32.
+        milliseconds, 40 i + 15, within the audio. Both float32.
     """
     return model(audio, timestamps=True)

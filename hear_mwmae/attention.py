@@ -1,11 +1,11 @@
 """Self-attention, and the paper's multi-window multi-head attention (MW-MHA).
 
-In MW-MHA every head has a window size of its own. A windowed head cuts the sequence into non-overlapping windows, attends
+In MW-MHA every head has its own window size. A windowed head cuts the sequence into non-overlapping windows, attends
 inside each and adds a learned bias for every relative position; a head of window size 0 attends globally, without a bias.
 
-Heads are not computed one by one. Heads share a *tile*: the largest window of the model, up to ``MAX_TILE`` tokens, that theirs
-divides, with the scores outside their own windows masked. Heads of 2, 5, 10, 25 and 50 tokens so become one batched
-product over tiles of 50, cheaper than five products too small to fill a processor.
+Heads are not computed one by one. They share a *tile*: the largest window of the model, up to ``MAX_TILE`` tokens, that their
+window divides. Scores outside their own windows are masked. So heads of 2, 5, 10, 25 and 50 tokens become one batched product
+over tiles of 50, which is faster than five small products.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class MultiWindowAttention(nn.Module):
 
     Args:
         window_sizes: one per head; 0 = global. Each must divide the number of tokens.
-        shift: move the windows of every windowed head by half their size; positions that wrap around the end of the
-            sequence do not see those of its start.
+        shift: move the windows of every windowed head by half their size. Positions that wrap around the end of the
+            sequence do not attend to positions at its start.
     """
 
     def __init__(self, width: int, window_sizes: tuple[int, ...], shift: bool = False) -> None:
@@ -149,9 +149,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
 class RecomputedAttention(torch.autograd.Function):
     """Attention in training on a CPU: q, k, v (..., heads, tokens, d) and a bias that broadcasts over the rest, or None.
 
-    torch's fused attention has no gradient for the bias there, its fallback keeps the scores of every head for the backward
-    pass, and without a bias its backward pass is several times slower than plain products in bfloat16. Sequences are short, so
-    the weights are computed again instead: q, k and v are all that is kept.
+    On a CPU, torch's fused attention has no gradient for the bias, and its fallback keeps the scores of every head for the
+    backward pass. Without a bias, its backward pass is several times slower than plain products in bfloat16. Sequences are
+    short, so this function keeps q, k and v only, and computes the weights again.
     """
 
     @staticmethod
@@ -196,7 +196,7 @@ def plan_groups(length: int, window_sizes: tuple[int, ...], shift: bool, device:
     if bad:
         raise HearMwmaeError(f"windows {bad} do not divide a sequence of {length} tokens")
     members: dict[int, list[int]] = {}
-    # Largest first, so that a tile exists before the windows that fit into it. Global heads get a tile of their own.
+    # Largest first, so that a tile exists before the windows that fit into it. Global heads share a separate tile.
     for head in sorted(range(len(window_sizes)), key=lambda head: -(window_sizes[head] or length + 1)):
         w = window_sizes[head]
         host = next((t for t in members if w and 0 < t <= MAX_TILE and t % w == 0), w)
@@ -223,7 +223,7 @@ def plan_groups(length: int, window_sizes: tuple[int, ...], shift: bool, device:
 
 
 def _bias_index(length: int, tile: int, sizes: list[int], shifted: bool) -> Tensor:
-    """Where in [table of head 0, table of head 1, ..., outside] the bias of each pair of positions stands."""
+    """Index of the bias of each pair of positions in [table of head 0, table of head 1, ..., outside]."""
     position = torch.arange(length).view(-1, tile)  # (tiles, tile)
     if not shifted:
         position = position[:1]  # all tiles are alike
@@ -243,8 +243,8 @@ def _bias_index(length: int, tile: int, sizes: list[int], shifted: bool) -> Tens
 def _split(qkv: Tensor, groups: list[Group]) -> Sequence[Tensor]:
     """(B, tokens, 3, all heads, d) -> (B, tokens, 3, heads, d) for every group."""
     if all(isinstance(group.heads, slice) for group in groups):
-        # Groups of neighbours stand in the order of the heads. One operation, since its gradient is written once: a gradient per
-        # slice would be a tensor of zeros as large as the whole, added to the others.
+        # Groups of neighbours stand in the order of the heads. One operation, because its gradient is written once: with
+        # slices, each gradient would be a full-size tensor of zeros, added to the others.
         return qkv.split([len(group.head_list) for group in groups], dim=3)
     return [qkv[:, :, :, group.heads] for group in groups]
 

@@ -21,8 +21,8 @@ from .errors import HearMwmaeError
 from .extras import install_hint
 from .truncation import UNKNOWN_FRAMES, announced_frames, is_cut_short, is_left_unread
 
-#: libsndfile's formats, and the endings of their files. Left out are matrices and features (MAT4, MAT5, HTK), few of which are
-#: audio; dumps of samplers (MPC2K, SDS, XI); RAW, which says nothing of itself; SD2, whose sample rate lies in a resource fork.
+#: libsndfile's formats, and the endings of their files. Excluded are matrices and features (MAT4, MAT5, HTK), which are rarely
+#: audio; sampler dumps (MPC2K, SDS, XI); RAW, which has no header; SD2, whose sample rate is in a resource fork.
 _SNDFILE_SUFFIXES = {
     "AIFF": (".aif", ".aiff", ".aifc"),
     "AU": (".au", ".snd"),
@@ -43,38 +43,38 @@ _SNDFILE_SUFFIXES = {
     "WVE": (".wve",),
 }
 _NO_READER = (".aax", ".dff", ".dsf", ".dts", ".m4p", ".mpc", ".pcm", ".ra", ".rm", ".sd2", ".shn", ".tak")
-#: Endings that are picked up from a folder, by what this libsndfile reads, and FFmpeg where PyAV is there; a file that is named
-#: itself may have any.
+#: Endings that are read from a folder: what this libsndfile reads, and FFmpeg if PyAV is installed. A file that is named itself
+#: may have any ending.
 AUDIO_SUFFIXES = frozenset(end for name in soundfile.available_formats() for end in _SNDFILE_SUFFIXES.get(name, ())) | (
     ffmpeg.SUFFIXES if ffmpeg.is_installed() else frozenset()
 )
-#: Endings of recordings, the sound of videos among them, that nothing here reads.
+#: Endings of recordings and videos that no installed library reads.
 UNREADABLE_SUFFIXES = ffmpeg.SUFFIXES.union(_NO_READER, *_SNDFILE_SUFFIXES.values()) - AUDIO_SUFFIXES
 
-#: Samples, of all channels, that are decoded or resampled at a time, whatever a header says of how many there are.
+#: Samples, over all channels, that are decoded or resampled at a time. It does not depend on any header.
 BLOCK_SAMPLES = 1 << 18
-#: libsndfile's numbers of errors for formats and codings that it does not know.
+#: libsndfile's error codes of unknown formats and codings.
 _UNKNOWN_TO_SNDFILE = (1, 4)
 
 
 @dataclass
 class Found:
-    """What `search_audio` found."""
+    """Result of `search_audio`."""
 
     files: list[Path] = field(default_factory=list)
-    #: By ending, files in the folders that look like recordings and cannot be read.
+    #: Number of files by ending that look like recordings and cannot be read.
     passed_over: Counter[str] = field(default_factory=Counter)
-    #: Paths that are not there, folders that cannot be read or hold no audio, each with the reason.
+    #: Missing paths, unreadable folders and folders without audio, each with the reason.
     failures: list[tuple[Path, str]] = field(default_factory=list)
 
     def passed_over_line(self) -> str:
-        """``passed_over`` in words, "3 .m4a, 1 .webm: pip install …"; "" where there is nothing."""
+        """``passed_over`` as text, "3 .m4a, 1 .webm (…)"; "" if it is empty."""
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(self.passed_over.items()))
         return counts + (f" (PyAV reads more: {install_hint('av')})" if ffmpeg.SUFFIXES & self.passed_over.keys() else "")
 
 
 def search_audio(paths: Iterable[str | Path]) -> Found:
-    """Files as they are, folders as the audio files at any depth below them in sorted order, behind links, too. Never raises."""
+    """Files themselves, and the audio files in folders: at any depth, in sorted order, links followed. Never raises."""
     found = Found()
     for path in map(Path, paths):
         try:
@@ -105,7 +105,7 @@ def search_audio(paths: Iterable[str | Path]) -> Found:
 
 
 def find_audio(paths: Iterable[str | Path]) -> list[Path]:
-    """The files that `search_audio` finds; HearMwmaeError for the first path that is missing, unreadable or holds none."""
+    """The files that `search_audio` finds; HearMwmaeError for the first path that is missing, unreadable or without audio."""
     found = search_audio(paths)
     for path, reason in found.failures:
         raise HearMwmaeError(f"{path}: {reason}")
@@ -113,7 +113,7 @@ def find_audio(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def _files_below(folder: Path, failures: list[tuple[Path, str]]) -> Iterator[Path]:
-    """Also links that lead nowhere, so that they are reported; a folder that links lead to twice counts once."""
+    """Also broken links, so that they are reported. A folder that is linked twice counts once."""
 
     def note(error: OSError) -> None:
         failures.append((Path(error.filename), f"folder cannot be read: {_reason(error)}"))
@@ -134,9 +134,9 @@ def _files_below(folder: Path, failures: list[tuple[Path, str]]) -> Iterator[Pat
 
 
 def read_audio(source: str | Path | BinaryIO, sample_rate: int) -> Tensor:
-    """Any file libsndfile reads, or FFmpeg with PyAV -> (samples,) float32 in [-1, 1].
+    """Any file that libsndfile reads, or FFmpeg with PyAV -> (samples,) float32 in [-1, 1].
 
-    Channels are averaged, and resampled to ``sample_rate``: n samples become n * sample_rate / rate, rounded, and one at least.
+    Channels are averaged and resampled to ``sample_rate``: n samples become n * sample_rate / rate, rounded, and at least one.
     Raises HearMwmaeError for a file that is missing, not audio, empty, or shorter than its header says.
 
     Args:
@@ -146,10 +146,10 @@ def read_audio(source: str | Path | BinaryIO, sample_rate: int) -> Tensor:
 
 
 def read_blocks(source: str | Path | BinaryIO, sample_rate: int, seconds: float = 60.0) -> Iterator[Tensor]:
-    """`read_audio` in blocks of ``seconds``, the last one shorter: joined, they are equal to it.
+    """`read_audio` in blocks of ``seconds``, the last one shorter. The joined blocks equal its result.
 
-    The memory is that of a block and a few megabytes, whatever the file's length. Raises as `read_audio` does, and what a
-    file lacks may show only after its last block.
+    The memory is one block and a few megabytes, for any length of the file. Raises as `read_audio` does; the error of a
+    truncated file may come after its last block.
     """
     size = max(round(seconds * sample_rate), 1)
     held, count = [], 0
@@ -172,7 +172,7 @@ def resample(waveform: Tensor, rate: int, sample_rate: int) -> Tensor:
 
 
 def audio_seconds(path: str | Path) -> float | None:
-    """Length that a file's header announces, for progress bars; None where it does not, or there is no reading it."""
+    """Length that a file's header announces, for progress bars; None without a length or a readable header."""
     path = Path(path)
     if not path.is_file():
         return None
@@ -201,12 +201,12 @@ def _resampled(pieces: Iterable[tuple[int, np.ndarray]], sample_rate: int) -> It
             yield out
     if stream is not None:
         rest = stream.resample_chunk(np.zeros(0, np.float32), last=True)
-        # A few samples at a high rate are less than one at a low one.
+        # A few samples at a high rate are less than one sample at a low rate.
         yield rest if made + len(rest) else piece.mean(keepdims=True)
 
 
 class _Sequential(soundfile.SoundFile):
-    """Read from front to back: soundfile would seek after every block, which needs the true length."""
+    """Reads from front to back: soundfile would seek after every block, which needs the true length."""
 
     def seekable(self) -> bool:
         return False
@@ -220,7 +220,7 @@ def _decoded(source: str | Path | BinaryIO) -> Iterator[tuple[int, np.ndarray]]:
     path = Path(source)
     try:
         if path.exists() and not path.is_file():
-            raise HearMwmaeError(f"{path}: not a file")  # a folder; or a pipe, which might never say anything
+            raise HearMwmaeError(f"{path}: not a file")  # a folder, or a pipe, which might block
         with open(path, "rb", buffering=0) as stream:
             yield from _decoded_stream(stream, str(path))
     except OSError as error:
@@ -244,8 +244,8 @@ def _decoded_by_sndfile(stream: BinaryIO | FileIO, name: str) -> Iterator[tuple[
         announced = announced_frames(file, stream)
         if is_cut_short(file, stream):
             raise HearMwmaeError(f"{name}: truncated, it ends before what its header announces")
-        # A header may say 1024 channels, and 2^35 frames. Where it says no length, the blocks are small: libsndfile decodes a
-        # whole one before it drops what it takes to lie behind the end.
+        # A header may say 1024 channels and 2^35 frames. Without a length the blocks are small: libsndfile decodes a complete
+        # block before it drops the samples beyond the presumed end.
         size = max((BLOCK_SAMPLES if announced < UNKNOWN_FRAMES else BLOCK_SAMPLES // 64) // file.channels, 1)
         done, mix = 0, np.full(file.channels, 1 / file.channels, np.float32)
         while True:
@@ -264,15 +264,13 @@ def _decoded_by_sndfile(stream: BinaryIO | FileIO, name: str) -> Iterator[tuple[
 
 
 def _for_sndfile(stream: BinaryIO | FileIO) -> int | str | BinaryIO:
-    """A file on a disk by its descriptor: soundfile would encode a name, and fail where it holds bytes that are no characters."""
-    if not isinstance(stream, FileIO):
-        return stream
-    # A copy for libsndfile to close: 1.2.0 closes the descriptor of a file that it cannot read, whatever it is told.
-    return os.dup(stream.fileno()) if os.name == "posix" else str(stream.name)
+    """An open file's descriptor: soundfile would encode a name, and fail if it is not UTF-8."""
+    # A copy for libsndfile to close: 1.2.0 always closes the descriptor of a file that it cannot read.
+    return os.dup(stream.fileno()) if os.name == "posix" else stream.name
 
 
 def _may_be_ffmpegs(name: str) -> bool:
-    """Whether what libsndfile does not know is for :mod:`ffmpeg`, or for its error, which says what to install."""
+    """Whether :mod:`ffmpeg` should try a file that libsndfile does not know, or report that PyAV is missing."""
     return ffmpeg.is_installed() or Path(name).suffix.lower() in ffmpeg.SUFFIXES
 
 

@@ -1,4 +1,4 @@
-"""Model cards: the README.md of a model directory, from its config.json and card.json by card_template.md."""
+"""Model cards: renders the README.md of a model directory from config.json, card.json and card_template.md."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _TEMPLATE = Path(__file__).with_name("card_template.md")
 def model_card(directory: str | Path, load_from: str) -> str:
     """The card as Markdown with the Hub's metadata header.
 
-    Everything comes from ``config.json`` and, where there is one, ``card.json``: an object with any of ``license`` (the Hub's
+    The content comes from ``config.json`` and the optional ``card.json``: an object with any of ``license`` (the Hub's
     identifier), ``description``, ``datasets`` (list), ``data`` and ``training`` (Markdown), ``results`` (list of objects with
-    task, metric, value and, as columns beside it, whatever else is numeric), ``results_command`` and ``limits`` (list).
+    task, metric, value and further numeric columns), ``results_command`` and ``limits`` (list).
 
     Args:
-        load_from: what users will give to ``load_model``: org/repo on the Hub, a registered name, or a folder.
+        load_from: the argument of ``load_model``: org/repo on the Hub, a registered name, or a folder.
     """
     directory = Path(directory)
     config = read_config(directory / CONFIG_NAME)
@@ -95,5 +95,5 @@ def _read_source(path: Path) -> dict:
     for row in source.get("results", []):
         named = isinstance(row, dict) and isinstance(row.get("task"), str) and isinstance(row.get("metric"), str)
         if not named or "value" not in row:
-            raise HearMwmaeError(f"{path}: a row of results has task and metric, which are words, and value; got {row!r}")
+            raise HearMwmaeError(f"{path}: a row of results has task and metric, which are strings, and value; got {row!r}")
     return source

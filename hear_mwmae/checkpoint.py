@@ -1,4 +1,4 @@
-"""Models on disk and by name: config.json + model.safetensors, and the way from a name to them."""
+"""Models on disk and by name: reads and writes config.json + model.safetensors, and finds them by name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .weights import DEFAULT_MODEL, WEIGHTS_DIR, registry
 
 CONFIG_NAME, WEIGHTS_NAME = hub.CONFIG_NAME, hub.WEIGHTS_NAME
 ENCODER_PREFIX = "encoder."
-#: Where the metadata of a weights file keeps the hash of a part, the encoder or the decoder.
+#: Key of the hash of a part, encoder or decoder, in the metadata of a weights file.
 HASH_KEY = "sha256.{}"
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -36,10 +36,10 @@ _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 
 
 def load_embedder(source: str | os.PathLike = "", device: str | torch.device | None = None, **options: Any) -> Embedder:
-    """What `hear_mwmae.load_model` does; see there for ``source``, ``device`` and the options, which are `Embedder`'s."""
+    """`hear_mwmae.load_model`, which documents the arguments; the options go to `Embedder`."""
     config, state = read_model(source, ENCODER_PREFIX)
-    # The initial weights are about to be replaced; drawing them must not move the caller's random numbers. (Building on the meta
-    # device would spare them, but makes torch import triton, which crashes in a process that has loaded tensorflow.)
+    # The initial weights are replaced below; drawing them must not change the caller's random state. (Building on the meta
+    # device would avoid drawing, but makes torch import triton, which crashes in a process that has loaded tensorflow.)
     with torch.random.fork_rng(devices=[]):
         embedder = Embedder(config, **options)
     load_strictly(embedder.encoder, state, str(source) or DEFAULT_MODEL)
@@ -47,7 +47,7 @@ def load_embedder(source: str | os.PathLike = "", device: str | torch.device | N
 
 
 def to_device(model: Model, device: str | torch.device) -> Model:
-    """Move it; HearMwmaeError where the device cannot be used, or holds no values, as "meta" does not."""
+    """Move the model; HearMwmaeError if the device cannot be used, or holds no values ("meta")."""
     try:
         model.to(torch.device(device))
         torch.zeros(1, device=device).item()
@@ -60,7 +60,7 @@ def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelC
     """Configuration and weights from anywhere: the names that `hear_mwmae.load_model` takes.
 
     Args:
-        prefix: read only the weights whose names begin so, and strip it: ``"encoder."`` or ``"decoder."``.
+        prefix: ``"encoder."`` or ``"decoder."`` reads only the weights with this prefix, and strips it.
     """
     if not isinstance(source, (str, os.PathLike)) or len(os.fspath(source)) > 4000 or "\0" in str(source):
         raise HearMwmaeError(f"a model is named by a string or a path, got {source!r:.100}")
@@ -76,7 +76,7 @@ def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelC
         raise HearMwmaeError(f"no model {name!r}: {error}") from error
     if name in registry():
         if path.exists():
-            warnings.warn(f"{name!r} is the registered model; what has that name here is asked for by './{name}'", stacklevel=4)
+            warnings.warn(f"{name!r} is the registered model; './{name}' loads the local path", stacklevel=4)
         config_file, weights_file = _registered(name)
     elif path.is_dir() and not is_official_checkpoint(path):
         config_file, weights_file = _in_directory(path)
@@ -100,20 +100,20 @@ def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelC
             f"({', '.join(registry())}), nor a Hub repository (org/repo or org/repo@revision)"
             f"{did_you_mean(str(path), _near(path))}"
         )
-    # The configuration first: what is wrong with it explains what is wrong with the weights.
+    # The configuration first: its errors explain errors of the weights.
     config = read_config(config_file) if config_file else None
     return _read_safetensors(weights_file, config, prefix)
 
 
 def save_model(directory: str | Path, config: ModelConfig, state: dict[str, Tensor], dtype: torch.dtype | None = None) -> None:
-    """Write ``config.json`` and ``model.safetensors`` atomically; the weights file carries the configuration, too.
+    """Write ``config.json`` and ``model.safetensors`` atomically.
 
-    The metadata of the weights file holds SHA-256 hashes of encoder and decoder, which loading compares. The same weights give
-    the same bytes.
+    The metadata of the weights file hold the configuration and SHA-256 hashes of encoder and decoder, which loading compares.
+    The same weights give the same bytes.
 
     Args:
-        state: the state dict of a whole `MaskedAutoencoder`.
-        dtype: convert the weights; they keep their precision when not given.
+        state: the state dict of a `MaskedAutoencoder`, encoder and decoder.
+        dtype: precision of the stored weights; unchanged when None.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ def save_model(directory: str | Path, config: ModelConfig, state: dict[str, Tens
 
 
 def read_config(path: Path) -> ModelConfig:
-    """Parse a config.json; HearMwmaeError naming the file and what is wrong."""
+    """Parse a config.json. HearMwmaeError names the file and the mistake."""
     try:
         return _parse_config(path.read_text(), path)
     except OSError as error:
@@ -144,7 +144,7 @@ def read_config(path: Path) -> ModelConfig:
 def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
     """Give ``module`` the weights of ``state``, in its own precision.
 
-    Raises HearMwmaeError with a list of what is missing, unexpected, of another shape, or not finite floating-point numbers.
+    Raises HearMwmaeError with a list of the weights that are missing, unexpected, of another shape, or not finite floats.
     """
     expected = module.state_dict()
     shapes, found = ({name: tuple(value.shape) for name, value in values.items()} for values in (expected, state))
@@ -179,8 +179,8 @@ def _refuse(problems: list[str], what: str) -> None:
 
 
 def _hashes(tensors: dict[str, Tensor], config: str) -> dict[str, str]:
-    """SHA-256 of each part of a model, ``"encoder"`` and ``"decoder"``: of its configuration as JSON, and then of every weight
-    in the order of the names: name, type, shape, values.
+    """SHA-256 of each part of a model, ``"encoder"`` and ``"decoder"``, over the configuration as JSON and then over the name,
+    type, shape and values of every weight in the order of the names.
     """
     found: dict[str, hashlib._Hash] = {}
     for name in sorted(tensors):
@@ -192,7 +192,7 @@ def _hashes(tensors: dict[str, Tensor], config: str) -> dict[str, str]:
 
 
 def _sort_metadata(file: Path) -> None:
-    """safetensors writes the metadata in an order of chance; the same model should give the same bytes."""
+    """safetensors writes the metadata in a random order; the same model should give the same bytes."""
     with open(file, "r+b") as stream:
         size = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(size))
@@ -203,7 +203,7 @@ def _sort_metadata(file: Path) -> None:
 
 
 def _near(path: Path) -> list[str]:
-    """What may have been meant by the name of a file or model that does not exist."""
+    """Candidates for the corrected name of a file or model that does not exist."""
     try:
         beside = [str(other) for other in islice(path.parent.iterdir(), 1000)]
     except OSError:
@@ -244,9 +244,9 @@ def _read_official(path: Path, prefix: str) -> tuple[ModelConfig, dict[str, Tens
 
 
 def _read_safetensors(path: Path, config: ModelConfig | None, prefix: str) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Only the tensors under ``prefix`` are read from disk. The configuration in the file's metadata must agree with ``config``.
+    """Only the tensors under ``prefix`` are read from disk. The configuration in the file's metadata must equal ``config``.
 
-    Shapes alone would not tell: other heads, other patches of as many values or another mel scale fit the same weights.
+    Shapes are not enough: other heads, other patches of the same size or another mel scale fit the same weights.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -255,10 +255,8 @@ def _read_safetensors(path: Path, config: ModelConfig | None, prefix: str) -> tu
             own_config = _parse_config(text, path) if text is not None else None
             known = config or own_config
             if known is None:
-                raise HearMwmaeError(
-                    f"{path} carries no configuration in its metadata; load the directory with its {CONFIG_NAME}"
-                )
-            if config and own_config:  # how embeddings are pooled is no property of the weights: there, config.json counts
+                raise HearMwmaeError(f"{path} has no configuration in its metadata; load the directory with its {CONFIG_NAME}")
+            if config and own_config:  # pooling is not a property of the weights: config.json decides
                 own_config = dataclasses.replace(own_config, pooling=config.pooling)
             if config and own_config and config != own_config:
                 raise HearMwmaeError(
@@ -272,7 +270,7 @@ def _read_safetensors(path: Path, config: ModelConfig | None, prefix: str) -> tu
                 raise HearMwmaeError(
                     f"{path} is not an MW-MAE: it holds {', '.join(strangers[:5])}, not only encoder.* and decoder.*"
                 )
-            # By the header alone, before anything of the size that either of them claims is allocated.
+            # By the header alone, before anything of a declared size is allocated.
             shapes_found = {name: tuple(file.get_slice(name).get_shape()) for name in names}
             expected, found = (
                 {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Commands whose errors are for people, and the options that they share."""
+"""Base classes of the commands, with one-line errors, and shared options."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import click
 from .errors import HearMwmaeError
 from .files import printable
 
-#: Where a context keeps whether the command was called with --debug.
+#: Key of --debug in a context.
 DEBUG = "hear_mwmae.debug"
 
 
 def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
-        ctx.meta[DEBUG] = True  # which a group and its commands share
+        ctx.meta[DEBUG] = True  # a group and its commands share it
 
 
 class Command(click.Command):
-    """Turns what a person can mend into one line on stderr and exit code 1: a HearMwmaeError, or an OSError that names a file.
+    """Prints an error that a user can fix as one line on stderr, with exit code 1: HearMwmaeError, or OSError with a file name.
 
-    Anything else is a bug and keeps its traceback. With the option --debug, which this adds to the command, everything does.
+    Any other exception is a bug and keeps its traceback. The option --debug, which this class adds, shows all tracebacks.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -38,7 +38,7 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are no UTF-8 go out as they came in
+            sys.stdout.reconfigure(errors="surrogateescape")  # names that are not UTF-8 are printed unchanged
         try:
             return super().invoke(ctx)
         except (HearMwmaeError, OSError) as error:
@@ -61,24 +61,24 @@ class Group(Command, click.Group):
 
 
 MODEL_HELP = (
-    "The embedded model when not given; else a registered name, a directory, a .safetensors file, org/repo[@revision] on the "
-    "Hugging Face Hub, or a checkpoint of the authors' code."
+    "A registered name, a directory, a .safetensors file, org/repo[@revision] on the Hugging Face Hub, or a checkpoint of the "
+    "authors' code. The default is the embedded model."
 )
-#: Options and arguments that have one name and one meaning in all commands. They are decorators.
+#: Options and arguments with one name and one meaning in all commands. They are decorators.
 TASKS = click.argument("tasks", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 MODEL = click.option("--model", default="", metavar="MODEL", help=MODEL_HELP)
 DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps, ...")
-POOLING = click.option("--pooling", metavar="WAYS", help="Over time: mean, std, max, joined by +. The model's, when not given.")
+POOLING = click.option("--pooling", metavar="WAYS", help="Over time: mean, std, max, joined by +. The model's by default.")
 
 
 def models_option(more_help: str = "") -> Callable:
-    """--model for commands that take several."""
-    help_text = f"{MODEL_HELP}{more_help} May be given again."
+    """--model for commands that take several models."""
+    help_text = f"{MODEL_HELP}{more_help} Repeatable."
     return click.option("--model", "models", multiple=True, metavar="[NAME=]MODEL", help=help_text)
 
 
 def jobs_option(help_text: str = "Processes.") -> Callable:
-    """--jobs, as many as there are cores by default."""
+    """--jobs; the default is the number of cores."""
     return click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help=help_text)
 
 
@@ -89,7 +89,7 @@ def out_option(help_text: str, *, folder: bool | None = None, required: bool = T
 
 
 def named_models(texts: tuple[str, ...]) -> dict[str, str]:
-    """[NAME=]MODEL texts -> model by name; the embedded model where there are none. HearMwmaeError where names repeat."""
+    """[NAME=]MODEL texts -> model by name; the embedded model if there are no texts. HearMwmaeError if names repeat."""
     models = dict(named_model(text) for text in texts or ("",))
     if len(models) < len(texts):
         raise HearMwmaeError(f"two models have the same name: give them names, as in --model NAME={texts[-1]}")
@@ -97,7 +97,7 @@ def named_models(texts: tuple[str, ...]) -> dict[str, str]:
 
 
 def named_model(text: str) -> tuple[str, str]:
-    """NAME=MODEL or MODEL -> name, model; a model without a name is called after its last part, or "embedded"."""
+    """NAME=MODEL or MODEL -> name, model. The default name is the last part of the path, or "embedded"."""
     name, separator, source = text.partition("=")
     if separator and name and "/" not in name:
         return name, source

@@ -1,4 +1,4 @@
-"""Everything that rebuilds a model: frozen dataclasses, the paper's presets by name, and a strict JSON round trip.
+"""Configuration of a model: frozen dataclasses, the paper's presets by name, and a strict JSON round trip.
 
 Source of all numbers: "Masked Autoencoders with Multi-Window Local-Global Attention Are Better Audio Learners"
 (arXiv 2306.00561) and the authors' code.
@@ -39,11 +39,11 @@ ENCODER_SIZES = {
     "large": (1024, 24, 16),
     "huge": (1280, 32, 16),
 }
-#: (time frames, mel bands): the paper's default first, then those of its ablation.
+#: (time frames, mel bands): the paper's default first, then the sizes of its ablation.
 PATCH_SIZES = ((4, 16), (8, 16), (8, 8), (4, 8), (5, 5))
 DECODER_WIDTH, DECODER_DEPTH, DECODER_HEADS = 384, 4, 8
-#: Upper bounds of whole numbers in a configuration, by field. Research stays far below them, and within them a front-end takes
-#: a few hundred MB: a configuration that is damaged, or from anywhere, must not ask for terabytes.
+#: Upper bounds of integers in a configuration, by field. Real models stay far below them. Within them a front-end takes a few
+#: hundred MB: a damaged or untrusted configuration must not allocate terabytes.
 LIMITS = {
     "sample_rate": 1_000_000,
     "n_fft": 65_536,
@@ -67,7 +67,7 @@ PAPERS_POOLING = "mean"
 def derive_window_sizes(num_tokens: int) -> tuple[int, ...]:
     """The paper's rule for MW-MHA: one head per divisor of ``num_tokens`` in 2..num_tokens-1, then two global heads.
 
-    A window size of 0 stands for global attention. 250 tokens give (2, 5, 10, 25, 50, 125, 0, 0).
+    A window size of 0 means global attention. 250 tokens give (2, 5, 10, 25, 50, 125, 0, 0).
     """
     if num_tokens < 2:
         raise HearMwmaeError(f"window sizes need at least 2 tokens, got {num_tokens}")
@@ -75,7 +75,7 @@ def derive_window_sizes(num_tokens: int) -> tuple[int, ...]:
 
 
 def describe_windows(window_sizes: tuple[int, ...]) -> str:
-    """``(2, 5, 0)`` -> ``"2, 5, global"``; without sizes, all heads are global."""
+    """``(2, 5, 0)`` -> ``"2, 5, global"``; without sizes all heads are global."""
     return ", ".join(str(w) if w else "global" for w in window_sizes) or "global"
 
 
@@ -157,7 +157,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A whole model. ``to_dict``/``from_dict`` are the ``config.json`` of a checkpoint."""
+    """Encoder, decoder and front-end. ``to_dict``/``from_dict`` convert to the ``config.json`` of a checkpoint."""
 
     encoder: EncoderConfig
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
@@ -166,7 +166,7 @@ class ModelConfig:
     patch_size: tuple[int, int] = (4, 16)
     mask_ratio: float = 0.8
     norm_pix_loss: bool = False
-    #: How a scene is made of a clip's time steps: :data:`STATISTICS` joined by +. Older configurations lack it.
+    #: Statistics over the time steps in a scene: :data:`STATISTICS` joined by +. Older configurations lack it.
     pooling: str = field(default=PAPERS_POOLING, metadata={"optional": True})
 
     def __post_init__(self) -> None:
@@ -196,7 +196,7 @@ class ModelConfig:
         _check_windows(self.decoder.window_sizes, self.num_tokens, "decoder")
 
     def _roughly_parameters(self) -> float:
-        """The matrices of the blocks, and the tables of positions: all but a thousandth of a large model."""
+        """Parameters in the matrices of the blocks and in the position tables: 99.9 % of a large model."""
         blocks = sum(
             part.depth * (4 * part.width**2 + 2 * part.width * int(part.width * part.mlp_ratio))
             for part in (self.encoder, self.decoder)
@@ -226,12 +226,12 @@ class ModelConfig:
 
     @property
     def embedding_size(self) -> int:
-        """Numbers of a time step: bands of patches times encoder width."""
+        """Size of a timestamp embedding: bands of patches times encoder width."""
         return self.grid_size[1] * self.encoder.width
 
     @property
     def scene_embedding_size(self) -> int:
-        """Numbers of a clip: those of a time step, for each statistic of ``pooling``."""
+        """Size of a scene embedding: ``embedding_size`` times the statistics of ``pooling``."""
         return self.embedding_size * len(parse_pooling(self.pooling))
 
     @property
@@ -270,7 +270,7 @@ def preset(name: str, patch_size: tuple[int, int] = (4, 16)) -> ModelConfig:
 
 
 def _check_fields(config: object) -> None:
-    """Types and sanity of every field by its annotation; lists become tuples, whole numbers floats where a float is meant."""
+    """Check every field by its annotation. Lists become tuples, and integers become floats in float fields."""
     for name, hint in typing.get_type_hints(type(config)).items():
         value = getattr(config, name)
         if hint is int:
@@ -325,7 +325,7 @@ def _to_plain(value: object) -> object:
 
 
 def _from_plain(kind: type, value: Any, where: str) -> Any:
-    """Rebuild a dataclass (or a plain value) of type ``kind`` from parsed JSON, naming the place of any mistake."""
+    """Rebuild a dataclass (or a plain value) of type ``kind`` from parsed JSON. Errors name the place of the mistake."""
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise HearMwmaeError(f"{where} must be a JSON object, got {type(value).__name__}")
@@ -338,8 +338,8 @@ def _from_plain(kind: type, value: Any, where: str) -> Any:
         return kind(**{name: _from_plain(hint, value[name], f"{where}.{name}") for name, hint in hints.items() if name in value})
     if isinstance(kind, types.GenericAlias):  # tuple[int, ...] and tuple[int, int]
         if not isinstance(value, list):
-            raise HearMwmaeError(f"{where} must be a list, got {value!r}")
+            raise HearMwmaeError(f"{where} must be a list, got {value!r:.100}")
         return tuple(_from_plain(int, item, where) for item in value)
     if type(value) is not kind and not (kind is float and type(value) is int):
-        raise HearMwmaeError(f"{where} must be {kind.__name__}, got {value!r}")
+        raise HearMwmaeError(f"{where} must be {kind.__name__}, got {value!r:.100}")
     return value

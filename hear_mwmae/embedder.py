@@ -23,8 +23,10 @@ from .pooling import ChunkStatistics
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TIMESTAMPS = ("centred", "official")
-#: No audio is louder: the squares of its spectrum would leave float32, and look like silence. (Bytes in a wrong order do.)
+#: Largest accepted magnitude: the spectrum of louder audio (of swapped bytes, for example) overflows float32.
 LOUDEST = 1e12
+#: Hz, the largest rate in the headers of audio files. soxr does not end at rates far above it.
+HIGHEST_RATE = (1 << 31) - 1
 
 #: One clip for `Embedder.embed`: a file, or (samples,) floating point.
 Clip = str | os.PathLike | np.ndarray | Tensor
@@ -34,20 +36,20 @@ class Embedder(nn.Module):
     """A pretrained encoder behind HEAR's model interface. Calling it gives scene embeddings.
 
     Args:
-        config: the model's.
-        dtype: precision of the encoder, ``"float32"`` or ``"bfloat16"`` (or the torch.dtype); the front-end, the pooling and the
-            results are float32 always.
-        pooling: statistics over time that make a scene, such as ``"mean+std+max"``; the configuration's when None.
-        timestamps: ``"centred"``, the middles of the time steps, or ``"official"``, those of the authors' own wrapper
+        config: of the model.
+        dtype: precision of the encoder, ``"float32"`` or ``"bfloat16"`` (or the torch.dtype). The front-end, the pooling and
+            the results are always float32.
+        pooling: statistics over time in a scene, such as ``"mean+std+max"``; the configuration's when None.
+        timestamps: ``"centred"``, the middles of the time steps, or ``"official"``, the timestamps of the authors' wrapper
             (i * duration / T: neither centred nor exactly one time step apart).
-        max_batch: chunks of ``input_frames`` frames that go through the encoder at once: bounds the memory whatever the number
-            of clips. Of a long clip the spectrogram is kept besides, 115 MB per hour.
+        max_batch: chunks of ``input_frames`` frames per encoder call. It bounds the memory for any number of clips, except
+            for the spectrogram of a long clip, 115 MB per hour.
         trainable: the encoder's weights require gradients, and embeddings carry them.
 
     Attributes:
         sample_rate: Hz that the audio must have.
         timestamp_embedding_size: bands * encoder width.
-        scene_embedding_size: the same, for each statistic of the pooling.
+        scene_embedding_size: timestamp_embedding_size times the statistics of the pooling.
     """
 
     def __init__(
@@ -94,13 +96,13 @@ class Embedder(nn.Module):
     ) -> Tensor | tuple[list[Tensor], list[Tensor]]:
         """Embed clips of any lengths and rates: files, arrays or tensors, one or a list of them.
 
-        Each clip is normalised by itself, so it gets the same embedding beside any other. Files of any length take bounded
-        memory. Clips are encoded together, ``max_batch`` chunks at a time.
+        Each clip is normalised by itself, so its embedding does not depend on the other clips. Files of any length take
+        bounded memory. Clips are encoded together, ``max_batch`` chunks at a time.
 
         Args:
             clips: a path, (samples,) floating point in [-1, 1], or a list of these; also (clips, samples).
-            sample_rate: Hz of the arrays, one for all or one for each clip; the model's when None. Files know their own.
-            timestamps: give an embedding for every time step in place of one per clip.
+            sample_rate: Hz of the arrays, one for all or one for each clip; the model's when None. Files have their own.
+            timestamps: return one embedding per time step instead of one per clip.
 
         Returns:
             (clips, ``scene_embedding_size``) float32; or, with ``timestamps``, the lists of (T, ``timestamp_embedding_size``) and
@@ -120,9 +122,9 @@ class Embedder(nn.Module):
     def forward(
         self, audio: Tensor, lengths: Sequence[int] | Tensor | None = None, timestamps: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """What the HEAR functions call: `scene_embeddings`, or `timestamp_embeddings`.
+        """`scene_embeddings`, or `timestamp_embeddings`: the HEAR functions call this method.
 
-        Hooks fire, and `torch.compile` takes effect, through it.
+        So hooks and `torch.compile` work through the HEAR functions.
         """
         if timestamps:
             return self._timestamp_embeddings(audio)
@@ -136,20 +138,20 @@ class Embedder(nn.Module):
         """(B, samples) float audio -> (B, scene_embedding_size) float32: each clip's time steps, pooled.
 
         Args:
-            lengths: (B,) samples of each clip, where the shorter ones are padded at their end: the padding is cut off.
+            lengths: (B,) samples of each clip, if shorter clips are padded at their end. The padding is removed.
         """
         return self(audio, lengths)
 
     def timestamp_embeddings(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """(B, samples) -> embeddings (B, T, timestamp_embedding_size) and timestamps (B, T) in milliseconds, both float32.
 
-        Centred timestamps never lie beyond the end of the audio: a last time step whose centre does is left out. A clip too
-        short for one centre has one, at its middle.
+        Centred timestamps are within the audio: a last time step with its centre beyond the end is left out. A clip too
+        short for one centre has one timestamp, at its middle.
         """
         return self(audio, timestamps=True)
 
     def layers(self, audio: Tensor, blocks: Iterable[int] | None = None) -> list[Tensor]:
-        """What chosen blocks of the encoder give, before the last layer norm.
+        """Outputs of chosen encoder blocks, before the last layer norm.
 
         Args:
             audio: (B, samples), as for the HEAR functions.
@@ -179,16 +181,16 @@ class Embedder(nn.Module):
 
     @torch.no_grad()
     def scene_embedding_of_blocks(self, blocks: Iterable[Tensor], progress: Callable[[float], object] | None = None) -> Tensor:
-        """One clip that comes in blocks, each (samples,) -> (scene_embedding_size,), in bounded memory.
+        """One clip in blocks, each (samples,) -> (scene_embedding_size,), in bounded memory.
 
         Args:
-            progress: told the seconds of audio of each batch that went through the encoder.
+            progress: called with the seconds of audio of each encoded batch.
         """
         return self._scenes([self._stream(blocks)[0]], progress)[0]
 
     @torch.no_grad()
     def timestamp_blocks(self, blocks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """`timestamp_embeddings` of one clip that comes in blocks, piece by piece, in bounded memory.
+        """`timestamp_embeddings` of one clip in blocks, piece by piece, in bounded memory.
 
         Yields:
             (t, ``timestamp_embedding_size``) and (t,) milliseconds, of up to ``max_batch`` chunks at a time.
@@ -202,7 +204,7 @@ class Embedder(nn.Module):
                 yield rows[: len(part)], part
 
     def check_audio(self, audio: Tensor) -> Tensor:
-        """The audio as float32 on the model's device; HearMwmaeError when it is not a batch of finite floating-point clips."""
+        """The audio as float32 on the model's device; HearMwmaeError if it is not a batch of finite floating-point clips."""
         if not isinstance(audio, Tensor):
             raise HearMwmaeError(f"audio must be a torch tensor of shape (clips, samples), got {type(audio).__name__}")
         if audio.ndim != 2:
@@ -226,7 +228,7 @@ class Embedder(nn.Module):
         return audio
 
     def _gradients(self) -> torch.autograd.grad_mode.set_grad_enabled:
-        """Gradients are computed where the caller computes any, and a weight of the encoder requires one."""
+        """Gradients are computed if the caller enables them and a weight of the encoder requires them."""
         trainable = any(weight.requires_grad for weight in self.encoder.parameters())
         return torch.set_grad_enabled(torch.is_grad_enabled() and trainable)
 
@@ -235,12 +237,12 @@ class Embedder(nn.Module):
         with self._gradients():
             features = torch.cat([features for features, _, _ in self._features(self.frontend(audio))])
         times = self._timestamps(audio.shape[1])
-        # A tensor of its own: no view that keeps the padding's time steps alive.
+        # A copy, because a view would keep the padding's time steps in memory.
         features = features.view(len(audio), -1, features.shape[-1])[:, : len(times)].contiguous()
         return features, times.repeat(len(audio), 1)
 
     def _streams(self, clips: Clip | Sequence[Clip], sample_rate: int | Sequence[int] | None) -> Iterator[tuple[Tensor, int]]:
-        """For each clip its normalised spectrogram (frames, n_mels), when it is asked for, and its samples."""
+        """For each clip, lazily, its normalised spectrogram (frames, n_mels) and its number of samples."""
         if isinstance(clips, str | os.PathLike):
             clips = [clips]
         elif isinstance(clips, np.ndarray | Tensor):
@@ -254,8 +256,10 @@ class Embedder(nn.Module):
         rates = list(sample_rate) if isinstance(sample_rate, Sequence | np.ndarray) else [sample_rate] * len(clips)
         if len(rates) != len(clips):
             raise HearMwmaeError(f"sample_rate must be one number or one for each clip: {len(rates)} for {len(clips)} clips")
-        if bad := [rate for rate in rates if rate is not None and not (isinstance(rate, int | np.integer) and rate > 0)]:
-            raise HearMwmaeError(f"sample_rate must be a whole number of Hz above 0, got {bad[0]!r}")
+        for rate in rates:
+            if rate is not None and not (isinstance(rate, int | np.integer) and 0 < rate <= HIGHEST_RATE):
+                got = "more" if isinstance(rate, int) and rate > HIGHEST_RATE else repr(rate)
+                raise HearMwmaeError(f"sample_rate must be a whole number of Hz from 1 to {HIGHEST_RATE}, got {got}")
         return (self._stream(self._blocks(clip, rate)) for clip, rate in zip(clips, rates, strict=True))
 
     def _blocks(self, clip: Clip, rate: int | None) -> Iterable[Tensor]:
@@ -272,7 +276,7 @@ class Embedder(nn.Module):
         return [clip if rate in (None, self.sample_rate) else resample(clip, rate, self.sample_rate)]
 
     def _stream(self, blocks: Iterable[Tensor]) -> tuple[Tensor, int]:
-        """The normalised spectrogram (frames, n_mels) of a clip that comes in blocks, and how many samples it has."""
+        """The normalised spectrogram (frames, n_mels) of a clip in blocks, and its number of samples."""
         lengths = []
 
         def checked() -> Iterator[Tensor]:
@@ -315,9 +319,9 @@ class Embedder(nn.Module):
     def _chunks(self, spectrograms: Iterable[Tensor]) -> Iterator[tuple[Tensor, list[int], list[int]]]:
         """Spectrograms cut into encoder inputs (up to max_batch, input_frames, n_mels), in order.
 
-        Beside each chunk its time steps that hold frames of the clip, and the number of the clip. The end is padded by
-        reflection over the whole clip, as often as it takes, as the authors do; the time steps of the padding do not count.
-        Unlike theirs, a clip that fills its last chunk gets no further one.
+        With each chunk come the number of its time steps with frames of the clip, and the number of the clip. The end is padded
+        by repeated reflection over the clip, as in the authors' code; time steps of the padding do not count. Unlike theirs, a
+        clip that fills its last chunk gets no additional chunk.
         """
         size, per_step = self.config.input_frames, self.config.patch_size[0]
         held: list[tuple[Tensor, int, int]] = []
@@ -336,7 +340,7 @@ class Embedder(nn.Module):
             yield _stacked(held)
 
     def _time_steps(self, samples: int) -> int:
-        """Time steps that hold any of the clip's frames."""
+        """Number of time steps with frames of the clip."""
         return -(-self.config.frontend.frames(samples) // self.config.patch_size[0])
 
     def _timestamps(self, samples: int) -> Tensor:
@@ -372,7 +376,7 @@ def _cut(audio: Tensor, lengths: Sequence[int] | Tensor) -> list[Tensor]:
 
 
 def _whole_numbers(values: Any) -> list[int]:
-    """Of a sequence, an array or a tensor; none where ``values`` is anything else, or holds anything else."""
+    """Integers of a sequence, an array or a tensor; [] if ``values`` is or holds anything else."""
     try:
         listed = values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
         return [] if any(isinstance(value, bool) for value in listed) else [operator.index(value) for value in listed]

@@ -47,7 +47,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Patches, positions, transformer blocks. ``config`` is the whole model's, since it sets the patch grid."""
+    """Patches, positions, transformer blocks. ``config`` is the model's, because it sets the patch grid."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Encoder(nn.Module):
         return self.time_steps(self(spectrogram))
 
     def forward_layers(self, spectrogram: Tensor) -> list[Tensor]:
-        """(B, input_frames, n_mels) -> for each block (B, tokens, width): what it gives, before the last layer norm."""
+        """(B, input_frames, n_mels) -> for each block (B, tokens, width): its output, before the last layer norm."""
         tokens, outputs = self._begin(self._embed(spectrogram)), []
         for block in self.blocks:
             tokens = block(tokens)

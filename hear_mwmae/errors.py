@@ -1,4 +1,4 @@
-"""The one exception that this package raises for what a person can mend, and what its messages are made of."""
+"""HearMwmaeError, the exception for errors that a user can fix, and helpers for its messages."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class HearMwmaeError(ValueError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'mwmae-tiny'?" where ``name`` is a near miss of one of ``known``, for the end of a message; else ""."""
+    """ "; did you mean 'mwmae-tiny'?" if ``name`` is a near miss of one of ``known``, for the end of a message; else ""."""
     by_lower = {other.lower(): other for other in known}
     near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.75)
     return f"; did you mean {by_lower[near[0]]!r}?" if near else ""
 
 
 def differences(old: dict, new: dict, where: str = "") -> list[tuple[str, object, object]]:
-    """(dotted key, old value, new value) of every entry in which two nested dictionaries differ; None where one lacks it."""
+    """(dotted key, old value, new value) of every differing entry of two nested dictionaries; None for a missing value."""
     found = []
     for key in dict.fromkeys([*old, *new]):
         before, after = old.get(key), new.get(key)

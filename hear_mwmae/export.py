@@ -1,4 +1,4 @@
-"""The whole model, waveform to embeddings, as a file for other runtimes: ONNX, or a program of torch.export."""
+"""Exports a model, from waveform to embeddings, for other runtimes: ONNX, or a program of torch.export."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .frontend import SILENCE_STD, reflect_index
 
 SUFFIXES = (".onnx", ".pt2")
 INPUT, OUTPUTS = "audio", ("scene_embeddings", "timestamp_embeddings", "timestamps")
-#: A protocol buffer, which an .onnx file is, ends at 2 GiB; the graph takes a few of them.
+#: Weights in an .onnx file: a protocol buffer holds at most 2 GiB, and the graph takes a few MiB.
 ONNX_BYTES = (1 << 31) - (16 << 20)
-#: (clips, samples) on which a file is compared with the model: below one hop, below one chunk, one sample above it, and many.
+#: (clips, samples) of the comparison with the model: below one hop, below one chunk, one sample above it, many chunks.
 CHECKED = ((1, 1), (2, 159), (3, 641), (1, 16000), (2, 32001), (1, 200000))
 
 
@@ -35,11 +35,11 @@ class ExportableEmbedder(nn.Module):
     """An `Embedder` as one graph: no checks of the input, no loop over pieces, no branch on values or lengths.
 
     (clips, samples) float32 at the model's rate -> scene embeddings (clips, S), timestamp embeddings (clips, T, D) and timestamps
-    (clips, T) in milliseconds, all float32: those of the `Embedder`, whose encoder it shares. NaN or infinity in a clip makes its
-    embeddings NaN. All chunks go through the encoder at once, so memory grows with the length.
+    (clips, T) in milliseconds, all float32 and equal to the `Embedder`'s, whose encoder it shares. NaN or infinity in a clip
+    makes its embeddings NaN. All chunks go through the encoder at once, so memory grows with the length.
 
-    The spectrum is a product with a table of sines in float64. It is exact where torch's transform, in float32, rounds: nearly
-    empty bands, whose logarithm shows the rounding.
+    The spectrum is a product with a table of sines in float64. It is exact where torch's float32 transform rounds. The logarithm
+    of nearly empty bands shows the rounding.
     """
 
     dft: Tensor  #: (n_fft, 2 * (n_fft // 2 + 1)) float64: windowed cosines, then windowed sines
@@ -55,7 +55,7 @@ class ExportableEmbedder(nn.Module):
         n_fft, win_length = frontend.n_fft, frontend.win_length
         window = torch.zeros(n_fft, dtype=torch.float64)
         window[(n_fft - win_length) // 2 :][:win_length] = model.frontend.window.double()
-        turns = torch.arange(n_fft)[:, None] * torch.arange(n_fft // 2 + 1) % n_fft  # whole ones left out: angles stay small
+        turns = torch.arange(n_fft)[:, None] * torch.arange(n_fft // 2 + 1) % n_fft  # no full turns: angles stay small
         angles = turns.double() * (2 * torch.pi / n_fft)
         self.register_buffer("dft", torch.cat([angles.cos(), angles.sin()], dim=1) * window[:, None])
         self.register_buffer("filterbank", model.frontend.filterbank.double())
@@ -76,7 +76,7 @@ class ExportableEmbedder(nn.Module):
         return self._scene(features), cut, timestamps.expand(clips, -1)
 
     def _spectrogram(self, audio: Tensor) -> Tensor:
-        """What the front-end makes: (clips, samples) -> (clips, frames, n_mels) float32, normalised per clip."""
+        """The front-end: (clips, samples) -> (clips, frames, n_mels) float32, normalised per clip."""
         config = self.config.frontend
         samples, half = audio.shape[1], config.n_fft // 2
         frames = config.frames(samples)
@@ -99,7 +99,7 @@ class ExportableEmbedder(nn.Module):
         return torch.cat([ways[name]() for name in self.pooling], dim=1)
 
     def _timestamps(self, audio: Tensor, steps: int) -> Tensor:
-        """(T,) milliseconds; none beyond the end of the audio, where they are centred."""
+        """(T,) milliseconds; centred timestamps are within the audio."""
         config, patch, samples = self.config.frontend, self.config.patch_size[0], audio.shape[1]
         length = torch.full((1,), samples, device=audio.device)
         if self.timestamps == "official":
@@ -107,21 +107,21 @@ class ExportableEmbedder(nn.Module):
             duration = length.double() * 1000.0 / float(config.sample_rate)
             return (torch.arange(steps, device=audio.device).double() * duration / total).float()
         # Whole numbers of half samples, so that nothing is rounded where a centre falls on the end. Step i is centred at
-        # (2 i patch + patch - 1) hop of them; this many are not above the length, and one at least.
+        # (2 i patch + patch - 1) hop half samples; ``count`` centres are within the length, and at least one.
         count = torch.sym_max((2 * samples + (patch + 1) * config.hop_length) // (2 * patch * config.hop_length), 1)
         centres = (torch.arange(count, device=audio.device) * (2 * patch) + (patch - 1)) * config.hop_length
         return (torch.where(centres <= 2 * length, centres, length).double() * 500.0 / float(config.sample_rate)).float()
 
 
 def export(model: Embedder, path: str | Path) -> None:
-    """Write the whole model to ``path``, atomically: ``.onnx`` for onnxruntime and others, ``.pt2`` for `torch.export.load`.
+    """Write a model to ``path``, atomically: ``.onnx`` for onnxruntime and others, ``.pt2`` for `torch.export.load`.
 
-    Either takes (clips, samples) float32 audio of any number and length, and gives what `ExportableEmbedder` does. The
-    configuration goes along: ``config`` among the metadata of the .onnx file, ``config.json`` among the extra files of the other.
+    Both take (clips, samples) float32 audio of any number and length, and compute the outputs of `ExportableEmbedder`. They
+    contain the configuration: ``config`` in the metadata of the .onnx file, ``config.json`` in the extra files of the .pt2 file.
 
     Raises:
-        HearMwmaeError: another suffix; a package is missing; a model on another device than the CPU, in bfloat16 or above 2 GiB
-            for ONNX.
+        HearMwmaeError: another suffix; a package is missing; the model is not on the CPU; for ONNX, it is in bfloat16 or above
+            2 GiB.
     """
     path = Path(path)
     _check(model, path)
@@ -154,9 +154,9 @@ def export(model: Embedder, path: str | Path) -> None:
 
 @torch.no_grad()
 def largest_difference(model: Embedder, path: str | Path) -> float:
-    """Between the scene and timestamp embeddings of the file at ``path`` and the model's own, over noise of `CHECKED` sizes.
+    """Largest difference between the embeddings of the file at ``path`` and the model's, over noise of `CHECKED` sizes.
 
-    ImportError where ``path`` is an .onnx file and onnxruntime is missing.
+    ImportError if ``path`` is an .onnx file and onnxruntime is missing.
     """
     run, generator, largest = open_exported(path), torch.Generator().manual_seed(0), 0.0
     for shape in CHECKED:
@@ -170,7 +170,7 @@ def largest_difference(model: Embedder, path: str | Path) -> float:
 
 
 def open_exported(path: str | Path, threads: int = 0) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """A function (clips, samples) -> the three outputs, that runs an exported file; ``threads`` are onnxruntime's, 0 = all."""
+    """A function (clips, samples) -> three outputs that runs an exported file; ``threads`` is for onnxruntime, 0 = all."""
     if Path(path).suffix == ".pt2":
         program = torch.export.load(Path(path)).module()
 
@@ -207,7 +207,7 @@ def _check(model: Embedder, path: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's words on packages that nothing here uses, and on what it leaves as it is."""
+    """Silences the exporter's messages on packages that are not used, and on operators that it does not convert."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -220,7 +220,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _name_sizes(graph: Any) -> None:
-    """Sizes that vary get names for people, instead of the tracer's expressions."""
+    """Replace the tracer's expressions of variable sizes by readable names."""
     names = {INPUT: {0: "clips", 1: "samples"}, "timestamp_embeddings": {0: "clips", 1: "steps"}}
     names |= {"scene_embeddings": {0: "clips"}, "timestamps": names["timestamp_embeddings"]}
     for value in (*graph.inputs, *graph.outputs):

@@ -17,8 +17,8 @@ from .extras import needs
 if TYPE_CHECKING:
     import av
 
-#: FFmpeg's names of containers, and the endings of their files; those of ogg and caf are libsndfile's, but not all codings are.
-#: Nothing else is opened: some formats that FFmpeg knows, playlists for one, make it open further files and addresses.
+#: FFmpeg's names of containers, and the endings of their files. libsndfile reads ogg and caf, but not all of their codings.
+#: No other container is opened: some formats of FFmpeg, such as playlists, open further files and addresses.
 FORMATS = {
     "mov,mp4,m4a,3gp,3g2,mj2": (".m4a", ".m4b", ".m4v", ".mp4", ".mov", ".3gp", ".3g2"),
     "matroska,webm": (".webm", ".weba", ".mka", ".mkv"),
@@ -33,25 +33,25 @@ FORMATS = {
     "avi": (".avi",),
     "flv": (".flv",),
     "mpeg": (".mpg", ".mpeg"),
-    "mpegts": (".mts", ".m2ts"),  # .ts is TypeScript's, too
+    "mpegts": (".mts", ".m2ts"),  # .ts is also TypeScript
     "ogg": (".ogv", ".spx"),
     "caf": (),
 }
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-#: Seconds that may be missing at the end: containers count in packets, and with the encoder's delay or without.
+#: Seconds that may be missing at the end: containers count packets, with or without the encoder's delay.
 TOLERANCE = 0.1
 
 
 def is_installed() -> bool:
-    """Whether PyAV is there."""
+    """Whether PyAV is installed."""
     return importlib.util.find_spec("av") is not None
 
 
 def read(file: BinaryIO | FileIO, name: str) -> Iterator[tuple[int, np.ndarray]]:
     """(sample rate, (samples,) float32) of every packet of the first or default stream of audio in a file, channels averaged.
 
-    Raises HearMwmaeError, at the end or before, for a file without audio, damaged, or shorter than its container says, as far as
-    it says anything: that of a live recording does not.
+    Raises HearMwmaeError, possibly at the end, for a file that has no audio, is damaged, or is shorter than its container
+    says. The container of a live recording announces no length.
     """
     try:
         import av
@@ -72,7 +72,7 @@ def read(file: BinaryIO | FileIO, name: str) -> Iterator[tuple[int, np.ndarray]]
     except HearMwmaeError:
         raise
     except (av.FFmpegError, ValueError, EOFError, OSError) as error:
-        # ValueError: the rate or the channels change in the middle. EINVAL: an empty file, and no disk's error.
+        # ValueError: the rate or the channels change within the file. EINVAL: an empty file, not an error of the disk.
         if isinstance(error, OSError) and not isinstance(error, av.FFmpegError) and error.errno != errno.EINVAL:
             raise
         reason = "not an audio file that libsndfile or FFmpeg reads, or damaged" if not seconds else "damaged or truncated"
@@ -82,7 +82,7 @@ def read(file: BinaryIO | FileIO, name: str) -> Iterator[tuple[int, np.ndarray]]
 
 
 def audio_seconds(path: Path) -> float | None:
-    """Length that the container announces; None where it does not, or cannot be opened."""
+    """Length that the container announces; None without a length or a readable container."""
     if not is_installed():
         return None
     import av
@@ -97,7 +97,7 @@ def audio_seconds(path: Path) -> float | None:
 def _open(file: BinaryIO | FileIO) -> av.container.InputContainer:
     import av
 
-    # As a file object: a name may hold bytes that are no characters, or what FFmpeg takes for a protocol.
+    # As a file object: a name may not be UTF-8, or look like a protocol of FFmpeg.
     return av.open(file, "r", options={"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"})
 
 
@@ -113,5 +113,5 @@ def _audio_stream(container: av.container.InputContainer, name: str) -> av.Audio
 def _seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
-    # The container's length is that of its longest stream: of a video's, which may go on.
+    # The container's length is the length of its longest stream, which may be the video.
     return container.duration / 1e6 if len(container.streams) == 1 and container.duration else None

@@ -1,4 +1,4 @@
-"""Atomic writes, single-process locks, and names that are no UTF-8."""
+"""Atomic writes, single-process locks, and names that are not UTF-8."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 
 from .errors import HearMwmaeError
 
-#: How temporary names end: a process that was killed may leave them behind.
+#: Suffix of temporary names: a killed process may leave such files.
 UNFINISHED = ".tmp"
-#: What only writing can meet: a full disk, a full quota, a file too large.
+#: Error codes of writing alone: a full disk, a full quota, a file too large.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Has the OSError of a full disk name ``path``: as the system raises it, it names nothing."""
+    """Adds ``path`` to the OSError of a full disk, which the system raises without a file name."""
     try:
         yield
     except OSError as error:
@@ -32,20 +32,20 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write to: takes its place on success, and is removed on any failure."""
+    """Atomic write: yields a temporary name beside ``path``, which replaces ``path`` on success and is removed on failure."""
     temporary = path.with_name(f".{path.name}{UNFINISHED}")
     try:
         with naming(path):
             yield temporary
             with open(temporary, "r+b") as stream:
-                os.fsync(stream)  # a machine that fails would keep the new name, and not what was written
+                os.fsync(stream)  # otherwise a crash could keep the new name without the content
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:
-    """OSError where `replacing` could not write, before hours of work go into what is to be written."""
+    """OSError if `replacing` could not write ``path``: checked before hours of work."""
     temporary = path.with_name(f".{path.name}{UNFINISHED}")
     temporary.touch()
     temporary.unlink()
@@ -58,17 +58,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises HearMwmaeError naming the file where it is missing, unreadable or no JSON."""
+    """Content of a JSON file. HearMwmaeError names a file that is missing, unreadable or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise HearMwmaeError(f"{path}: {why_unreadable(path) or error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise HearMwmaeError(f"{path} is no JSON: {error}") from error
+        raise HearMwmaeError(f"{path} is not JSON: {error}") from error
 
 
 def why_unreadable(path: str | os.PathLike) -> str:
-    """Why the file ``path`` cannot be opened, such as "no such file" or "permission denied"; "" where it can."""
+    """Why the file ``path`` cannot be opened, such as "no such file" or "permission denied"; "" if it can be opened."""
     try:
         os.close(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
     except (FileNotFoundError, NotADirectoryError):
@@ -81,11 +81,10 @@ def why_unreadable(path: str | os.PathLike) -> str:
 
 
 def printable(path: str | os.PathLike) -> str:
-    r"""A path as text that can be printed and kept as UTF-8: bytes that are no UTF-8 become ``\xff``.
+    r"""A path as text that can be printed and stored as UTF-8: other bytes become ``\xff``.
 
-    Python has such bytes in a str as surrogates (``surrogateescape``), with which a file is found again, but which neither a
-    terminal, nor Parquet, nor an array's file takes. CSV files keep the bytes themselves: read and write them with
-    ``errors="surrogateescape"``.
+    Python represents such bytes in a str as surrogates (``surrogateescape``). They identify the file, but terminals, Parquet and
+    array files reject them. CSV files keep the bytes: read and write them with ``errors="surrogateescape"``.
     """
     escaped = re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", os.fspath(path))
     return escaped.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -93,7 +92,7 @@ def printable(path: str | os.PathLike) -> str:
 
 @contextmanager
 def one_at_a_time(lock: Path, busy: str) -> Iterator[None]:
-    """Holds the lock file ``lock``; where another process does, raises HearMwmaeError with the message ``busy``."""
+    """Holds the lock file ``lock``. If another process holds it, raises HearMwmaeError with the message ``busy``."""
     from filelock import FileLock, Timeout
 
     held = FileLock(lock, timeout=0)

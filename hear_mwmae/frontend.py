@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from .config import FrontendConfig
 
-#: A clip whose log-mel deviates by less than this is silence or a constant: what is left is the rounding of the transform.
+#: A clip whose log-mel deviates by less than this is silence or a constant: only rounding errors of the transform remain.
 SILENCE_STD = 1e-4
 
 
 class LogMelFrontend(nn.Module):
     """(B, samples) float waveform in [-1, 1] -> (B, frames, n_mels) float32, frames = samples // hop_length + 1.
 
-    Frames are centred on multiples of the hop; both ends are extended by reflection, repeatedly where the clip is shorter
-    than half a window. Always computed in float32.
+    Frames are centred on multiples of the hop. Both ends are extended by reflection, repeatedly if the clip is shorter than half
+    a window. Always computed in float32.
     """
 
-    #: Frames transformed at once: bounds the memory for long and for many clips, without any influence on the result.
+    #: Frames per transform: bounds the memory for long and for many clips, and does not change the result.
     block_frames = 1 << 13
 
     window: Tensor  #: (win_length,)
@@ -36,7 +36,7 @@ class LogMelFrontend(nn.Module):
         self.register_buffer("filterbank", mel_filterbank(config), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMelFrontend:
-        """Follow the model to its device, but stay float32: half-precision features would be silently wrong ones."""
+        """Follow the model to its device, but stay float32: half-precision features would be wrong without an error."""
         return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -55,9 +55,9 @@ class LogMelFrontend(nn.Module):
         return torch.cat(clips)
 
     def stream(self, blocks: Iterable[Tensor]) -> Tensor:
-        """The features of one clip that comes in blocks of any lengths, each (samples,): (frames, n_mels), as of `forward`.
+        """The features of one clip in blocks of any lengths, each (samples,): (frames, n_mels), as in `forward`.
 
-        Held at a time are the spectrogram, 80 floats per 10 ms, and one block of samples.
+        The spectrogram, 80 floats per 10 ms, and one block of samples are in memory.
         """
         log_mel = self._log_mel_of(blocks)
         std, mean = torch.std_mean(log_mel)
@@ -103,15 +103,15 @@ class LogMelFrontend(nn.Module):
             piece, config.n_fft, config.hop_length, config.win_length, self.window, center=False, return_complex=True
         )
         power = spectrum.abs().square().transpose(1, 2)
-        with torch.autocast(power.device.type, enabled=False):  # an ambient one would round the product to half precision
+        with torch.autocast(power.device.type, enabled=False):  # an ambient autocast would round the product to half precision
             return torch.log(power @ self.filterbank + config.log_offset)
 
 
 def mel_filterbank(config: FrontendConfig) -> Tensor:
     """Triangular filters of unit height, equally wide on HTK's mel scale: (n_fft // 2 + 1, n_mels) float32.
 
-    HTK's scale is mel = 2595 log10(1 + Hz / 700) (S. Young et al., The HTK Book). In float32 throughout: the models were
-    trained on filters with its roundings, from which exact ones differ by 8e-6.
+    HTK's scale is mel = 2595 log10(1 + Hz / 700) (S. Young et al., The HTK Book). All in float32: the models were
+    trained on filters with its roundings, which differ from exact filters by 8e-6.
     """
     low, high = (2595 * math.log10(1 + hertz / 700) for hertz in (config.f_min, config.f_max))
     edges = 700 * (10 ** (torch.linspace(low, high, config.n_mels + 2) / 2595) - 1)
@@ -123,7 +123,7 @@ def mel_filterbank(config: FrontendConfig) -> Tensor:
 
 
 def normalise(log_mel: Tensor, unbiased: bool) -> Tensor:
-    """Zero mean and unit deviation over each whole clip, (B, frames, n_mels); silence becomes zeros.
+    """Zero mean and unit deviation over each clip, (B, frames, n_mels); silence becomes zeros.
 
     The authors use the unbiased deviation at inference and the population deviation in pretraining.
     """

@@ -22,31 +22,31 @@ from huggingface_hub.errors import (
 from .errors import HearMwmaeError
 
 CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
-#: The curve of the loss, which a card may show.
+#: Picture of the loss curve, which a card may show.
 LOSS_NAME = "loss.png"
 
 
 def download(repo: str, revision: str, check_config: Callable[[Path], object]) -> tuple[Path, Path]:
     """Fetch config.json and model.safetensors of ``repo``, and nothing else, into huggingface_hub's cache.
 
-    HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE count as everywhere. Both files come from one commit, even if the
-    branch moves in between. Raises HearMwmaeError with one clear line when that cannot be done.
+    HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE have their usual meaning. Both files come from one commit, even if the
+    branch moves in between. Raises HearMwmaeError, one line, if the download fails.
 
     Args:
         revision: branch, tag or commit; "" is the repository's default branch.
-        check_config: sees config.json before the weights, which may be large, are asked for; raises to stop there.
+        check_config: called with config.json before the weights, which may be large, are downloaded; raises to stop.
     """
     config = _fetch(repo, CONFIG_NAME, revision or None)
     check_config(config)
-    # The cache lays files out as snapshots/<commit>/<name>: the second file is asked for by that commit.
+    # Paths in the cache are snapshots/<commit>/<name>: the second file is requested by that commit.
     weights = _fetch(repo, WEIGHTS_NAME, config.parent.name)
     return config, weights
 
 
 def push(directory: Path, repo: str, card: str, private: bool = False, dry_run: Path | None = None) -> str:
-    """Upload a model directory with its card in one commit; returns a line with every file and where it went.
+    """Upload a model directory with its card in one commit; returns a line with every file and its destination.
 
-    With ``dry_run`` nothing leaves the machine: that folder, new or empty, receives what would have gone up.
+    With ``dry_run`` nothing is uploaded: the files are copied to that folder, which must be new or empty.
     """
     missing = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if not (directory / name).is_file()]
     if missing:
@@ -101,12 +101,12 @@ def _fetch(repo: str, name: str, revision: str | None) -> Path:
     except RevisionNotFoundError as error:
         raise HearMwmaeError(f"{repo} has no revision {revision!r}") from error
     except LocalEntryNotFoundError as error:
-        # Whatever kept the Hub from answering: no network, HF_HUB_OFFLINE, its own failure, a refusal.
+        # The Hub did not answer: no network, HF_HUB_OFFLINE, a server error, a refusal.
         why = _reason(error.__cause__ or error)
         raise HearMwmaeError(f"{name} of {where} is not in the cache, and asking the Hub for it failed: {why}") from error
     except EntryNotFoundError as error:
         raise HearMwmaeError(f"{where} has no {name}: it is not a model of this package") from error
-    except Exception as error:  # whichever HTTP client huggingface_hub is built on, its errors and the disk's end here
+    except Exception as error:  # errors of huggingface_hub's HTTP client, whichever it is, and of the disk
         raise HearMwmaeError(f"downloading {name} of {where} failed: {type(error).__name__}: {_reason(error)}") from error
     _check_blob(path, where)
     return path
@@ -115,11 +115,11 @@ def _fetch(repo: str, name: str, revision: str | None) -> Path:
 def _check_blob(path: Path, where: str) -> None:
     """The cache names a large file by the sha256 that the Hub announced. huggingface_hub checks its size only."""
     if not path.is_symlink():
-        return  # a cache without links keeps no such name
-    # One link only: behind a second one huggingface_hub shares what came by Xet, under a hash that is no sha256.
+        return  # a cache without links has no such names
+    # One link only: a second link leads to files from Xet, whose names are not SHA-256.
     blob = path.parent / path.readlink()
     if re.fullmatch(r"[0-9a-f]{64}", blob.name) and (actual := sha256_of(blob)) != blob.name:
-        # Out of the cache with it, so that the next call downloads anew.
+        # Removed from the cache, so that the next call downloads it again.
         for file in (blob.resolve(), blob, path):
             file.unlink(missing_ok=True)
         raise HearMwmaeError(
@@ -128,6 +128,6 @@ def _check_blob(path: Path, where: str) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """First line of the error's message, and of what the server said."""
+    """First lines of the error's message and of the server's message."""
     lines = [str(text).strip().splitlines() for text in (error, getattr(error, "server_message", None)) if text]
     return ": ".join(dict.fromkeys(text[0].rstrip(".") for text in lines if text)) or type(error).__name__

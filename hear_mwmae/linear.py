@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: torch multiplies float32 matrices through MKL, which on AMD's processors reaches half the rate of oneDNN; and only oneDNN can
-#: apply the GELU while the product is still in the cache, which otherwise takes as long as the product itself. It has no
-#: backward pass, so training goes torch's usual way. benchmarks/embed.py measures the difference.
+#: torch multiplies float32 matrices with MKL, which reaches half the rate of oneDNN on AMD's processors. Only oneDNN can apply
+#: the GELU while the product is still in the cache; otherwise it takes as long as the product. oneDNN has no backward pass, so
+#: training uses torch's layers. benchmarks/embed.py measures the difference.
 ONEDNN = (
     platform.machine() in ("x86_64", "AMD64")
     and torch.backends.mkldnn.is_available()
@@ -31,7 +31,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         inference = x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-        inference = inference and not torch.compiler.is_compiling()  # which chooses its own products, and knows not this one
+        inference = inference and not torch.compiler.is_compiling()  # the compiler chooses its own products
         if ONEDNN and inference and x.dtype == self.weight.dtype and x.dtype in ONEDNN_DTYPES:
             activation, variant = ("gelu", "tanh") if self.gelu else ("none", "")
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, activation, [], variant)

@@ -16,13 +16,13 @@ from .patches import patchify, sincos_1d, unpatchify
 
 
 class MaskedAutoencoderOutput(NamedTuple):
-    """What a training forward pass gives."""
+    """Output of a training forward pass."""
 
     loss: Tensor  #: () mean squared error over the masked patches
     pred: Tensor  #: (B, tokens, patch values) predicted patches
     mask: Tensor  #: (B, tokens) 1 = removed and to be predicted
-    ids_restore: Tensor  #: (B, tokens) int64: where each token stands in [kept, removed]
-    latent: Tensor  #: (B, [1 +] kept, encoder width) encoded kept tokens, a CLS token first where the model has one
+    ids_restore: Tensor  #: (B, tokens) int64: index of each token in [kept, removed]
+    latent: Tensor  #: (B, [1 +] kept, encoder width) encoded kept tokens, after a CLS token if the model has one
 
 
 class Decoder(nn.Module):
@@ -68,10 +68,10 @@ class MaskedAutoencoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str = "", mask_ratio: float | None = None) -> MaskedAutoencoder:
-        """Encoder and decoder of a pretrained model, to go on training; ``source`` as in `hear_mwmae.load_model`.
+        """Encoder and decoder of a pretrained model, to continue training; ``source`` as in `hear_mwmae.load_model`.
 
         Args:
-            mask_ratio: part of the patches to hide; that of its pretraining when not given.
+            mask_ratio: share of the patches to hide; the model's when None.
         """
         config, state = read_model(source)
         if mask_ratio is not None:
@@ -86,7 +86,7 @@ class MaskedAutoencoder(nn.Module):
 
         Args:
             spectrogram: (B, input_frames, n_mels) float32, normalised.
-            noise: (B, tokens) fixes the mask: the tokens of smallest noise stay. Random when not given.
+            noise: (B, tokens) determines the mask: the tokens of smallest noise stay. Random when None.
         """
         latent, mask, ids_restore = self.encoder.forward_masked(spectrogram, noise)
         pred = self.decoder(latent, ids_restore)
@@ -97,7 +97,7 @@ class MaskedAutoencoder(nn.Module):
         return self.encoder.forward_features(spectrogram)
 
     def loss(self, spectrogram: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
-        """Mean squared error over the masked patches, in float32; patches are standardised first with norm_pix_loss."""
+        """Mean squared error over the masked patches, in float32. With norm_pix_loss, patches are standardised first."""
         target = patchify(spectrogram, self.config.patch_size)
         if self.config.norm_pix_loss:
             var, mean = torch.var_mean(target, dim=-1, correction=0, keepdim=True)  # population variance, as jax's

@@ -1,7 +1,7 @@
 """The authors' JAX/flax checkpoints -> this package's configuration and weights, with msgpack and numpy alone.
 
-Two containers are read: flax's legacy file (one msgpack map), and the directory of the orbax of 2023, which holds such a map in
-a file named ``checkpoint``. Nothing is unpickled, and nothing but the parameters is decoded.
+It reads two containers: flax's legacy file (one msgpack map), and the directory of orbax (2023), which has such a map in a file
+named ``checkpoint``. Nothing is unpickled, and only the parameters are decoded.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from .errors import HearMwmaeError
 from .extras import needs
 from .hub import WEIGHTS_NAME
 
-#: Heads of the authors' decoder where it has no window; they leave no trace in the weights.
+#: Heads of the authors' decoder without windows; the weights do not show them.
 PLAIN_DECODER_HEADS = 8
 
 _NDARRAY, _NUMPY_SCALAR = 1, 3  # two of flax.serialization's msgpack extension types
 _CHUNKED = "__msgpack_chunked_array__"
-# numpy has no bfloat16: its bits are read as they are, see `_array`.
+# numpy has no bfloat16: `_array` converts its bits.
 _DTYPES = {"float32": np.float32, "bfloat16": np.uint16, "float16": np.float16, "float64": np.float64}
 
 
 def is_official_checkpoint(path: Path) -> bool:
-    """Whether ``path`` looks like one of the authors' checkpoints (or like one that orbax spread over many files)."""
+    """Whether ``path`` looks like one of the authors' checkpoints (or like a checkpoint that orbax spread over many files)."""
     if (path / WEIGHTS_NAME).is_file():  # converted into the directory of the original
         return False
     file = _locate(path)
@@ -45,15 +45,15 @@ def load_official(path: str | Path, encoder_heads: int | None = None) -> tuple[M
     """Read one of the authors' checkpoints.
 
     Args:
-        path: the file, or the directory around it; of several ``checkpoint_<step>`` in a directory, the one of the last step.
-        encoder_heads: attention heads of the encoder, which leave no trace in the weights. Without it: those of the paper's
-            size of the same width; else one head per 64 channels, and three where that does not divide the width.
+        path: the file, or the directory around it. Of several ``checkpoint_<step>`` in a directory, the last step is read.
+        encoder_heads: attention heads of the encoder, which the weights do not show. The default is the number of heads of
+            the paper's size of the same width, else one head per 64 channels, or three if 64 does not divide the width.
 
     Returns:
-        The inferred configuration and the float32 weights of a whole `MaskedAutoencoder`.
+        The inferred configuration and the float32 weights of a `MaskedAutoencoder`, encoder and decoder.
 
     Raises:
-        HearMwmaeError: the file is damaged, or no MAE or MW-MAE; the message names what is wrong in one line.
+        HearMwmaeError: the file is damaged, or not an MAE or MW-MAE. The message is one line.
     """
     try:
         params = read_params(Path(path))
@@ -84,7 +84,7 @@ def read_params(path: Path) -> dict[str, np.ndarray]:
 
 
 def infer_config(params: dict[str, np.ndarray], encoder_heads: int | None = None) -> ModelConfig:
-    """Size, patch, windows, CLS token and kind of model, read off the names and shapes of the parameters."""
+    """Size, patch, windows, CLS token and kind of model, inferred from the names and shapes of the parameters."""
     frontend = FrontendConfig()
     frames, bands, _, width = _shape(params, "patch_embed/proj/kernel", 4)
     _, positions, _ = _shape(params, "pos_embed", 3)
@@ -122,7 +122,7 @@ def infer_config(params: dict[str, np.ndarray], encoder_heads: int | None = None
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Path and shape of every parameter that the authors' code has for such a model."""
+    """Path and shape of every parameter of such a model in the authors' code."""
     encoder, decoder, rows = config.encoder, config.decoder, config.num_tokens + config.encoder.cls_token
     shapes = {
         "patch_embed/proj/kernel": (*config.patch_size, 1, encoder.width),
@@ -204,10 +204,11 @@ def _tensor(path: str, value: np.ndarray) -> Tensor:
 def _window_sizes(params: dict[str, np.ndarray], block: str, width: int, likely: int | None) -> tuple[int, ...]:
     """Window of each head from its bias table (2w - 1 rows); () for a block of plain attention.
 
-    Global heads have no table, so those after the last table cannot be counted. Taken is the first fitting number of heads:
-    ``likely``; the paper's two global heads, or one, or none; then whatever divides the width.
+    Global heads have no table, so global heads after the last table cannot be counted. The first fitting number of heads is
+    taken: ``likely``; then two global heads, as in the paper, one, or none; then any divisor of the width.
     """
-    pattern = re.compile(re.escape(block) + r"/wmha_block/attn_heads_(\d+)/relative_position_bias_table")
+    # At most nine digits: int() refuses thousands of them.
+    pattern = re.compile(re.escape(block) + r"/wmha_block/attn_heads_(\d{1,9})/relative_position_bias_table")
     tables = {int(m[1]): path for path in params if (m := pattern.fullmatch(path))}
     windows = {head: (_shape(params, path, 2)[0] + 1) // 2 for head, path in tables.items()}
     if not windows:
@@ -229,7 +230,7 @@ def _heads_of_width(width: int) -> int:
 
 
 def describe_heads(config: ModelConfig, encoder_heads: int | None = None) -> str:
-    """How many attention heads `load_official` took, and why: plain and global ones leave no trace in the weights."""
+    """How many attention heads `load_official` took, and why: the weights do not show plain and global heads."""
     encoder, decoder = config.encoder, config.decoder
     if encoder_heads:
         how = "as given"
@@ -280,7 +281,7 @@ def _flatten(tree: dict) -> dict[str, np.ndarray]:
         elif isinstance(node, str) and node.startswith("PLACEHOLDER://"):
             raise HearMwmaeError(_SPREAD)
         else:
-            raise HearMwmaeError(f"parameter {path!r:.100} is {node!r:.60}, not an array")
+            raise HearMwmaeError(f"parameter {path!r:.100} is a {type(node).__name__}, not an array")
     return leaves
 
 
@@ -302,11 +303,11 @@ _SPREAD = (
 
 
 def _places(path: Path) -> list[Path]:
-    """Where a checkpoint may be: ``path``, orbax's ``default`` in it, and the same in the directory of the last step."""
+    """Candidate places: ``path``, orbax's ``default`` in it, and the same in the directory of the last step."""
     if not path.is_dir():
         return [path]
     steps = [entry for entry in path.iterdir() if re.fullmatch(r"(checkpoint_)?[0-9]+", entry.name)]
-    # Flax's checkpoint_<step> come before the bare numbers of an orbax manager, which other directories may have, too.
+    # Flax's checkpoint_<step> come before the bare numbers of an orbax manager, which other directories may also have.
     last = sorted(steps, key=lambda entry: (entry.name.startswith("c"), int(entry.name.removeprefix("checkpoint_"))))[-1:]
     return [place for parent in [path, *last] for place in (parent, parent / "default")]
 
@@ -321,7 +322,7 @@ def _is_spread(path: Path) -> bool:
 
 
 def _unpack_collections(file: Path) -> tuple[dict[str, object], list[str]]:
-    """``params`` and ``frozen_params`` of the top-level map, and the names of all that it holds.
+    """``params`` and ``frozen_params`` of the top-level map, and the names of all its entries.
 
     The rest is skipped, not decoded: the optimiser's state alone is twice the size of the weights.
     """
@@ -333,11 +334,12 @@ def _unpack_collections(file: Path) -> tuple[dict[str, object], list[str]]:
     found, names = {}, []
     try:
         with open(file, "rb") as stream:
-            # Older msgpack creates lists at their declared length: the limit keeps five bytes from asking for gigabytes.
+            # Older msgpack creates lists at their declared length: the limit prevents five bytes from allocating gigabytes.
             unpacker = msgpack.Unpacker(stream, ext_hook=_unpack_ext, max_buffer_size=2**31 - 1, max_array_len=1000)
             for _ in range(unpacker.read_map_header()):
-                name = f"{unpacker.unpack()!s:.40}"
-                names.append(name)
+                key = unpacker.unpack()
+                name = key if isinstance(key, str) else f"a {type(key).__name__}"  # not its repr, which may nest too deeply
+                names.append(name[:40])
                 if name in ("params", "frozen_params"):
                     found[name] = unpacker.unpack()
                 else:

@@ -45,7 +45,7 @@ def random_masking(tokens: Tensor, num_kept: int, noise: Tensor | None = None) -
 
     Args:
         tokens: (B, tokens, D).
-        noise: (B, tokens) fixes the mask; drawn uniformly from torch's generator when not given.
+        noise: (B, tokens) determines the mask; drawn uniformly from torch's generator when None.
 
     Returns:
         kept (B, num_kept, D); mask (B, tokens) float32, 1 = removed; ids_restore (B, tokens) int64, which puts the

@@ -1,4 +1,4 @@
-"""Pooling over time: a clip's time steps -> one scene embedding. Exact over chunks, in one pass, in bounded memory."""
+"""Pooling over time: the time steps of a clip -> one scene embedding. Exact over chunks, in one pass, in bounded memory."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 class ChunkStatistics:
-    """What is kept of each chunk of a clip, a few numbers per dimension, until the whole clip is pooled.
+    """Statistics of each chunk, a few numbers per dimension, until all chunks of a clip are pooled.
 
     Args:
-        names: of `config.parse_pooling`.
+        names: statistics, from `config.parse_pooling`.
     """
 
     def __init__(self, names: tuple[str, ...]) -> None:
@@ -18,11 +18,11 @@ class ChunkStatistics:
         self._pieces: list[dict[str, Tensor]] = []
 
     def add(self, features: Tensor, valid: Tensor) -> None:
-        """Take in chunks.
+        """Add chunks.
 
         Args:
             features: (chunks, time steps, D).
-            valid: (chunks,) int64 from 1 on: the leading time steps that are audio; those after them are padding.
+            valid: (chunks,) int64, at least 1: the number of leading time steps of audio. The others are padding.
         """
         mask = (torch.arange(features.shape[1], device=features.device) < valid[:, None])[:, :, None]
         sums = (features * mask).sum(dim=1)
@@ -38,7 +38,7 @@ class ChunkStatistics:
         """(clips, D * statistics): for each clip its statistics side by side.
 
         Args:
-            counts: chunks of each clip, in the order in which they were taken in.
+            counts: chunks of each clip, in the order of `add`.
         """
         joined = {name: torch.cat([piece[name] for piece in self._pieces]) for name in self._pieces[0]}
         if len(set(counts)) == 1:  # one operation for all of a batch
@@ -53,7 +53,7 @@ class ChunkStatistics:
         mean = chunks["sum"].sum(dim=1) / steps
         pooled = {"mean": mean}
         if "std" in self.names:
-            # Squares around each chunk's own mean, joined by how far these lie apart: nothing cancels, whatever the length.
+            # Squares around each chunk's own mean, plus the spread of these means: no cancellation for any length.
             between = valid * (chunks["sum"] / valid - mean[:, None]).square()
             variance = (chunks["squares"] + between).sum(dim=1) / steps
             # The root's gradient at 0, where nothing changes over time, would be infinite.

@@ -1,4 +1,4 @@
-"""Whether a file is as long as its header says: libsndfile mostly reads what there is, and does not complain."""
+"""Whether a file is as long as its header says: libsndfile mostly reads truncated files without an error."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import BinaryIO
 
 import soundfile
 
-#: Lengths from here on say that whoever wrote the header did not know: libsndfile's word for it is 2^63 - 1.
+#: Lengths from here on mean "unknown": libsndfile uses 2^63 - 1.
 UNKNOWN_FRAMES = 1 << 62
-#: Sizes of the data in the headers of WAV files that were streamed: by SoX, by arecord; close to 2^32, by FFmpeg and others.
+#: Data sizes in the headers of streamed WAV files: of SoX, of arecord; close to 2^32, of FFmpeg and others.
 STREAMED_BYTES = frozenset((0x7FFFF000, 0x80000000, *range(0xFFFFFF00, 0x100000000)))
-#: What libsndfile may leave unread of a whole MP3: tags.
+#: Share of a complete MP3 that libsndfile may leave unread: tags.
 TAGS_SHARE = 0.1
 
 
 def announced_frames(file: soundfile.SoundFile, stream: BinaryIO | FileIO) -> int:
-    """Frames that the header of ``file`` says there are, :data:`UNKNOWN_FRAMES` or more where it says nothing.
+    """Frames that the header of ``file`` announces; :data:`UNKNOWN_FRAMES` or more if it announces none.
 
     Args:
-        stream: the same file; its position is moved, and put back.
+        stream: the same file; its position is restored.
     """
     position = stream.tell()
     try:
@@ -38,7 +38,7 @@ def announced_frames(file: soundfile.SoundFile, stream: BinaryIO | FileIO) -> in
 
 
 def is_cut_short(file: soundfile.SoundFile, stream: BinaryIO | FileIO) -> bool:
-    """Whether ``file``, opened and not read yet, can be seen to lack something at its end; ``stream`` as above."""
+    """Whether ``file``, opened and not read yet, is visibly truncated; ``stream`` as above."""
     position = stream.tell()
     try:
         return _lacks_data(file.extra_info) or _lacks_page(stream)
@@ -47,12 +47,12 @@ def is_cut_short(file: soundfile.SoundFile, stream: BinaryIO | FileIO) -> bool:
 
 
 def is_left_unread(file: soundfile.SoundFile, stream: BinaryIO | FileIO) -> bool:
-    """Whether libsndfile has stopped far from the end of an MP3, where it believes its guess; ``stream`` is then done with."""
+    """Whether libsndfile stopped far from the end of an MP3, because of its estimated length."""
     return file.format == "MP3" and 0 < stream.tell() < stream.seek(0, os.SEEK_END) * (1 - TAGS_SHARE)
 
 
 def _names_length(stream: BinaryIO | FileIO) -> bool:
-    """Whether the first frame of an MP3 says how many there are."""
+    """Whether the first frame of an MP3 announces the number of frames."""
     stream.seek(0)
     head = stream.read(10)
     # A tag comes first; its size has seven bits a byte.
@@ -62,9 +62,9 @@ def _names_length(stream: BinaryIO | FileIO) -> bool:
 
 
 def _lacks_data(log: str) -> bool:
-    """Whether libsndfile's log says that the samples are fewer than the header announces."""
+    """Whether libsndfile's log says that there are fewer samples than the header announces."""
     sizes = [
-        # WAV, AIFF, AU, CAF, SVX, W64, RF64; WVE; and RF64 again, whose data may be larger than the whole file.
+        # WAV, AIFF, AU, CAF, SVX, W64, RF64; WVE; and RF64 again, whose data may be larger than the file.
         *re.findall(r"^\s*(?:data|SSND|Data Size|BODY|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", log, re.MULTILINE),
         *re.findall(r"^Data length (\d+) should be (\d+)", log, re.MULTILINE),
         *(pair[::-1] for pair in re.findall(r"^Length : (\d+)\nRF64\n(?:.*\n)*?\s*Data size : (\d+)", log, re.MULTILINE)),

@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import csv
+import shutil
 
 import pytest
 import soundfile
@@ -26,10 +27,13 @@ from reference import AUDIO
 
 from hear_mwmae import load_model
 from hear_mwmae.audio import read_audio
+from hear_mwmae.checkpoint import save_model
 from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig, derive_window_sizes
 from hear_mwmae.embedder import Embedder
+from hear_mwmae.mae import MaskedAutoencoder
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+# The workers of pytest-xdist share the cores.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +41,21 @@ def small_config() -> ModelConfig:
     """A model of the real kind, small enough to be built in every test."""
     windows = derive_window_sizes(250)
     return ModelConfig(EncoderConfig(32, 2, 2), DecoderConfig(32, 1, len(windows), window_sizes=windows))
+
+
+@pytest.fixture(scope="session")
+def saved_model(tmp_path_factory, small_config) -> Path:
+    """The folder of a model with random weights. Not to be changed: see model_dir."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    save_model(folder, small_config, MaskedAutoencoder(small_config).state_dict())
+    return folder
+
+
+@pytest.fixture
+def model_dir(saved_model, tmp_path) -> Path:
+    """A copy of saved_model, for a test that damages it."""
+    return shutil.copytree(saved_model, tmp_path / "model")
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,7 @@ MUTATIONS = {
         "reflect_pad(spectrogram, 0, per_clip * size - frames)",
         "torch.nn.functional.pad(spectrogram, (0, 0, 0, per_clip * size - frames))",
     ),
-    "padded time steps averaged, too": ("embedder.py", ".clamp(max=grid_steps)", ".clamp(min=grid_steps, max=grid_steps)"),
+    "padded time steps averaged": ("embedder.py", ".clamp(max=grid_steps)", ".clamp(min=grid_steps, max=grid_steps)"),
     "unbiased variance in norm_pix_loss": ("mae.py", "correction=0", "correction=1"),
     "loss over all patches": ("mae.py", "(error * mask).sum() / mask.sum()", "error.mean()"),
     "decoder without positions": ("mae.py", "dim=1) + self.decoder_pos_embed", "dim=1)"),

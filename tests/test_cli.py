@@ -16,19 +16,15 @@ from reference import AUDIO, REFERENCE
 
 import hear_mwmae
 from hear_mwmae.audio import read_audio
-from hear_mwmae.checkpoint import save_model
 from hear_mwmae.cli import main
-from hear_mwmae.mae import MaskedAutoencoder
 
 OFFICIAL = REFERENCE / "official_checkpoint" / "checkpoint_198400"
 CLIPS = sorted(AUDIO.iterdir())
 
 
 @pytest.fixture
-def model(tmp_path, small_config) -> str:
-    torch.manual_seed(0)
-    save_model(tmp_path / "model", small_config, MaskedAutoencoder(small_config).state_dict())
-    return str(tmp_path / "model")
+def model(model_dir) -> str:
+    return str(model_dir)
 
 
 def run(*args: object) -> Result:

@@ -173,7 +173,7 @@ def test_check(tasks_dir, tmp_path):
     assert result.exit_code == 1
     for problem in (
         "16000/fold01: 1 of 12 files missing, such as fold01-3.wav",
-        "fold02.json is no JSON: ",
+        "fold02.json is not JSON: ",
         "no labelvocabulary.csv",
     ):
         assert problem in result.output
@@ -196,7 +196,7 @@ def test_check(tasks_dir, tmp_path):
     (tmp_path / ".fetch" / "fsd50k-v1.0-full").mkdir(parents=True)
     lines = CliRunner().invoke(main, ["check", str(tmp_path)]).output
     assert "esc50-v2.0.0-full: complete (36 clips, where HEAR's page lists 2,000)" in lines
-    assert "fsd50k-v1.0-full: `fetch` has begun" in lines and "nsynth_pitch-v2.2.3-5h: not here" in lines
+    assert "fsd50k-v1.0-full: incomplete: `fetch` resumes it" in lines and "nsynth_pitch-v2.2.3-5h: missing" in lines
     with pytest.raises(ValueError, match="holds no HEAR tasks"):
         find_tasks(tasks_dir / "event-v1")
 
@@ -213,7 +213,7 @@ def test_results_of_other_embeddings_do_not_count(embedded, tmp_path):
     )
     job.file.write_text(json.dumps({"embeddings": "of others", "scores": {"test": {"test_score": 0.5}}}))
     assert missing_predictions(results, "paper", [0, 0], ("multiclass-v1",)) == [job]
-    with pytest.raises(ValueError, match="is of other embeddings"):
+    with pytest.raises(ValueError, match="belongs to other embeddings"):
         read_scores(results, "paper")
 
 
@@ -226,7 +226,7 @@ def test_a_changed_model_or_task_is_another(tasks_dir, embedded, tmp_path):
         save_model(tmp_path / name, small, MaskedAutoencoder(small).state_dict())
     run("embed", tmp_path / "tasks", tmp_path / "results", "--model", tmp_path / "one")
     (tmp_path / "one").rename(tmp_path / "elsewhere")
-    assert "1 were there" in run("embed", tmp_path / "tasks", tmp_path / "results", "--model", tmp_path / "elsewhere")
+    assert "1 already embedded" in run("embed", tmp_path / "tasks", tmp_path / "results", "--model", tmp_path / "elsewhere")
     output = run("embed", tmp_path / "tasks", tmp_path / "results", "--model", tmp_path / "two", expect=1)
     assert "was made with another weights" in output
     config = tmp_path / "elsewhere" / "config.json"
@@ -268,7 +268,7 @@ def test_jobs_at_a_time_are_those_that_memory_holds(embedded, monkeypatch):
 def test_one_process_at_a_time(tasks_dir, embedded, tmp_path):
     with (
         FileLock(embedded / "event-v1" / "paper" / ".seed-7.lock"),
-        pytest.raises(ValueError, match="another process is at event-v1"),
+        pytest.raises(ValueError, match="another process is computing event-v1"),
     ):
         compute(Prediction(embedded / "event-v1", "paper", 7))
     (tmp_path / "event-v1").mkdir()
@@ -280,12 +280,13 @@ def test_one_process_at_a_time(tasks_dir, embedded, tmp_path):
 @pytest.mark.parametrize(
     ("module", "options", "message"),
     [
-        ("nosuch", "{}", "nosuch is no HEAR module that can be loaded so: No module named 'nosuch'"),
-        ("json", "{}", "json is no HEAR module"),
+        ("nosuch", "{}", "nosuch is not a HEAR module that can be loaded with these options: No module named 'nosuch'"),
+        ("json", "{}", "json is not a HEAR module"),
         (
             "hear_mwmae",
             '{"nosuch": 1}',
-            "hear_mwmae is no HEAR module that can be loaded so: load_model() got an unexpected keyword argument 'nosuch'",
+            "hear_mwmae is not a HEAR module that can be loaded with these options: "
+            "load_model() got an unexpected keyword argument 'nosuch'",
         ),
     ],
 )

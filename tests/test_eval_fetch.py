@@ -82,7 +82,7 @@ def test_fetch(server, tmp_path):
     assert (info.samplerate, info.frames, info.subtype) == (16000, 160, "PCM_16")
     assert [path.suffix for path in (tasks / ".fetch").iterdir()] == [".lock"] and not list((tasks / FOLDER).glob(".*"))
     asked = len(server.asked)
-    assert "was there already" in fetch(server, tasks)[1]
+    assert "already fetched" in fetch(server, tasks)[1]
     assert len(server.asked) == asked  # for nothing, not even the record
 
 
@@ -105,7 +105,7 @@ def test_what_came_in_damaged_is_not_used(server, tmp_path):
     content[2000] ^= 1
     path.write_bytes(content)
     code, output = fetch(server, tmp_path / "tasks")
-    assert code == 1 and "came in damaged" in output and not list((tmp_path / "tasks" / ".fetch").glob("hear*"))
+    assert code == 1 and "arrived damaged" in output and not list((tmp_path / "tasks" / ".fetch").glob("hear*"))
 
 
 def test_an_archive_that_would_write_elsewhere(tmp_path):

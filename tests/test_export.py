@@ -14,12 +14,10 @@ from reference import AUDIO
 
 from hear_mwmae import HearMwmaeError, load_model
 from hear_mwmae.audio import read_audio
-from hear_mwmae.checkpoint import save_model
 from hear_mwmae.cli import main
 from hear_mwmae.config import DecoderConfig, EncoderConfig, FrontendConfig, ModelConfig
 from hear_mwmae.embedder import Embedder
 from hear_mwmae.export import OUTPUTS, ExportableEmbedder, export, largest_difference, open_exported
-from hear_mwmae.mae import MaskedAutoencoder
 
 #: Below and above a sample, half a window, a hop, a window, the first centre, one and two time steps, one chunk, and many.
 LENGTHS = (1, 2, 63, 160, 199, 200, 201, 239, 240, 400, 639, 640, 641, 16000, 31999, 32000, 32001, 100000, 200000)
@@ -163,15 +161,13 @@ def test_windows_and_official_timestamps_are_exported(tmp_path):
     assert largest_difference(model, tmp_path / "model.onnx") < 1e-4
 
 
-def test_the_command(small_config, tmp_path):
-    torch.manual_seed(0)
-    save_model(tmp_path / "model", small_config, MaskedAutoencoder(small_config).state_dict())
-    arguments = ["export", str(tmp_path / "model"), "-o", str(tmp_path / "model.pt2"), "--pooling", "std+max"]
+def test_the_command(saved_model, tmp_path):
+    arguments = ["export", str(saved_model), "-o", str(tmp_path / "model.pt2"), "--pooling", "std+max"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert "model.pt2: " in result.output and "differs from the model by at most" in result.output
     run = open_exported(tmp_path / "model.pt2")
-    model = load_model(tmp_path / "model", pooling="std+max")
+    model = load_model(saved_model, pooling="std+max")
     assert_same(run(noise(2, 20000)), expected(model, noise(2, 20000)), 1e-4, "command")
 
 

@@ -267,9 +267,9 @@ def test_events_too_short_for_the_probe(tasks, tmp_path):
     copied = shutil.copytree(tasks["event"], tmp_path / "task")
     label(copied / "test.json", [{"label": "low", "start": 101.0, "end": 119.0}])
     result = run("probe", copied, "--model", "log-mel")
-    assert result.exit_code == 1 and "no event of a tested split holds at any" in result.output
+    assert result.exit_code == 1 and "no event of a tested split covers any" in result.output
 
 
 def test_comparing_needs_clips_that_are_right_or_wrong(tasks):
     result = run("compare", tasks["multilabel"], "-a", "", "-b", "")
-    assert result.exit_code == 1 and "only where it has one label" in result.output
+    assert result.exit_code == 1 and "a comparison needs one label per clip" in result.output

@@ -326,7 +326,7 @@ def test_a_full_disk_does_not_stall_the_events(tmp_path):
 def test_resume_does_not_begin_a_run(data, tmp_path):
     command = ["pretrain", str(write_recipe(tmp_path / "recipe.toml")), str(data), str(tmp_path / "run"), "--resume"]
     result = CliRunner().invoke(main, command)
-    assert result.exit_code == 1 and "run has no checkpoint to go on from" in result.output
+    assert result.exit_code == 1 and "run has no checkpoint to resume from" in result.output
     assert CliRunner().invoke(main, command[:-1]).exit_code == 0
     result = CliRunner().invoke(main, [*command, "--set", "steps=14"])
     assert result.exit_code == 0 and len(log(tmp_path / "run")) == 14

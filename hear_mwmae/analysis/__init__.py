@@ -1,5 +1,5 @@
-"""What a model's heads attend to and how similar their outputs are: the analysis of the MW-MAE paper.
+"""Attention of a model's heads and similarity of their outputs: the analysis of the MW-MAE paper.
 
 ``maps`` records attention maps and head outputs, ``attention_stats`` measures distance and entropy, ``similarity`` PWCCA and
-linear CKA, ``resampling`` intervals and tests, ``figures`` and ``report`` show it all.
+linear CKA. ``resampling`` has intervals and tests; ``figures`` and ``report`` show the results.
 """

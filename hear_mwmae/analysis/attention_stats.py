@@ -1,4 +1,4 @@
-"""How far heads look and how widely they spread: attention distance and attention entropy.
+"""Attention distance and attention entropy of heads.
 
 For a query q with attention weights a(q, k) over the keys k that a head can see, sum_k a(q, k) = 1:
 
@@ -9,8 +9,8 @@ For a query q with attention weights a(q, k) over the keys k that a head can see
 * entropy: mean over q of -sum_k a(q, k) ln a(q, k), in nats, as in Xie et al., "Revealing the Dark Secrets of Masked Image
   Modeling" (CVPR 2023); and divided by its largest value, the logarithm of the number of keys that q can see.
 
-The CLS token of a plain MAE lies nowhere on the grid. It is left out as a query and as a key, and weights on the patches are
-scaled to sum to 1, so that both kinds of models are measured over the same patches; its share is given as ``cls``.
+The CLS token of a plain MAE has no place on the grid. It is left out as a query and as a key, and the weights on the patches
+are scaled to sum to 1, so that both kinds of models are measured over the same patches. ``cls`` is its share.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from ..config import ModelConfig
 from .maps import CLS, BlockTrace, visible_keys
 
-#: What is measured of every head; columns of the tables.
+#: Measures of every head; columns of the tables.
 MEASURES = (
     "distance",  # patches
     "distance_ms",
@@ -68,7 +68,7 @@ def head_statistics(maps: Tensor, positions: Tensor, visible: Tensor, distances:
 
     Args:
         maps: (B, heads, sequence, sequence) attention weights, queries in rows.
-        positions: (B, sequence) int64 numbers of the tokens on the grid; CLS, first in the sequence where there is one.
+        positions: (B, sequence) int64 numbers of the tokens on the grid; CLS for a CLS token at the beginning.
         visible: (heads, sequence, sequence) bool, the keys that each query can see.
         distances: of the grid, on the same device.
     """

@@ -51,8 +51,8 @@ def window_colours(windows: Sequence[int]) -> dict[int, str]:
 def heads_over_blocks(models: Sequence[Measured], view: View) -> Figure:
     """Attention distance and normalised entropy of every head over the blocks, a column per model.
 
-    Grey marks (windowed heads) and dotted lines (others) are the distance of attention that is uniform over all that a head can
-    see, grey lines the means of blocks.
+    Grey marks (windowed heads) and dotted lines (others) show the distance of uniform attention over all visible keys. Grey lines
+    are the means of blocks.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1.2 + 1.7 * len(models), 3.9), layout="constrained")
@@ -96,7 +96,7 @@ def _dots(axis: Axes, model: Measured, view: View, measure: str) -> None:
 
 
 def similarity_matrix(model: Measured, view: View) -> Figure:
-    """Symmetric PWCCA of all pairs of heads: ordered by block, and by window where there are windows."""
+    """Symmetric PWCCA of all pairs of heads: ordered by block, and by window if the model has windows."""
     windows, found = model.windows[view.part], model.similarity[view]
     heads = len(windows)
     blocks = len(found.matrices.pwcca) // heads
@@ -174,10 +174,10 @@ def _effect(found: ByWindow | None) -> str:
 def attention_over_spectrogram(
     spectrogram: np.ndarray, grid: tuple[int, int], query: int, maps: Sequence[tuple[str, np.ndarray]], seconds: float
 ) -> Figure:
-    """What one query attends to, a panel per head over the spectrogram.
+    """Attention of one query, a panel per head over the spectrogram.
 
     Args:
-        spectrogram: (frames, mels); NaN where it is masked.
+        spectrogram: (frames, mels); NaN in masked places.
         grid: patches in (time, frequency).
         query: number of the query's patch.
         maps: title and (tokens,) weights of that query, of every head.
@@ -211,7 +211,7 @@ def attention_over_spectrogram(
 
 
 def reconstruction_panels(panels: Sequence[tuple[str, np.ndarray]], seconds: float) -> Figure:
-    """Named spectrograms (frames, mels) in natural-log units below one another; the last is an error, in shades of its own."""
+    """Named spectrograms (frames, mels) in natural-log units below one another; the last is an error, with another colour map."""
     with matplotlib.rc_context(STYLE | {"axes.spines.top": True, "axes.spines.right": True}):
         figure = Figure(figsize=(7.2, 5.6), layout="constrained")
         axes = figure.subplots(len(panels), 1, sharex=True)

@@ -1,7 +1,7 @@
 """Attention maps and head outputs of every encoder and decoder block, in batches of bounded memory.
 
-The model runs as it always does. Hooks keep what goes into every attention module and what its heads give before the output
-projection; maps are computed from the former, block by block, when they are asked for.
+The model runs unchanged. Hooks keep the input of every attention module and the outputs of its heads before the output
+projection. Maps are computed from the input, block by block, on request.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def trace(
     Args:
         spectrograms: (clips, input_frames, n_mels) float32, normalised; moved to the model's device batch by batch.
         noise: (clips, tokens) masks as in pretraining: the encoder sees the tokens of smallest noise in the order of their
-            noise, the decoder sees these and mask tokens. Without noise, nothing is masked: both see every token, in grid order,
-            which the encoder does when it embeds, and which the decoder never does in pretraining.
+            noise, the decoder sees these and mask tokens. Without noise, nothing is masked: both see every token in grid order,
+            as the encoder does for embeddings. The decoder never does so in pretraining.
         batch_size: clips at a time. A block's maps take batch_size * heads * sequence^2 * 4 bytes.
 
     Raises:
-        HearMwmaeError: ``noise`` is of another shape, or ``batch_size`` is below 1.
+        HearMwmaeError: ``noise`` has another shape, or ``batch_size`` is below 1.
     """
     tokens = model.config.num_tokens
     if noise is not None and noise.shape != (len(spectrograms), tokens):
@@ -81,7 +81,7 @@ def trace(
 
 @contextmanager
 def _recording(model: MaskedAutoencoder) -> Iterator[dict[tuple[str, int], list]]:
-    """While it lasts, runs of the model leave [attention, inputs, outputs] of every (part, block)."""
+    """Records [attention, inputs, outputs] of every (part, block) in runs of the model inside the context."""
     recorded: dict[tuple[str, int], list] = {}
 
     def keep_inputs(key: tuple[str, int], attention: nn.Module, args: tuple[Tensor]) -> None:

@@ -23,7 +23,7 @@ DEALS = 10_000
 
 @dataclass(frozen=True)
 class Settings:
-    """What the results depend on beside models and clips."""
+    """Settings that affect the results."""
 
     tokens: int = 10_000  #: samples of the similarities
     draws: int = 500  #: of the bootstraps
@@ -44,7 +44,7 @@ class View:
         return f"{self.part}, {'masked' if self.masked else 'unmasked'} input"
 
 
-#: The encoder as it embeds and as it is pretrained; the decoder as it is pretrained.
+#: The encoder on unmasked and on masked input; the decoder on masked input.
 EMBEDDING, PRETRAINING, DECODING = View("encoder", False), View("encoder", True), View("decoder", True)
 VIEWS = (EMBEDDING, PRETRAINING, DECODING)
 #: Where head outputs are compared.
@@ -60,7 +60,7 @@ class ByWindow:
 
     @property
     def difference(self) -> Estimate:
-        """Of equal and unequal windows, with an interval over clips."""
+        """Difference of equal and unequal windows, with an interval over clips."""
         return Estimate.of(self.effect.difference, self.draws)
 
 
@@ -70,12 +70,12 @@ class HeadSimilarity:
 
     matrices: Matrices
     null: float  #: PWCCA of independent noise of these sizes
-    by_window: ByWindow | None  #: where there are windows, and blocks to compare across
+    by_window: ByWindow | None  #: None without windows, or with a single block
 
 
 @dataclass
 class Measured:
-    """What is known of a model."""
+    """All results of one model."""
 
     name: str
     config: ModelConfig
@@ -99,7 +99,7 @@ def measure(
     settings: Settings,
     progress: bool = False,
 ) -> Measured:
-    """Statistics and similarities of the heads of ``model``, on the device where it is.
+    """Statistics and similarities of the heads of ``model``, on the device of the model.
 
     Args:
         clips: (clips, input_frames, n_mels) float32, normalised.

@@ -1,4 +1,4 @@
-"""What a model makes of an audio file of which most patches are hidden: what `hear-mwmae reconstruct` runs."""
+"""`hear-mwmae reconstruct`: reconstructs the hidden patches of an audio file."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def reconstruct(path: Path, source: str = "", mask_ratio: float | None = None, s
     """Cut the file into the model's inputs, hide patches of each, and predict these.
 
     Args:
-        source: model, as `hear_mwmae.load_model` takes it.
-        mask_ratio: part of the patches to hide; that of pretraining when not given.
+        source: as for `hear_mwmae.load_model`.
+        mask_ratio: share of the patches to hide; the share of pretraining when None.
 
     Raises:
-        HearMwmaeError: the file or the model cannot be read, or the ratio leaves nothing to see or to predict.
+        HearMwmaeError: the file or the model cannot be read, or the ratio leaves no visible or no hidden patches.
     """
     model = MaskedAutoencoder.from_pretrained(source, mask_ratio).eval()
     config, frontend = model.config, LogMelFrontend(model.config.frontend)
@@ -67,7 +67,7 @@ def reconstruct(path: Path, source: str = "", mask_ratio: float | None = None, s
 def write(result: Reconstruction, picture: Path, listen: bool) -> list[Path]:
     """The picture, the prediction beside it as .npy, and with ``listen`` two .wav; returns what was written.
 
-    Raises HearMwmaeError where the picture has another ending than PICTURES, or torchaudio is missing.
+    Raises HearMwmaeError if the picture has another ending than PICTURES, or torchaudio is missing.
     """
     from .figures import DPI, reconstruction_panels  # only here: reconstructing needs no matplotlib
 
@@ -104,7 +104,7 @@ def write(result: Reconstruction, picture: Path, listen: bool) -> list[Path]:
 def estimate_audio(log_mel: Tensor, config: FrontendConfig, samples: int) -> Tensor:
     """(frames, n_mels) log-mel -> (samples,) waveform that sounds roughly like it.
 
-    An estimate: the spectrum within a mel band is that of the filterbank's pseudo-inverse, the phases are those that the
+    An estimate: the spectrum within a mel band comes from the filterbank's pseudo-inverse, the phases are those that the
     algorithm of Griffin and Lim ("Signal estimation from modified short-time Fourier transform", 1984) finds, from a fixed start.
     """
     try:

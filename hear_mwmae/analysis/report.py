@@ -1,4 +1,4 @@
-"""Models and clips -> tables, figures and a summary: what `hear-mwmae analyze` runs."""
+"""`hear-mwmae analyze`: models and clips -> tables, figures and a summary."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def analyze(
     """Measure models over one crop of every file, and write everything to the folder ``out``.
 
     Args:
-        sources: name -> what `hear_mwmae.load_model` takes.
+        sources: name -> source for `hear_mwmae.load_model`.
 
     Raises:
         HearMwmaeError: a model or a file cannot be read, or there are fewer clips than a bootstrap or samples than CCA needs.

@@ -1,6 +1,6 @@
-"""How similar two sets of activations are: projection-weighted CCA (PWCCA) and linear CKA.
+"""Similarity of two sets of activations: projection-weighted CCA (PWCCA) and linear CKA.
 
-PWCCA is that of Morcos, Raghu and Bengio, "Insights on representational similarity in neural networks with canonical
+PWCCA follows Morcos, Raghu and Bengio, "Insights on representational similarity in neural networks with canonical
 correlation" (NeurIPS 2018). For activations X (n, p) and Y (n, q), one row per sample, columns centred:
 
 * canonical correlations rho_1 >= rho_2 >= ... are the singular values of Cxx^-1/2 Cxy Cyy^-1/2,
@@ -8,9 +8,9 @@ correlation" (NeurIPS 2018). For activations X (n, p) and Y (n, q), one row per 
 * alpha_i = sum_j |<h_i, x_j>| over the columns x_j of X says how much of X the i-th variate accounts for,
 * pwcca(X, Y) = sum_i alpha_i rho_i / sum_i alpha_i, with as many terms as the smaller rank.
 
-The weights are those of the first argument, so the measure is not symmetric.
+The first argument determines the weights, so the measure is not symmetric.
 
-Linear CKA is that of Kornblith et al., "Similarity of Neural Network Representations Revisited" (ICML 2019):
+Linear CKA follows Kornblith et al., "Similarity of Neural Network Representations Revisited" (ICML 2019):
 ||Y'X||^2 / (||X'X|| ||Y'Y||) in Frobenius norms.
 
 All products are in float64. Each set of activations is decomposed once (X = U L with orthonormal columns in U); a pair of sets
@@ -72,8 +72,8 @@ def decompose(activations: np.ndarray) -> Basis:
     Directions within the rounding of the activations' own precision are dropped: constant columns, copies, sums of others.
 
     Raises:
-        HearMwmaeError: not a matrix of finite floating-point numbers, or fewer samples than dimensions, where CCA finds perfect
-            correlations in anything.
+        HearMwmaeError: not a matrix of finite floating-point numbers, or fewer samples than dimensions, for which CCA always
+            finds perfect correlations.
     """
     x = np.asarray(activations)
     if x.ndim != 2 or not np.issubdtype(x.dtype, np.floating):
@@ -85,7 +85,7 @@ def decompose(activations: np.ndarray) -> Basis:
     if not np.isfinite(x).all():
         raise HearMwmaeError("activations hold NaN or infinity")
     u, lengths, directions = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
-    # Against the length before centring: a large mean brings roundings of its own size.
+    # Relative to the length before centring: a large mean causes large roundings.
     kept = lengths > rounding * np.linalg.norm(x)
     return Basis(u[:, kept], lengths[kept, None] * directions[kept])
 
@@ -104,7 +104,7 @@ def compare(bases: Sequence[Basis], weights: np.ndarray | None = None) -> Matric
     """All pairs of sets of activations of the same samples; a constant set has no similarity to anything, itself included.
 
     Args:
-        weights: (samples,) how often each sample counts, for bootstraps; once when not given.
+        weights: (samples,) how often each sample counts, for bootstraps; once when None.
     """
     everything = _Moments(bases, weights)
     count = len(bases)
@@ -124,7 +124,7 @@ def compare_across(rows: Sequence[Basis], columns: Sequence[Basis], weights: np.
 
 
 def null_level(samples: int, dimensions: tuple[int, int], draws: int = 20, seed: int = 0) -> float:
-    """Mean PWCCA of independent normal noise of so many samples and dimensions: what no relation at all comes to."""
+    """Mean PWCCA of independent normal noise of so many samples and dimensions: the value for unrelated sets."""
     rng = np.random.default_rng(seed)
     p, q = dimensions
     return float(np.mean([pwcca(rng.standard_normal((samples, p)), rng.standard_normal((samples, q))) for _ in range(draws)]))

@@ -13,7 +13,7 @@ from .attention_stats import MEASURES
 from .measure import COMPARED, VIEWS, Measured, View
 from .resampling import INTERVAL, Estimate, spread
 
-#: What is compared between models.
+#: Measures that are compared between models.
 SPREAD_MEASURES = ("distance", "entropy_normalised")
 
 Row = dict[str, object]

@@ -1,1 +1,1 @@
-"""Many audio files -> one table of embeddings, in parts that survive any interruption: what `hear-mwmae embed` runs."""
+"""`hear-mwmae embed`: many audio files -> one table of embeddings, in parts that survive any interruption."""

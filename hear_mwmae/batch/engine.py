@@ -1,4 +1,4 @@
-"""Recordings through the model, in groups that depend on nothing but the list of them."""
+"""Recordings -> model, in groups that depend only on the list of recordings."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from ..errors import HearMwmaeError
 from ..files import printable
 from .parts import Group
 
-#: Chunks of short clips that are embedded together, so that they fill the encoder's batches.
+#: Chunks of short clips per group: enough to fill the encoder's batches.
 GROUP_CHUNKS = 128
-#: A file that is longer, or whose header does not say, is embedded by itself, as a stream.
+#: A longer file, or a file of unknown length, is embedded alone, as a stream.
 LONG_SECONDS = 120.0
 
 
 class Sink(Protocol):
-    """Where rows go."""
+    """Receiver of rows."""
 
     def append(self, embeddings: np.ndarray, timestamps: np.ndarray | None) -> None:
-        """(n, size) rows of the group to come, and their (n,) timestamps, if those are asked for."""
+        """(n, size) rows of the next group, and their (n,) timestamps, if requested."""
 
     def commit(self, group: Group) -> None:
-        """The rows since the last group are those of its clips, in their order."""
+        """Assign the rows since the last group to the clips of ``group``, in their order."""
 
     def rollback(self) -> None:
-        """The rows since the last group count for nothing."""
+        """Discard the rows since the last group."""
 
 
 def embed_items(
@@ -45,16 +45,16 @@ def embed_items(
     skip: int = 0,
     progress: Callable[[float], object] = lambda seconds: None,
 ) -> None:
-    """Embed the recordings of files, or of one shard, in their order; what cannot be read becomes a failure of its group.
+    """Embed the recordings of files, or of one shard, in their order. Unreadable recordings become failures of their group.
 
     Args:
-        seconds: by the items' url, the length of files, or None where it is not known.
-        skip: recordings at the beginning that are done: whole groups of an earlier run.
-        progress: is told the seconds of audio that are done.
+        seconds: length of files by the items' url; None if unknown.
+        skip: number of recordings at the beginning that are done: complete groups of an earlier run.
+        progress: called with the seconds of audio that are done.
 
     Raises:
         HearMwmaeError: a server fails.
-        OSError: the sink's disk refuses.
+        OSError: the sink cannot write.
     """
     waiting = _Waiting(model, timestamps, sink, progress)
     for item in items:
@@ -73,7 +73,7 @@ def embed_items(
 
 
 class _Waiting:
-    """Recordings that are to be embedded together."""
+    """Recordings of the next group."""
 
     def __init__(self, model: Embedder, timestamps: bool, sink: Sink, progress: Callable[[float], object]) -> None:
         self.model, self.timestamps, self.sink, self.progress = model, timestamps, sink, progress

@@ -1,4 +1,4 @@
-"""A line per clip about its embedding, where no table is asked for."""
+"""One printed line per clip, if no table is requested."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .parts import Group
 
 
 class Lines:
-    """Takes rows, and tells ``echo`` of every clip: the shape, and the mean over its time steps.
+    """A sink that calls ``echo`` with a line per clip: the shape, and the mean over its time steps.
 
     Attributes:
-        failures: name and reason of what could not be embedded.
+        failures: name and reason of every recording that could not be embedded.
     """
 
     def __init__(self, echo: Callable[[str], object]) -> None:
@@ -23,12 +23,12 @@ class Lines:
         self.steps = False
 
     def append(self, embeddings: np.ndarray, timestamps: np.ndarray | None = None) -> None:
-        """(n, size) rows of the group to come: a clip each, or (with timestamps) those of one clip, or of a piece of it."""
+        """(n, size) rows of the next group: one per clip, or with timestamps the rows of one clip or of a piece of it."""
         self.steps = timestamps is not None
         self.sums += [(len(embeddings), embeddings.sum(axis=0))] if self.steps else [(1, row) for row in embeddings]
 
     def commit(self, group: Group) -> None:
-        """The rows are those of the group's clips, in their order."""
+        """Assign the rows to the clips of ``group``, in their order."""
         sums = iter(self.sums)
         for name, rows in group.clips:
             count, total = next(sums)
@@ -44,5 +44,5 @@ class Lines:
         self.sums = []
 
     def rollback(self) -> None:
-        """The rows since the last group count for nothing."""
+        """Discard the rows since the last group."""
         self.sums = []

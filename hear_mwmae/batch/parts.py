@@ -1,12 +1,12 @@
-"""The rows that a run has embedded so far, on the disk, where any interruption leaves them whole.
+"""Progress of a run on the disk: the rows so far, consistent after any interruption.
 
-The inputs of a run are cut into parts, by their list alone. A part is two files that only grow:
+The list of inputs alone determines the parts of a run. A part is two append-only files:
 
-    part-00012.rows     float32 rows: the timestamp in milliseconds, where the run has timestamps, then the embedding
+    part-00012.rows     float32 rows: the timestamp in milliseconds, if the run has timestamps, then the embedding
     part-00012.jsonl    a line per group of recordings: its clips, with the number of their rows, and its failures
 
-The rows of a group are on the disk before the line that counts them. What comes after the last whole line is cut off when a run
-goes on, and embedded again.
+Invariant: the rows of a group are on the disk before the line that counts them. A resumed run truncates both files after the
+last complete line, and embeds the following recordings again.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from ..errors import HearMwmaeError
 
 #: The last line of a part.
 END = b'{"end": true}\n'
-#: Rows that are held when tables are put together.
+#: Rows in memory while a table is written.
 BLOCK_ROWS = 4096
 
 
 @dataclass
 class Group:
-    """Recordings that are embedded together, in their order, with what could not be embedded."""
+    """Recordings that are embedded together, in their order, and failures."""
 
     clips: list[tuple[str, int]] = field(default_factory=list)  #: name, rows
     failures: list[tuple[str, str]] = field(default_factory=list)  #: name, reason
 
     @property
     def recordings(self) -> int:
-        """How many recordings this accounts for."""
+        """Number of recordings, failures included."""
         return len(self.clips) + len(self.failures)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Part ``number`` of the run whose parts lie in ``folder``, with ``columns`` float32 numbers in a row."""
+    """Part ``number`` of the run with its parts in ``folder``; a row has ``columns`` float32 numbers."""
 
     folder: Path
     number: int
@@ -59,7 +59,7 @@ class Part:
         return self.folder / f"part-{self.number:05d}.jsonl"
 
     def groups(self) -> Iterator[Group]:
-        """What the log says, up to its last whole line."""
+        """Groups in the log, up to its last complete line."""
         return (group for group, _ in self._lines())
 
     def is_finished(self) -> bool:
@@ -73,15 +73,15 @@ class Part:
             return False
 
     def writer(self) -> PartWriter:
-        """Goes on after the last whole group."""
+        """A writer that appends after the last complete group."""
         return PartWriter(self)
 
     def damage(self) -> HearMwmaeError:
-        """What to raise where rows are missing."""
-        return HearMwmaeError(f"{self.rows_file} is shorter than {self.log_file} says: without both, the part is embedded again")
+        """The error of missing rows."""
+        return HearMwmaeError(f"{self.rows_file} is shorter than {self.log_file} says: remove both to embed the part again")
 
     def _lines(self) -> Iterator[tuple[Group, int]]:
-        """Groups, each with the bytes of the log up to its end."""
+        """Groups, each with the size of the log up to its end, in bytes."""
         if not self.log_file.exists():
             return
         read = 0
@@ -95,10 +95,10 @@ class Part:
 
 
 class PartWriter:
-    """Appends rows, and then the group that they belong to.
+    """Appends rows, and then their group.
 
     Attributes:
-        recordings: those that the part accounts for already.
+        recordings: number of recordings in the part so far.
     """
 
     def __init__(self, part: Part) -> None:
@@ -107,7 +107,7 @@ class PartWriter:
             self.recordings += group.recordings
             rows += sum(count for _, count in group.clips)
         self._whole = rows * part.columns * 4
-        # Unbuffered: what a full disk refuses must not be tried again when the file is closed.
+        # Unbuffered: closing the file must not repeat a write that a full disk refused.
         self._rows, self._log = _grown(part.rows_file), _grown(part.log_file)
         if self._rows.seek(0, os.SEEK_END) < self._whole:
             raise part.damage()
@@ -123,13 +123,13 @@ class PartWriter:
         self._log.close()
 
     def append(self, embeddings: np.ndarray, timestamps: np.ndarray | None = None) -> None:
-        """Rows of the group that `commit` will name: (n, size) embeddings, and (n,) timestamps where the part has them."""
+        """Rows of the next group: (n, size) embeddings, and (n,) timestamps if the part has them."""
         columns = embeddings if timestamps is None else np.concatenate([timestamps[:, None], embeddings], axis=1)
         assert columns.shape[1] == self.part.columns
         _write(self._rows, np.ascontiguousarray(columns, "<f4").data.cast("B"))
 
     def commit(self, group: Group) -> None:
-        """The rows since the last commit are those of ``group``: they and their names are on the disk when this returns."""
+        """Assign the rows since the last commit to ``group``. Both are on the disk when this returns."""
         os.fsync(self._rows)
         line = json.dumps({"clips": group.clips, "failures": group.failures}) + "\n"
         _write(self._log, memoryview(line.encode()))
@@ -138,12 +138,12 @@ class PartWriter:
         self.recordings += group.recordings
 
     def rollback(self) -> None:
-        """Takes back the rows since the last commit."""
+        """Discard the rows since the last commit."""
         self._rows.truncate(self._whole)
         self._rows.seek(self._whole)
 
     def finish(self) -> None:
-        """No recordings are left."""
+        """Mark the part as finished."""
         _write(self._log, memoryview(END))
         os.fsync(self._log)
 
@@ -160,14 +160,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of parts as one table, in the order of the inputs, that is never in memory as a whole."""
+    """The rows of parts as one table, in the order of the inputs, read in blocks."""
 
     parts: Sequence[Part]
     timestamps: bool  #: whether the first column is the timestamp
 
     @property
     def size(self) -> int:
-        """Of an embedding."""
+        """Size of an embedding."""
         return self.parts[0].columns - self.timestamps
 
     def clips(self) -> Iterator[tuple[str, int]]:
@@ -179,7 +179,7 @@ class Rows:
         return (failure for part in self.parts for group in part.groups() for failure in group.failures)
 
     def blocks(self) -> Iterator[Block]:
-        """Blocks of ``BLOCK_ROWS`` rows, wherever parts and clips end; each is valid until the next is asked for."""
+        """Blocks of ``BLOCK_ROWS`` rows across parts and clips; each block is valid until the next one."""
         buffer = np.empty((BLOCK_ROWS, self.parts[0].columns), "<f4")
         paths: list[str] = []
         counts: list[int] = []
@@ -207,7 +207,7 @@ class Rows:
 
 
 def _grown(path: Path) -> FileIO:
-    """A file, new or as it is, for reading and writing."""
+    """A new or existing file, for reading and writing."""
     return open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
 
 

@@ -1,4 +1,4 @@
-"""What a run embeds, into how many parts, and whether a folder of parts belongs to it."""
+"""The parts of a run, and whether a folder of parts belongs to it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..embedder import Embedder
 from ..errors import HearMwmaeError
 
 PLAN = "plan.json"
-#: Of the files in a folder of parts.
+#: Version of the files in a folder of parts.
 FORMAT = 1
-#: A part of files holds a 64th of them, but no more and no fewer than these, and no more bytes.
+#: A part has a 64th of the files, within these limits of files and bytes.
 FEWEST_FILES, MOST_FILES, MOST_BYTES = 64, 256, 64 << 20
 
 
 def cut(items: Sequence[Item]) -> list[list[Item]]:
-    """Consecutive items that make a part: files by their number and size, a shard by itself. A function of the list alone."""
+    """Cut the items into parts: files by number and size, a shard alone. A function of the list alone."""
     most = min(max(len(items) // 64, FEWEST_FILES), MOST_FILES)
     parts: list[list[Item]] = []
     filled = 0
@@ -35,7 +35,7 @@ def cut(items: Sequence[Item]) -> list[list[Item]]:
 
 
 def make_plan(model: Embedder, items: Sequence[Item], timestamps: bool) -> dict[str, object]:
-    """All that the rows depend on, but for their last bits, which a device and the size of a batch decide as well."""
+    """Everything that determines the rows, except their last bits, which also depend on device and batch size."""
     inputs = hashlib.sha256()
     for item in items:
         inputs.update(repr((item.name, item.url, item.size, item.modified)).encode("utf-8", "backslashreplace"))
@@ -54,14 +54,14 @@ def make_plan(model: Embedder, items: Sequence[Item], timestamps: bool) -> dict[
 
 
 def check_plan(file: Path, plan: dict[str, object]) -> None:
-    """HearMwmaeError that says what differs where ``file`` is the plan of another run."""
+    """HearMwmaeError with the differences if ``file`` is the plan of another run."""
     try:
         other = json.loads(file.read_text())
         differences = [name for name, value in plan.items() if other[name] != value]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HearMwmaeError(f"{file} is not the plan of a run: {error}") from error
     if "dtype" in differences and "model" in differences:
-        differences.remove("model")  # its weights are those of the precision
+        differences.remove("model")  # the precision changes its weights
     if differences:
         shown = "; ".join(
             f"another {name}" if name == "model" else f"{name} {other[name]}, not {plan[name]}" for name in differences

@@ -11,20 +11,20 @@ from typing import Any
 
 from ..errors import HearMwmaeError
 
-#: How long a process that is done waits for the others. One that ends breaks its connections: they do not wait for that.
+#: How long a finished process waits for the others. A process that ends breaks its connections, so nobody waits for it.
 PATIENCE = timedelta(days=30)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process, ``rank`` from 0, is one of ``world``."""
+    """Rank of this process, from 0, and number of processes."""
 
     rank: int = 0
     world: int = 1
     group: Any = None  #: of torch.distributed
 
     def wait(self) -> None:
-        """Until all processes are here. HearMwmaeError where one has ended."""
+        """Wait for all processes. HearMwmaeError if one has ended."""
         if self.world == 1:
             return
         import torch.distributed as dist
@@ -32,12 +32,12 @@ class Ranks:
         try:
             dist.barrier(self.group)
         except RuntimeError as error:
-            raise HearMwmaeError("another process of this run has ended; the same command goes on") from error
+            raise HearMwmaeError("another process of this run has ended; the same command resumes the run") from error
 
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """The processes that the environment speaks of (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); one where it does not."""
+    """The processes of the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); one without these variables."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()
         return

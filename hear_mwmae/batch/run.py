@@ -1,4 +1,4 @@
-"""Inputs -> a table, or a folder of Parquet parts, that any interruption leaves for the same command to go on with."""
+"""Inputs -> a table or a folder of Parquet parts, resumable after any interruption."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from .plan import PLAN, check_plan, cut, make_plan
 from .ranks import Ranks, joined
 from .tables import TABLE_SUFFIXES, table_files, write_failures, write_table
 
-#: In a dataset's folder: readers of Parquet pass over names that begin so.
+#: Folder in a dataset: readers of Parquet skip names with a leading dot.
 INSIDE = ".embed"
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where embeddings go: a table (.npz, .npy with .csv, .csv, .parquet), or a folder of Parquet files."""
+    """Destination: a table (.npz, .npy with .csv, .csv, .parquet), or a folder of Parquet files."""
 
     path: Path
 
@@ -41,31 +41,31 @@ class Output:
 
     @property
     def parts(self) -> Path:
-        """The folder of what is embedded so far."""
+        """The folder of the progress so far."""
         return self.path / INSIDE if self.is_dataset else self.path.with_name(f"{self.path.name}.parts")
 
     @property
     def failures(self) -> Path:
-        """The table of what could not be embedded."""
+        """The table of failures."""
         return self.path.with_name(f"{self.path.name}.failures.csv")
 
     @property
     def files(self) -> list[Path]:
-        """All that is written, but for a dataset's parts."""
+        """All written files, except the parts of a dataset."""
         return [self.failures, *([] if self.is_dataset else table_files(self.path))]
 
     def part_file(self, part: Part) -> Path:
-        """Of a dataset."""
+        """Parquet file of a part of a dataset."""
         return self.path / f"part-{part.number:05d}.parquet"
 
     def check(self) -> None:
-        """HearMwmaeError where this cannot be written, before hours of work go into it."""
+        """HearMwmaeError if the output cannot be written: checked before hours of work."""
         if not self.path.absolute().parent.is_dir():
             raise HearMwmaeError(f"cannot write {self.path}: there is no folder {self.path.absolute().parent}")
         is_new = self.is_dataset and self.path.is_dir() and not (self.parts / PLAN).is_file()
         if is_new and (foreign := sorted(path.name for path in self.path.iterdir() if path.name != INSIDE)):
-            raise HearMwmaeError(f"{self.path} is not empty (it holds {foreign[0]}): a dataset needs a folder of its own")
-        # A .npy has its names in the .csv beside it, which is a table of its own by another command.
+            raise HearMwmaeError(f"{self.path} is not empty (it holds {foreign[0]}): a dataset needs an empty folder")
+        # The .csv beside a .npy has its names; for another command, the same .csv is a table.
         other = {".npy": self.path.with_suffix(".csv"), ".csv": self.path.with_suffix(".npy")}.get(self.path.suffix)
         if other and other.exists() and (self.path.suffix == ".csv" or not self.path.exists()):
             raise HearMwmaeError(f"{self.path} and {other} would share their .csv: give another -o, or remove {other}")
@@ -76,7 +76,7 @@ class Output:
             raise HearMwmaeError(f"cannot write {self.path}: {error.strerror}") from error
 
     def check_inputs(self, sources: Sequence[str]) -> None:
-        """HearMwmaeError where a file that is to be written is one of the inputs: a manifest, say."""
+        """HearMwmaeError if an output file is one of the inputs, such as a manifest."""
         read = {Path(source).resolve() for source in sources}
         for file in self.files:
             if file.resolve() in read:
@@ -85,17 +85,17 @@ class Output:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run has done, as its first process knows it."""
+    """Result of a run, in its first process."""
 
     clips: int
     failures: list[tuple[str, str]]
 
 
 def embed_to(output: Output, model: Embedder, inputs: Inputs, timestamps: bool, progress: bool = True) -> Outcome | None:
-    """Embed ``inputs`` into ``output``, together with the other processes of torchrun; None in all of these but the first.
+    """Embed ``inputs`` into ``output``, together with the other processes of torchrun; None except in the first process.
 
-    Raises HearMwmaeError where the parts of another run are in the way, or the disk, a server or another process fails: what was
-    embedded is kept.
+    Raises HearMwmaeError if the folder holds the parts of another run, or if the disk, a server or another process fails. The
+    progress is kept.
     """
     plan, items = make_plan(model, inputs.items, timestamps), cut(inputs.items)
     columns = model.timestamp_embedding_size + 1 if timestamps else model.scene_embedding_size
@@ -104,7 +104,7 @@ def embed_to(output: Output, model: Embedder, inputs: Inputs, timestamps: bool, 
         if ranks.rank == 0:
             _begin(output, plan)
         ranks.wait()
-        check_plan(output.parts / PLAN, plan)  # of all processes: they could see other inputs
+        check_plan(output.parts / PLAN, plan)  # in all processes: they could see other inputs
         lock = output.parts / f".rank-{ranks.rank}.lock"
         with one_at_a_time(lock, f"another process is embedding into {output.path}"):
             _embed_parts(output, model, parts, items, timestamps, ranks, progress)
@@ -116,10 +116,10 @@ def embed_to(output: Output, model: Embedder, inputs: Inputs, timestamps: bool, 
 
 
 def show(model: Embedder, inputs: Inputs, timestamps: bool, progress: bool = True) -> list[tuple[str, str]]:
-    """Embed ``inputs``, and print a line for each clip; what could not be embedded is returned."""
+    """Embed ``inputs``, print a line for each clip, and return the failures."""
     lines = Lines(tqdm.write)
     seconds = _seconds(inputs.items)
-    with _bar(seconds, inputs.items, progress and sys.stderr.isatty()) as advance:  # or it would come once more with every line
+    with _bar(seconds, inputs.items, progress and sys.stderr.isatty()) as advance:  # otherwise every line would repeat it
         for items in cut(inputs.items):
             embed_items(model, items, seconds, timestamps, lines, progress=advance)
     return [*inputs.failures, *lines.failures]
@@ -136,7 +136,7 @@ def _begin(output: Output, plan: dict[str, object]) -> None:
 def _embed_parts(
     output: Output, model: Embedder, parts: list[Part], items: list[list[Item]], timestamps: bool, ranks: Ranks, progress: bool
 ) -> None:
-    """Those of this process that are not finished yet."""
+    """Embed the unfinished parts of this process."""
     own = [part for part in parts[ranks.rank :: ranks.world] if not _is_finished(output, part, timestamps)]
     left = [item for part in own for item in items[part.number]]
     seconds = _seconds(left)
@@ -149,7 +149,7 @@ def _embed_parts(
 
 
 def _is_finished(output: Output, part: Part, timestamps: bool) -> bool:
-    """Whether a part is done; of a dataset, its rows are then in a Parquet file."""
+    """Whether a part is done. The rows of a dataset are then in a Parquet file."""
     if not part.is_finished():
         return False
     if not output.is_dataset:
@@ -160,14 +160,14 @@ def _is_finished(output: Output, part: Part, timestamps: bool) -> bool:
             write_table(output.part_file(part), rows)
         part.rows_file.unlink()
     elif not output.part_file(part).is_file() and next(rows.clips(), None):
-        part.log_file.unlink()  # somebody has removed the file: its rows are embedded again
+        part.log_file.unlink()  # the file was removed: its rows are embedded again
         return False
     return True
 
 
 def _finish(output: Output, rows: Rows, inputs: Inputs) -> Outcome:
     if missing := [part for part in rows.parts if not part.is_finished()]:
-        raise HearMwmaeError(f"{missing[0].log_file} is not there: do all processes write to the same folder?")
+        raise HearMwmaeError(f"{missing[0].log_file} is missing: do all processes write to the same folder?")
     clips = sum(1 for _ in rows.clips())
     failures = [(printable(name), printable(reason)) for name, reason in inputs.failures] + list(rows.failures())
     if failures:
@@ -183,26 +183,26 @@ def _finish(output: Output, rows: Rows, inputs: Inputs) -> Outcome:
 
 @contextmanager
 def _complaints(output: Output) -> Iterator[None]:
-    """A disk's errors come with what it could not write."""
+    """Turns errors of the disk into HearMwmaeError with the file name."""
     try:
         yield
     except OSError as error:
         if error.errno not in (*FULL, errno.EACCES, errno.EROFS):
             raise
         reason = f"cannot write {error.filename or output.path}: {error.strerror}"
-        raise HearMwmaeError(f"{reason}; what was embedded is kept in {output.parts}, and the same command goes on") from error
+        raise HearMwmaeError(f"{reason}; progress is kept in {output.parts}, and the same command resumes the run") from error
 
 
 def _seconds(items: Sequence[Item]) -> dict[str, float | None]:
-    """By url, what the headers of files say."""
+    """Length of files by url, from their headers."""
     return {item.url: audio_seconds(item.url) for item in items if not item.is_shard}
 
 
 @contextmanager
 def _bar(seconds: dict[str, float | None], items: Sequence[Item], shown: bool) -> Iterator[Callable[[float], object]]:
-    """Is told the seconds of audio that are done, and shows their sum; of how many is not known with shards."""
+    """A progress bar in seconds of audio; the total is unknown with shards."""
     total = None if any(item.is_shard for item in items) else sum(seconds[item.url] or 0.0 for item in items)
     form = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}, {rate_fmt}]" if total else None
     with tqdm(total=total, desc="embed", unit=" s", bar_format=form, disable=not shown) as bar:
-        # Of some formats, headers tell a little less than is there.
+        # Some headers announce slightly less than the file holds.
         yield lambda done: bar.update(done if total is None else min(done, total - bar.n))

@@ -26,7 +26,7 @@ def table_files(output: Path) -> list[Path]:
 
 
 def write_table(output: Path, rows: Rows) -> None:
-    """Write the table that ``output``, by its ending, is to be. OSError where the disk refuses."""
+    """Write the table in the format of ``output``'s ending. OSError if the disk fails."""
     writers: dict[str, Callable[..., None]] = {
         ".npz": _write_npz,
         ".npy": _write_npy,
@@ -39,14 +39,14 @@ def write_table(output: Path, rows: Rows) -> None:
 
 
 def _write_npz(rows: Rows, stream: IO[bytes]) -> None:
-    """An archive of arrays, as `numpy.savez` makes it, that depends on nothing but the rows."""
+    """An archive of arrays, as `numpy.savez` makes it, that depends only on the rows."""
     counts, width = 0, 1
     for path, count in rows.clips():
         counts, width = counts + count, max(width, len(path))
     with zipfile.ZipFile(stream, "w") as archive:
 
         def column(name: str, dtype: str, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
-            # A fixed date, or two runs would differ.
+            # A fixed date, so that two runs give the same bytes.
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
                 _write_array(entry, np.dtype(dtype), shape, pieces)
 
@@ -77,7 +77,7 @@ def _write_parquet(rows: Rows, stream: IO[bytes]) -> None:
 
 
 def _write_npy(rows: Rows, stream: IO[bytes], names: IO[bytes]) -> None:
-    """The embeddings, and beside them their names."""
+    """The embeddings, and their names in a second file."""
     counts = sum(count for _, count in rows.clips())
     _write_array(stream, np.dtype("<f4"), (counts, rows.size), (block.embeddings for block in rows.blocks()))
     _write_csv(rows, names, embeddings=False)
@@ -99,7 +99,7 @@ def _write_csv(rows: Rows, stream: IO[bytes], embeddings: bool = True) -> None:
 
 
 def _field(text: str) -> str:
-    """As CSV wants it."""
+    """Quote a field for CSV."""
     return '"' + text.replace('"', '""') + '"' if any(sign in text for sign in ',"\r\n') else text
 
 
@@ -111,7 +111,7 @@ def _write_array(stream: IO[bytes], dtype: np.dtype, shape: tuple[int, ...], pie
 
 
 def write_failures(path: Path, failures: Iterable[tuple[str, str]]) -> None:
-    """A table of what could not be embedded, and why."""
+    """Write the table of failures and their reasons."""
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as stream:
         stream.write("path,reason\n")
         stream.writelines(f"{_field(name)},{_field(reason)}\n" for name, reason in failures)

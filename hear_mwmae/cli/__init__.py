@@ -1,6 +1,6 @@
 """The `hear-mwmae` command.
 
-A module of commands imports torch, and all that takes as long, inside its commands: `--help` and `--version` do not wait for it.
+The modules import torch and other slow libraries inside their commands, so that `--help` and `--version` are fast.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def main() -> None:
     """Audio embeddings from MW-MAE, the Multi-Window Masked Autoencoder.
 
     \b
-    hear-mwmae embed talk.wav                    look at the embedding of one file
+    hear-mwmae embed talk.wav                    show the embedding of one file
     hear-mwmae embed clips/ -o clips.npz         one embedding per file of a folder
-    hear-mwmae embed talk.mp3 --timestamps -o talk.parquet     one every 40 ms
-    hear-mwmae info                              what the embedded model is
+    hear-mwmae embed talk.mp3 --timestamps -o talk.parquet     one embedding per 40 ms
+    hear-mwmae info                              describe the embedded model
     """
 
 

@@ -16,17 +16,17 @@ from ..extras import needs
 @click.argument("audio", nargs=-1, required=True, metavar="FILES_OR_FOLDERS...")
 @out_option("Folder to write.", folder=True)
 @models_option()
-@click.option("--untrained/--no-untrained", default=True, show_default=True, help="Measure random weights of each kind beside.")
+@click.option("--untrained/--no-untrained", default=True, show_default=True, help="Also measure random weights of each kind.")
 @click.option(
     "--clips",
     type=click.IntRange(0),
     default=100,
     show_default=True,
-    help="At most so many of each folder, drawn at random; 0: all.",
+    help="Clips per folder, drawn at random; 0: all.",
 )
 @click.option("--tokens", type=click.IntRange(1), default=10_000, show_default=True, help="Samples for PWCCA and CKA.")
-@click.option("--draws", type=click.IntRange(1), default=500, show_default=True, help="Of the bootstraps over clips.")
-@click.option("--seed", default=0, show_default=True, help="Of clips, crops, masks, tokens, draws and untrained weights.")
+@click.option("--draws", type=click.IntRange(1), default=500, show_default=True, help="Bootstrap draws over clips.")
+@click.option("--seed", default=0, show_default=True, help="Seed of clips, crops, masks, tokens, draws and untrained weights.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Clips at a time.")
 @DEVICE
 def analyze(
@@ -41,10 +41,10 @@ def analyze(
     batch_size: int,
     device: str,
 ) -> None:
-    """Measure what the heads of models attend to, and how similar their outputs are, over real audio.
+    """Measure the attention of heads, and the similarity of their outputs, on audio.
 
-    Attention distance and entropy of every head, PWCCA and linear CKA between all heads, and whether heads with the same window
-    are similar across blocks. OUT receives figures (.png, .svg), a table behind each (.csv) and summary.md.
+    Measures attention distance and entropy of every head, PWCCA and linear CKA between all heads, and the similarity of heads
+    with the same window across blocks. Writes figures (.png, .svg), their tables (.csv) and summary.md to OUT.
 
     \b
     hear-mwmae analyze sounds/ speech/ -o analysis --model MW-MAE=mwmae-tiny --model MAE=runs/mae/model
@@ -64,19 +64,17 @@ def analyze(
 @click.argument("audio", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @out_option("Picture, .png, .svg or .pdf.", folder=False, required=False)
 @MODEL
-@click.option("--mask-ratio", type=float, help="Part of the patches that is hidden; that of pretraining when not given.")
-@click.option("--seed", default=0, show_default=True, help="Of the mask.")
-@click.option(
-    "--audio", "listen", is_flag=True, help="Also write estimates of the sound, of the reconstruction and of its target."
-)
+@click.option("--mask-ratio", type=float, help="Share of hidden patches. The default is the share of pretraining.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the mask.")
+@click.option("--audio", "listen", is_flag=True, help="Also write estimated sound of the reconstruction and of its target.")
 def reconstruct(audio: Path, out: Path | None, model: str, mask_ratio: float | None, seed: int, listen: bool) -> None:
-    """Hide patches of AUDIO's spectrogram, and show what the model makes of the rest.
+    """Hide patches of AUDIO's spectrogram, and reconstruct them from the others.
 
-    Writes a picture of masked input, reconstruction, target and error (the first ten seconds), and beside it the whole
-    reconstruction as .npy: log-mel, (frames, bands) float32, natural logarithm of power, the visible patches as they were.
+    Writes a picture of the first ten seconds (masked input, reconstruction, target and error). A .npy file beside it holds the
+    complete reconstruction: log-mel, (frames, bands) float32, natural logarithm of power. Visible patches are unchanged.
 
-    With --audio, .wav files: phases and the spectrum within a mel band are unknown, so they are an estimate (Griffin-Lim on the
-    pseudo-inverse of the mel filterbank), and NAME-target.wav says how much of the damage is due to the estimate.
+    --audio writes .wav files. They are estimates, because phases and the spectrum within a mel band are unknown: Griffin-Lim on
+    the pseudo-inverse of the mel filterbank. NAME-target.wav shows the error of the estimate.
     """
     run = _load("reconstruct")
     _load("figures")
@@ -88,7 +86,7 @@ def reconstruct(audio: Path, out: Path | None, model: str, mask_ratio: float | N
 
 
 def _load(module: str) -> Any:
-    """A module of the analysis; what it needs beyond embedding may be missing."""
+    """Import a module of the analysis, whose extra packages may be missing."""
     from importlib import import_module
 
     try:

@@ -18,17 +18,17 @@ from ..files import printable
 @click.command(cls=Command, short_help="Audio files to a table of embeddings.")
 @click.argument("inputs", nargs=-1, required=True)
 @out_option("Table (.npz, .npy, .csv, .parquet) or folder of Parquet files to write.", required=False)
-@click.option("--timestamps", is_flag=True, help="An embedding for every 40 ms instead of one per clip.")
+@click.option("--timestamps", is_flag=True, help="One embedding per 40 ms instead of one per clip.")
 @MODEL
 @POOLING
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of the encoder.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Precision.")
 @DEVICE
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
     default=64,
     show_default=True,
-    help="Chunks of 2 s that are encoded together.",
+    help="Two-second chunks per encoder call.",
 )
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def embed(
@@ -42,18 +42,17 @@ def embed(
     batch_size: int,
     quiet: bool,
 ) -> None:
-    """Embed audio: one embedding per clip, or one for every 40 ms.
+    """Embed audio: one embedding per clip, or one per 40 ms.
 
-    INPUTS are audio files of any format and rate that libsndfile reads (wav, flac, ogg, opus, mp3, ...), folders of them,
-    manifests (.csv with a column "path"), and WebDataset or Parquet shards (.tar, .parquet), here or on a server. Channels are
-    mixed down and the rate converted to 16 kHz. Without -o, a line per clip shows what was computed.
+    INPUTS are audio files that libsndfile reads, of any rate (wav, flac, ogg, opus, mp3, ...), folders, manifests (.csv with a
+    column "path"), and local or remote WebDataset and Parquet shards (.tar, .parquet). Channels are mixed down and resampled to
+    16 kHz. Without -o, the command prints one line per clip.
 
     With -o, the table has the columns "path" and "embedding" (float32), and "timestamp" in milliseconds with --timestamps:
-    np.load("clips.npz")["embedding"], or pandas.read_parquet("clips.parquet"). Beside clips.npy, clips.csv has all but the
-    embeddings. A run that was interrupted, or found the disk full, goes on with the same command. torchrun shares it among
-    processes.
+    np.load("clips.npz")["embedding"], or pandas.read_parquet("clips.parquet"). For clips.npy, clips.csv has the other columns.
+    After an interruption or a full disk, the same command resumes the run. torchrun shares a run among processes.
 
-    What cannot be read is listed in OUT.failures.csv, and does not stop the rest; the exit code is then 1.
+    Inputs that cannot be read are listed in OUT.failures.csv and do not stop the others. The exit code is then 1.
     """
     from ..batch.run import Output, embed_to, show
     from ..checkpoint import load_embedder
@@ -79,7 +78,7 @@ def embed(
         try:
             outcome = embed_to(target, embedder, found, timestamps, progress=not quiet)
         except KeyboardInterrupt:
-            click.echo(f"interrupted: what was embedded is kept in {target.parts}, and the same command goes on", err=True)
+            click.echo(f"interrupted: progress is kept in {target.parts}, and the same command resumes the run", err=True)
             sys.exit(130)
         if outcome is None:
             return

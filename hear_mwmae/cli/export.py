@@ -9,11 +9,11 @@ import click
 from ..commands import POOLING, Command, out_option
 from ..errors import HearMwmaeError
 
-#: Above this, an exported file is not the model.
+#: Largest difference between an exported float32 file and its model.
 TOLERANCE = 1e-4
 
 
-@click.command(cls=Command, short_help="A whole model as one file, .onnx or .pt2.")
+@click.command(cls=Command, short_help="Export a model as one file, .onnx or .pt2.")
 @click.argument("model", default="")
 @out_option("File to write, .onnx or .pt2.", folder=False)
 @click.option(
@@ -21,15 +21,15 @@ TOLERANCE = 1e-4
     type=click.Choice(["float32", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="Of the encoder; bfloat16 only as .pt2.",
+    help="Precision of the encoder; bfloat16 needs .pt2.",
 )
 @POOLING
 def export(model: str, out: Path, dtype: str, pooling: str | None) -> None:
     """Export MODEL, waveform to scene and timestamp embeddings, as one file for other runtimes.
 
-    .onnx is for onnxruntime and whatever else reads ONNX, .pt2 for torch.export.load. Either takes float32 audio of any number of
-    clips and any length, (clips, samples) at 16 kHz, and gives scene_embeddings, timestamp_embeddings and timestamps. Without
-    MODEL: the one embedded in the package. The file is then compared with the model.
+    .onnx is for onnxruntime and other readers of ONNX, .pt2 for torch.export.load. Both take float32 audio (clips, samples) at
+    16 kHz, of any number and length, and compute scene_embeddings, timestamp_embeddings and timestamps. MODEL defaults to the
+    embedded model. The command compares the file with the model.
     """
     from ..checkpoint import load_embedder
     from ..export import export as export_model

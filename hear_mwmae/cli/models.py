@@ -9,13 +9,13 @@ import click
 from ..commands import Command, out_option
 
 
-@click.command(cls=Command, short_help="What a model is.")
+@click.command(cls=Command, short_help="Describe a model.")
 @click.argument("model", default="")
 def info(model: str) -> None:
-    """Describe MODEL: kind, sizes, windows, front-end, and what its embeddings look like.
+    """Describe MODEL: kind, sizes, windows, front-end, and shape of its embeddings.
 
-    Without MODEL: the one embedded in the package. Else a registered name, a directory, a .safetensors file,
-    org/repo[@revision] on the Hugging Face Hub, or a checkpoint of the authors' code.
+    MODEL is a registered name, a directory, a .safetensors file, org/repo[@revision] on the Hugging Face Hub, or a checkpoint of
+    the authors' code. The default is the embedded model.
     """
     from ..checkpoint import read_model
     from ..config import describe_windows
@@ -41,15 +41,15 @@ def info(model: str) -> None:
         click.echo(f"{name:20} {value}")
 
 
-@click.command(cls=Command, short_help="A checkpoint of the authors' code to config.json and model.safetensors.")
+@click.command(cls=Command, short_help="Convert a checkpoint of the authors' code.")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.argument("destination", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--encoder-heads", type=click.IntRange(1), help="Attention heads, where the width is none of the paper's.")
+@click.option("--encoder-heads", type=click.IntRange(1), help="Attention heads, for a width that the paper does not use.")
 def convert(source: Path, destination: Path, encoder_heads: int | None) -> None:
     """Convert a checkpoint of the authors' JAX code to config.json + model.safetensors in DESTINATION.
 
-    SOURCE is the flax checkpoint file, or the directory with a file named "checkpoint" in it. Everything is inferred from the
-    weights but the number of encoder heads, which follows from the width for the sizes of the paper.
+    SOURCE is a flax checkpoint file, or a directory with a file named "checkpoint". The configuration is inferred from the
+    weights, except the number of encoder heads: for the paper's sizes it follows from the width.
     """
     from ..checkpoint import save_model
     from ..official import describe_heads, load_official
@@ -63,14 +63,14 @@ def convert(source: Path, destination: Path, encoder_heads: int | None) -> None:
 @click.command(cls=Command, short_help="Upload a model with its card to the Hugging Face Hub.")
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("repo", metavar="ORG/REPO")
-@click.option("--private", is_flag=True, help="Create the repository as a private one, if it does not exist yet.")
-@click.option("--dry-run", is_flag=True, help="Upload nothing; write what would be uploaded to the new folder OUT.")
+@click.option("--private", is_flag=True, help="Create the repository as private, if it does not exist.")
+@click.option("--dry-run", is_flag=True, help="Write the files to the new folder OUT instead of uploading them.")
 @out_option("Folder of --dry-run.", folder=True, required=False)
 def push(directory: Path, repo: str, private: bool, dry_run: bool, out: Path | None) -> None:
     """Push the model in DIRECTORY to the Hugging Face Hub, with a generated model card.
 
-    Goes up: config.json, model.safetensors, loss.png where there is one, and a README.md made from the configuration and, where
-    there is one, from card.json (licence, data, results, ...). The token comes from HF_TOKEN or `hf auth login`.
+    Uploads config.json, model.safetensors, loss.png if it exists, and a README.md generated from the configuration and, if it
+    exists, from card.json (licence, data, results, ...). The token comes from HF_TOKEN or `hf auth login`.
     """
     from .. import hub
     from ..card import model_card
@@ -79,5 +79,5 @@ def push(directory: Path, repo: str, private: bool, dry_run: bool, out: Path | N
     if dry_run != (out is not None):
         raise click.UsageError("--dry-run and -o/--out are given together")
     card = model_card(directory, repo)
-    MaskedAutoencoder.from_pretrained(str(directory))  # what goes up has to load
+    MaskedAutoencoder.from_pretrained(str(directory))  # an uploaded model must load
     click.echo(hub.push(directory, repo, card, private, out))

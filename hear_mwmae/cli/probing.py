@@ -24,9 +24,9 @@ BASELINES = (
 def probe(tasks: tuple[Path, ...], models: tuple[str, ...], pooling: str | None, device: str, markdown: bool) -> None:
     """Probe models on the HEAR task folders TASKS with a linear classifier: seconds to minutes, not HEAR's own protocol.
 
-    A score is accuracy, or mean average precision where clips have several labels, in percent: the mean over the splits that are
-    tested. Each has a 95 % bootstrap interval over the tested clips. Several models are scored on the same draws of the clips, so
-    that the interval of a difference of means is a paired one.
+    A score is accuracy, or mean average precision if clips have several labels, in percent: the mean over the tested splits. Each
+    score has a 95 % bootstrap interval over the tested clips. All models are scored on the same draws of the clips, so the
+    interval of a difference of means is paired.
 
     \b
     hear-mwmae probe TASKS/* --model run/model --model untrained --model log-mel --markdown
@@ -52,14 +52,14 @@ def probe(tasks: tuple[Path, ...], models: tuple[str, ...], pooling: str | None,
 
 @click.command(cls=Command, short_help="Compare two kinds of models, several pretraining seeds each.")
 @TASKS
-@click.option("-a", "a", multiple=True, required=True, metavar="MODEL", help="As --model of `probe`; may be given again.")
+@click.option("-a", "a", multiple=True, required=True, metavar="MODEL", help="As --model of `probe`. Repeatable.")
 @click.option("-b", "b", multiple=True, required=True, metavar="MODEL", help="The other kind.")
 @DEVICE
 def compare(tasks: tuple[Path, ...], a: tuple[str, ...], b: tuple[str, ...], device: str) -> None:
     """Compare two kinds of models by linear probes, with several pretraining seeds of each kind.
 
-    TASKS have one label per clip. Intervals are 95 % of a bootstrap that draws the seeds of each kind and the clips of each split
-    anew, the same clips for both kinds: with few seeds, too narrow rather than too wide.
+    TASKS have one label per clip. The 95 % bootstrap intervals draw the seeds of each kind and the clips of each split, the same
+    clips for both kinds. With few seeds they are too narrow rather than too wide.
 
     \b
     hear-mwmae compare TASK -a MAE -a MAE_OTHER_SEED -b MWMAE -b MWMAE_OTHER_SEED

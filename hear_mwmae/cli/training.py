@@ -17,21 +17,21 @@ CHANGES = click.option(
 )
 
 
-@click.command(cls=Command, short_help="Audio from anywhere to shards for `pretrain`.")
+@click.command(cls=Command, short_help="Pack audio into shards for `pretrain`.")
 @click.argument("sources", nargs=-1, required=True)
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--codec", type=click.Choice(["flac", "opus"]), default="flac", show_default=True, help="flac is lossless.")
-@click.option("--kind", default="audio", show_default=True, help="Of clips whose source says none; recipes give shares by kind.")
+@click.option("--kind", default="audio", show_default=True, help="Kind of clips without one; recipes set shares by kind.")
 @click.option(
-    "--shard-size", type=click.IntRange(1), default=256, show_default=True, metavar="MIB", help="Of source files in a shard."
+    "--shard-size", type=click.IntRange(1), default=256, show_default=True, metavar="MIB", help="Source files per shard."
 )
 @jobs_option()
 def pack(sources: tuple[str, ...], out: Path, codec: str, kind: str, shard_size: int, jobs: int) -> None:
     """Pack audio for `pretrain`: 16 kHz mono clips of at most ten seconds, in WebDataset shards with an index, in the folder OUT.
 
-    SOURCES are folders, audio files, a manifest (.csv: path, and kind or what else is known of the clips), or shards (.tar,
-    .parquet) here or on a server, such as 'hf://datasets/confit/audioset-16khz-wds/2m/train/*.tar'. An interrupted pack goes on
-    with the same command. What cannot be read is listed in OUT/skipped.csv.
+    SOURCES are folders, audio files, manifests (.csv: path, and optionally kind and further columns), or local or remote shards
+    (.tar, .parquet), such as 'hf://datasets/confit/audioset-16khz-wds/2m/train/*.tar'. The same command resumes an interrupted
+    pack. Sources that cannot be read are listed in OUT/skipped.csv.
     """
     try:
         from ..data.packing import pack as run_packing
@@ -54,17 +54,17 @@ def pack(sources: tuple[str, ...], out: Path, codec: str, kind: str, shard_size:
     type=click.IntRange(0),
     default=500,
     show_default=True,
-    help="Steps between pictures and probes; the end has them, too.",
+    help="Steps between pictures and probes, which are also made at the end.",
 )
 @click.option(
     "--probe",
     "tasks",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="HEAR-format task folder for linear probes on the way; may be given again.",
+    help="HEAR-format task folder for linear probes during the run. Repeatable.",
 )
-@click.option("--resume", is_flag=True, help="Go on with RUN, and refuse to begin it: for scripts that restart what has stopped.")
-@click.option("--dry-run", is_flag=True, help="Only say what the run would take: shapes, parameters, memory, time.")
+@click.option("--resume", is_flag=True, help="Only resume RUN, never begin it: for scripts that restart runs.")
+@click.option("--dry-run", is_flag=True, help="Print shapes, parameters, memory and time of the run, and stop.")
 def pretrain(
     recipe: str,
     data: str | None,
@@ -78,10 +78,10 @@ def pretrain(
 ) -> None:
     """Pretrain a model as RECIPE says, on the audio in DATA, into RUN.
 
-    RECIPE is a .toml file, or the name of one that comes with the package, such as mwmae-tiny-cpu. DATA is a pack of audio, made
-    by `hear-mwmae pack`: a folder, or its URL (https, s3, gs, hf, ...). RUN receives checkpoints/, log.csv, tensorboard/,
-    pictures/ of reconstructions, probes.csv and finally model/. The same command goes on where an interrupted run stopped. For
-    several processes, on one or many machines: torchrun --nproc-per-node 8 --no-python hear-mwmae pretrain RECIPE DATA RUN.
+    RECIPE is a .toml file, or the name of a recipe in the package, such as mwmae-tiny-cpu. DATA is a pack made by
+    `hear-mwmae pack`: a folder or its URL (https, s3, gs, hf, ...). RUN receives checkpoints/, log.csv, tensorboard/, pictures/
+    of reconstructions, probes.csv and finally model/. The same command resumes an interrupted run. For several processes, on one
+    or many machines: torchrun --nproc-per-node 8 --no-python hear-mwmae pretrain RECIPE DATA RUN.
     """
     try:
         from ..training.checkpoints import newest_checkpoint
@@ -100,28 +100,28 @@ def pretrain(
     elif data is None or run is None:
         raise click.UsageError("DATA and RUN are needed, unless --dry-run is given")
     elif resume and not newest_checkpoint(run):
-        raise HearMwmaeError(f"{run} has no checkpoint to go on from")
+        raise HearMwmaeError(f"{run} has no checkpoint to resume from")
     else:
         _echo_once(f"model: {run_pretraining(settings, data, run, device, look_every, tasks)}")
 
 
-@click.command(cls=Command, short_help="A finished run to a model directory with a measured card.")
+@click.command(cls=Command, short_help="Make a model directory of a finished run, with a measured card.")
 @click.argument("recipe")
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @TASKS
 @out_option("Model directory to write.", folder=True)
 @CHANGES
-@click.option("--hardware", required=True, help="What the run ran on, for the card.")
-@click.option("--licence", required=True, help="Of the weights, as the Hub calls it, such as apache-2.0.")
-@click.option("--origin", required=True, help="Sentences for the card: where the audio comes from.")
-@click.option("--dataset", "datasets", multiple=True, help="What the Hub calls the audio; may be given again.")
-@click.option("--limits", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Text file, a known limit per line.")
+@click.option("--hardware", required=True, help="Hardware of the run, for the card.")
+@click.option("--licence", required=True, help="Licence of the weights, by its name on the Hub, such as apache-2.0.")
+@click.option("--origin", required=True, help="Text for the card: the origin of the audio.")
+@click.option("--dataset", "datasets", multiple=True, help="Name of the data set on the Hub. Repeatable.")
+@click.option("--limits", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Text file, one limit per line.")
 def publish(**options: Any) -> None:
     """Make a model directory of a finished RUN on the pack DATA: float16 weights, results on TASKS, model card.
 
-    All numbers of the card are computed here: hours and licences from the labels of the pack's clips, steps, time and loss from
-    the log, scores by linear probes of the very weights that are written, beside two baselines.
+    The command computes all numbers of the card: hours and licences from the labels of the pack's clips, steps, time and loss
+    from the log, and scores by linear probes of the written weights and of two baselines.
 
     \b
     hear-mwmae publish RECIPE PACK RUN TASK... -o weights/mwmae-tiny --licence apache-2.0 \\
@@ -137,6 +137,6 @@ def publish(**options: Any) -> None:
 
 
 def _echo_once(text: str) -> None:
-    """By one of the processes that torchrun started."""
+    """Print in the first process of torchrun only."""
     if os.environ.get("RANK", "0") == "0":
         click.echo(text)

@@ -1,1 +1,1 @@
-"""Quick measures of what a model has learned: linear probes on HEAR task folders, baselines, comparisons of models."""
+"""Quick measurements of models: linear probes on HEAR task folders, baselines, comparisons."""

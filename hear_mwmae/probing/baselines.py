@@ -23,12 +23,12 @@ STEP, WIDTH = 5, 21
 
 
 class LogMel(nn.Module):
-    """Statistics over time of the normalised log-mel spectrogram, behind HEAR's model interface: no learning at all.
+    """Statistics over time of the normalised log-mel spectrogram, behind HEAR's model interface, without learning.
 
-    Scenes are of the clip; timestamps are mean and deviation of the 200 ms around every 50th millisecond.
+    Scenes cover the clip. Timestamp embeddings are mean and deviation of the 200 ms around every 50th millisecond.
 
     Args:
-        pooling: as a model's: "mean", "std", "max", joined by "+".
+        pooling: as of a model: "mean", "std", "max", joined by "+".
     """
 
     def __init__(self, pooling: str = "mean+std") -> None:
@@ -64,7 +64,7 @@ def untrained(config: ModelConfig, seed: int = 0) -> Embedder:
 
 
 def load_probed(source: str, pooling: str | None = None, device: str = "cpu") -> Embeds:
-    """A model to probe: a baseline, or whatever ``load_embedder`` takes.
+    """A model to probe: a baseline, or a source of ``load_embedder``.
 
     Args:
         source: ``"log-mel"``, ``"untrained"`` (the embedded model's architecture), ``"untrained:PRESET"``, or a trained model.

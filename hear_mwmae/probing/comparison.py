@@ -1,6 +1,6 @@
 """Scores of several models on several tasks, with bootstrap intervals over clips.
 
-All models are scored on the same bootstrap draws of the clips, so that their differences have intervals of their own.
+All models are scored on the same bootstrap draws of the clips, so that their differences have paired intervals.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def table(tasks: Sequence[ProbeTask], scores: list[dict[str, Scored]]) -> list[d
 def compare_kinds(a: list[list[Outcome]], b: list[list[Outcome]], seed: int = 0) -> dict[str, Estimate]:
     """Mean scores in percent of two kinds of models, "a" and "b", and "b - a".
 
-    Each bootstrap draw takes the clips of every split anew, the same ones for all models, and the models of each kind anew. With
-    few models of a kind the intervals are too narrow rather than too wide.
+    Each bootstrap draw resamples the clips of every split, the same clips for all models, and the models of each kind. With few
+    models of a kind, the intervals are too narrow rather than too wide.
 
     Args:
         a, b: for every model of a kind, its predictions for every tested split.
@@ -91,7 +91,7 @@ def compare_kinds(a: list[list[Outcome]], b: list[list[Outcome]], seed: int = 0)
 
 
 def predict_clips(task: ProbeTask, model: Embeds) -> list[Outcome]:
-    """As :func:`predict`; HearMwmaeError where clips have more than one label."""
+    """As :func:`predict`; HearMwmaeError if clips have more than one label."""
     if task.multilabel:
-        raise HearMwmaeError(f"{task.folder}: a clip is right or wrong only where it has one label")
+        raise HearMwmaeError(f"{task.folder}: a comparison needs one label per clip")
     return predict(task, model)

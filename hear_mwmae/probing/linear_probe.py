@@ -1,13 +1,13 @@
-"""Linear probes on HEAR tasks: seconds to minutes, where the whole evaluation kit takes hours.
+"""Linear probes on HEAR tasks: seconds to minutes, instead of hours with the evaluation kit.
 
-A linear model on standardised embeddings, trained on all splits but one and tested on that one: on each fold in turn, or on the
-test split where there is one. The score of a task is the mean over the splits it is tested on.
+A linear model on standardised embeddings is trained on all splits except one, and tested on that split: on each fold in turn, or
+on the test split if the task has one. The score of a task is the mean over its tested splits.
 
-One label per clip: logistic regression on scene embeddings, accuracy. Any number of labels: ridge regression of all of them at
-once, mean average precision over labels; of clips on scene embeddings, of events on the timestamp embeddings of every 100th
-millisecond (which says what is heard when, not where exactly it begins, as HEAR's own score does).
+One label per clip: logistic regression on scene embeddings, scored by accuracy. Any number of labels: ridge regression of all
+labels at once, scored by mean average precision over labels. It uses scene embeddings for clips, and for events the timestamp
+embedding at every 100th millisecond. Unlike HEAR's own score, this does not measure where exactly an event begins.
 
-Good for comparing models while developing; it is not HEAR's own protocol.
+The probes compare models during development. They are not HEAR's own protocol.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from .tasks import Event, ProbeTask
 
 #: Strong regularisation: there are a few hundred clips and about a thousand dimensions.
 INVERSE_REGULARISATION = 0.05
-#: Of ridge regression, for each row: as much as 0.3 of a dimension's variance.
+#: Penalty of ridge regression per row: 0.3 of a dimension's variance.
 SHRINKAGE = 0.3
 #: Milliseconds between the moments at which events are probed; the first is half as far from the beginning.
 MOMENTS = 100.0
-#: Bootstrap draws that are scored together, which bounds the memory.
+#: Bootstrap draws per step, which bounds the memory.
 DRAWS_AT_ONCE = 100
 
 
 class Embeds(Protocol):
-    """What is probed; see `Embedder` for shapes and units."""
+    """A model to probe; `Embedder` documents shapes and units."""
 
     sample_rate: int
 
@@ -68,11 +68,11 @@ class Ranked:
 
     truth: np.ndarray  #: (rows, labels) bool
     ranking: np.ndarray  #: (rows, labels), higher where a label is more likely
-    clip_of_row: np.ndarray  #: (rows,) int, the clip that each row is a moment of, or is
+    clip_of_row: np.ndarray  #: (rows,) int, the clip of each row
     clips: int
 
     def scores(self, counts: np.ndarray) -> np.ndarray:
-        """(draws, clips), how often each clip counts -> (draws,) means over the labels that a draw holds, 0 to 1."""
+        """(draws, clips), how often each clip counts -> (draws,) means over the labels in each draw, 0 to 1."""
         parts = np.array_split(counts, -(-len(counts) // DRAWS_AT_ONCE))
         return np.concatenate([self._mean_precision(part[:, self.clip_of_row]) for part in parts])
 
@@ -95,7 +95,7 @@ def average_precision(truth: np.ndarray, ranking: np.ndarray, weights: np.ndarra
     """
     order = np.argsort(-ranking, kind="stable")
     weights, positive = weights[:, order], weights[:, order] * truth[order]
-    # Rows of equal rank are one threshold: the precision at the last of them counts for all.
+    # Rows of equal rank are one threshold: all of them get the precision at the last one.
     last = np.searchsorted(-ranking[order], -ranking[order], side="right") - 1
     with np.errstate(invalid="ignore"):
         precision = np.nan_to_num(positive.cumsum(axis=1) / weights.cumsum(axis=1))[:, last]
@@ -113,7 +113,7 @@ def split_scores(outcomes: Sequence[Outcome]) -> list[float]:
 
 
 def metric(task: ProbeTask) -> str:
-    """What :func:`probe` measures."""
+    """Name of the score of :func:`probe`."""
     return "mAP" if task.multilabel else "accuracy"
 
 
@@ -140,7 +140,7 @@ def _rank(task: ProbeTask, model: Embeds) -> list[Outcome]:
         inputs = _others(x, held_out)
         ridge = make_pipeline(StandardScaler(), Ridge(SHRINKAGE * len(inputs))).fit(inputs, _others(y, held_out))
         if not y[held_out].any():
-            raise HearMwmaeError(f"{task.folder}: no event of a tested split holds at any {MOMENTS:.0f} ms")
+            raise HearMwmaeError(f"{task.folder}: no event of a tested split covers any of the moments, every {MOMENTS:.0f} ms")
         outcomes.append(Ranked(y[held_out], ridge.predict(x[held_out]), clip_of_row[held_out], len(task.splits[held_out])))
     return outcomes
 
@@ -174,7 +174,7 @@ def _audio(path: Path, model: Embeds) -> Tensor:
 
 
 def _moments(path: Path, events: list[Event], labels: np.ndarray, model: Embeds) -> tuple[np.ndarray, np.ndarray]:
-    """The embeddings nearest to regular moments, the same ones for every model, and the labels that hold then."""
+    """The embeddings nearest to regular moments, which are the same for every model, and the labels at these moments."""
     audio = _audio(path, model)
     embeddings, times = (part[0].cpu().numpy() for part in model.timestamp_embeddings(audio))
     moments = np.arange(MOMENTS / 2, 1000 * audio.shape[1] / model.sample_rate, MOMENTS)

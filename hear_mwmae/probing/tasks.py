@@ -13,7 +13,7 @@ from ..errors import HearMwmaeError
 from ..files import read_json
 
 METADATA, VOCABULARY = "task_metadata.json", "labelvocabulary.csv"
-#: Sample rate of the audio that is probed. HEAR keeps a folder of audio for each rate.
+#: Sample rate of the probed audio. HEAR tasks have a folder of audio for each rate.
 SAMPLE_RATE = 16000
 
 #: Label, start and end in milliseconds.
@@ -21,16 +21,16 @@ Event = tuple[str, float, float]
 
 
 class AudioHeader(NamedTuple):
-    """What the header of a clip's file says, or what is wrong with the file."""
+    """Length of a clip from the header of its file, or the fault of the file."""
 
     seconds: float
-    fault: str = ""  #: "missing", "unreadable", "empty" or "at N Hz"; empty where nothing is wrong
+    fault: str = ""  #: "missing", "unreadable", "empty" or "at N Hz"; empty without a fault
 
 
 class TaskFolder:
-    """A HEAR task as it lies on disk, or its labels beside embeddings. Each file and each audio header is read once.
+    """A HEAR task on disk, or its labels beside embeddings. Each file and each audio header is read once.
 
-    Properties raise HearMwmaeError where the file they need is missing or damaged.
+    Properties raise HearMwmaeError if their file is missing or damaged.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -60,7 +60,7 @@ class TaskFolder:
 
     @property
     def is_event(self) -> bool:
-        """Labels are of moments, not of clips."""
+        """Whether labels belong to moments, not to clips."""
         return self.metadata.get("embedding_type") == "event"
 
     @property
@@ -105,10 +105,10 @@ class ProbeTask:
 
     Attributes:
         name: HEAR's ``task_name``.
-        events: labels are of moments, not of clips.
-        multilabel: any number of labels at once; events always.
-        splits: for every split the labels of each audio file: names, or for events :data:`Event`.
-        tested: places of the splits that are held out in turn.
+        events: labels belong to moments, not to clips.
+        multilabel: any number of labels at once; always true for events.
+        splits: for every split the labels of each audio file: names, or :data:`Event` for events.
+        tested: indices of the splits that are held out in turn.
         labels: all names of labels, sorted.
     """
 
@@ -129,7 +129,7 @@ class ProbeTask:
 
 
 def read_task(folder: str | Path) -> ProbeTask:
-    """Raises HearMwmaeError where ``folder`` is no task, lacks audio, or has nothing that can be learned from it."""
+    """Read a task. HearMwmaeError if ``folder`` is not a task, lacks audio, or cannot be learned."""
     try:
         return _read(TaskFolder(folder))
     except (ValueError, KeyError, TypeError, AttributeError) as error:

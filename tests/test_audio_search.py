@@ -1,0 +1,90 @@
+"""Audio files are found in folders, behind links and under odd names."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from audio_files import encode, tone
+
+from hear_mwmae import HearMwmaeError
+from hear_mwmae.audio import AUDIO_SUFFIXES, audio_seconds, find_audio, read_audio, search_audio
+
+
+def test_find_audio_sorts_and_skips_other_files(tmp_path):
+    for name in ("b.wav", "a.FLAC", "notes.txt", "deep/c.mp3"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.name for path in find_audio([tmp_path])] == ["a.FLAC", "b.wav", "c.mp3"]
+    assert find_audio([tmp_path / "notes.txt"]) == [tmp_path / "notes.txt"]  # asked for by name
+
+
+def test_find_audio_follows_links(tmp_path):
+    """Each folder once, also where links go round in a circle; links to nothing are for the reader to report."""
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.wav").touch()
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "there")
+    (tmp_path / "there" / "back").symlink_to(tmp_path / "here")
+    (tmp_path / "here" / "gone.wav").symlink_to(tmp_path / "nowhere")
+    assert [str(path.relative_to(tmp_path)) for path in find_audio([tmp_path / "here"])] == [
+        "here/a.wav",
+        "here/gone.wav",
+        "here/link/a.wav",
+    ]
+
+
+def test_paths_that_fail_do_not_keep_the_others_from_being_found(tmp_path, monkeypatch):
+    for name in ("good/a.wav", "good/locked/b.wav", "good/z.wav", "empty/notes.txt", "video/film.dsf"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "link.wav").symlink_to(tmp_path / "nowhere")
+    listing = os.scandir
+
+    def refused(path: str) -> object:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listing(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    paths = [tmp_path / name for name in ("mistyped", "good", "empty", "link.wav", "video", "a" * 300)]
+    found = search_audio(paths)
+    assert found.files == [tmp_path / "good" / "a.wav", tmp_path / "good" / "z.wav"]
+    failures = [(path.name, reason) for path, reason in found.failures]
+    assert failures[0] == ("mistyped", "no such file or folder")
+    assert failures[1] == ("locked", "folder cannot be read: permission denied")
+    assert failures[2][0] == "empty" and "holds no audio files" in failures[2][1]
+    assert failures[3] == ("link.wav", "no such file or folder")
+    assert failures[4][0] == "video" and "not read: 1 .dsf" in failures[4][1]
+    assert failures[5] == ("a" * 300, "file name too long") and len(failures) == 6
+    for path, (_, reason) in zip(paths, failures, strict=True):
+        with pytest.raises(HearMwmaeError) as caught:
+            find_audio([path])
+        assert reason in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+@pytest.mark.parametrize("suffix", [".wav", ".m4a"])
+def test_names_that_are_no_utf_8(tmp_path, suffix):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9" + suffix.encode()))
+    if suffix == ".wav":
+        soundfile.write(tmp_path / "clip.wav", tone(16000, 1.0), 16000)
+    else:
+        pytest.importorskip("av")
+        encode(tmp_path / "clip.m4a", tone(16000, 1.0), 16000, "aac")
+    expected = read_audio(tmp_path / f"clip{suffix}", 16000)
+    (tmp_path / f"clip{suffix}").rename(path)
+    assert find_audio([tmp_path]) == [path]
+    assert torch.equal(read_audio(path, 16000), expected) and audio_seconds(path) == pytest.approx(1.0, abs=0.1)
+    path.write_bytes(b"nothing")
+    with pytest.raises(HearMwmaeError, match="not an audio file"):
+        read_audio(path, 16000)
+
+
+def test_the_endings_are_what_libsndfile_reads():
+    assert {".wav", ".flac", ".ogg", ".opus", ".mp3", ".rf64", ".w64", ".caf"} <= AUDIO_SUFFIXES
+    assert not {".mat", ".htk", ".raw", ".sd2", ".txt"} & AUDIO_SUFFIXES
