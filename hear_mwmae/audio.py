@@ -264,9 +264,11 @@ def _decoded_by_sndfile(stream: BinaryIO | FileIO, name: str) -> Iterator[tuple[
 
 
 def _for_sndfile(stream: BinaryIO | FileIO) -> int | str | BinaryIO:
-    """An open file's descriptor: soundfile would encode a name, and fail if it is not UTF-8."""
+    """The descriptor of a file on a disk: soundfile would encode a name, and fail if it is not UTF-8."""
+    if not isinstance(stream, FileIO):
+        return stream
     # A copy for libsndfile to close: 1.2.0 always closes the descriptor of a file that it cannot read.
-    return os.dup(stream.fileno()) if os.name == "posix" else stream.name
+    return os.dup(stream.fileno()) if os.name == "posix" else str(stream.name)
 
 
 def _may_be_ffmpegs(name: str) -> bool:
