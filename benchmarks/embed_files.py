@@ -26,9 +26,9 @@ import soundfile
 import torch
 
 from hear_mwmae import load_model
-from hear_mwmae.batch.run import Output, embed_to
 from hear_mwmae.data.sources import find_inputs
 from hear_mwmae.embedder import DTYPES
+from hear_mwmae.embedding.run import Output, embed_to
 
 BATCH = 64
 #: Clips that the encoder is measured on at most.

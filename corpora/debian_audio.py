@@ -38,7 +38,7 @@ import click
 import numpy as np
 import soundfile
 
-from hear_mwmae.commands import Command
+from hear_mwmae.cli.options import Command
 from hear_mwmae.data.packing import begin_worker
 from hear_mwmae.files import write_text
 

@@ -24,7 +24,7 @@ import click
 import numpy as np
 import soundfile
 
-from hear_mwmae.commands import Command
+from hear_mwmae.cli.options import Command
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import write_text
 from hear_mwmae.probing.tasks import METADATA, VOCABULARY

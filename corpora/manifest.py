@@ -19,7 +19,7 @@ import torch
 import torchaudio
 from tqdm import tqdm
 
-from hear_mwmae.commands import Command
+from hear_mwmae.cli.options import Command
 from hear_mwmae.data.packing import begin_worker
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import write_text

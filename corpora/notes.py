@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from hear_mwmae.commands import Command
+from hear_mwmae.cli.options import Command
 from hear_mwmae.errors import HearMwmaeError
 
 from .manifest import Source, render_batches

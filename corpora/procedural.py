@@ -15,7 +15,7 @@ import click
 import numpy as np
 from scipy.signal import fftconvolve
 
-from hear_mwmae.commands import Command
+from hear_mwmae.cli.options import Command
 
 from . import synthesis
 from .manifest import SAMPLE_RATE, Source, render_batches

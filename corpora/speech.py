@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from hear_mwmae.commands import Command
+from hear_mwmae.cli.options import Command
 from hear_mwmae.errors import HearMwmaeError
 
 from .manifest import SAMPLE_RATE, Source, render_batches

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from hear_mwmae.commands import Command
+from hear_mwmae.cli.options import Command
 from hear_mwmae.files import write_text
 
 from .manifest import COLUMNS, print_hours, read_manifest

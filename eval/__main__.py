@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from hear_mwmae.commands import Group, jobs_option, out_option
+from hear_mwmae.cli.options import Group, jobs_option, out_option
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import write_text
 from hear_mwmae.probing.tasks import TaskFolder

@@ -14,12 +14,12 @@ import sys
 
 import torch
 
-from hear_mwmae.batch import engine, parts, plan
 from hear_mwmae.cli import main
 from hear_mwmae.embedder import Embedder
+from hear_mwmae.embedding import groups, parts, plan
 
 #: Small groups and parts, so that there are many.
-SMALL = {(engine, "GROUP_CHUNKS"): 8, (plan, "FEWEST_FILES"): 16, (plan, "MOST_FILES"): 16}
+SMALL = {(groups, "GROUP_CHUNKS"): 8, (plan, "FEWEST_FILES"): 16, (plan, "MOST_FILES"): 16}
 #: A run is killed at one of this many events.
 EVENTS = 14
 

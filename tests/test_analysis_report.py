@@ -25,7 +25,7 @@ from hear_mwmae.analysis.similarity import pwcca
 from hear_mwmae.audio import read_audio
 from hear_mwmae.checkpoint import save_model
 from hear_mwmae.cli import main
-from hear_mwmae.commands import named_model
+from hear_mwmae.cli.options import named_model
 from hear_mwmae.config import DecoderConfig, FrontendConfig, ModelConfig
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.frontend import LogMelFrontend

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import corpora
 from eval.__main__ import main as evaluation
 from hear_mwmae.cli import main
-from hear_mwmae.commands import Command, Group
+from hear_mwmae.cli.options import Command, Group
 
 #: The spellings of options that commands share. One that is here is an option of the same kind in every command that has it.
 SHARED = {

@@ -22,11 +22,11 @@ from reference import AUDIO
 
 import hear_mwmae
 from hear_mwmae.audio import read_audio
-from hear_mwmae.batch import parts
 from hear_mwmae.checkpoint import save_model
 from hear_mwmae.cli import main
-from hear_mwmae.commands import Command
+from hear_mwmae.cli.options import Command
 from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig
+from hear_mwmae.embedding import parts
 from hear_mwmae.mae import MaskedAutoencoder
 
 
@@ -81,7 +81,7 @@ def test_shards_here_and_on_a_server(model, tmp_path, shard, monkeypatch):
     path = tmp_path / f"shard.{shard.__name__}"
     names = shard(path)
     monkeypatch.setattr("tempfile.NamedTemporaryFile", lambda **_: pytest.fail("a temporary file"))
-    monkeypatch.setattr(interrupted.engine, "GROUP_CHUNKS", 1)
+    monkeypatch.setattr(interrupted.groups, "GROUP_CHUNKS", 1)
     loaded = hear_mwmae.load_model(model)
     clips = [read_audio(AUDIO / name, 16000) for name in ("crow.wav", "piano.flac", "till.opus")]
     expected = loaded.scene_embeddings_of_clips(clips).numpy()

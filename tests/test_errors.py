@@ -28,7 +28,7 @@ from hear_mwmae import HearMwmaeError
 from hear_mwmae.audio import read_audio
 from hear_mwmae.checkpoint import read_config, read_model
 from hear_mwmae.cli import main
-from hear_mwmae.commands import Command
+from hear_mwmae.cli.options import Command
 from hear_mwmae.config import ModelConfig
 from hear_mwmae.data.crops import Clips, StepSampler, read_batches
 from hear_mwmae.data.pack import Pack

@@ -8,11 +8,11 @@ from __future__ import annotations
 import click
 
 from .._version import __version__
-from ..commands import Group
 from .analysis import analyze, reconstruct
 from .embed import embed
 from .export import export
 from .models import convert, info, push
+from .options import Group
 from .probing import compare, probe
 from .training import pack, pretrain, publish
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from ..commands import DEVICE, MODEL, Command, models_option, named_models, out_option
 from ..errors import HearMwmaeError
 from ..extras import needs
+from .options import DEVICE, MODEL, Command, models_option, named_models, out_option
 
 
 @click.command(cls=Command, short_help="Attention distance and entropy, PWCCA and CKA, as tables and figures.")

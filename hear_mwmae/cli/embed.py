@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 
-from ..commands import DEVICE, MODEL, POOLING, Command, out_option
 from ..errors import HearMwmaeError
 from ..extras import needs
 from ..files import printable
+from .options import DEVICE, MODEL, POOLING, Command, out_option
 
 
 @click.command(cls=Command, short_help="Audio files to a table of embeddings.")
@@ -54,9 +54,9 @@ def embed(
 
     Inputs that cannot be read are listed in OUT.failures.csv and do not stop the others. The exit code is then 1.
     """
-    from ..batch.run import Output, embed_to, show
     from ..checkpoint import load_embedder
     from ..data.sources import find_inputs
+    from ..embedding.run import Output, embed_to, show
 
     first = os.environ.get("RANK", "0") == "0"
     target = Output(_output_path(out)) if out else None
@@ -94,7 +94,7 @@ def embed(
 
 
 def _output_path(path: Path) -> Path:
-    from ..batch.tables import TABLE_SUFFIXES
+    from ..embedding.tables import TABLE_SUFFIXES
 
     path = path if path.name else path.resolve()  # "."
     is_folder = path.is_dir() or not path.suffix

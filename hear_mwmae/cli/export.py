@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from ..commands import POOLING, Command, out_option
 from ..errors import HearMwmaeError
+from .options import POOLING, Command, out_option
 
 #: Largest difference between an exported float32 file and its model.
 TOLERANCE = 1e-4

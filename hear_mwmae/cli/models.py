@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..commands import Command, out_option
+from .options import Command, out_option
 
 
 @click.command(cls=Command, short_help="Describe a model.")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from ..commands import DEVICE, POOLING, TASKS, Command, models_option, named_models
 from ..extras import needs
+from .options import DEVICE, POOLING, TASKS, Command, models_option, named_models
 
 BASELINES = (
     " Also 'log-mel' (statistics of the input), 'untrained' (random weights of the embedded model's architecture) and "

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from ..commands import TASKS, Command, jobs_option, out_option
 from ..errors import HearMwmaeError
 from ..extras import needs
+from .options import TASKS, Command, jobs_option, out_option
 
 CHANGES = click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the recipe: steps=100, model.decoder.depth=2."

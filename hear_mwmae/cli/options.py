@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from .errors import HearMwmaeError
-from .files import printable
+from ..errors import HearMwmaeError
+from ..files import printable
 
 #: Key of --debug in a context.
 DEBUG = "hear_mwmae.debug"

@@ -18,7 +18,7 @@ from ..data.sources import Inputs, Item
 from ..embedder import Embedder
 from ..errors import HearMwmaeError
 from ..files import FULL, check_writable, one_at_a_time, printable, write_text
-from .engine import embed_items
+from .groups import embed_items
 from .lines import Lines
 from .parts import Part, Rows
 from .plan import PLAN, check_plan, cut, make_plan
