@@ -162,6 +162,7 @@ def test_a_shard_that_goes_while_a_run_goes_on(data, tmp_path):
         with pytest.raises(HearMwmaeError) as caught:
             next(batches(0, 1, workers))
         assert str(caught.value) == f"{folder} lacks shard-000000.tar"  # and no traceback of a worker
+    assert not multiprocessing.active_children()  # even while the error is there
 
 
 def test_an_empty_pack_description(tmp_path):

@@ -16,6 +16,7 @@ import torch
 from scipy.signal import resample_poly
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from tqdm import tqdm
 
 from ..errors import HearMwmaeError
@@ -261,12 +262,17 @@ def read_batches(
         worker_init_fn=_ignore_signals,
         generator=torch.Generator(),  # or it would draw from torch's own, for workers that draw nothing
     )
-    with worker_errors():
-        try:
-            yield from loader
-        except HearMwmaeError as error:
-            # Out of a worker, it has a traceback for a message, whose end is its own.
-            raise HearMwmaeError(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from error
+    ahead = iter(loader)
+    try:
+        with worker_errors():
+            yield from ahead
+    except HearMwmaeError as error:
+        # Out of a worker, it has a traceback for a message, whose end is its own.
+        raise HearMwmaeError(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from error
+    finally:
+        # An error keeps alive what it came through, and with it workers, for which the process would wait at its end.
+        if isinstance(ahead, _MultiProcessingDataLoaderIter):
+            ahead._shutdown_workers()
 
 
 def _ignore_signals(worker: int) -> None:
