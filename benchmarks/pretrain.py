@@ -1,6 +1,6 @@
 """A pretraining step of MW-MAE beside one of MAE of the same sizes: time, memory, share of the product rate, and data.
 
-    python benchmarks/pretrain.py [--rounds 7] [--size tiny] [--batch-size 32] [--threads 2]
+    python benchmarks/pretrain.py [--rounds 7] [--size tiny] [--batch-size 32] [--threads 2] [--device cuda]
 
 With the paper's decoder and AdamW, update included, on noise. The models are run in turn, round after round, so that a change of
 the machine's speed meets all of them; medians are printed, and the ratio is the median of each round's own. Memory is what the
@@ -14,6 +14,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import click
@@ -21,7 +22,7 @@ import flops
 import numpy as np
 import soundfile
 import torch
-from machine import processor
+from machine import processor, timed
 from torch.profiler import ProfilerActivity, profile
 
 from hear_mwmae.attention import SelfAttention
@@ -58,7 +59,7 @@ def make_model(kind: str, size: str) -> MaskedAutoencoder:
 
 
 def step(model: MaskedAutoencoder, optimiser: torch.optim.Optimizer, batch: torch.Tensor, dtype: torch.dtype) -> None:
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+    with torch.autocast(batch.device.type, dtype, enabled=dtype != torch.float32):
         loss = model(batch).loss
     loss.backward()
     optimiser.step()
@@ -91,32 +92,33 @@ def crops_per_second(batch_size: int, workers: int) -> float:
 @click.option("--size", default="tiny", show_default=True)
 @click.option("--batch-size", default=32, show_default=True)
 @click.option("--threads", default=torch.get_num_threads(), show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda, which is untested.")
 @click.option("--give-back", is_flag=True, help="Leave freed memory to glibc, which returns it to the system.")
 @click.option("--where", is_flag=True, help="Say where the time of the MW-MAE step goes, by operation.")
-def main(rounds: int, size: str, batch_size: int, threads: int, where: bool, give_back: bool) -> None:
+def main(rounds: int, size: str, batch_size: int, threads: int, device: str, where: bool, give_back: bool) -> None:
     torch.set_num_threads(threads)
     if not give_back:
         keep_freed_memory()  # as in training
     torch.manual_seed(0)
-    models = {kind: make_model(kind, size) for kind in ("mae", "mwmae", "floor")}
+    models = {kind: make_model(kind, size).to(device) for kind in ("mae", "mwmae", "floor")}
     optimisers = {kind: torch.optim.AdamW(model.parameters(), 1e-5) for kind, model in models.items()}
-    batch = torch.randn(batch_size, 200, 80)
+    batch = torch.randn(batch_size, 200, 80, device=device)
     seconds: dict[tuple[str, str], list[float]] = {(kind, name): [] for name in PRECISIONS for kind in models}
     rates: dict[str, list[float]] = {name: [] for name in PRECISIONS}
     for number in range(rounds + 1):
         for name, dtype in PRECISIONS.items():
-            rates[name] += [product_rate(dtype)] * (number > 0)
+            rates[name] += [product_rate(dtype, device)] * (number > 0)
         for kind, name in seconds:
-            start = time.perf_counter()
-            step(models[kind], optimisers[kind], batch, PRECISIONS[name])
-            seconds[kind, name] += [time.perf_counter() - start] * (number > 0)  # the first round warms up
+            duration = timed(partial(step, models[kind], optimisers[kind], batch, PRECISIONS[name]), device)
+            seconds[kind, name] += [duration] * (number > 0)  # the first round warms up
 
-    print(f"{processor()}, {threads} threads, torch {torch.__version__}, {size}, batch {batch_size}, medians of {rounds} rounds")
+    machine = f"{processor(device)}, {threads} threads, torch {torch.__version__}"
+    print(f"{machine}, {size}, batch {batch_size}, medians of {rounds} rounds")
     print(f"{'model':8}{'precision':12}{'crops / s':>10}{'GFLOP/s':>9}{'share':>7}{'MiB kept / crop':>17}{'time to MAE':>13}")
     for (kind, name), durations in seconds.items():
         model, duration, peak = models[kind], statistics.median(durations), statistics.median(rates[name])
         rate = flops.update(model.config, kind != "floor") * batch_size / duration / 1e9
-        with torch.autocast("cpu", PRECISIONS[name], enabled=name != "float32"):
+        with torch.autocast(batch.device.type, PRECISIONS[name], enabled=name != "float32"):
             kept = bytes_per_crop(model, batch) / (1 << 20)
         ratio = statistics.median(a / b for a, b in zip(durations, seconds["mae", name], strict=True))
         print(f"{kind:8}{name:12}{batch_size / duration:10.1f}{rate:9.0f}{rate / peak:7.0%}{kept:17.1f}{ratio:13.2f}")
@@ -125,7 +127,7 @@ def main(rounds: int, size: str, batch_size: int, threads: int, where: bool, giv
     print("matrix products: " + ", ".join(f"{name} {statistics.median(values):.0f} GFLOP/s" for name, values in rates.items()))
     if where:
         for name, dtype in PRECISIONS.items():
-            with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (device == "cuda")]) as profiled:
                 step(models["mwmae"], optimisers["mwmae"], batch, dtype)
             print(f"\nMW-MAE, {name}")
             print(profiled.key_averages().table(sort_by="self_cpu_time_total", row_limit=14, max_name_column_width=44))

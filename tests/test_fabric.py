@@ -117,6 +117,8 @@ def test_dry_run(tmp_path):
     ):
         assert text in result.output
     assert not list(tmp_path.glob("*/"))
+    result = CliRunner().invoke(main, ["pretrain", str(path), "--dry-run", "--set", "resident=true"])
+    assert "0.11 GiB per hour of the pack" in result.output and "read ahead" not in result.output
     result = CliRunner().invoke(main, ["pretrain", str(path), "--dry-run", "--set", "accumulate=3"])
     assert result.exit_code == 1 and "cannot be shared" in result.output
     result = CliRunner().invoke(main, ["pretrain", str(path)])

@@ -58,9 +58,12 @@ def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, st
     yield "processes", f"{world}, each {mine} crops at a time on {fabric.device.type}, {recipe.precision}"
     # Weights, gradients, and two moments of AdamW (Muon has one).
     yield "memory per process", f"{4 * weights:.2f} GiB of weights, gradients and moments, {activations:.2f} GiB of activations"
-    clips = AHEAD * recipe.workers * recipe.batch_size // world
-    ahead = clips * CLIP_SECONDS * SAMPLE_RATE * 2 / GIB  # 16-bit samples
-    yield "shared memory per process", f"up to {ahead:.2f} GiB of audio, read ahead by {recipe.workers} workers"
+    if recipe.resident:
+        yield "resident audio", f"{3600 * SAMPLE_RATE * 2 / GIB:.2f} GiB per hour of the pack, on the device of every process"
+    else:
+        clips = AHEAD * recipe.workers * recipe.batch_size // world
+        ahead = clips * CLIP_SECONDS * SAMPLE_RATE * 2 / GIB  # 16-bit samples
+        yield "shared memory per process", f"up to {ahead:.2f} GiB of audio, read ahead by {recipe.workers} workers"
     seconds = []
     for step in range(TRIAL_STEPS + 1):
         start = time.perf_counter()
