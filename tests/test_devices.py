@@ -91,7 +91,10 @@ def test_training_resumes_to_the_same_bits(device, data, tmp_path):
 
 
 def test_the_faster_precision(device):
+    """Measured without a draw from the generator of the run."""
+    before = torch.get_rng_state()
     assert faster_precision(device) in (("bfloat16",) if device == "cuda" else ("float32", "bfloat16"))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.gpu

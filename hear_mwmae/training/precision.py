@@ -18,7 +18,7 @@ from .checkpoints import newest_checkpoint, saved_identity
 from .recipe import AUTO, Recipe
 
 #: Rows, inputs and outputs of the product that is measured: those of the base model's MLP, and rows enough for any device.
-ROWS, INPUTS, OUTPUTS = 16000, 768, 3072
+ROWS, INPUTS, OUTPUTS = 8000, 768, 3072
 #: Measurements of each precision, after one that warms up.
 ROUNDS = 3
 #: bfloat16 has to be faster by this factor: autocast's conversions take time, and rounding costs a little of the result.
