@@ -59,7 +59,7 @@ def faster_precision(device: str) -> str:
 def default_device() -> str:
     """What Fabric takes for "auto": the accelerator that this machine has, or its CPU."""
     found = torch.accelerator.current_accelerator(check_available=True)
-    return found.type if found else "cpu"
+    return found.type if found and found.type in ("cuda", "mps") else "cpu"
 
 
 def settle_precision(recipe: Recipe, run_dir: Path | None = None, accelerator: str = "auto") -> Recipe:
