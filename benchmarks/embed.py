@@ -17,12 +17,12 @@ from importlib import import_module
 import click
 import flops
 import torch
-from machine import processor, timed
+from machine import processor
 
 from hear_mwmae import linear
 from hear_mwmae.config import preset
 from hear_mwmae.embedder import DTYPES, Embedder
-from hear_mwmae.training.precision import product_rate
+from hear_mwmae.training.precision import product_rate, timed
 
 CLIPS, SECONDS = 16, 10
 

@@ -17,11 +17,12 @@ from pathlib import Path
 import click
 import onnxruntime
 import torch
-from machine import processor, timed
+from machine import processor
 
 from hear_mwmae.config import preset
 from hear_mwmae.embedder import Embedder
 from hear_mwmae.export import export, open_exported
+from hear_mwmae.training.precision import timed
 
 #: (clips, seconds) of a batch.
 BATCHES = ((1, 1), (1, 10), (16, 10))

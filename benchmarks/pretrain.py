@@ -22,7 +22,7 @@ import flops
 import numpy as np
 import soundfile
 import torch
-from machine import processor, timed
+from machine import processor
 from torch.profiler import ProfilerActivity, profile
 
 from hear_mwmae.attention import SelfAttention
@@ -34,7 +34,7 @@ from hear_mwmae.frontend import LogMelFrontend
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.training.dry_run import bytes_per_crop
 from hear_mwmae.training.fabric import keep_freed_memory
-from hear_mwmae.training.precision import product_rate
+from hear_mwmae.training.precision import product_rate, timed
 from hear_mwmae.training.recipe import Recipe
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -57,11 +57,11 @@ def write_flac(path: Path, samples: np.ndarray) -> float:
     return round(len(samples) / SAMPLE_RATE, 3)
 
 
-def write_manifest(dest: Path, rows: Iterable[Sequence]) -> None:
-    """Write ``manifest.csv``; a row has the values of ``COLUMNS``."""
+def write_manifest(dest: Path, rows: Iterable[Sequence], name: str = MANIFEST) -> None:
+    """Write ``name`` into ``dest``; a row has the values of ``COLUMNS``."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
-    write_text(dest / MANIFEST, text.getvalue())
+    write_text(dest / name, text.getvalue())
 
 
 Sounds = Iterable[tuple[str, np.ndarray]]

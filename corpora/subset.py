@@ -7,8 +7,6 @@ writes subset.csv beside each manifest, for `hear-mwmae pack`.
 
 from __future__ import annotations
 
-import csv
-import io
 import random
 from collections import Counter
 from pathlib import Path
@@ -16,9 +14,8 @@ from pathlib import Path
 import click
 
 from hear_mwmae.cli.options import Command
-from hear_mwmae.files import write_text
 
-from .manifest import COLUMNS, print_hours, read_manifest
+from .manifest import COLUMNS, print_hours, read_manifest, write_manifest
 
 SUBSET = "subset.csv"
 
@@ -52,14 +49,10 @@ def main(manifests: tuple[Path, ...], hours: dict[str, float], seed: int) -> Non
     """Run the command line."""
     generator, kept = random.Random(seed), []
     for manifest in manifests:
-        rows = draw(list(read_manifest(manifest)), hours, generator)
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(manifest.with_name(SUBSET), text.getvalue())
+        rows = [[row[column] for column in COLUMNS] for row in draw(list(read_manifest(manifest)), hours, generator)]
+        write_manifest(manifest.parent, rows, SUBSET)
         kept += rows
-    print_hours([row[column] for column in COLUMNS] for row in kept)
+    print_hours(kept)
 
 
 if __name__ == "__main__":

@@ -32,10 +32,11 @@ def product_rate(dtype: torch.dtype, device: str = "cpu") -> float:
     ways: list[Callable[[], object]] = [lambda: torch.nn.functional.linear(x, weight, bias)]
     if device == "cpu" and linear.ONEDNN:
         ways.append(lambda: torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
-    return 2 * ROWS * INPUTS * OUTPUTS / min(_seconds(way, device) for way in ways) / 1e9
+    return 2 * ROWS * INPUTS * OUTPUTS / min(timed(way, device) for way in ways) / 1e9
 
 
-def _seconds(run: Callable[[], object], device: str) -> float:
+def timed(run: Callable[[], object], device: str = "cpu") -> float:
+    """Seconds of one call, and of all that it has started on an accelerator."""
     start = time.perf_counter()
     run()
     if device != "cpu":

@@ -32,7 +32,7 @@ AUTO: Literal["auto"] = "auto"
 RECIPES_DIR = Path(__file__).with_name("recipes")
 
 Count = Annotated[int, Field(gt=0)]
-CountOrNone = Annotated[int, Field(ge=0)]
+WholeNumber = Annotated[int, Field(ge=0)]
 #: A finite number of at least 0.
 Amount = Annotated[float, Field(ge=0)]
 
@@ -51,7 +51,7 @@ class Recipe:
     data_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  #: part of the clips that is used, chosen by the seed
     #: Each clip is played slower or faster, by a draw of up to this many semitones either way. 0 changes nothing.
     semitones: Annotated[float, Field(ge=0, le=12)] = 0.0
-    warmup_steps: CountOrNone | None = None  #: linear rise from 0; by default a tenth of the steps
+    warmup_steps: WholeNumber | None = None  #: linear rise from 0; by default a tenth of the steps
     decay_steps: Count | None = None  #: final cosine to 0, by default all the rest; the rate is constant before it
     batch_size: Count = 1024  #: crops per update, over all processes and accumulated parts
     optimiser: Literal["adamw", "muon"] = "adamw"  #: "muon" takes the hidden matrices, and AdamW the rest
@@ -64,8 +64,8 @@ class Recipe:
     # What follows decides how the computation is laid out, not what is computed; a run may go on with other values.
     checkpoint_every: Count = 1000  #: steps
     keep_last: Count = 2  #: checkpoints that are kept, from the newest on
-    keep_every: CountOrNone = 0  #: steps between checkpoints that are kept for good, a multiple of checkpoint_every; 0: none
-    workers: CountOrNone = 1  #: processes that read audio ahead of the model, per training process
+    keep_every: WholeNumber = 0  #: steps between checkpoints that are kept for good, a multiple of checkpoint_every; 0: none
+    workers: WholeNumber = 1  #: processes that read audio ahead of the model, per training process
     resident: bool = False  #: all audio is decoded at the start, into the memory of every process's device
     accumulate: Count = 1  #: parts that a process's share of a batch goes through the model in
     strategy: Literal["ddp", "fsdp"] = "ddp"  #: among several processes; "fsdp" also distributes the weights
