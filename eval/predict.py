@@ -40,12 +40,13 @@ def predict_all(missing: list[Prediction], jobs: int) -> list[tuple[Prediction, 
     The output of a failed process is kept in its log. A killed process does not stop the others.
     """
     gpus = _visible_gpus()
+    # Processes are forked from one that has imported the kit, which takes seconds.
+    processes = get_context("forkserver")
+    processes.set_forkserver_preload([__name__, "heareval.predictions.task_predictions"])
 
     def run(numbered: tuple[int, Prediction]) -> tuple[Prediction, str] | None:
         number, prediction = numbered
-        process = get_context("spawn").Process(
-            target=_compute_logged, args=(prediction, gpus[number % len(gpus)] if gpus else None)
-        )
+        process = processes.Process(target=_compute_logged, args=(prediction, gpus[number % len(gpus)] if gpus else None))
         process.start()
         process.join()
         if not process.exitcode:

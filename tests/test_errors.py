@@ -6,8 +6,6 @@ import csv
 import errno
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import click
+import forked
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -230,10 +229,8 @@ def test_names_that_are_no_utf8(audio_folder, tmp_path):
 def test_a_folder_of_such_a_name_is_printed(audio_folder, tmp_path):
     """By its bytes, as other commands do."""
     out = tmp_path / os.fsdecode(b"\xff")
-    done = subprocess.run(
-        [sys.executable, "-m", "hear_mwmae.cli", "pack", audio_folder / "crow.flac", out, "--jobs", "1"], capture_output=True
-    )
-    assert done.returncode == 0 and done.stdout.strip().endswith(os.fsencode(out))
+    done = forked.run("pack", audio_folder / "crow.flac", out, "--jobs", "1")
+    assert done.returncode == 0 and os.fsencode(done.stdout).strip().endswith(os.fsencode(out))
 
 
 @pytest.mark.parametrize("bug", [ValueError, TypeError, RuntimeError])

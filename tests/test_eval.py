@@ -6,12 +6,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import soundfile
@@ -21,7 +20,7 @@ from filelock import FileLock
 from hear_tasks import make_task
 from tiny_run import tiny_recipe
 
-from eval import machine
+from eval import kit, machine
 from eval.__main__ import main
 from eval.predict import PROCESS_BYTES, compute, fitting, memory_needed, missing_predictions
 from eval.results import Prediction
@@ -30,8 +29,6 @@ from eval.tasks import find_tasks, problems_of
 from hear_mwmae.checkpoint import save_model
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.probing.tasks import TaskFolder
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +39,9 @@ def tasks_dir(tmp_path_factory) -> Path:
     return folder
 
 
-def run(*arguments: object, expect: int = 0, by: Sequence[str] = (sys.executable, "-m", "eval")) -> str:
+def run(*arguments: object, expect: int = 0) -> str:
     """In a process of its own: heareval brings tensorflow along, and changes what torch.load does."""
-    command = [*by, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    done = forked.run(*arguments, main=forked.EVAL, environment={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == expect, done.stderr[-3000:]
     return done.stdout + (done.stderr if expect else "")
 
@@ -86,8 +82,7 @@ def test_a_model_with_options(tasks_dir, tmp_path):
 
 def test_processes_share_the_clips(tasks_dir, embedded, tmp_path):
     """The same files as one process leaves, and the same numbers to rounding."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "eval"]
-    run(
+    arguments = [
         "embed",
         tasks_dir,
         tmp_path / "two",
@@ -97,8 +92,9 @@ def test_processes_share_the_clips(tasks_dir, embedded, tmp_path):
         "event-v1",
         "--task",
         "multiclass-v1",
-        by=torchrun,
-    )
+    ]
+    done = forked.run_two(*arguments, main=forked.EVAL)
+    assert done.returncode == 0, done.stderr[-3000:]
     for task in ("event-v1", "multiclass-v1"):
         one, two = (results / task / "embeddings" for results in (embedded, tmp_path / "two"))
         assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in two.iterdir())
@@ -295,26 +291,25 @@ def test_modules_that_cannot_be_used(tasks_dir, tmp_path, module, options, messa
     assert f"not embedded: {message}" in output and "Traceback" not in output
 
 
-RECORDED = """
-import json, sys
-from heareval.predictions import task_predictions as kit
-from eval import kit as ours
-from pathlib import Path
-train, seen = kit.task_predictions_train, []
-def short(**arguments):
-    conf = arguments["conf"]
-    seen.append([conf["hidden_layers"], conf["hidden_dim"], conf["lr"], conf["dropout"], conf["initialization"].__name__])
-    return train(**(arguments | {"conf": conf | {"max_epochs": 1, "check_val_every_n_epoch": 1}}))
-kit.task_predictions_train = short
-scores = ours.predict_task(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
-print(json.dumps([seen, scores["aggregated_scores"]["validation_score_mean"], scores["fold00"]["test_loss"]]))
-"""
+def predict_recorded(folder: Path, protocol: str, seed: int) -> None:
+    """Prints what the kit is asked to train, one epoch each, and how it went."""
+    from heareval.predictions import task_predictions
+
+    def short(**arguments: Any) -> object:
+        conf = arguments["conf"]
+        seen.append([conf["hidden_layers"], conf["hidden_dim"], conf["lr"], conf["dropout"], conf["initialization"].__name__])
+        return train(**(arguments | {"conf": conf | {"max_epochs": 1, "check_val_every_n_epoch": 1}}))
+
+    train, seen = task_predictions.task_predictions_train, []
+    task_predictions.task_predictions_train = short
+    os.chdir(folder.parent)
+    scores = kit.predict_task(folder, protocol, seed)
+    print(json.dumps([seen, scores["aggregated_scores"]["validation_score_mean"], scores["fold00"]["test_loss"]]))
 
 
 def recorded(embedded: Path, folder: Path, protocol: str, seed: int) -> tuple[list, float, float]:
     copied = shutil.copytree(embedded / "multiclass-v1" / "embeddings", folder / f"{protocol}-{seed}")
-    command = [sys.executable, "-c", RECORDED, str(copied), protocol, str(seed)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = forked.Forked(predict_recorded, copied, protocol, seed).wait()
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

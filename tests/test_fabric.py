@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 from click.testing import CliRunner
+from forked import run_two
 from tiny_run import losses, tiny_recipe, write_recipe
 
 from hear_mwmae.cli import main
@@ -24,7 +25,9 @@ from hear_mwmae.training.recipe import Recipe
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
 def test_compiled(data, tmp_path):
     """Looked at on the way, which is inference, and not the compiler's business."""
-    recipe = tiny_recipe(tmp_path, optimiser="adamw", steps=4, warmup_steps=1, decay_steps=1)
+    model = {"encoder": {"width": 32, "depth": 1, "heads": 2}}
+    model["decoder"] = {"width": 32, "depth": 1, "heads": 2, "window_sizes": [25, 0]}  # each window size takes seconds to compile
+    recipe = tiny_recipe(tmp_path, model=model, optimiser="adamw", steps=4, warmup_steps=1, decay_steps=1)
     pretrain(recipe, data, tmp_path / "plain")
     pretrain(dataclasses.replace(recipe, compile=True), data, tmp_path / "compiled", look_every=2)
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
@@ -43,22 +46,21 @@ def test_two_processes_compute_what_one_does(data, task, tmp_path, optimiser, st
     """Really two, joined by gloo: the same losses, and one log and one model."""
     recipe = write_recipe(tmp_path / "recipe.toml", optimiser=optimiser, strategy=strategy, clip_gradient=0.5)
     pretrain(Recipe.read(recipe), data, tmp_path / "one", "cpu")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "hear_mwmae.cli", "pretrain"]
-    command += [recipe, data, tmp_path / "two", "--device", "cpu"]
+    command = ["pretrain", recipe, data, tmp_path / "two", "--device", "cpu"]
     command += [word for change in layout for word in ("--set", change)]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = run_two(*command)
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=tolerance)
     assert (tmp_path / "two" / "model" / "model.safetensors").is_file()
     # On from there, watched: both processes look, one of them writes.
     more = [*command, "--set", "steps=14", "--look-every", "2"] + ["--probe", task] * (strategy == "ddp")
     for _ in range(2):
-        done = subprocess.run(list(map(str, more)), capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        done = run_two(*more)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("model:") == 1
     if strategy == "ddp":
         assert [line.split(",")[0] for line in (tmp_path / "two" / "probes.csv").read_text().split()] == ["step", "12", "14"]
-    done = subprocess.run([*map(str, command), "--dry-run"], capture_output=True, text=True)
+    done = run_two(*command, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert f"2, each {2 if 'accumulate=2' in layout else 4} crops at a time" in done.stdout
     assert "hours for 12 steps" in done.stdout
@@ -67,6 +69,17 @@ def test_two_processes_compute_what_one_does(data, task, tmp_path, optimiser, st
     pretrain(Recipe.read(recipe, ["steps=14"]), data, tmp_path / "one", "cpu")
     pretrain(Recipe.read(recipe, ["steps=18"]), data, tmp_path / "one", "cpu")
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=tolerance)
+
+
+def test_torchrun(data, tmp_path):
+    """What joins the processes above is what torchrun sets."""
+    recipe = write_recipe(tmp_path / "recipe.toml", optimiser="adamw", steps=2, warmup_steps=1, decay_steps=1)
+    pretrain(Recipe.read(recipe), data, tmp_path / "one", "cpu")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "hear_mwmae.cli", "pretrain"]
+    command += [recipe, data, tmp_path / "two", "--device", "cpu"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
 
 
 @pytest.mark.parametrize(("change", "blocks"), [("accumulate=4", 4), ("activation_checkpointing=true", 2)])

@@ -6,13 +6,13 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
+import signal
 import tarfile
 import time
 from hashlib import sha256
 from zlib import crc32
 
+import forked
 import numpy as np
 import pytest
 import soundfile
@@ -172,13 +172,12 @@ def test_killed_and_started_again_makes_the_same_pack(audio_folder, tmp_path):
         shutil.copy(audio_folder / "long.flac", tmp_path / f"{number:02d}.flac")
     folders = {"whole": tmp_path / "whole", "parts": tmp_path / "parts"}
     settings = ["--jobs", "2", "--shard-size", "1"]  # a MiB of files is a shard: three of these
-    command = [sys.executable, "-m", "hear_mwmae.cli", "pack", *(str(tmp_path / f"{n:02d}.flac") for n in range(24))]
-    process = subprocess.Popen([*command, str(folders["parts"]), *settings], stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and len(list(folders["parts"].glob(".shard-*.json"))) < 2:
-        time.sleep(0.02)
-    process.kill()
+    command = ["pack", *(tmp_path / f"{n:02d}.flac" for n in range(24))]
+    process = forked.start(*command, folders["parts"], *settings)
+    forked.wait_until(lambda: len(list(folders["parts"].glob(".shard-*.json"))) >= 2, process)
+    os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    deadline = time.monotonic() + 120
     while alive(process.pid) and time.monotonic() < deadline:  # its workers notice that it is gone
         time.sleep(0.02)
     assert not alive(process.pid)
@@ -186,7 +185,7 @@ def test_killed_and_started_again_makes_the_same_pack(audio_folder, tmp_path):
     with pytest.raises(ValueError, match="is not a finished pack"):
         Pack(folders["parts"])
     for folder in folders.values():
-        done = subprocess.run([*command, str(folder), *settings], capture_output=True, text=True)
+        done = forked.run(*command, folder, *settings)
         assert done.returncode == 0 and "72 clips" in done.stdout, done.stderr
     assert sum(part.stat().st_mtime_ns == when for part, when in finished.items()) >= 2  # not made again
     contents = [{file.name: file.read_bytes() for file in folder.glob("[!.]*")} for folder in folders.values()]

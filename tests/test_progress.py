@@ -135,6 +135,7 @@ def test_publish_a_finished_run(data, task, tmp_path):
     (tmp_path / "limits").write_text("Knows three clips.\n")
     arguments = [recipe, data, tmp_path / "run", task, "-o", tmp_path / "out", "--limits", tmp_path / "limits"]
     arguments += ["--hardware", "two cores", "--licence", "cc0-1.0", "--origin", "Recorded at home.", "--dataset", "own"]
+    arguments += ["--pooling", "mean+max"]
     result = CliRunner().invoke(main, ["publish", *map(str, arguments)])
     assert result.exit_code == 0, result.output
     card = re.sub(" +", " ", (tmp_path / "out" / "README.md").read_text())  # tables are padded
@@ -152,7 +153,8 @@ def test_publish_a_finished_run(data, task, tmp_path):
         and "| tones | accuracy | " in card
     )
     assert "![Loss by step](loss.png)" in card and matplotlib.image.imread(tmp_path / "out" / "loss.png").std() > 0.05
-    _, state = hear_mwmae.checkpoint.read_model(tmp_path / "out")
+    config, state = hear_mwmae.checkpoint.read_model(tmp_path / "out")
+    assert config.pooling == "mean+max" and "| paper pooling |" in card
     assert {value.dtype for value in state.values()} == {torch.float16}
     for change, message in (("steps=50", "not finished"), ("batch_size=16", "belongs to another recipe")):
         result = CliRunner().invoke(main, ["publish", *map(str, [*arguments, "--set", change])])

@@ -115,6 +115,18 @@ def test_bad_changes(tmp_path, change, message):
         Recipe.read(write_recipe(tmp_path / "recipe.toml"), [change])
 
 
+def test_windows_that_a_recipe_names_are_not_derived(tmp_path):
+    """The 320 patches of 5 x 10 have windows of 14 sizes, among whose heads no width of the presets can be divided."""
+    patches = ["patch_size=[5, 10]"]
+    with pytest.raises(ValueError, match="not divisible by 14 heads"):
+        Recipe.read(write_recipe(tmp_path / "recipe.toml"), patches)
+    windows = ["model.decoder.heads=4", "model.decoder.window_sizes=[8, 32, 0, 0]"]
+    config = Recipe.read(tmp_path / "recipe.toml", [*patches, *windows]).model_config()
+    assert (config.patch_size, config.num_tokens, config.decoder.window_sizes) == ((5, 10), 320, (8, 32, 0, 0))
+    with pytest.raises(ValueError, match=r"windows \[7\] do not divide its 320 tokens"):
+        Recipe.read(tmp_path / "recipe.toml", [*patches, "model.decoder.heads=2", "model.decoder.window_sizes=[7, 0]"])
+
+
 def test_the_order_of_keys_does_not_make_another_run(tmp_path):
     one = tiny_recipe(tmp_path)
     other = dataclasses.replace(one, kinds=dict(reversed(one.kinds.items())), model=dict(reversed(one.model.items())))

@@ -8,11 +8,10 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -53,6 +52,17 @@ def test_muon_takes_the_hidden_matrices_only(tmp_path):
     assert {"encoder.patch_embed.weight", "decoder.decoder_pred.weight", "encoder.pos_embed"} <= adamw
 
 
+def steps_of(run: Path) -> int:
+    """Steps in the log."""
+    return len(log(run)) if (run / "log.csv").exists() else 0
+
+
+def pretrain_with_small_files(limit: int, arguments: list[str]) -> None:
+    """The command, in a process that may write no file of more bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    main(["pretrain", *arguments])
+
+
 def checkpoints(run: Path) -> dict[str, bytes]:
     """Contents by name."""
     return {path.name: path.read_bytes() for path in sorted((run / "checkpoints").iterdir())}
@@ -69,24 +79,18 @@ def test_the_loss_goes_down(data, tmp_path):
 
 def test_killed_and_started_again_ends_with_the_same_weights(data, tmp_path):
     recipe = write_recipe(tmp_path / "recipe.toml", steps=40)
-    command = [sys.executable, "-m", "hear_mwmae.cli", "pretrain", str(recipe), str(data)]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    assert forked.run("pretrain", recipe, data, tmp_path / "whole").returncode == 0
     for how in (signal.SIGKILL, signal.SIGTERM):
         # With a process that reads ahead, and a signal to the whole group, as `timeout` and schedulers of clusters send it.
-        parts = [*command, str(tmp_path / "parts"), "--set", "workers=1"]
-        process = subprocess.Popen(parts, stderr=subprocess.PIPE, text=True, start_new_session=True)
-        rows = len(log(tmp_path / "parts")) if (tmp_path / "parts" / "log.csv").exists() else 0
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if (tmp_path / "parts" / "log.csv").exists() and len(log(tmp_path / "parts")) >= rows + 3:
-                break
-            time.sleep(0.02)
+        rows = steps_of(tmp_path / "parts")
+        process = forked.start("pretrain", recipe, data, tmp_path / "parts", "--set", "workers=1")
+        forked.wait_until(lambda least=rows + 3: steps_of(tmp_path / "parts") >= least, process)
         os.killpg(process.pid, how)
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode != 0
+        done = process.wait()
+        assert done.returncode != 0
         if how == signal.SIGTERM:
-            assert "the same command goes on from there" in errors
-    subprocess.run([*command, str(tmp_path / "parts")], check=True, capture_output=True)
+            assert "the same command goes on from there" in done.stderr
+    assert forked.run("pretrain", recipe, data, tmp_path / "parts").returncode == 0
     whole, parts = (tmp_path / run / "model" / "model.safetensors" for run in ("whole", "parts"))
     whole, parts = load_file(whole), load_file(parts)
     assert whole.keys() == parts.keys() and all(torch.equal(whole[name], parts[name]) for name in whole)
@@ -264,17 +268,12 @@ def test_interrupting_saves_and_interrupting_again_aborts(monkeypatch):
 def test_ctrl_c_saves(data, tmp_path):
     """Of the whole group of processes, as a terminal sends it, while one of them reads ahead. No step is lost."""
     recipe = write_recipe(tmp_path / "recipe.toml", steps=100_000, checkpoint_every=100_000, workers=1)
-    command = [sys.executable, "-m", "hear_mwmae.cli", "pretrain", str(recipe), str(data), str(tmp_path / "run")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if (tmp_path / "run" / "log.csv").exists() and len(log(tmp_path / "run")) >= 3:
-            break
-        time.sleep(0.02)
+    process = forked.start("pretrain", recipe, data, tmp_path / "run")
+    forked.wait_until(lambda: steps_of(tmp_path / "run") >= 3, process)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1 and "stopping after this step" in errors and "Traceback" not in errors
-    assert "the same command goes on from there" in errors
+    done = process.wait()
+    assert done.returncode == 1 and "stopping after this step" in done.stderr and "Traceback" not in done.stderr
+    assert "the same command goes on from there" in done.stderr
     assert list(checkpoints(tmp_path / "run")) == [f"step-{len(log(tmp_path / 'run')):08d}.pt"]
 
 
@@ -291,12 +290,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_loses_nothing(data, tmp_path
     before = checkpoints(tmp_path / "run")
     limit = len(before["step-00000004.pt"]) // 2
     write_recipe(recipe, steps=20)
-    done = subprocess.run(
-        [sys.executable, "-m", "hear_mwmae.cli", "pretrain", str(recipe), str(data), str(tmp_path / "run")],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
+    done = forked.Forked(pretrain_with_small_files, limit, [str(recipe), str(data), str(tmp_path / "run")]).wait()
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("Error: ") and "Traceback" not in done.stderr
     assert "File too large" in done.stderr
     assert checkpoints(tmp_path / "run") == before

@@ -10,7 +10,7 @@ import click
 
 from ..errors import HearMwmaeError
 from ..extras import needs
-from .options import TASKS, Command, jobs_option, out_option
+from .options import POOLING, TASKS, Command, jobs_option, out_option
 
 CHANGES = click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the recipe: steps=100, model.decoder.depth=2."
@@ -116,6 +116,7 @@ def pretrain(
 @click.option("--licence", required=True, help="Licence of the weights, by its name on the Hub, such as apache-2.0.")
 @click.option("--origin", required=True, help="Text for the card: the origin of the audio.")
 @click.option("--dataset", "datasets", multiple=True, help="Name of the data set on the Hub. Repeatable.")
+@POOLING
 @click.option("--limits", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Text file, one limit per line.")
 def publish(**options: Any) -> None:
     """Make a model directory of a finished RUN on the pack DATA: float16 weights, results on TASKS, model card.

@@ -7,6 +7,7 @@ log, scores by the probes on the HEAR-format tasks, of the very weights that are
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shlex
 from collections import defaultdict
@@ -160,6 +161,7 @@ def publish_run(
     origin: str,
     datasets: Sequence[str] = (),
     limits: Path | None = None,
+    pooling: str | None = None,
 ) -> list[str]:
     """Write the model directory ``out``; returns lines about its results and files.
 
@@ -171,6 +173,7 @@ def publish_run(
         hardware, origin: for the card, in words.
         licence, datasets: of the weights and of the audio, as the Hub calls them.
         limits: a text file with a known limit of the model per line.
+        pooling: of the scene embeddings of the model directory; the recipe's when None.
     """
     settings = Recipe.read(recipe, changes)
     name = Path(recipe).stem + "".join(f" --set {shlex.quote(change)}" for change in changes)
@@ -196,6 +199,7 @@ def publish_run(
         "limits": known_limits,
     }
     config, state = read_model(run / "model")
+    config = dataclasses.replace(config, pooling=pooling or config.pooling)
     with TemporaryDirectory() as rounded:
         # Rounded to 11 bits: half the size, and results as good as float32's to the digits shown.
         save_model(rounded, config, state, torch.float16)

@@ -114,8 +114,13 @@ class Recipe:
     def model_config(self) -> ModelConfig:
         """The preset with this recipe's departures; raises HearMwmaeError when they are not valid."""
         time, mels = self.patch_size
-        base = preset(self.preset, (time, mels))
-        return ModelConfig.from_dict(_merge(base.to_dict(), self.model))
+        if "window_sizes" in self.model.get(
+            "decoder", {}
+        ):  # none have to be derived, which is not possible for every number of patches
+            base, changes = preset(self.preset), _merge({"patch_size": [time, mels]}, self.model)
+        else:
+            base, changes = preset(self.preset, (time, mels)), self.model
+        return ModelConfig.from_dict(_merge(base.to_dict(), changes))
 
     @classmethod
     def read(cls, path: str | Path, changes: Iterable[str] = ()) -> Recipe:

@@ -1,0 +1,101 @@
+"""The command lines in processes of their own, forked from one that has imported what they import, which takes seconds.
+
+Where it matters how Python itself was started (what it imports, its memory, torchrun, an unpacked wheel), tests start it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+#: Modules with a `main`. What is not installed is not imported ahead either.
+CLI, EVAL = "hear_mwmae.cli", "eval.__main__"
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(
+    ["hear_mwmae.training.loop", EVAL, "heareval.embeddings.task_embeddings", "heareval.predictions.task_predictions"]
+)
+
+
+class Done(NamedTuple):
+    """What has ended, as subprocess.CompletedProcess has it."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Forked:
+    """A function in a process and a process group of its own. Its output is kept in files, so nothing has to read it."""
+
+    def __init__(self, function: Callable, *arguments: object, environment: dict[str, str] | None = None) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._process = FORKSERVER.Process(target=_call, args=(Path(self._folder.name), environment or {}, function, arguments))
+        self._process.start()
+        self.pid = self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.is_alive()
+
+    def wait(self, timeout: float = 300) -> Done:
+        self._process.join(timeout)
+        if self.running:
+            self._process.kill()
+            self._process.join()
+            raise TimeoutError(self._output("stdout") + self._output("stderr"))
+        return Done(self._process.exitcode, self._output("stdout"), self._output("stderr"))
+
+    def _output(self, name: str) -> str:
+        file = Path(self._folder.name, name)
+        return file.read_text() if file.exists() else ""
+
+
+def start(*arguments: object, main: str = CLI, environment: dict[str, str] | None = None) -> Forked:
+    """A command that goes on."""
+    return Forked(_command, main, [str(argument) for argument in arguments], environment=environment)
+
+
+def run(*arguments: object, main: str = CLI, environment: dict[str, str] | None = None) -> Done:
+    """A command to its end."""
+    return start(*arguments, main=main, environment=environment).wait()
+
+
+def run_two(*arguments: object, main: str = CLI) -> Done:
+    """A command in two processes that are told of each other as torchrun would. The exit code is the first that is not 0."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    group |= {"TORCHELASTIC_RUN_ID": port, "GROUP_RANK": "0", "OMP_NUM_THREADS": "1"}
+    ranks = [start(*arguments, main=main, environment={**group, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
+    done = [rank.wait() for rank in ranks]
+    return Done(*(max((one[0] for one in done), key=abs), *("".join(one[part] for one in done) for part in (1, 2))))
+
+
+def wait_until(condition: Callable[[], bool], process: Forked, timeout: float = 120) -> None:
+    """Until the condition holds, the process has ended or the time is up."""
+    deadline = time.monotonic() + timeout
+    while not condition() and process.running and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _call(folder: Path, environment: dict[str, str], function: Callable, arguments: tuple) -> None:
+    os.setsid()
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        with open(folder / name, "wb") as file:
+            os.dup2(file.fileno(), number)
+    os.environ.update(environment)
+    function(*arguments)
+
+
+def _command(main: str, arguments: list[str]) -> None:
+    sys.argv = [main, *arguments]
+    importlib.import_module(main).main(arguments)
