@@ -50,7 +50,12 @@ MUTATIONS = {
     ),
     "frequency-major tokens": ("patches.py", "grid.reshape(batch, (frames", "grid.transpose(1, 2).reshape(batch, (frames"),
     "population deviation at inference": ("frontend.py", "unbiased=True)", "unbiased=False)"),
-    "Slaney mel scale": ("frontend.py", 'mel_scale="htk"', 'mel_scale="slaney"'),
+    "Slaney mel scale": (
+        "frontend.py",
+        "return torch.minimum(rising, falling).clamp(min=0)",
+        'return __import__("torchaudio").functional.melscale_fbanks('
+        'config.n_fft // 2 + 1, config.f_min, config.f_max, config.n_mels, config.sample_rate, None, "slaney")',
+    ),
     "zero padding of the waveform": (
         "frontend.py",
         "reflect_pad(group, half, half)",
@@ -59,10 +64,10 @@ MUTATIONS = {
     "log offset 1e-6": ("config.py", "log_offset: float = 1.1920929e-07", "log_offset: float = 1e-06"),
     "last chunk padded with zeros": (
         "embedder.py",
-        "reflect_pad(spectrogram, 0, per_clip * size - frames)",
-        "torch.nn.functional.pad(spectrogram, (0, 0, 0, per_clip * size - frames))",
+        "spectrogram[reflect_index(frames, start, start + size, spectrogram.device)]",
+        "torch.nn.functional.pad(chunk, (0, 0, 0, size - len(chunk)))",
     ),
-    "padded time steps averaged": ("embedder.py", ".clamp(max=grid_steps)", ".clamp(min=grid_steps, max=grid_steps)"),
+    "padded time steps averaged": ("embedder.py", "-(-len(chunk) // per_step)", "size // per_step"),
     "unbiased variance in norm_pix_loss": ("mae.py", "correction=0", "correction=1"),
     "loss over all patches": ("mae.py", "(error * mask).sum() / mask.sum()", "error.mean()"),
     "decoder without positions": ("mae.py", "dim=1) + self.decoder_pos_embed", "dim=1)"),

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import click
 import pytest
 import soundfile
+from mutate import MUTATIONS
 from reference import AUDIO
 
 from hear_mwmae import load_model
@@ -161,3 +162,11 @@ def test_blocks_run(page, place):
             assert call, f"not a command of this repository, mark its block with <!-- not run: reason -->: {shlex.join(words)}"
             command, arguments = call
             command.main(arguments, prog_name=words[0], standalone_mode=False)
+
+
+def test_mutations_fit_the_code():
+    """tests/mutate.py takes too long to run here. Its texts are in the code, and the table of its results has a row for each."""
+    for file, text, replacement in MUTATIONS.values():
+        assert text in (ROOT / "hear_mwmae" / file).read_text() and text != replacement
+    table = (ROOT / "docs" / "design.md").read_text()
+    assert [name for name in MUTATIONS if f"\n| {name} | " not in table] == []
