@@ -93,7 +93,13 @@ def _call(folder: Path, environment: dict[str, str], function: Callable, argumen
         with open(folder / name, "wb") as file:
             os.dup2(file.fileno(), number)
     os.environ.update(environment)
-    function(*arguments)
+    multiprocessing.set_start_method(None, force=True)  # the platform's, as in a process that Python starts
+    code: object = 0
+    try:
+        function(*arguments)
+    except SystemExit as end:  # leaves with the frames, in which files and processes are held open
+        code = end.code
+    sys.exit(code)
 
 
 def _command(main: str, arguments: list[str]) -> None:
