@@ -1,4 +1,4 @@
-"""Clips of a pack -> batches of random crops: which ones, read ahead or resident, and their log-mel on the device."""
+"""Clips of a pack -> batches of random crops: the draws, the reads (ahead or resident), and log-mel on the device."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from .pack import BadRecord, Pack
 if TYPE_CHECKING:
     from ..training.recipe import Recipe
 
-#: Clips in a row that cannot be read before it is the pack that is bad.
+#: So many unreadable clips in a row mean that the pack is bad.
 MOST_BAD = 100
-#: Denominators of speeds go up to this: it keeps the filters short. The coarsest steps, those next to 1, are 0.7 of a semitone.
+#: Largest denominator of speeds, which keeps the filters short. The coarsest steps, next to 1, are 0.7 of a semitone.
 FINEST_SPEED = 24
 #: Batches that every worker process reads ahead.
 AHEAD = 2
@@ -37,10 +37,10 @@ LOADED_CLIPS = 64
 
 
 class Draw(NamedTuple):
-    """What a batch takes of one clip."""
+    """One crop of a batch."""
 
     clip: int  #: its number in the pack
-    speed: Fraction  #: at which it is played
+    speed: Fraction  #: of playing; below 1 is lower and longer
     start: int  #: first frame of the crop
 
 
@@ -50,7 +50,7 @@ class Batch(NamedTuple):
     audio: Tensor  #: (sum of lengths,) int16, clip after clip: one tensor travels from a worker faster than many
     lengths: list[int]  #: samples of each clip
     starts: list[int]  #: first frame of each clip's crop
-    bad: list[int]  #: for each, how many clips could not be read, so that the next one of their kind stands in their place
+    bad: list[int]  #: for each, how many unreadable clips it replaces
 
 
 class StepSampler:
@@ -59,7 +59,7 @@ class StepSampler:
     The clips of a batch, their speeds and the places of their crops are a pure function of seed and step. So a run resumes at any
     step without a saved position, and a batch is the same for any number of processes and workers.
 
-    Raises HearMwmaeError when the recipe wants kinds of clips that the pack has not, or another sample rate.
+    Raises HearMwmaeError when the pack lacks a kind of the recipe, or has another sample rate.
     """
 
     def __init__(self, pack: Pack, recipe: Recipe, rank: int = 0, world: int = 1) -> None:
@@ -100,7 +100,7 @@ def used_clips(pack: Pack, recipe: Recipe) -> np.ndarray:
     numbers = np.arange(len(pack.clips))
     if recipe.data_fraction == 1:
         return numbers
-    order = np.random.default_rng([recipe.seed, 0, 2]).permutation(numbers)  # no generator of a step or an epoch
+    order = np.random.default_rng([recipe.seed, 0, 2]).permutation(numbers)  # differs from the seeds of steps and epochs
     return np.sort(order[: max(1, round(recipe.data_fraction * len(order)))])
 
 
@@ -124,7 +124,7 @@ class ByKind:
             root = np.sqrt(clips["samples"][chosen])
             weights[chosen] = share * root / root.sum()
         cumulative = np.cumsum(weights)
-        self.cumulative, self.batch_size = cumulative / cumulative[-1], recipe.batch_size  # ends at 1, whatever the rounding
+        self.cumulative, self.batch_size = cumulative / cumulative[-1], recipe.batch_size  # ends at 1 in spite of rounding
 
     def __call__(self, step: int, rng: np.random.Generator) -> np.ndarray:
         return np.searchsorted(self.cumulative, rng.random(self.batch_size), side="right")
@@ -144,15 +144,15 @@ class ByEpoch:
 
 @lru_cache(maxsize=2)  # a batch is of one epoch, mostly, as are those after it
 def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    # A word of its own in the seed: not the generator of any step.
+    # The last word of the seed differs from the seeds of steps.
     return np.random.default_rng([seed, epoch, 1]).permutation(count)
 
 
 class Clips(Dataset):
     """``clips[draw]`` is (audio as played, (samples,) int16; start of its crop; clips that could not be read before it).
 
-    In place of a clip that cannot be read stands the next one of its kind among ``numbers``. Raises HearMwmaeError when
-    MOST_BAD in a row cannot, when a shard is gone, and when a server goes on failing.
+    A clip that cannot be read is replaced by the next one of its kind among ``numbers``. Raises HearMwmaeError when
+    MOST_BAD in a row cannot be read, when a shard is missing, and when a server keeps failing.
     """
 
     def __init__(self, pack: Pack, numbers: np.ndarray) -> None:
@@ -167,7 +167,7 @@ class Clips(Dataset):
         raise HearMwmaeError(f"{self.pack.url}: {MOST_BAD} clips in a row cannot be read; the last one: {last}")
 
     def candidates(self, number: int) -> Iterator[int]:
-        """A clip, and those that take its place when it cannot be read."""
+        """A clip, and its replacements if it cannot be read."""
         yield number
         kinds = self.pack.clips["kind"]
         others = self.numbers[kinds[self.numbers] == kinds[number]]
@@ -178,7 +178,7 @@ class Clips(Dataset):
 class ResidentClips(Dataset):
     """The same ``clips[draw]``, from one tensor on ``device`` into which all of ``clips`` are decoded at the start.
 
-    Clips at other speeds go by way of the CPU, where `play` resamples them. Every process holds the whole pack.
+    Clips at other speeds are copied to the CPU, where `play` resamples them. Every process holds the whole pack.
 
     Args:
         workers: processes that read while it is loaded.
@@ -216,7 +216,7 @@ class ResidentClips(Dataset):
 
 
 def _allocate(samples: int, device: torch.device) -> Tensor:
-    """(samples,) int16. Raises HearMwmaeError where the device has not as much memory free."""
+    """(samples,) int16. Raises HearMwmaeError when the device has too little free memory."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if 2 * samples > free:
         raise HearMwmaeError(
@@ -227,7 +227,7 @@ def _allocate(samples: int, device: torch.device) -> Tensor:
 
 
 def played_length(samples: int, speed: Fraction) -> int:
-    """Samples that so many become when played at ``speed``."""
+    """Number of samples after playing at ``speed``."""
     return -(-samples * speed.denominator // speed.numerator)
 
 
@@ -260,35 +260,35 @@ def read_batches(
         prefetch_factor=AHEAD if workers else None,
         pin_memory=pin_memory,
         worker_init_fn=_ignore_signals,
-        generator=torch.Generator(),  # or it would draw from torch's own, for workers that draw nothing
+        generator=torch.Generator(),  # the default would draw from torch's generator, for workers that draw nothing
     )
     ahead = iter(loader)
     try:
         with worker_errors():
             yield from ahead
     except HearMwmaeError as error:
-        # Out of a worker, it has a traceback for a message, whose end is its own.
+        # The message of an error from a worker is a traceback, which ends with the message.
         raise HearMwmaeError(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from error
     finally:
-        # An error keeps alive what it came through, and with it workers, for which the process would wait at its end.
+        # A traceback keeps its frames alive, and with them workers, for which the process would wait at its end.
         if isinstance(ahead, _MultiProcessingDataLoaderIter):
             ahead._shutdown_workers()
 
 
 def _ignore_signals(worker: int) -> None:
-    """What stops a run is often sent to all its processes: the first one saves, and its readers have to live until it has."""
+    """Ignore the signals that stop a run: they are often sent to all processes, and readers must outlive the saving."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def worker_errors() -> Iterator[None]:
-    """Turns the RuntimeError by which torch says, at any moment, that a reading process was killed, into a HearMwmaeError."""
+    """Turns torch's RuntimeError about a killed reading process, which it raises at any moment, into a HearMwmaeError."""
     try:
         yield
     except RuntimeError as error:
         if not re.match(r"DataLoader worker \(pid", str(error)):
-            raise  # also what went wrong in a worker, and comes out of it with the worker's traceback
+            raise  # includes errors in a worker, which carry its traceback
         raise HearMwmaeError(f"a process that reads audio has ended (out of memory?): {str(error).splitlines()[0]}") from error
 
 
@@ -301,7 +301,7 @@ def log_mel_crops(frontend: LogMelFrontend, batch: Batch, crop_frames: int) -> T
     audio = batch.audio.to(frontend.window.device, non_blocking=True).float() / 32768
     clips = audio.split(batch.lengths)
     crops: dict[int, Tensor] = {}
-    for length in sorted(set(batch.lengths)):  # those of one length, ten seconds mostly, in one go
+    for length in sorted(set(batch.lengths)):  # clips of one length together; most have ten seconds
         members = [position for position, other in enumerate(batch.lengths) if other == length]
         features = normalise(frontend.log_mel(torch.stack([clips[position] for position in members])), unbiased=False)
         for position, frames in zip(members, features, strict=True):

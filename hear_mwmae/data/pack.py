@@ -1,15 +1,15 @@
-"""A pack, here or on a server: its format, its index in memory, its clips read one by one from where they lie in the shards.
+"""A pack, local or on a server: its format, its index in memory, and reads of single clips by their offsets in the shards.
 
 A pack is a folder:
 
     shard-000000.tar, ...   per clip KEY.flac (or .opus) and KEY.json: its labels
     index.csv               a row per clip: where its audio lies in which shard, its samples, its kind
-    labels.jsonl            a line per clip, in the same order: kind, path and what else was known of it, start in seconds
+    labels.jsonl            a line per clip, in the same order: kind, path, other labels, start in seconds
     skipped.csv             what could not be packed, and why
-    manifest.csv            the manifests it was made from, if there were any
-    pack.json               what it was made from and how, and the SHA-256 of every file; written last
+    manifest.csv            the manifests among its sources, joined
+    pack.json               sources, settings and the SHA-256 of every file; written last
 
-Labels have a file of their own because every process of a run reads the whole index, which names no more than a run needs.
+Labels are not in the index: every process of a run reads the whole index, and needs no labels.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ INDEX, LABELS, SKIPPED, ABOUT, MANIFEST = "index.csv", "labels.jsonl", "skipped.
 #: Columns of the tables.
 COLUMNS = {INDEX: ("shard", "offset", "size", "crc32", "samples", "kind", "key"), SKIPPED: ("source", "reason")}
 SAMPLE_RATE = FrontendConfig().sample_rate
-#: Recordings are cut into clips of this length, that of AudioSet's. Normalisation is per clip.
+#: Recordings are cut into clips of this length, as in AudioSet. Normalisation is per clip.
 CLIP_SECONDS = 10.0
 
 
 class BadRecord(Exception):
-    """A clip that is not what the index says: damaged, or cut short."""
+    """A clip that differs from its row in the index: damaged, or truncated."""
 
 
 class Missing(HearMwmaeError):
@@ -68,11 +68,11 @@ class Pack:
 
     @property
     def identity(self) -> str:
-        """Changes with any sample of the pack: the SHA-256 of its index covers every clip's checksum, kind, size and place."""
+        """SHA-256 of the index, which holds every clip's checksum, kind, size and offset: it changes with any sample."""
         return self.about["files"][INDEX]["sha256"]
 
     def labels(self) -> Iterator[dict]:
-        """What was known of each clip, in the order of ``clips``. Raises HearMwmaeError for a pack of format 1."""
+        """The labels of each clip, in the order of ``clips``. Raises HearMwmaeError for a pack of format 1."""
         if self.about["format"] == 1:
             raise HearMwmaeError(
                 f"{self.url} is of format 1, without {LABELS}: pack the audio again (FLAC gives the same index again, by which a "
@@ -85,7 +85,7 @@ class Pack:
         try:
             return self._read(self.clips[number])
         except BadRecord:
-            return self._read(self.clips[number])  # once more: it may have been damaged on its way here
+            return self._read(self.clips[number])  # once more: the transfer may have damaged it
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_connection": None, "_process": 0}
@@ -122,7 +122,7 @@ class Pack:
     def _fetch(self, name: str, begin: int | None = None, end: int | None = None) -> bytes:
         """Bytes of a file; a server that fails is asked again, but not for what is not there."""
         filesystem, root = self._connect()
-        # Those that read by way of an open file (the Hub's is one) would fetch megabytes ahead.
+        # File systems that read through an open file (the Hub's is one) would fetch megabytes ahead.
         unbuffered = {} if filesystem.async_impl else {"cache_type": "none"}
         failed = retrying(lambda error: not isinstance(error, FileNotFoundError))
         try:
@@ -170,7 +170,7 @@ class Pack:
         return clips, names["shard"], names["kind"]
 
     def _check_shards(self) -> None:
-        """Only where that costs nothing; a server is asked when its turn comes."""
+        """On a local disk only; a missing file on a server is found when it is read."""
         filesystem, root = self._connect()
         if "file" not in np.atleast_1d(filesystem.protocol):
             return
@@ -181,5 +181,5 @@ class Pack:
 
 
 def to_pcm(audio: np.ndarray) -> np.ndarray:
-    """Float samples -> int16, by 2^15, the inverse of how 16-bit audio is read: what was 16-bit stays as it was."""
+    """Float samples -> int16, times 2^15, the inverse of reading 16-bit audio: 16-bit audio is unchanged."""
     return (audio * 32768).round().clip(-32768, 32767).astype(np.int16)

@@ -40,14 +40,14 @@ from .sources import Item, find_inputs, read_item
 
 #: Codec -> libsndfile's container and coding.
 CODECS = {"flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS")}
-#: What remains at the end of a cut recording is dropped when shorter than this.
+#: The rest at the end of a cut recording is dropped when shorter than this.
 MIN_REST_SECONDS = 1.0
 LOCK = ".lock"
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What is in a pack: counts, and hours of audio."""
+    """Counts of a pack, and its hours of audio."""
 
     clips: int
     hours: float
@@ -58,7 +58,7 @@ class Packed:
 def pack(
     sources: Sequence[str], out: Path, codec: str = "flac", kind: str = "audio", shard_bytes: int = 256 << 20, jobs: int = 1
 ) -> Packed:
-    """Pack what `sources.find_inputs` finds into the folder ``out``, with ``jobs`` processes.
+    """Pack the inputs that `sources.find_inputs` finds into the folder ``out``, with ``jobs`` processes.
 
     A shard holds ``shard_bytes`` of source files, or one source shard. Raises HearMwmaeError when nothing can be packed, and when
     ``out`` holds a pack of something else.
@@ -85,7 +85,7 @@ def pack(
 
 
 def _plan(units: list[list[Item]], codec: str) -> str:
-    """Hash of what is to be packed how: local files by path, size and time, others by URL and size."""
+    """Hash of inputs and settings: local files by path, size and time, others by URL and size."""
     plan = hashlib.sha256(json.dumps([FORMAT, codec, CLIP_SECONDS]).encode())
     for unit in units:
         plan.update(json.dumps([asdict(item) for item in unit]).encode())
@@ -93,7 +93,7 @@ def _plan(units: list[list[Item]], codec: str) -> str:
 
 
 def _check_folder(out: Path, unfinished: Path, plan: str) -> None:
-    """HearMwmaeError when ``out`` holds anything but the pack of this plan, finished or not."""
+    """HearMwmaeError when ``out`` holds anything but the pack of this plan, finished or unfinished."""
     for file in (out / ABOUT, unfinished):
         if file.is_file():
             try:
@@ -108,7 +108,7 @@ def _check_folder(out: Path, unfinished: Path, plan: str) -> None:
 
 
 def _units(items: list[Item], shard_bytes: int) -> list[list[Item]]:
-    """Files in their order, as many as make a shard; a source shard by itself."""
+    """Files in their order, grouped by shard; a source shard is one group."""
     units: list[list[Item]] = []
     filled = shard_bytes
     for item in items:
@@ -143,7 +143,7 @@ def _pack_units(units: list[list[Item]], out: Path, codec: str, jobs: int) -> No
 
 
 def begin_worker() -> None:
-    """One thread per process; and none outlives the command, however that ends: it would go on writing, or wait for ever."""
+    """One thread per process. No process outlives the command: it would keep writing, or wait for ever."""
     torch.set_num_threads(1)
     parent = parent_process()
     assert parent is not None  # this is a worker
@@ -151,7 +151,7 @@ def begin_worker() -> None:
 
 
 def pack_shard(unit: list[Item], out: Path, number: int, codec: str) -> None:
-    """Write shard ``number``, and then its part of the other files, whose presence says that the shard is whole."""
+    """Write shard ``number``, and then its part of the other files, which marks the shard as complete."""
     name = _shard(number)
     index: list[tuple] = []
     labels: list[str] = []
@@ -181,7 +181,7 @@ def pack_shard(unit: list[Item], out: Path, number: int, codec: str) -> None:
 
 
 class _Hashing:
-    """A file that is written from front to back, with the SHA-256 of what was."""
+    """A file written from front to back, with the SHA-256 of its content."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sha256 = file, hashlib.sha256()
@@ -208,7 +208,7 @@ def _encode(pcm: np.ndarray, codec: str) -> bytes:
 
 
 def _finish(out: Path, about: dict, sources: Sequence[str], shards: int) -> None:
-    """Join the parts, and say that the pack is whole."""
+    """Join the parts, and mark the pack as complete."""
     files, clips, samples, skipped = {}, 0, 0, 0
     for number in range(shards):
         part = read_json(_part(out, number))
@@ -241,7 +241,7 @@ def _finish(out: Path, about: dict, sources: Sequence[str], shards: int) -> None
 
 
 def _join_manifests(manifests: list[Path], target: Path) -> None:
-    """One as it is; several in a row, with the columns of all."""
+    """One manifest unchanged; several joined, with the columns of all."""
     if len(manifests) == 1:
         with replacing(target) as temporary:
             shutil.copyfile(manifests[0], temporary)
@@ -260,7 +260,7 @@ def _part(out: Path, number: int) -> Path:
 
 
 def _write_rows(path: Path, fields: Sequence[str], rows: Iterable[Sequence]) -> None:
-    # A file name may hold bytes that are no UTF-8: they are kept, so that the file is found by what is written.
+    # A file name may hold bytes that are not UTF-8: they are kept, so that the written name finds the file.
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
         writer = csv.writer(stream)
         writer.writerow(fields)
@@ -268,6 +268,6 @@ def _write_rows(path: Path, fields: Sequence[str], rows: Iterable[Sequence]) -> 
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
-    # A spreadsheet may have left its mark at the beginning.
+    # Spreadsheets write a byte order mark at the beginning.
     with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
         yield from csv.DictReader(stream)

@@ -28,27 +28,27 @@ if TYPE_CHECKING:
     from tenacity import Retrying
 
 SHARD_SUFFIXES = (".tar", ".parquet")
-#: Rows of a Parquet file that are held at a time.
+#: Rows of a Parquet file in memory at a time.
 PARQUET_ROWS = 16
-#: Seconds that a server may take to answer, and be silent.
+#: Seconds until a server has to answer, and between its data.
 CONNECT_SECONDS, SILENT_SECONDS = 10, 30
-#: How often a server is asked, and the seconds before it is asked again, doubled every time.
+#: Attempts at a server, and seconds before the second one; the pause doubles every time.
 ATTEMPTS, PATIENCE = 4, 1.0
 
 
 class Unreachable(HearMwmaeError):
-    """A server fails, or a disk."""
+    """A server or a disk fails."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One audio file, or one shard of many: what is read as a whole."""
+    """One audio file, or one shard with many."""
 
-    name: str  #: as it was asked for
-    url: str  #: where it lies: an absolute path, or what a server knows it by
+    name: str  #: as the caller named it
+    url: str  #: absolute path, or URL
     size: int  #: bytes, as far as they are known
     modified: int  #: nanoseconds, of local files; 0 elsewhere
-    about: dict  #: what its clips are labelled with; "kind" is always there
+    about: dict  #: labels of its clips; "kind" is always among them
 
     @property
     def is_shard(self) -> bool:
@@ -57,7 +57,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Recording:
-    """Audio as it was found: a waveform, or why there is none."""
+    """Audio of one clip: a waveform, or the reason why there is none."""
 
     name: str
     about: dict
@@ -68,12 +68,12 @@ class Recording:
 
 @dataclass
 class Inputs:
-    """What :func:`find_inputs` found."""
+    """The result of :func:`find_inputs`."""
 
     items: list[Item] = field(default_factory=list)
-    #: Sources and files in them that are not there or cannot be listed, each with the reason.
+    #: Missing sources and files, and sources that cannot be listed, each with the reason.
     failures: list[tuple[str, str]] = field(default_factory=list)
-    passed_over: str = ""  #: in words, the files in folders that look like recordings and cannot be read
+    passed_over: str = ""  #: text about files in folders that look like recordings but have no readable format
 
     def check(self) -> None:
         """HearMwmaeError for the first failure."""
@@ -82,11 +82,11 @@ class Inputs:
 
 
 def find_inputs(sources: Sequence[str], kind: str = "audio") -> Inputs:
-    """What lies behind ``sources``, in a fixed order; ``kind`` labels clips of sources that say nothing of it.
+    """The files and shards of ``sources``, in a fixed order; ``kind`` labels clips of sources without labels.
 
     A source is a folder, an audio file or a manifest (.csv) on a local disk, or shards (.tar, .parquet): a path or URL of any
-    file system that fsspec knows (https, s3, gs, hf, ...), with * where it can list, and {000..123}. What is missing or cannot be
-    read costs no more than itself. Raises Unreachable where a server fails.
+    file system that fsspec knows (https, s3, gs, hf, ...), with * where it can list, and {000..123}. Missing and
+    unreadable sources do not stop the others. Raises Unreachable where a server fails.
     """
     found, beside = Inputs(), Found()
     for source in sources:
@@ -103,7 +103,7 @@ def find_inputs(sources: Sequence[str], kind: str = "audio") -> Inputs:
                 found.failures += [(str(path), reason) for path, reason in inside.failures]
                 beside.passed_over += inside.passed_over
         except Unreachable:
-            raise  # another time, there would be more
+            raise  # a later run would find more
         except HearMwmaeError as error:
             found.failures.append((source, str(error)))
     found.passed_over = beside.passed_over_line()
@@ -111,12 +111,12 @@ def find_inputs(sources: Sequence[str], kind: str = "audio") -> Inputs:
 
 
 def read_item(item: Item, sample_rate: int, skip: int = 0) -> Iterator[Recording]:
-    """The recordings in a file or shard, one after the other; what is damaged comes as a problem, and does not end the rest.
+    """The recordings in a file or shard, one after the other. A damaged one is yielded with its problem, and the rest follows.
 
-    A server that fails is asked again. Raises Unreachable when it goes on failing: that is no fault of the data.
+    Reads from a failing server are repeated. Raises Unreachable when the server keeps failing: the data may be good.
 
     Args:
-        skip: recordings at the beginning that are passed over, and not decoded.
+        skip: number of recordings at the beginning to skip without decoding.
     """
     if not item.is_shard:
         if not skip:
@@ -128,16 +128,16 @@ def read_item(item: Item, sample_rate: int, skip: int = 0) -> Iterator[Recording
             read += 1
             if read <= skip:
                 continue
-            # Where it came from is found again by the shard and the name in it.
+            # Shard and member together identify the recording.
             about = item.about | labels | {"shard": item.url}
             yield _decode_bytes(name, content, about, sample_rate) if content else _nothing(item, name, "holds no audio")
     except _Damaged as error:
-        if read >= skip:  # or this was passed over, too
+        if read >= skip:  # otherwise it belongs to the skipped ones
             yield _nothing(item, "", f"damaged, what follows is lost: {error}")
 
 
 def retrying(worthwhile: Callable[[BaseException], bool]) -> Retrying:
-    """Asks ATTEMPTS times where ``worthwhile`` says so of an error, with pauses; the last error is raised as it is."""
+    """Retries up to ATTEMPTS times, with pauses, errors for which ``worthwhile`` is true; the last error is raised unchanged."""
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
     wait = wait_exponential(multiplier=PATIENCE)
@@ -145,7 +145,7 @@ def retrying(worthwhile: Callable[[BaseException], bool]) -> Retrying:
 
 
 def connection_options(url: str) -> dict:
-    """What fsspec is told of a server: that it must not be waited for without end."""
+    """Options of fsspec for a server: timeouts."""
     if not url.startswith(("http://", "https://")):
         return {}
     import aiohttp
@@ -155,7 +155,7 @@ def connection_options(url: str) -> dict:
 
 
 def _local(file: Path, about: dict) -> Item:
-    found = file.stat() if file.is_file() else None  # that it is missing is found, and listed, when it is read
+    found = file.stat() if file.is_file() else None  # a missing file is listed as a problem when it is read
     return Item(str(file), str(file.resolve()), found.st_size if found else 0, found.st_mtime_ns if found else 0, about)
 
 
@@ -191,7 +191,7 @@ def _shards(source: str, kind: str) -> list[Item]:
 
 
 def _manifest(path: Path, kind: str) -> list[Item]:
-    """Rows of a CSV: path (relative to it), and whatever else, which goes with the clips; a kind of its own, or ``kind``."""
+    """Rows of a CSV: path (relative to the CSV), and labels of the clip; the label kind is ``kind`` where a row has none."""
     try:
         # A file name may hold bytes that are no UTF-8.
         with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
@@ -211,11 +211,11 @@ def _manifest(path: Path, kind: str) -> list[Item]:
 
 
 class _Damaged(Exception):
-    """A shard is not what its name says, from some point on."""
+    """A shard has another format than its name says, from some point on."""
 
 
 def _entries(item: Item) -> Iterator[tuple[str, bytes, dict]]:
-    """(name, content, labels) of a shard; where a server fails, what has been read is passed over the next time."""
+    """(name, content, labels) of a shard; a retry skips the entries that have been read."""
 
     def worthwhile(error: BaseException) -> bool:
         return "://" in item.url and isinstance(error, Exception) and not _is_damage(error)
@@ -237,8 +237,8 @@ def _entries(item: Item) -> Iterator[tuple[str, bytes, dict]]:
 def _tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
     """(name, content, labels) of a WebDataset shard: members of one key are one entry, .json among them its labels.
 
-    WebDataset ends a key at the first dot. Names of clips may hold more of them (seconds, mostly), so only what follows the last
-    one is taken for a type. It also takes a member of the same name as one before for damage: such are no audio here.
+    WebDataset ends a key at the first dot. Names of clips may contain more dots (seconds, mostly), so only the text after the
+    last dot counts as a type. WebDataset treats a repeated member name as damage: such members are not read as audio.
     """
     import fsspec
     from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
@@ -252,7 +252,7 @@ def _tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
             name = key, (end or "").lower()
             if key is not None and name in names:
                 repeated.append(f"{member['fname']} (again)")
-            else:  # those without a name, which end a shard, too
+            else:  # entries without a name; they also end a shard
                 names.add(name)
                 yield member
 
@@ -299,7 +299,7 @@ def _labels(content: bytes | None) -> dict:
 
 
 def _fits_json(value: object) -> bool:
-    """Whether a label can go with the clip: no null, no bytes, no times, and none of these inside."""
+    """Whether a label can be kept: it holds no null, bytes or time, at any depth."""
     try:
         return json.dumps(value) != "null"
     except (TypeError, ValueError):
@@ -307,9 +307,9 @@ def _fits_json(value: object) -> bool:
 
 
 def _is_damage(error: Exception) -> bool:
-    """Whether an error in reading a shard speaks of what is in it, and not of the disk or the server that it lies on.
+    """Whether an error in reading a shard is about its content, and not about its disk or server.
 
-    pyarrow says both by OSError, the former without a number.
+    pyarrow raises OSError for both, and for content without a number.
     """
     if isinstance(error, OSError):
         return error.errno is None and not isinstance(error, (TimeoutError, ConnectionError)) and type(error) is OSError
@@ -317,7 +317,7 @@ def _is_damage(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Without what webdataset appends to the arguments of an error: what it was reading."""
+    """The error without the name of the file, which webdataset appends to its arguments."""
     return f"{type(error).__name__}: {error.args[0] if error.args else error}"
 
 
@@ -327,7 +327,7 @@ def _nothing(item: Item, name: str, problem: str) -> Recording:
 
 def _decode_file(item: Item, sample_rate: int) -> Recording:
     try:
-        os.close(os.open(item.url, os.O_RDONLY))  # or what the disk fails to give would count as damaged
+        os.close(os.open(item.url, os.O_RDONLY))  # otherwise an error of the disk would count as damage
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return _nothing(item, "", why_unreadable(item.url))
     return _decode(item.url, item.url, item.about, sample_rate)

@@ -1,4 +1,4 @@
-"""A run's checkpoints: written atomically, and refused where they belong to another run."""
+"""The checkpoints of a run: atomic writes, and a check that they belong to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHECKPOINTS = "checkpoints"
 
 
 class Checkpoints:
-    """``RUN/checkpoints/step-N.pt``, each a run's whole state after N updates; the recipe says which are kept."""
+    """``RUN/checkpoints/step-N.pt``, each the complete state after N updates; the recipe says which ones are kept."""
 
     def __init__(self, fabric: Fabric, run_dir: Path, recipe: Recipe, pack: Pack) -> None:
         self.fabric, self.run_dir, self.recipe, self.pack = fabric, run_dir, recipe, pack
@@ -39,7 +39,7 @@ class Checkpoints:
             self.fabric.load(path, state, weights_only=True)
 
     def save(self, state: dict) -> None:
-        """Write ``state`` atomically, then remove what need not be kept; every process calls it, the first one writes."""
+        """Write ``state`` atomically, then remove older checkpoints. Every process calls this; the first one writes."""
         path = self.run_dir / CHECKPOINTS / f"step-{state['step']:08d}.pt"
         first = self.fabric.is_global_zero
         if first:
@@ -59,24 +59,24 @@ class Checkpoints:
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
-    """The checkpoint that a run goes on from."""
+    """The checkpoint from which a run resumes, or None."""
     return max(_checkpoints(run_dir), default=None)
 
 
 def step_of(checkpoint: Path) -> int:
-    """Updates before a checkpoint."""
+    """Number of updates before a checkpoint."""
     return int(checkpoint.stem.removeprefix("step-"))
 
 
 def run_identity(recipe: Recipe, pack: Pack) -> dict[str, str]:
-    """What must not change in a run that goes on."""
+    """Recipe and data that must not change in a resumed run."""
     return {"recipe": recipe.fingerprint(), "data": pack.identity}
 
 
 def saved_identity(path: Path) -> dict[str, str]:
     """The `run_identity` in the checkpoint at ``path``; HearMwmaeError when it is damaged."""
     try:
-        with zipfile.ZipFile(path) as archive:  # torch writes checksums into it, and does not look at them
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums into the archive, and does not verify them
             if damaged := archive.testzip():
                 raise HearMwmaeError(f"{damaged} in it has another checksum")
         return dict(torch.load(path, weights_only=True, mmap=True, map_location="cpu")["identity"])

@@ -1,4 +1,4 @@
-"""What a run would be like, before it is started: shapes, parameters, memory and time."""
+"""Estimates of a run before it starts: shapes, parameters, memory and time."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .optim import make_optimisers
 from .precision import settle_precision
 from .recipe import Recipe
 
-#: Crops in the update that is really computed, and how often: enough to estimate from, little enough for a laptop.
+#: Crops of a computed update, and number of updates: enough for an estimate, few enough for a laptop.
 TRIAL_CROPS, TRIAL_STEPS = 16, 3
 GIB = 1 << 30
 
 
 def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, str]]:
-    """(what, value) lines about ``recipe`` on this machine. Computes a few small updates on noise, and scales what they took."""
+    """(what, value) lines about ``recipe`` on this machine. Scales a few small updates on noise."""
     recipe = settle_precision(recipe, accelerator=accelerator)
     config = recipe.model_config()
     world = int(os.environ.get("WORLD_SIZE", 1))
@@ -53,7 +53,7 @@ def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, st
         activations = (bytes_per_crop(model, spectrogram.to(fabric.device)) + recomputed) * mine / GIB
     prepared = prepare(fabric, model, trial)
     optimisers = [fabric.setup_optimizers(optimiser) for optimiser in make_optimisers(prepared, trial)]
-    # With FSDP, what is this process's own.
+    # With FSDP, the part of this process.
     weights = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in prepared.parameters()) * 4 / GIB
     yield "processes", f"{world}, each {mine} crops at a time on {fabric.device.type}, {recipe.precision}"
     # Weights, gradients, and two moments of AdamW (Muon has one).
@@ -80,7 +80,7 @@ def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, st
 
 
 def largest_block_bytes(model: MaskedAutoencoder) -> float:
-    """Bytes per crop of the block that keeps most: with activation checkpointing, one at a time is computed again."""
+    """Bytes per crop of the largest block: activation checkpointing recomputes one block at a time."""
     config, cls, device = model.config, int(model.config.encoder.cls_token), model.encoder.pos_embed.device
     inputs = (
         (model.encoder.blocks[0], torch.randn(1, config.num_kept + cls, config.encoder.width, device=device)),
@@ -90,7 +90,7 @@ def largest_block_bytes(model: MaskedAutoencoder) -> float:
 
 
 def bytes_per_crop(model: torch.nn.Module, spectrogram: Tensor) -> float:
-    """Bytes that a forward pass keeps for each crop, by the difference that more of them make.
+    """Bytes that a forward pass keeps for each crop, by the difference between two numbers of crops.
 
     What is kept once, such as autocast's copies of the weights, so drops out.
     """

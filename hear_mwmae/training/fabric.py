@@ -1,4 +1,4 @@
-"""What the loop runs on: one process or many, CPU or GPU.
+"""Processes and devices of a run: one process or many, CPU or GPU.
 
 A process computes its share of a global batch; `torchrun --nproc-per-node N ... hear-mwmae pretrain` starts N of them.
 """
@@ -35,14 +35,14 @@ FABRIC_PRECISIONS: dict[str, _PRECISION_INPUT] = {"float32": "32-true", "bfloat1
 
 
 def make_fabric(recipe: Recipe, accelerator: str = "auto") -> Fabric:
-    """Fabric for this process: alone, or one of those that torchrun started (it says so in the environment)."""
+    """Fabric for this process: a single one, or one of torchrun's (by the environment)."""
     world, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     check_shares(recipe, world)
     strategy: str | Strategy
     if world == 1:
         strategy = "auto"
     elif recipe.strategy == "fsdp":
-        # What a forward pass gives besides the loss is looked at, never changed in place.
+        # Outputs of a forward pass other than the loss are read, never changed in place.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         strategy = ModelParallelStrategy(share_weights, world, 1, save_distributed_checkpoint=False)
     else:
@@ -66,7 +66,7 @@ def make_fabric(recipe: Recipe, accelerator: str = "auto") -> Fabric:
 
 
 class WritesInPlace(TorchCheckpointIO):
-    """Writes a checkpoint where it is told to; Fabric's own goes by way of memory and of the folder for temporary files."""
+    """Writes a checkpoint directly to its path; Fabric's own writes through memory and the folder for temporary files."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         with open(path, "wb") as stream:  # torch loses the system's error when it opens the file by itself
@@ -74,22 +74,22 @@ class WritesInPlace(TorchCheckpointIO):
 
 
 def share_weights(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Each process keeps its part of every weight (FSDP2), and has a block whole only while it computes it."""
+    """FSDP2: each process keeps a part of every weight, and gathers a block only while it computes it."""
     for module in [*(module for module in model.modules() if isinstance(module, Block)), model]:
         fully_shard(module, mesh=mesh["data_parallel"])
     return model
 
 
 def keep_freed_memory() -> None:
-    """Have this process keep what it frees: activations then lie where those of the step before lay.
+    """Keep freed memory in this process, so that a step reuses the memory of the step before.
 
-    glibc gives large blocks back to the system at once, which fills them with zeros when they are wanted again, page by page: a
-    tenth of the time of a step of the embedded model's recipe (docs/experiments.md). Elsewhere than with glibc, nothing happens.
+    glibc returns large blocks to the system at once, and the system zeroes each page when it is used again. This took a tenth
+    of a step of the recipe `mwmae-tiny-cpu` (docs/experiments.md). Without glibc, this function does nothing.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)  # no block by itself, which would be given back when it is freed
-        libc.mallopt(M_TRIM_THRESHOLD, -1)  # nor what is free at the end of the heap
+        libc.mallopt(M_MMAP_MAX, 0)  # no block is mapped separately, which would be returned when freed
+        libc.mallopt(M_TRIM_THRESHOLD, -1)  # and the free end of the heap is kept
 
 
 def check_shares(recipe: Recipe, world: int) -> None:

@@ -37,7 +37,7 @@ from .progress import PICTURED, Progress
 from .recipe import RANDOM, Recipe
 
 LOCK = ".lock"
-#: Seconds in which a second SIGINT is the first one: `timeout` and others send it to a process, and then to its group.
+#: A second SIGINT within these seconds counts as the first: `timeout` signals a process, and then its group.
 SAME_SIGNAL = 1.0
 
 
@@ -49,10 +49,10 @@ def pretrain(
     look_every: int = 0,
     tasks: tuple[Path, ...] = (),
 ) -> Path:
-    """Train, or go on from the newest of ``run_dir/checkpoints``; returns the directory of the finished model.
+    """Train, or resume from the newest of ``run_dir/checkpoints``; returns the directory of the finished model.
 
-    Batches and masks are functions of the seed and the step, whatever the number of processes, so that a run that was
-    interrupted, and then started again with the same arguments, ends with the very weights of one that was not. SIGTERM and
+    Batches and masks are functions of the seed and the step, for any number of processes. So an interrupted run that is
+    started again with the same arguments ends with the same weights, bit for bit, as an uninterrupted one. SIGTERM and
     SIGINT (Ctrl-C) save a checkpoint and stop (SystemExit); a second Ctrl-C aborts at once (KeyboardInterrupt).
 
     Raises HearMwmaeError when the loss is no longer finite, when a shard is gone, when the
@@ -61,7 +61,7 @@ def pretrain(
 
     Args:
         data: a pack, see `data.pack.Pack`.
-        accelerator: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for what there is.
+        accelerator: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for the accelerator of this machine.
         look_every: steps between pictures of reconstructions and probes of ``tasks``; 0 for none.
         tasks: HEAR-format task folders for linear probes while the run goes on.
     """
@@ -69,7 +69,7 @@ def pretrain(
         raise HearMwmaeError(
             "probes need the whole encoder in one process, which fsdp cuts into pieces: probe RUN/model afterwards"
         )
-    probed = tuple(map(read_task, tasks))  # what is wrong with a task should be known before the run, not hours later
+    probed = tuple(map(read_task, tasks))  # a bad task raises before the run, not hours later
     if len({task.folder.name for task in probed}) < len(probed):
         raise HearMwmaeError("two of the tasks have one name: their probes are told apart by it")
     run_dir = Path(run_dir)
@@ -105,7 +105,7 @@ def pretrain(
 
 
 def _begin(fabric: Fabric, recipe: Recipe, run_dir: Path) -> dict:
-    """A run's state before its first step: what a checkpoint holds, model and optimisers set up for ``fabric``."""
+    """The state of a run before its first step, as a checkpoint holds it; model and optimisers are set up for ``fabric``."""
     torch.manual_seed(recipe.seed)
     weights = MaskedAutoencoder(recipe.model_config())
     if recipe.start_from != RANDOM and not newest_checkpoint(run_dir):
@@ -138,7 +138,7 @@ def _read(
 
 
 def _whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of ``model`` on the CPU; where they are shared out among processes, all of them have to call this."""
+    """The weights of ``model`` on the CPU. With FSDP, every process has to call this."""
     state = model.state_dict().items()
     return {name: (value.full_tensor() if isinstance(value, DTensor) else value).cpu() for name, value in state}
 
@@ -151,7 +151,7 @@ def _loop(
     checkpoints: Checkpoints,
     progress: Progress,
 ) -> None:
-    """Every step from that of ``state`` on."""
+    """Run the steps from ``state["step"]`` on."""
     model, optimisers = state["model"], [part for part in state.values() if isinstance(part, torch.optim.Optimizer)]
     began = time.monotonic() - state["seconds"]
     bar = tqdm(
@@ -165,14 +165,14 @@ def _loop(
     )
     with _signals() as terminated, worker_errors():
         if state["step"]:
-            progress.look(state["step"], model)  # or it would be missing, if the run was stopped over it
+            progress.look(state["step"], model)  # it is missing if the run was stopped during it
         for step, spectrogram, noise, bad_here in bar:
             factor = schedule(step, recipe)
             for optimiser in optimisers:
                 for group in optimiser.param_groups:
                     group["lr"] = factor * group["initial_lr"]
             loss = train_step(fabric, model, optimisers, spectrogram, noise, recipe)
-            # Every process has to stop at the same step, so they share what they were told.
+            # Every process has to stop at the same step, so they share the signal.
             told = torch.stack([loss, loss.new_tensor(float(terminated.is_set())), loss.new_tensor(float(bad_here))])
             loss, stopping, bad = cast(Tensor, fabric.all_reduce(told)).tolist()
             if not math.isfinite(loss):
@@ -181,7 +181,7 @@ def _loop(
             state |= {"step": step + 1, "seconds": time.monotonic() - began, "bad_clips": bad_clips}
             progress.step(step, loss, factor, bad_clips, state["seconds"])
             bar.set_postfix(loss=f"{loss:.4f}", **({"bad_clips": bad_clips} if bad_clips else {}), refresh=False)
-            # Also before a look, which takes its time and may fail.
+            # Before a look as well: a look takes time and may fail.
             if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps or stopping or progress.is_due(step + 1):
                 _check_weights(fabric, model, step)
                 checkpoints.save(state)
@@ -216,7 +216,7 @@ def train_step(
             fabric.backward(loss)
         total += loss.detach()
     if recipe.clip_gradient:
-        # All of it: Fabric's own would clip each optimiser's part by itself.
+        # The whole gradient: Fabric's own method clips the part of each optimiser separately.
         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_gradient)
     for optimiser in optimisers:
         optimiser.step()
@@ -231,7 +231,7 @@ def mask_noise(recipe: Recipe, num_tokens: int, step: int) -> Tensor:
 
 
 def _check_weights(fabric: Fabric, model: nn.Module, step: int) -> None:
-    """The loss that was looked at is that before the update: what is saved has to be finite, too."""
+    """HearMwmaeError if a weight is not finite: the logged loss precedes the update, and does not show it."""
     finite = all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
     if cast(Tensor, fabric.all_reduce(torch.tensor(float(finite), device=fabric.device))) < 1:
         raise HearMwmaeError(f"the weights are no longer finite after step {step}: lower the learning rate, or look at the data")
@@ -254,7 +254,7 @@ def _signals() -> Iterator[threading.Event]:
         if time.monotonic() > first + SAME_SIGNAL:
             raise KeyboardInterrupt
         if not event.is_set():
-            # Not by print, which may be what the signal has interrupted.
+            # Not by print: the signal may have interrupted a print.
             os.write(2, b"\nstopping after this step; Ctrl-C again aborts without saving\n")
         first = min(first, time.monotonic())
         event.set()

@@ -1,4 +1,4 @@
-"""Which precision a run computes in: measured once, when it begins, and kept in its checkpoints."""
+"""The precision of a run: measured once at its start, and kept in its checkpoints."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..errors import HearMwmaeError
 from .checkpoints import newest_checkpoint, saved_identity
 from .recipe import AUTO, Recipe
 
-#: Rows, inputs and outputs of the product that is measured: those of the base model's MLP, and rows enough for any device.
+#: Rows, inputs and outputs of the measured product: the MLP of the base model, with enough rows for any device.
 ROWS, INPUTS, OUTPUTS = 8000, 768, 3072
 #: Measurements of each precision, after one that warms up.
 ROUNDS = 3
-#: bfloat16 has to be faster by this factor: autocast's conversions take time, and rounding costs a little of the result.
+#: Least ratio of the rates: the conversions of autocast take time, and rounding changes the result a little.
 WORTH = 1.25
 
 
@@ -36,7 +36,7 @@ def product_rate(dtype: torch.dtype, device: str = "cpu") -> float:
 
 
 def timed(run: Callable[[], object], device: str = "cpu") -> float:
-    """Seconds of one call, and of all that it has started on an accelerator."""
+    """Seconds of one call, including the work that it starts on an accelerator."""
     start = time.perf_counter()
     run()
     if device != "cpu":
@@ -58,13 +58,13 @@ def faster_precision(device: str) -> str:
 
 
 def default_device() -> str:
-    """What Fabric takes for "auto": the accelerator that this machine has, or its CPU."""
+    """The device that Fabric chooses for "auto": the accelerator of this machine, or its CPU."""
     found = torch.accelerator.current_accelerator(check_available=True)
     return found.type if found and found.type in ("cuda", "mps") else "cpu"
 
 
 def settle_precision(recipe: Recipe, run_dir: Path | None = None, accelerator: str = "auto") -> Recipe:
-    """``recipe`` with a precision in place of "auto": that of the newest checkpoint of ``run_dir``, or the faster one here."""
+    """``recipe`` with a precision in place of "auto": the one in the newest checkpoint of ``run_dir``, or the faster one."""
     if recipe.precision != AUTO:
         return recipe
     if run_dir and (checkpoint := newest_checkpoint(run_dir)):

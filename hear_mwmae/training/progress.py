@@ -1,4 +1,4 @@
-"""A run's progress: a log, TensorBoard, pictures of reconstructions, and linear probes.
+"""The progress of a run: a log, TensorBoard, pictures of reconstructions, and linear probes.
 
 Nothing here moves torch's random generator or changes the model: a watched run ends with the weights of any other.
 """
@@ -29,8 +29,8 @@ from ..probing.tasks import ProbeTask
 #: Clips in the picture, and the seed of their masks.
 PICTURED, MASK_SEED = 4, 0
 PANELS = ("masked input", "reconstruction", "target")
-#: Columns of log.csv, a row per update: its number from 0, loss before it, factor on the rates, and of the run so far, clips that
-#: could not be read, and seconds.
+#: Columns of log.csv, a row per update: its number from 0, the loss before it, the factor on the rates, and the unreadable clips
+#: and seconds of the run so far.
 LOG_FIELDS = ("step", "loss", "rate", "bad_clips", "seconds")
 #: Columns of probes.csv: updates before the probe, task, and what was measured of it.
 PROBE_FIELDS = ("step", "task", "metric", "score")
@@ -64,20 +64,20 @@ class Progress:
             noise = torch.rand(len(clips), config.num_tokens, generator=torch.Generator().manual_seed(MASK_SEED))
             self.noise = noise.to(clips.device)
         if writes:
-            # What came after the checkpoint comes again. The row of a step is of its update, that of a probe of what is after.
+            # Rows after the checkpoint will be written again. A row of the log precedes its update; a row of probes follows it.
             self.log = StepTable(run_dir / "log.csv", LOG_FIELDS, first)
             self.probes = StepTable(run_dir / "probes.csv", PROBE_FIELDS, first + 1) if tasks else None
             self.board = Board(run_dir / "tensorboard", first + 1)
 
     def step(self, step: int, loss: float, rate: float, bad_clips: int, seconds: float) -> None:
-        """What there is to say of update ``step``; see LOG_FIELDS."""
+        """Log update ``step``; see LOG_FIELDS."""
         if self.writes:
             self.log.write(step, f"{loss:.6f}", f"{rate:.6f}", bad_clips, f"{seconds:.1f}")
             for name, value in (("loss", loss), ("rate", rate), ("bad_clips", bad_clips)):
                 self.board.scalar(name, value, step + 1)
 
     def is_due(self, step: int) -> bool:
-        """Whether there is something to look at after ``step`` updates."""
+        """Whether a look is due after ``step`` updates."""
         return bool(self.every) and (step % self.every == 0 or step == self.last)
 
     @torch.no_grad()
@@ -104,17 +104,17 @@ class Progress:
         embedder.encoder.load_state_dict(model.get_submodule("encoder").state_dict())
         for task in self.tasks:
             if [str(step), task.folder.name] in (row[:2] for row in probes.kept):
-                continue  # the run was stopped after this one
+                continue  # probed before the run was stopped
             try:
                 score = float(np.mean(probe(task, embedder)))
-            except HearMwmaeError as error:  # no reason to end a run of days
+            except HearMwmaeError as error:  # an unreadable task does not end a run of days
                 tqdm.write(f"no probe of {task.folder.name} after step {step}: {error}", sys.stderr)
                 continue
             self.board.scalar(f"probe/{task.folder.name}", score, step)
             probes.write(step, task.folder.name, metric(task), f"{score:.4f}")
 
     def flush(self) -> None:
-        """Have everything on disk, as often as the run's state is."""
+        """Write everything to disk, together with a checkpoint."""
         if self.writes:
             self.board.flush()
 
@@ -127,7 +127,7 @@ class Progress:
 
 
 class StepTable:
-    """A CSV whose first column is a step. Rows of ``first`` and later steps, which a resumed run comes to again, are dropped.
+    """A CSV whose first column is a step. Rows of ``first`` and later steps are dropped, because a resumed run writes them again.
 
     Raises HearMwmaeError when there is one of other columns.
     """
@@ -142,7 +142,7 @@ class StepTable:
                     raise HearMwmaeError(f"{path} is no CSV ({error}): move it away") from error
             if header != list(fields):
                 raise HearMwmaeError(f"{path} has other columns than {','.join(fields)}: move it away")
-            # A last row may be cut short, when the run was killed over it.
+            # The last row may be truncated, if the run was killed while it was written.
             self.kept = [row for row in rows if len(row) == len(fields) and row[0].isdecimal() and int(row[0]) < first]
         with replacing(path) as temporary, open(temporary, "w", newline="") as stream:
             csv.writer(stream).writerows([fields, *self.kept])
@@ -159,7 +159,7 @@ class StepTable:
 
 
 class Board:
-    """TensorBoard's event file, written by whoever calls: a disk that is full is then an OSError.
+    """TensorBoard's event file, written in the calling thread, so that a full disk raises OSError.
 
     tensorboardX's SummaryWriter hands events to a thread through a short queue; once that thread has failed, the queue fills up
     and the run stands still.
@@ -169,7 +169,7 @@ class Board:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.writer = EventsWriter(str(folder / "events"))
-        # Has TensorBoard forget what a killed run wrote of steps that come again.
+        # Makes TensorBoard drop the steps of a killed run that are written again.
         self._write(Event(session_log=SessionLog(status=SessionLog.START)), first)
 
     def scalar(self, name: str, value: float, step: int) -> None:

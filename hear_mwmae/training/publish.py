@@ -1,4 +1,4 @@
-"""A finished run -> a model directory to ship: float16 weights, measured results, model card.
+"""A finished run -> a model directory: float16 weights, measured results, model card.
 
 All numbers of the card are computed here: hours and licences from what the pack says of its clips, steps, time and loss from the
 log, scores by the probes on the HEAR-format tasks, of the very weights that are written, beside two baselines.
@@ -38,18 +38,18 @@ from .checkpoints import check_identity, newest_checkpoint
 from .precision import settle_precision
 from .recipe import RANDOM, Recipe
 
-#: What a card says of the audio, as far as the clips' labels do: columns of the manifests that were packed.
+#: Labels of clips that a card lists: columns of the packed manifests.
 LICENCE = "licence"
 LABELS = ("package", "version", LICENCE)
 SPELLINGS = {LICENCE: "license"}
-#: Of a clip that does not say it.
+#: For a clip without the label.
 NOT_STATED = "not stated"
-#: Steps over which the final loss is averaged: a single batch's is noise.
+#: Steps over which the final loss is averaged, because single batches are noisy.
 LOSS_WINDOW = 200
 
 
 def describe_data(pack: Pack, recipe: Recipe, origin: str) -> str:
-    """Markdown of what the run drew its crops from: hours per kind, and a row with hours for all that differs in LABELS.
+    """Markdown about the training audio: hours per kind, and a table of hours for each combination of LABELS.
 
     None of these need be known: what some clips say and others do not is "not stated" for the others. Raises HearMwmaeError for a
     pack of format 1, which has no table of labels.
@@ -68,7 +68,7 @@ def describe_data(pack: Pack, recipe: Recipe, origin: str) -> str:
         share = int(clip["samples"]) / SAMPLE_RATE / 3600
         hours[tuple(_label(labels[number], name) for name in LABELS)][kind] += share
         totals[kind] += share
-    # A column that no clip says anything of would hold nothing; but where no licence is stated, that is stated.
+    # Columns without any label are left out; a missing licence is stated.
     stated = [place for place in range(len(LABELS)) if any(row[place] != NOT_STATED for row in hours)]
     packages = {row[0] for row in hours} - {NOT_STATED}
     summary = ", ".join(f"{kind} {value:.1f} h" for kind, value in sorted(totals.items()))
@@ -87,7 +87,7 @@ def describe_data(pack: Pack, recipe: Recipe, origin: str) -> str:
 
 
 def _label(labels: dict, name: str) -> str:
-    """What a clip says, as a cell of a table."""
+    """A label of a clip, as a cell of a table."""
     value = labels.get(name) or labels.get(SPELLINGS.get(name, name))
     return printable(str(value)).replace("|", "\\|").replace("\n", " ") if value else NOT_STATED
 
@@ -213,13 +213,13 @@ def publish_run(
         card["results"] = measure(probed, models)
     names = " ".join(task.folder.name for task in probed)
     card["results_command"] = f"hear-mwmae publish {name} PACK RUN {names} -o OUT ..."
-    # Only now: what was there before is whole until everything is known.
+    # Written only now, so that an error above leaves ``out`` unchanged.
     save_model(out, config, state, torch.float16)
     with replacing(out / LOSS_NAME) as temporary:
         draw_loss(rows, temporary)
     write_text(out / CARD_SOURCE, json.dumps(card, indent=2) + "\n")
     folder = out.resolve().name
-    # As users will load it: by its name where the package carries it, else from where they put it.
+    # The card loads the model by its name if the package contains it, else by a path.
     write_text(out / CARD_NAME, model_card(out, folder if folder in registry() else f"path/to/{folder}"))
     results = [" ".join(f"{key} {value}" for key, value in row.items()) for row in card["results"]]
     return results + [f"{file} sha256 {sha256_of(out / file)}" for file in (CONFIG_NAME, WEIGHTS_NAME)]

@@ -1,4 +1,4 @@
-"""A recipe: one small TOML file that says everything about a pretraining run, or how it departs from another file."""
+"""A recipe: one small TOML file that describes a pretraining run, or its departures from another file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ else:
 #: The batch that base rates are given for.
 BASE_BATCH_SIZE = 256
 EXTENDS = "extends"
-#: What a run starts from, where it is no model.
+#: `start_from` for random weights.
 RANDOM = "random"
 #: The precision that is measured when a run begins (precision.py).
 AUTO: Literal["auto"] = "auto"
@@ -61,9 +61,9 @@ class Recipe:
     clip_gradient: Amount = 0.0  #: largest norm of the whole gradient; 0 does not clip
     precision: Literal["auto", "float32", "bfloat16"] = AUTO  #: of the forward pass, by autocast; "auto" measures which is faster
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
-    # What follows decides how the computation is laid out, not what is computed; a run may go on with other values.
+    # The fields below change the layout of the computation, not its result; a run may resume with other values.
     checkpoint_every: Count = 1000  #: steps
-    keep_last: Count = 2  #: checkpoints that are kept, from the newest on
+    keep_last: Count = 2  #: number of newest checkpoints to keep
     keep_every: WholeNumber = 0  #: steps between checkpoints that are kept for good, a multiple of checkpoint_every; 0: none
     workers: WholeNumber = 1  #: processes that read audio ahead of the model, per training process
     resident: bool = False  #: all audio is decoded at the start, into the memory of every process's device
@@ -100,7 +100,7 @@ class Recipe:
         return self.base_learning_rate * scale, self.base_muon_learning_rate * scale
 
     def fingerprint(self) -> str:
-        """What must not change in a run that is resumed: where it ends, how often it saves, what it runs on, may."""
+        """The fields that must not change in a resumed run. Its end, its checkpoints and its hardware may change."""
         decides = dataclasses.asdict(self) | {"warmup_steps": self.warmup_and_decay[0]}
         # The embedded model by its name. Random weights are "", as they were in the recipes of the first checkpoints.
         decides |= {"start_from": {"": DEFAULT_MODEL, RANDOM: ""}.get(self.start_from, self.start_from)}
@@ -148,7 +148,7 @@ class Recipe:
 
 def _in_words(problem: Any) -> str:
     """One of pydantic's problems as "steps should be a valid integer, got 'many'"."""
-    if "error" in problem.get("ctx", {}):  # what __post_init__ raised
+    if "error" in problem.get("ctx", {}):  # raised by __post_init__
         return str(problem["ctx"]["error"])
     return f"{'.'.join(map(str, problem['loc']))} {problem['msg'].removeprefix('Input ')}, got {problem['input']!r}"
 
@@ -193,7 +193,7 @@ def _parse_change(text: str) -> dict:
         return tomllib.loads(f"{key} = {value}")
     except tomllib.TOMLDecodeError:
         pass
-    try:  # A bare word is a string: the shell has eaten the quotes.
+    try:  # A bare word is a string: the shell removed the quotes.
         return tomllib.loads(f'{key} = "{value}"')
     except tomllib.TOMLDecodeError as error:
         raise HearMwmaeError(f"cannot understand {text!r}: {error}") from error
@@ -202,7 +202,7 @@ def _parse_change(text: str) -> dict:
 def _merge(base: dict, changes: dict) -> dict:
     merged = dict(base)
     for key, value in changes.items():
-        # "kinds" is one statement, of shares that sum to 1, and is replaced as a whole.
+        # "kinds" is replaced as a whole, because its shares sum to 1.
         both = isinstance(value, dict) and isinstance(base.get(key), dict) and key != "kinds"
         merged[key] = _merge(base[key], value) if both else value
     return merged
