@@ -29,7 +29,7 @@ from hear_mwmae.training import loop
 from hear_mwmae.training.checkpoints import newest_checkpoint
 from hear_mwmae.training.fabric import make_fabric
 from hear_mwmae.training.loop import _begin, _signals, pretrain
-from hear_mwmae.training.optim import make_optimisers, schedule
+from hear_mwmae.training.optim import Muon, make_optimisers, orthogonalise, schedule
 from hear_mwmae.training.progress import Board
 from hear_mwmae.training.recipe import Recipe
 
@@ -40,6 +40,26 @@ def test_schedule(tmp_path):
     assert factors[:4] == pytest.approx([0, 1 / 3, 2 / 3, 1])  # warm-up
     assert factors[3:7] == [1, 1, 1, 1]  # constant
     assert factors[6:] == pytest.approx([(1 + np.cos(np.pi * i / 6)) / 2 for i in range(7)], abs=1e-12)  # cosine to 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_muon_is_torchs(dtype):
+    """To the roundings of bfloat16, in which torch always orthogonalises; from the same state, for matrices of several shapes."""
+    torch.manual_seed(0)
+    shapes = [(24, 8), (8, 24), (8, 8), (24, 8)]
+    ours, theirs = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    optimisers = Muon(ours, 0.1, 0.05, dtype), torch.optim.Muon(theirs, 0.1, 0.05, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        for optimiser in optimisers:
+            optimiser.step()
+        for one, other in zip(ours, theirs, strict=True):
+            assert (one - other).norm() < 0.03 * (one - 1).norm()
+            assert torch.equal(*(o.state[p]["momentum_buffer"] for o, p in zip(optimisers, (one, other), strict=True)))
+    exact = orthogonalise(torch.eye(8).mul(3).repeat(2, 1, 1), (1.5, -0.5, 0.0), 25, 1e-7)  # the cubic, which converges
+    assert torch.allclose(exact, torch.eye(8).expand(2, 8, 8), atol=1e-5)
 
 
 def test_muon_takes_the_hidden_matrices_only(tmp_path):
