@@ -14,13 +14,16 @@ import scaling
 
 
 def test_a_grid_goes_on_where_it_stopped(data, task, tmp_path, monkeypatch):
-    recipe = write_recipe(tmp_path / "recipe.toml", kinds={})
+    decoder = {"width": 32, "depth": 1, "heads": 2, "window_sizes": [25, 0]}
+    model = {"encoder": {"width": 32, "depth": 1, "heads": 2}, "decoder": decoder}
+    recipe = write_recipe(tmp_path / "recipe.toml", kinds={}, model=model)
     arguments = [str(data), str(tmp_path / "out"), str(task), "--recipe", str(recipe), "--steps", "2", "--size", "tiny"]
     arguments += ["--fraction", "0.5", "--fraction", "1"]
     trained, pretrain = [], scaling.pretrain
 
     def counted(settings, pack, folder):
         trained.append(folder.name)
+        assert settings.model_config().kind == folder.name.split("-")[0]
         if len(trained) == 2:
             raise KeyboardInterrupt
         return pretrain(settings, pack, folder)
