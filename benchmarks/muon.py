@@ -1,6 +1,6 @@
 """An update of the package's Muon beside one of torch's, on the hidden matrices of a recipe's model.
 
-    python benchmarks/muon.py [--rounds 15] [--recipe mwmae-tiny-corpora] [--threads 2] [--device cuda]
+    python benchmarks/muon.py [--rounds 15] [--recipe mwmae-tiny-cpu] [--threads 2] [--device cuda]
 
 They are run in turn, round after round; medians are printed, and the ratio is the median of each round's own.
 """
@@ -21,7 +21,7 @@ from hear_mwmae.training.recipe import Recipe
 
 @click.command(help=__doc__)
 @click.option("--rounds", default=15, show_default=True)
-@click.option("--recipe", default="mwmae-tiny-corpora", show_default=True)
+@click.option("--recipe", default="mwmae-tiny-cpu", show_default=True)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 def main(rounds: int, recipe: str, threads: int, device: str) -> None:

@@ -55,7 +55,7 @@ class Forked:
 
     def _output(self, name: str) -> str:
         file = Path(self._folder.name, name)
-        return file.read_text() if file.exists() else ""
+        return file.read_text(errors="surrogateescape") if file.exists() else ""
 
 
 def start(*arguments: object, main: str = CLI, environment: dict[str, str] | None = None) -> Forked:
