@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import signal
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
-from ..checkpoint import load_strictly, read_model, save_model
+from ..checkpoint import save_model
 from ..data.crops import Clips, ResidentClips, StepSampler, collate, log_mel_crops, read_batches, worker_errors
 from ..data.pack import ABOUT, Pack
 from ..errors import HearMwmaeError
@@ -28,13 +27,13 @@ from ..files import one_at_a_time
 from ..frontend import LogMelFrontend
 from ..mae import MaskedAutoencoder
 from ..probing.tasks import read_task
-from ..weights import DEFAULT_MODEL
 from .checkpoints import Checkpoints, newest_checkpoint
 from .fabric import make_fabric, prepare
 from .optim import make_optimisers, schedule
 from .precision import check_agreement, settle_precision
 from .progress import PICTURED, Progress
 from .recipe import RANDOM, Recipe
+from .start import start_from
 
 LOCK = ".lock"
 #: A second SIGINT within these seconds counts as the first: `timeout` signals a process, and then its group.
@@ -114,15 +113,6 @@ def _begin(fabric: Fabric, recipe: Recipe, run_dir: Path) -> dict:
     optimisers = [fabric.setup_optimizers(optimiser) for optimiser in make_optimisers(model, recipe)]
     numbered = {f"optimiser{number}": optimiser for number, optimiser in enumerate(optimisers)}
     return {"model": model, **numbered, "step": 0, "seconds": 0.0, "bad_clips": 0}
-
-
-def start_from(model: MaskedAutoencoder, source: str) -> None:
-    """Give ``model`` the weights of ``source``, whose configuration may differ in masking, comparison and pooling only."""
-    config, state = read_model(source)
-    objective = {name: getattr(model.config, name) for name in ("mask_ratio", "norm_pix_loss", "pooling")}
-    if dataclasses.replace(config, **objective) != model.config:
-        raise HearMwmaeError(f"start_from: {source or DEFAULT_MODEL} is of another architecture than the recipe's model")
-    load_strictly(model, state, source or DEFAULT_MODEL)
 
 
 def _read(

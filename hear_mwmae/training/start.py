@@ -1,0 +1,49 @@
+"""The first weights of a run that starts from another model."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import load_strictly, read_model
+from ..errors import HearMwmaeError
+from ..mae import MaskedAutoencoder
+from ..weights import DEFAULT_MODEL
+
+#: Weights whose meaning depends on the patches, and which a model of other patches does not take over.
+OF_PATCHES = re.compile(r"(^|\.)(pos_embed|decoder_pos_embed|decoder_pred\..*|relative_position_bias_table\..*)$")
+PATCH_EMBEDDING = "encoder.patch_embed.weight"
+
+
+def start_from(model: MaskedAutoencoder, source: str) -> None:
+    """Give ``model`` the weights of ``source``. HearMwmaeError if that model is of another architecture.
+
+    The configurations may differ in masking, comparison and pooling, and in the size of the patches together with the decoder's
+    windows. For other patches, the weights of the patch embedding are resized; position tables, window biases and the prediction
+    layer of ``model`` remain as they are.
+    """
+    config, state = read_model(source)
+    wanted = model.config
+    same = {name: getattr(wanted, name) for name in ("mask_ratio", "norm_pix_loss", "pooling", "patch_size")}
+    if config.patch_size != wanted.patch_size:
+        windows = {"heads": wanted.decoder.heads, "window_sizes": wanted.decoder.window_sizes}
+        same["decoder"] = dataclasses.replace(config.decoder, **windows)
+        own = model.state_dict()
+        state = {name: own[name] if OF_PATCHES.search(name) else state.get(name, own[name]) for name in own}
+        state[PATCH_EMBEDDING] = resize_patches(state[PATCH_EMBEDDING], config.patch_size, wanted.patch_size)
+    if dataclasses.replace(config, **same) != wanted:
+        raise HearMwmaeError(f"start_from: {source or DEFAULT_MODEL} is of another architecture than the recipe's model")
+    load_strictly(model, state, source or DEFAULT_MODEL)
+
+
+def resize_patches(weight: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """(width, old frames * old bands) -> (width, new frames * new bands), which gives even patches the same embedding.
+
+    Bilinear, as in "FlexiViT: One Model for All Patch Sizes" (Beyer et al., CVPR 2023), where it is the simpler of two ways.
+    """
+    images = weight.float().unflatten(1, (1, *old))
+    resized = torch.nn.functional.interpolate(images, size=new, mode="bilinear")
+    return resized.flatten(1) * (old[0] * old[1]) / (new[0] * new[1])
