@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import resource
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -21,14 +19,12 @@ from safetensors.torch import load_file
 from tiny_run import log, losses, tiny_recipe, write_recipe
 
 import hear_mwmae
-from hear_mwmae.checkpoint import read_model
 from hear_mwmae.cli import main
 from hear_mwmae.data.packing import pack
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.training import loop
 from hear_mwmae.training.checkpoints import newest_checkpoint
-from hear_mwmae.training.fabric import make_fabric
-from hear_mwmae.training.loop import _begin, _signals, pretrain
+from hear_mwmae.training.loop import _signals, pretrain
 from hear_mwmae.training.optim import Muon, make_optimisers, orthogonalise, schedule
 from hear_mwmae.training.progress import Board
 from hear_mwmae.training.recipe import Recipe
@@ -216,44 +212,6 @@ def test_checkpoints_that_are_kept(data, tmp_path):
     assert list(checkpoints(tmp_path / "run")) == [f"step-{step:08d}.pt" for step in (4, 8, 10, 12)]
     pretrain(dataclasses.replace(recipe, keep_last=1, keep_every=0, steps=14), data, tmp_path / "run")
     assert list(checkpoints(tmp_path / "run")) == ["step-00000014.pt"]
-
-
-def test_start_from(data, tmp_path):
-    """A run may begin with the weights of another, whatever has become of them once it has begun; never with other sizes."""
-    pretrain(tiny_recipe(tmp_path), data, tmp_path / "first")
-    model = tmp_path / "first" / "model"
-    still = {"base_learning_rate": 0.0, "base_muon_learning_rate": 0.0}
-    recipe = tiny_recipe(tmp_path, start_from=str(model), steps=2, warmup_steps=1, decay_steps=1, **still)
-    pretrain(recipe, data, tmp_path / "second")
-    first, second = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("first", "second"))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    pretrain(
-        dataclasses.replace(recipe, model=recipe.model | {"norm_pix_loss": True, "mask_ratio": 0.7}), data, tmp_path / "third"
-    )
-    with pytest.raises(ValueError, match="another architecture"):
-        wider = recipe.model | {"decoder": {"width": 64, "depth": 1}}
-        pretrain(dataclasses.replace(recipe, model=wider), data, tmp_path / "fourth")
-    shutil.rmtree(model)
-    pretrain(dataclasses.replace(recipe, steps=4), data, tmp_path / "second")
-    assert len(log(tmp_path / "second")) == 4
-
-
-@pytest.mark.parametrize("source", ["", "mwmae-tiny"])
-def test_start_from_nothing_is_the_embedded_model(source, tmp_path):
-    """As everywhere that a model is named; random weights are asked for by that word."""
-    recipe = tiny_recipe(tmp_path, model=read_model("")[0].to_dict(), start_from=source)
-    fabric = make_fabric(recipe, "cpu")
-    expected = MaskedAutoencoder.from_pretrained(source).state_dict()
-    begun = _begin(fabric, recipe, tmp_path)["model"].state_dict()
-    assert all(torch.equal(value.float(), expected[name].float()) for name, value in begun.items())
-    fresh = _begin(fabric, dataclasses.replace(recipe, start_from="random"), tmp_path)["model"].state_dict()
-    assert not torch.equal(fresh["encoder.patch_embed.weight"], expected["encoder.patch_embed.weight"])
-
-
-def test_fingerprints_of_starts(tmp_path):
-    """Runs of recipes that said "" for random weights go on; the same word for the embedded model is another recipe."""
-    prints = [json.loads(tiny_recipe(tmp_path, start_from=start).fingerprint())["start_from"] for start in ("random", "", "x")]
-    assert prints == ["", "mwmae-tiny", "x"]
 
 
 def test_a_checkpoint_with_code_in_it_does_not_run(data, tmp_path):

@@ -27,23 +27,25 @@ def start_from(model: MaskedAutoencoder, source: str) -> None:
     """
     config, state = read_model(source)
     wanted = model.config
-    same = {name: getattr(wanted, name) for name in ("mask_ratio", "norm_pix_loss", "pooling", "patch_size")}
+    same = dataclasses.replace(config, mask_ratio=wanted.mask_ratio, norm_pix_loss=wanted.norm_pix_loss, pooling=wanted.pooling)
     if config.patch_size != wanted.patch_size:
-        windows = {"heads": wanted.decoder.heads, "window_sizes": wanted.decoder.window_sizes}
-        same["decoder"] = dataclasses.replace(config.decoder, **windows)
-        own = model.state_dict()
-        state = {name: own[name] if OF_PATCHES.search(name) else state.get(name, own[name]) for name in own}
-        state[PATCH_EMBEDDING] = resize_patches(state[PATCH_EMBEDDING], config.patch_size, wanted.patch_size)
-    if dataclasses.replace(config, **same) != wanted:
+        windows, heads = wanted.decoder.window_sizes, wanted.decoder.heads
+        decoder = dataclasses.replace(config.decoder, heads=heads, window_sizes=windows)
+        same = dataclasses.replace(same, patch_size=wanted.patch_size, decoder=decoder)
+    if same != wanted:
         raise HearMwmaeError(f"start_from: {source or DEFAULT_MODEL} is of another architecture than the recipe's model")
+    if config.patch_size != wanted.patch_size:
+        own = model.state_dict()
+        state = {name: own[name] if OF_PATCHES.search(name) else state[name] for name in own}
+        state[PATCH_EMBEDDING] = resize_patches(state[PATCH_EMBEDDING], config.patch_size, wanted.patch_size)
     load_strictly(model, state, source or DEFAULT_MODEL)
 
 
 def resize_patches(weight: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """(width, old frames * old bands) -> (width, new frames * new bands), which gives even patches the same embedding.
+    """(width, old frames * old bands) -> (width, new frames * new bands): a new patch is embedded as if resized to the old size.
 
-    Bilinear, as in "FlexiViT: One Model for All Patch Sizes" (Beyer et al., CVPR 2023), where it is the simpler of two ways.
+    Bilinear. Source of the idea: "FlexiViT: One Model for All Patch Sizes" (Beyer et al., CVPR 2023).
     """
-    images = weight.float().unflatten(1, (1, *old))
-    resized = torch.nn.functional.interpolate(images, size=new, mode="bilinear")
-    return resized.flatten(1) * (old[0] * old[1]) / (new[0] * new[1])
+    pixels = torch.eye(new[0] * new[1]).unflatten(1, (1, *new))
+    resizing = torch.nn.functional.interpolate(pixels, size=old, mode="bilinear").flatten(1)
+    return weight.float() @ resizing.T
