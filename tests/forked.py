@@ -1,6 +1,6 @@
-"""The command lines in processes of their own, forked from one that has imported what they import, which takes seconds.
+"""Commands in separate processes, forked from a process that has imported their modules, because imports take seconds.
 
-Where it matters how Python itself was started (what it imports, its memory, torchrun, an unpacked wheel), tests start it.
+Tests of imports, of memory, of torchrun and of unpacked wheels start Python itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-#: Modules with a `main`. What is not installed is not imported ahead either.
+#: Modules with a `main`. The fork server skips modules that are not installed.
 CLI, EVAL = "hear_mwmae.cli", "eval.__main__"
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(
@@ -25,7 +25,7 @@ FORKSERVER.set_forkserver_preload(
 
 
 class Done(NamedTuple):
-    """What has ended, as subprocess.CompletedProcess has it."""
+    """The result of a process, as subprocess.CompletedProcess has it."""
 
     returncode: int
     stdout: str
@@ -33,7 +33,7 @@ class Done(NamedTuple):
 
 
 class Forked:
-    """A function in a process and a process group of its own. Its output is kept in files, so nothing has to read it."""
+    """A function in a separate process and process group. Its output goes to files, so that no pipe fills up."""
 
     def __init__(self, function: Callable, *arguments: object, environment: dict[str, str] | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory()
@@ -59,17 +59,17 @@ class Forked:
 
 
 def start(*arguments: object, main: str = CLI, environment: dict[str, str] | None = None) -> Forked:
-    """A command that goes on."""
+    """Start a command."""
     return Forked(_command, main, [str(argument) for argument in arguments], environment=environment)
 
 
 def run(*arguments: object, main: str = CLI, environment: dict[str, str] | None = None) -> Done:
-    """A command to its end."""
+    """Run a command to its end."""
     return start(*arguments, main=main, environment=environment).wait()
 
 
 def run_two(*arguments: object, main: str = CLI) -> Done:
-    """A command in two processes that are told of each other as torchrun would. The exit code is the first that is not 0."""
+    """Run a command in two processes, with the environment that torchrun sets. Its exit code is not 0 if one of theirs is not."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -81,7 +81,7 @@ def run_two(*arguments: object, main: str = CLI) -> Done:
 
 
 def wait_until(condition: Callable[[], bool], process: Forked, timeout: float = 120) -> None:
-    """Until the condition holds, the process has ended or the time is up."""
+    """Wait until the condition holds, the process ends or the time is up."""
     deadline = time.monotonic() + timeout
     while not condition() and process.running and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -97,7 +97,7 @@ def _call(folder: Path, environment: dict[str, str], function: Callable, argumen
     code: object = 0
     try:
         function(*arguments)
-    except SystemExit as end:  # leaves with the frames, in which files and processes are held open
+    except SystemExit as end:  # without its traceback, whose frames keep files and worker processes open
         code = end.code
     sys.exit(code)
 

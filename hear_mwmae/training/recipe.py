@@ -114,13 +114,12 @@ class Recipe:
     def model_config(self) -> ModelConfig:
         """The preset with this recipe's departures; raises HearMwmaeError when they are not valid."""
         time, mels = self.patch_size
-        if "window_sizes" in self.model.get(
-            "decoder", {}
-        ):  # none have to be derived, which is not possible for every number of patches
-            base, changes = preset(self.preset), _merge({"patch_size": [time, mels]}, self.model)
+        decoder = self.model.get("decoder")
+        if isinstance(decoder, dict) and "window_sizes" in decoder:  # not every number of patches has windows to derive
+            base = preset(self.preset).to_dict() | {"patch_size": [time, mels]}
         else:
-            base, changes = preset(self.preset, (time, mels)), self.model
-        return ModelConfig.from_dict(_merge(base.to_dict(), changes))
+            base = preset(self.preset, (time, mels)).to_dict()
+        return ModelConfig.from_dict(_merge(base, self.model))
 
     @classmethod
     def read(cls, path: str | Path, changes: Iterable[str] = ()) -> Recipe:
