@@ -14,7 +14,7 @@ import torch
 from machine import processor
 
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.training.optim import Muon
+from hear_mwmae.training.optim import Muon, hidden_matrices
 from hear_mwmae.training.precision import timed
 from hear_mwmae.training.recipe import Recipe
 
@@ -28,7 +28,7 @@ def main(rounds: int, recipe: str, threads: int, device: str) -> None:
     """Run the command line."""
     torch.set_num_threads(threads)
     model = MaskedAutoencoder(Recipe.read(recipe).model_config()).to(device)
-    hidden = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and ".blocks." in name]
+    hidden = [model.get_parameter(name) for name in sorted(hidden_matrices(model))]
     for weight in hidden:
         weight.grad = torch.randn_like(weight)
     optimisers = {

@@ -5,6 +5,7 @@ Tests of imports, of memory, of torchrun and of unpacked wheels start Python its
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import multiprocessing
 import os
@@ -40,6 +41,7 @@ class Forked:
         self._process = FORKSERVER.Process(target=_call, args=(Path(self._folder.name), environment or {}, function, arguments))
         self._process.start()
         self.pid = self._process.pid
+        atexit.register(self._stop)  # pytest would wait at its end for what a failed test has left running
 
     @property
     def running(self) -> bool:
@@ -48,10 +50,14 @@ class Forked:
     def wait(self, timeout: float = 300) -> Done:
         self._process.join(timeout)
         if self.running:
-            self._process.kill()
-            self._process.join()
+            self._stop()
             raise TimeoutError(self._output("stdout") + self._output("stderr"))
         return Done(self._process.exitcode, self._output("stdout"), self._output("stderr"))
+
+    def _stop(self) -> None:
+        if self.running:
+            self._process.kill()
+            self._process.join()
 
     def _output(self, name: str) -> str:
         file = Path(self._folder.name, name)

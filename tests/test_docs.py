@@ -12,8 +12,10 @@ import re
 import runpy
 import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import click
 import pytest
@@ -68,7 +70,9 @@ def called(words: list[str]) -> tuple[click.Command, list[str]] | None:
         package = (ROOT / name.replace(".", "/")).is_dir()
         return importlib.import_module(f"{name}.__main__" if package else name).main, words[3:]
     if words[0] == "python" and words[1].endswith(".py"):
-        return runpy.run_path(str(ROOT / words[1]))["main"], words[2:]
+        script = ROOT / words[1]
+        with mock.patch.object(sys, "path", [str(script.parent), *sys.path]):  # as Python does for a script
+            return runpy.run_path(str(script))["main"], words[2:]
     return None
 
 
