@@ -1,11 +1,14 @@
-"""Seconds of audio embedded per second of time, and the share of the machine's matrix-product rate that this reaches.
+"""Seconds of audio embedded per second of time, and the share of the machine's matrix-product rate
+that this reaches.
 
-    python benchmarks/embed.py [--rounds 7] [--sizes tiny,base] [--threads 2] [--device cuda] [--onnx] [--files 600]
+    python benchmarks/embed.py [--rounds 7] [--sizes tiny,base] [--threads 2] [--device cuda]
+    [--onnx] [--files 600]
 
-Models of random weights on a batch of 16 clips of 10 s. All variants are run in turn, round after round, so that a change of the
-machine's speed meets all of them; medians are printed. "plain" is float32 without the oneDNN path of hear_mwmae/linear.py; on
-another device it is float32 once more. Products are in full float32, without TF32. CUDA is untested.
---onnx goes on with benchmarks/export.py, and --files with benchmarks/embed_files.py on so many files, in the same run.
+Models of random weights on a batch of 16 clips of 10 s. All variants are run in turn, round after
+round, so that a change of the machine's speed meets all of them; medians are printed. "plain" is
+float32 without the oneDNN path of hear_mwmae/linear.py; on another device it is float32 once more.
+Products are in full float32, without TF32. CUDA is untested. --onnx goes on with
+benchmarks/export.py, and --files with benchmarks/embed_files.py on so many files, in the same run.
 """
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
-"""Files to a table, beside what the encoder does by itself with the same clips, in one run; and the memory that it takes.
+"""Files to a table, beside what the encoder does by itself with the same clips, in one run; and the
+memory that it takes.
 
-    python benchmarks/embed_files.py [--clips 600] [--seconds 1] [--dtype bfloat16] [--shards 0] [--rounds 3] [--out .npz]
+    python benchmarks/embed_files.py [--clips 600] [--seconds 1] [--dtype bfloat16] [--shards 0]
+    [--rounds 3] [--out .npz]
 
-The embedded model, on clips of noise that are written to a temporary folder as 16-bit WAV, or into so many tar files. The two are
-run in turn, round after round, so that a change of the machine's speed meets both; the medians are printed, of the time that
-passed and of the processor's, which tells more on a machine that is shared. "encoder" is `scene_embeddings_of_clips` on clips in
-memory, 64 at a time; "files" is what `hear-mwmae embed CLIPS -o OUT` does once the model is loaded: find the clips, read them,
-write parts and put the table together.
+The embedded model, on clips of noise that are written to a temporary folder as 16-bit WAV, or into
+so many tar files. The two are run in turn, round after round, so that a change of the machine's
+speed meets both; the medians are printed, of the time that passed and of the processor's, which
+tells more on a machine that is shared. "encoder" is `scene_embeddings_of_clips` on clips in memory,
+64 at a time; "files" is what `hear-mwmae embed CLIPS -o OUT` does once the model is loaded: find
+the clips, read them, write parts and put the table together.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""onnxruntime on what `hear-mwmae export` writes, beside the model in torch: seconds of audio embedded per second of time.
+"""onnxruntime on what `hear-mwmae export` writes, beside the model in torch: seconds of audio
+embedded per second of time.
 
     python benchmarks/export.py [--rounds 7] [--sizes tiny,base] [--threads 2]
 
-Models of random weights. torch computes timestamp embeddings and their mean, as an exported model gives both in one call. The two
-are run in turn, round after round, so that a change of the machine's speed meets both; medians are printed, and the median of the
-rounds' ratios.
+Models of random weights. torch computes timestamp embeddings and their mean, as an exported model
+gives both in one call. The two are run in turn, round after round, so that a change of the
+machine's speed meets both; medians are printed, and the median of the rounds' ratios.
 """
 
 from __future__ import annotations

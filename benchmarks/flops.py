@@ -1,6 +1,8 @@
-"""Floating-point operations of matrix products, as the model needs them: no tiles, no recomputation.
+"""Floating-point operations of matrix products, as the model needs them: no tiles, no
+recomputation.
 
-`torch.utils.flop_counter` counts what is executed, by which a slower way would look like a faster one.
+`torch.utils.flop_counter` counts what is executed, by which a slower way would look like a faster
+one.
 """
 
 from __future__ import annotations

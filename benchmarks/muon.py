@@ -1,8 +1,10 @@
-"""An update of the package's Muon beside one of torch's, on the hidden matrices of a recipe's model.
+"""An update of the package's Muon beside one of torch's, on the hidden matrices of a recipe's
+model.
 
     python benchmarks/muon.py [--rounds 15] [--recipe mwmae-tiny-cpu] [--threads 2] [--device cuda]
 
-They are run in turn, round after round; medians are printed, and the ratio is the median of each round's own.
+They are run in turn, round after round; medians are printed, and the ratio is the median of each
+round's own.
 """
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
-"""A pretraining step of MW-MAE beside one of MAE of the same sizes: time, memory, share of the product rate, and data.
+"""A pretraining step of MW-MAE beside one of MAE of the same sizes: time, memory, share of the
+product rate, and data.
 
-    python benchmarks/pretrain.py [--rounds 7] [--size tiny] [--batch-size 32] [--threads 2] [--device cuda]
+    python benchmarks/pretrain.py [--rounds 7] [--size tiny] [--batch-size 32] [--threads 2]
+    [--device cuda]
 
-With the paper's decoder and AdamW, update included, on noise. The models are run in turn, round after round, so that a change of
-the machine's speed meets all of them; medians are printed, and the ratio is the median of each round's own. Memory is what the
-forward pass keeps for the backward pass. "floor" is MAE with a decoder that computes queries, keys and values, but attends to
-nothing: no windows can be cheaper than that. Data are clips of ten seconds of pink noise in a pack on disk, read and turned into
-normalised log-mel crops as in training, with nothing else going on.
+With the paper's decoder and AdamW, update included, on noise. The models are run in turn, round
+after round, so that a change of the machine's speed meets all of them; medians are printed, and the
+ratio is the median of each round's own. Memory is what the forward pass keeps for the backward
+pass. "floor" is MAE with a decoder that computes queries, keys and values, but attends to nothing:
+no windows can be cheaper than that. Data are clips of ten seconds of pink noise in a pack on disk,
+read and turned into normalised log-mel crops as in training, with nothing else going on.
 """
 
 from __future__ import annotations
@@ -67,7 +70,9 @@ def step(model: MaskedAutoencoder, optimiser: torch.optim.Optimizer, batch: torc
 
 
 def crops_per_second(batch_size: int, workers: int) -> float:
-    """Of the data pipeline alone, but its first quarter: what is read ahead at the start would flatter it."""
+    """Of the data pipeline alone, but its first quarter: what is read ahead at the start would
+    flatter it.
+    """
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         for number in range(CLIPS):

@@ -1,10 +1,13 @@
-"""The paper's second claim in small: MAE and MW-MAE over sizes of the encoder and amounts of data, at equal steps.
+"""The paper's second claim in small: MAE and MW-MAE over sizes of the encoder and amounts of data,
+at equal steps.
 
-    python benchmarks/scaling.py PACK OUT TASK... [--steps 600] [--size tiny --size small] [--fraction 0.1 --fraction 1]
+    python benchmarks/scaling.py PACK OUT TASK... [--steps 600] [--size tiny --size small]
+    [--fraction 0.1 --fraction 1]
 
-Every cell is a run of `hear-mwmae pretrain` in OUT/KIND-SIZE-FRACTION-SEED and a linear probe of all tasks. A cell whose run is
-unfinished resumes, and a probed one is left out, so that the same command goes on after any interruption. OUT/scaling.csv has a
-row per cell and task, with a 95 % bootstrap interval over clips; OUT/scaling.png and .svg show the means over the tasks.
+Every cell is a run of `hear-mwmae pretrain` in OUT/KIND-SIZE-FRACTION-SEED and a linear probe of
+all tasks. A cell whose run is unfinished resumes, and a probed one is left out, so that the same
+command goes on after any interruption. OUT/scaling.csv has a row per cell and task, with a 95 %
+bootstrap interval over clips; OUT/scaling.png and .svg show the means over the tasks.
 """
 
 from __future__ import annotations
@@ -58,7 +61,9 @@ def probe_cell(cell: dict[str, str], model: Path, tasks: list[ProbeTask], poolin
 
 
 def draw(rows: list[dict[str, str]]) -> Figure:
-    """Means over the tasks against the share of the data: a colour per kind, a mark per size, a line per seed."""
+    """Means over the tasks against the share of the data: a colour per kind, a mark per size, a
+    line per seed.
+    """
     means = [row for row in rows if row["task"] == MEAN]
     sizes = list(dict.fromkeys(row["size"] for row in means))
     with matplotlib.rc_context(STYLE):

@@ -1,4 +1,6 @@
-"""Scripts that collect or render the training corpora of the embedded models, and the development tasks.
+"""Scripts that collect or render the training corpora of the embedded models, and the development
+tasks.
 
-Run from the repository's root as ``python -m corpora.NAME DEST``; docs/corpora.md has the list. They are not part of the package.
+Run from the repository's root as ``python -m corpora.NAME DEST``; docs/corpora.md has the list.
+They are not part of the package.
 """

@@ -1,8 +1,8 @@
 """Collect freely licensed audio for pre-training from the packages of a Debian archive.
 
-Debian has many hours of speech, music, single notes and sound effects in packages with reviewed licences. This command downloads
-the packages of ``debian_packages.csv`` (without installing them), decodes every audio file in them and writes 16 kHz
-mono FLAC files with a manifest::
+Debian has many hours of speech, music, single notes and sound effects in packages with reviewed
+licences. This command downloads the packages of ``debian_packages.csv`` (without installing them),
+decodes every audio file in them and writes 16 kHz mono FLAC files with a manifest::
 
     python -m corpora.debian_audio DEST [--package NAME ...] [--jobs 2]
 
@@ -60,8 +60,9 @@ TAR_SUFFIXES = {".bz2", ".gz", ".h2drumkit", ".tar", ".tgz", ".xz"}
 # Containers of games and toolkits that hold their audio uncompressed among other data.
 CARVED_SUFFIXES = {".bin", ".cat", ".rcc"}
 
-# Words in the path that tell the speech and the music in a package of effects: games have folders named so,
-# Tux Paint ends the names of spoken descriptions in "_desc", and qABCs has "words" and "alpha" (letters).
+# Words in the path that tell the speech and the music in a package of effects: games have folders
+# named so, Tux Paint ends the names of spoken descriptions in "_desc", and qABCs has "words" and
+# "alpha" (letters).
 KIND_WORDS = {
     "speech": re.compile(r"(^|[^a-z])(voice|voices|speech|speak|dialogs?|words|alpha|desc)([^a-z]|$)", re.IGNORECASE),
     "music": re.compile(r"(^|[^a-z])(music|musics|musik|soundtrack)([^a-z]|$)", re.IGNORECASE),
@@ -100,7 +101,9 @@ def decode(path: Path) -> tuple[np.ndarray, int]:
 
 
 def convert(source: Path, target: Path) -> Clip:
-    """Write ``source`` as 16-bit mono FLAC to ``target``, unless it is unreadable, too short or silent."""
+    """Write ``source`` as 16-bit mono FLAC to ``target``, unless it is unreadable, too short or
+    silent.
+    """
     try:
         samples, rate = decode(source)
         if len(samples) < MIN_SECONDS * rate:
@@ -117,7 +120,9 @@ def convert(source: Path, target: Path) -> Clip:
 
 
 def download(package: str, folder: Path) -> Path | None:
-    """Return the ``.deb`` of a package, downloading it if need be, or None if apt cannot provide it."""
+    """Return the ``.deb`` of a package, downloading it if need be, or None if apt cannot provide
+    it.
+    """
     if found := sorted(folder.glob(f"{package}_*.deb")):
         return found[-1]
     # apt writes in place, so an interrupted download must not look like a complete one.
@@ -153,7 +158,9 @@ def unpack_archives(root: Path) -> None:
 
 
 def carve(path: Path, folder: Path) -> None:
-    """Cut the WAV files and Ogg streams that are stored uncompressed in a container into separate files."""
+    """Cut the WAV files and Ogg streams that are stored uncompressed in a container into separate
+    files.
+    """
     content = path.read_bytes()
     pieces = []
     for match in re.finditer(rb"RIFF(....)WAVE", content, re.DOTALL):
@@ -178,7 +185,9 @@ def is_audio(name: str | Path) -> bool:
 
 
 def convert_package(deb: Path, dest: Path, seen: set[str], pool: Executor) -> dict:
-    """Convert all audio of a package and return its record; ``seen`` gains the hashes of the new files."""
+    """Convert all audio of a package and return its record; ``seen`` gains the hashes of the new
+    files.
+    """
     package = deb.name.split("_")[0]
     version = subprocess.check_output(["dpkg-deb", "-f", deb, "Version"], text=True).strip()
     extracted, audio = dest / "extracted" / package, dest / "audio" / package
@@ -213,7 +222,9 @@ def convert_package(deb: Path, dest: Path, seen: set[str], pool: Executor) -> di
 
 
 def kind_of(file_name: str, package_kind: str) -> str:
-    """Return the kind of a file: the kind of its package, but in a package of effects its path may change it."""
+    """Return the kind of a file: the kind of its package, but in a package of effects its path may
+    change it.
+    """
     if package_kind == "effects":
         for kind, words in KIND_WORDS.items():
             if words.search(file_name):

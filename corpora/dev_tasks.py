@@ -5,9 +5,11 @@
 pitch: 960 notes of 96 instruments of TimGM6mb in 48 classes. Folds have different instruments.
 tuning: 720 drum hits of TimGM6mb in noise, in six classes of tuning, 0.8 semitones apart.
 words: 30 words of a dictionary, said by four synthetic voices. Folds have different voices.
-everyday: ten kinds of sounds from two Debian packages (everyday.csv): birds, pets, vehicles, things, people and others.
+everyday: ten kinds of sounds from two Debian packages (everyday.csv): birds, pets, vehicles,
+things, people and others.
 
-The tasks are not a benchmark: a drum hit occurs several times, with another loudness and other noise.
+The tasks are not a benchmark: a drum hit occurs several times, with another loudness and other
+noise.
 """
 
 from __future__ import annotations
@@ -93,7 +95,9 @@ def _in_noise(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def words_task(rng: np.random.Generator) -> list[Clip]:
-    """Words, each said several times by every voice, slower or faster, higher or lower; folds by voice."""
+    """Words, each said several times by every voice, slower or faster, higher or lower; folds by
+    voice.
+    """
     known = [word for word in words("en") if WORD_LETTERS[0] <= len(word) <= WORD_LETTERS[1]]
     chosen = [str(word) for word in rng.choice(known, WORDS, replace=False)]
     clips = []
@@ -105,7 +109,9 @@ def words_task(rng: np.random.Generator) -> list[Clip]:
 
 
 def everyday_task(rng: np.random.Generator) -> list[Clip]:
-    """The first seconds of the sounds of everyday.csv; folds are drawn, each kind evenly over all."""
+    """The first seconds of the sounds of everyday.csv; folds are drawn, each kind evenly
+    over all.
+    """
     with EVERYDAY.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     listed, found = read_package_list(), {}
@@ -137,7 +143,10 @@ def _audio_of(package: str, folder: Path) -> dict[str, Path]:
 
 
 def write_task(folder: Path, clips: Sequence[Clip]) -> int:
-    """Write a single-label scene task; sounds that are empty are left out. Returns the number of clips."""
+    """Write a single-label scene task; sounds that are empty are left out.
+
+    Returns the number of clips.
+    """
     splits: dict[str, dict[str, list[str]]] = {f"fold{fold:02d}": {} for fold in range(FOLDS)}
     for number, (sound, fold, label) in enumerate(clips):
         if len(sound):

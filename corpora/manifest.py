@@ -1,4 +1,6 @@
-"""Shared by all corpora: 16 kHz mono FLAC with a manifest.csv, rendered in batches by processes, resumable."""
+"""Shared by all corpora: 16 kHz mono FLAC with a manifest.csv, rendered in batches by processes,
+resumable.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,8 @@ class Source(NamedTuple):
 
 def resample(samples: np.ndarray, rate: int) -> np.ndarray:
     """(samples,) float32 at ``rate`` -> float32 at ``SAMPLE_RATE``."""
-    # The filter bank grows with rate / gcd(rate, 16000); old effects come at odd rates such as 11127 Hz, and
-    # a pitch error of 0.1 % is inaudible.
+    # The filter bank grows with rate / gcd(rate, 16000); old effects come at odd rates such as
+    # 11127 Hz, and a pitch error of 0.1 % is inaudible.
     rate = max(25, round(rate / 25) * 25)
     return torchaudio.functional.resample(torch.from_numpy(samples), rate, SAMPLE_RATE).numpy()
 
@@ -74,12 +76,13 @@ def render_batches(
 
     Args:
         batches: name -> source of its sounds, and the argument of ``render``.
-        render: yields names (of files below ``dest/audio``, without suffix, one for each sound of the corpus) and samples.
-            Runs in ``jobs`` processes.
-        settings: everything that determines the sounds, as JSON. A folder holds the sounds of one choice only.
+        render: yields names (of files below ``dest/audio``, without suffix, one for each sound of
+            the corpus) and samples. Runs in ``jobs`` processes.
+        settings: everything that determines the sounds, as JSON. A folder holds the sounds of one
+            choice only.
 
-    A batch with a record is done, so an interrupted run is resumable. A batch that fails stops the run with its error.
-    Raises HearMwmaeError if ``dest`` holds a corpus with other settings.
+    A batch with a record is done, so an interrupted run is resumable. A batch that fails stops the
+    run with its error. Raises HearMwmaeError if ``dest`` holds a corpus with other settings.
     """
     records = dest / "records"
     records.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,10 @@
 
     python -m corpora.notes DEST [--batches 120] [--seed 0] [--jobs 2]
 
-Half of the batches are single notes and hits (kind "rendered"): any instrument, any pitch from A0 to C8, any velocity, held from
-0.1 to 3.2 s, half of them out of tune. The others (kind "scores") are ten seconds each of random music: one to four parts in
-a scale, melodies or chords, with or without drums. TimGM6mb is reserved for the development tasks.
+Half of the batches are single notes and hits (kind "rendered"): any instrument, any pitch from A0
+to C8, any velocity, held from 0.1 to 3.2 s, half of them out of tune. The others (kind "scores")
+are ten seconds each of random music: one to four parts in a scale, melodies or chords, with or
+without drums. TimGM6mb is reserved for the development tasks.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from .soundfont import DRUM_CHANNEL, LARGEST_BEND, LEAD, Note, render
 from .speech import version_of
 
 FOLDER = Path("/usr/share/sounds/sf2")
-#: Soundfont -> its Debian package, its licence, whether it has instruments beside drums, and its share of the batches.
+#: Soundfont -> its Debian package, its licence, whether it has instruments beside drums, and its
+#: share of the batches.
 FONTS = {
     "MuseScore_General_Full.sf2": ("musescore-general-soundfont-lossless", "MIT", True, 0.35),
     "FluidR3_GM.sf2": ("fluid-soundfont-gm", "MIT", True, 0.33),
@@ -60,7 +62,9 @@ def draw_note(r: np.random.Generator) -> Note:
 
 
 def draw_score(r: np.random.Generator, instruments: bool) -> list[Note]:
-    """Ten seconds of music: parts that walk in a scale, each in a rhythm that repeats, and a pattern of drums."""
+    """Ten seconds of music: parts that walk in a scale, each in a rhythm that repeats, and a
+    pattern of drums.
+    """
     beat, scale, tonic = log_uniform(r, 0.12, 0.6), SCALES[r.integers(len(SCALES))], between(r, (30, 90))
     bend = between(r, (-LARGEST_BEND // 2, LARGEST_BEND // 2))
     notes = []

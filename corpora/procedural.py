@@ -2,8 +2,9 @@
 
     python -m corpora.procedural DEST [--clips 9000] [--seed 0] [--jobs 2]
 
-Clip number i is a function of (seed, i) alone. A clip is one of the forms below, played by instruments of ``synthesis`` whose
-notes are uniform over the pitches from A0 to C8, with or without a room, on a floor of noise.
+Clip number i is a function of (seed, i) alone. A clip is one of the forms below, played by
+instruments of ``synthesis`` whose notes are uniform over the pitches from A0 to C8, with or without
+a room, on a floor of noise.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ def scene(r: Random, clip: np.ndarray) -> None:
 
 
 def single_notes(r: Random, clip: np.ndarray) -> None:
-    """Notes or strokes of one instrument, of one to four seconds each, one after another with quiet between them."""
+    """Notes or strokes of one instrument, of one to four seconds each, one after another with quiet
+    between them.
+    """
     play, at = draw_instrument(r), r.uniform(0, 0.2)
     while at < SECONDS - 0.5:
         length = r.uniform(1, 4)
@@ -111,7 +114,9 @@ def melody(r: Random, clip: np.ndarray) -> None:
 
 
 def rhythm(r: Random, clip: np.ndarray) -> None:
-    """A pattern of strokes, over and over: hand drums and what else is struck, each at its own tuning."""
+    """A pattern of strokes, over and over: hand drums and what else is struck, each at its own
+    tuning.
+    """
     beat, steps = log_uniform(r, 0.08, 0.4), int(r.integers(3, 17))
     for _ in range(r.integers(1, 4)):
         play = (

@@ -24,7 +24,8 @@ LARGEST_BEND = 8191
 RENDER_RATE = 48_000
 #: MIDI ticks per second at its default tempo, 120 beats per minute.
 TICKS_PER_BEAT, TICKS_PER_SECOND = 480, 960
-#: Peaks below this are an instrument's way of not having that note; what has decayed to this part of the peak is cut off.
+#: Peaks below this are an instrument's way of not having that note; what has decayed to this part
+#: of the peak is cut off.
 MIN_PEAK, DECAYED = 2e-3, 1e-3
 ALL_SOUND_OFF = 120
 
@@ -42,7 +43,9 @@ class Note(NamedTuple):
 
 
 def midi(slots: Sequence[Sequence[Note]], seconds: float) -> mido.MidiFile:
-    """A score of slots of ``seconds`` each, one after another; what still sounds at the end of its slot is cut off."""
+    """A score of slots of ``seconds`` each, one after another; what still sounds at the end of its
+    slot is cut off.
+    """
     events = []
     for number, notes in enumerate(slots):
         start = number * seconds
@@ -67,9 +70,11 @@ def midi(slots: Sequence[Sequence[Note]], seconds: float) -> mido.MidiFile:
 
 
 def render(soundfont: Path, slots: Sequence[Sequence[Note]], seconds: float, room: bool = False) -> list[np.ndarray]:
-    """(samples,) float32 at 16 kHz for each slot, peaks at most 1; empty if the soundfont has no such sound.
+    """(samples,) float32 at 16 kHz for each slot, peaks at most 1; empty if the soundfont has no
+    such sound.
 
-    ``room`` adds FluidSynth's reverberation. Raises HearMwmaeError without FluidSynth, and if it cannot render the notes.
+    ``room`` adds FluidSynth's reverberation. Raises HearMwmaeError without FluidSynth, and if it
+    cannot render the notes.
     """
     with tempfile.TemporaryDirectory() as folder:
         score, wave = Path(folder, "score.mid"), Path(folder, "score.wav")

@@ -1,10 +1,12 @@
-"""Synthetic speech: random words of dictionaries, in many languages, by free synthesisers in Debian.
+"""Synthetic speech: random words of dictionaries, in many languages, by free synthesisers in
+Debian.
 
     python -m corpora.speech DEST [--batches 400] [--seed 0] [--jobs 2]
 
-Texts are one to seven random words of Debian's word lists (packages w*, hunspell-*), so they resemble no data set. Voices: eSpeak
-NG in its languages and variants, Flite's and Festival's (voices.HELD_OUT are reserved for the development task). Batch number i
-is a function of (seed, i) and the packages' versions alone.
+Texts are one to seven random words of Debian's word lists (packages w*, hunspell-*), so they
+resemble no data set. Voices: eSpeak NG in its languages and variants, Flite's and Festival's
+(voices.HELD_OUT are reserved for the development task). Batch number i is a function of (seed, i)
+and the packages' versions alone.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from .voices import FESTIVAL, FLITE, HELD_OUT, Utterance, Voice, espeak_voices, 
 KIND = "synthetic-speech"
 BATCH = 50
 SECONDS = (0.3, 10.0)
-#: Language -> word list, below /usr/share. A language without a list uses a neighbour's (Finnish has no list, no dictionary).
+#: Language -> word list, below /usr/share. A language without a list uses a neighbour's (Finnish
+#: has no list, no dictionary).
 WORDS = {
     **{"en": "dict/american-english", "en-gb": "dict/british-english", "de": "dict/ngerman", "fr": "dict/french"},
     **{"es": "dict/spanish", "it": "dict/italian", "pt": "dict/portuguese", "pt-br": "dict/brazilian", "ca": "dict/catalan"},
@@ -48,7 +51,8 @@ SHARE = Path("/usr/share")
 MOST_WORDS = 20_000
 #: Of the batches; the rest is eSpeak NG's, which has by far the most voices.
 FLITE_SHARE, FESTIVAL_SHARE = 0.05, 0.4
-#: Of a voice's recordings or models, parts of which are in what it says. What eSpeak NG says is computed; the licence is its own.
+#: Of a voice's recordings or models, parts of which are in what it says. What eSpeak NG says is
+#: computed; the licence is its own.
 LICENCES = {
     **{
         "espeak-ng": "GPL-3+",
@@ -115,7 +119,9 @@ def render_batch(batch: tuple[int, int, Voice]) -> Iterator[tuple[str, np.ndarra
 
 
 def plan(batches: int, seed: int) -> list[Voice]:
-    """The voice of every batch: all of Flite and Festival in turn, and languages and variants of eSpeak NG at random."""
+    """The voice of every batch: all of Flite and Festival in turn, and languages and variants of
+    eSpeak NG at random.
+    """
     r = np.random.default_rng(seed)
     mine = [[voice for voice in voices if voice not in HELD_OUT] for voices in (FLITE, FESTIVAL)]
     others = espeak_voices(sorted(WORDS))

@@ -1,6 +1,8 @@
-"""At most so many hours of a kind: a draw from manifests, when there is more audio than a run can hear.
+"""At most so many hours of a kind: a draw from manifests, when there is more audio than a run can
+hear.
 
-    python -m corpora.subset data/{debian,procedural,notes,speech}/manifest.csv --hours music=4 --hours speech=6
+    python -m corpora.subset data/{debian,procedural,notes,speech}/manifest.csv --hours music=4
+    --hours speech=6
 
 writes subset.csv beside each manifest, for `hear-mwmae pack`.
 """
@@ -21,7 +23,9 @@ SUBSET = "subset.csv"
 
 
 def draw(rows: list[dict[str, str]], hours: dict[str, float], generator: random.Random) -> list[dict[str, str]]:
-    """Rows in the order of their paths, drawn until their kind reaches its ``hours``; kinds that it does not name are kept."""
+    """Rows in the order of their paths, drawn until their kind reaches its ``hours``; kinds that it
+    does not name are kept.
+    """
     generator.shuffle(rows)
     seconds: Counter[str] = Counter()
     drawn = []

@@ -1,7 +1,8 @@
 """Procedural instruments: drawn at random, then played at any pitch.
 
-Each function draws an instrument with the generator ``r`` and returns ``play(f, n)``: ``n`` samples (float64) at ``f`` hertz. The
-caller sets their level. The timbre is drawn once; the differences between notes are drawn when a note is played.
+Each function draws an instrument with the generator ``r`` and returns ``play(f, n)``: ``n`` samples
+(float64) at ``f`` hertz. The caller sets their level. The timbre is drawn once; the differences
+between notes are drawn when a note is played.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import numpy as np
 from scipy.signal import butter, fftconvolve, lfilter, sosfilt
 
 RATE = 16_000
-#: Of a partial, the highest frequency: near the Nyquist frequency nothing is left of a real recording.
+#: Of a partial, the highest frequency: near the Nyquist frequency nothing is left of a real
+#: recording.
 TOP = 7600.0
 Random = np.random.Generator
 Play = Callable[[float, int], np.ndarray]
@@ -27,14 +29,19 @@ def seconds(n: int) -> np.ndarray:
 
 
 def sine(cycles: np.ndarray) -> np.ndarray:
-    """Sine of a phase in cycles. Single precision is exact enough (-120 dB) once whole cycles are taken off, and much faster."""
+    """Sine of a phase in cycles.
+
+    Single precision is exact enough (-120 dB) once whole cycles are taken off, and much faster.
+    """
     return np.sin(((cycles - np.floor(cycles)) * (2 * np.pi)).astype(np.float32))
 
 
 def damped(frequencies: np.ndarray, decays: np.ndarray, amplitudes: np.ndarray, n: int) -> np.ndarray:
-    """Sum of decaying sines: hertz, seconds to 1/e (or infinity) and complex amplitudes, (modes,) each -> (n,) samples.
+    """Sum of decaying sines: hertz, seconds to 1/e (or infinity) and complex amplitudes, (modes,)
+    each -> (n,) samples.
 
-    A mode is a power series z^0, z^1, ..., and z^(64 p + q) = (z^64)^p z^q, so that all modes are one product of matrices.
+    A mode is a power series z^0, z^1, ..., and z^(64 p + q) = (z^64)^p z^q, so that all modes are
+    one product of matrices.
     """
     kept = frequencies < TOP
     step = (2j * np.pi * frequencies[kept] - 1 / decays[kept]) / RATE
@@ -75,7 +82,9 @@ def draw_envelope(r: Random) -> Callable[[int], np.ndarray]:
 
 
 def draw_pitch_curve(r: Random) -> Callable[[float, int], np.ndarray | None]:
-    """Phase in cycles of a note with vibrato, or with a glide into it; None of one that is steady."""
+    """Phase in cycles of a note with vibrato, or with a glide into it; None of one that is
+    steady.
+    """
     depth, rate = r.uniform(0.1, 1.0) * (r.random() < 0.3), r.uniform(3, 8)
     glide, power = r.uniform(-7, 7) * (r.random() < 0.15), r.uniform(0.2, 2)
 
@@ -90,7 +99,9 @@ def draw_pitch_curve(r: Random) -> Callable[[float, int], np.ndarray | None]:
 
 
 def harmonic(r: Random) -> Play:
-    """Partials of a random spectrum: a tilt, fixed resonances, every one or the odd ones, stretched or not."""
+    """Partials of a random spectrum: a tilt, fixed resonances, every one or the odd ones, stretched
+    or not.
+    """
     phase, tilt, fade = draw_pitch_curve(r), r.uniform(0.3, 2.5), r.uniform(0, 0.5)
     stretch = log_uniform(r, 1e-6, 1e-3) if r.random() < 0.4 else 0.0
     odd, breath = r.random() < 0.25, log_uniform(r, 1e-4, 0.1)
@@ -111,7 +122,9 @@ def harmonic(r: Random) -> Play:
 
 
 def partials(cycles: np.ndarray | None, frequencies: np.ndarray, fade: float, amplitudes: np.ndarray, n: int) -> np.ndarray:
-    """Partials of a steady note, or of one whose phase is given (and which is not stretched); higher ones fade faster."""
+    """Partials of a steady note, or of one whose phase is given (and which is not stretched);
+    higher ones fade faster.
+    """
     rates = fade * np.arange(len(frequencies))
     if cycles is None:
         return damped(frequencies, 1 / (rates + 1e-9), amplitudes, n)
@@ -124,7 +137,9 @@ def partials(cycles: np.ndarray | None, frequencies: np.ndarray, fade: float, am
 
 
 def subtractive(r: Random) -> Play:
-    """A saw, a square or a narrow pulse through a low-pass, as reeds, brass and synthesisers; bright at first, or later."""
+    """A saw, a square or a narrow pulse through a low-pass, as reeds, brass and synthesisers;
+    bright at first, or later.
+    """
     phase, width, power = draw_pitch_curve(r), r.choice([0.5, r.uniform(0.05, 0.5)]), log_uniform(r, 1, 20)
     saw, sweep, speed = r.random() < 0.5, r.uniform(-2, 2), log_uniform(r, 0.05, 1)
 
@@ -174,7 +189,8 @@ def pluck(r: Random) -> Play:
     return play
 
 
-#: Ratios of modes: a free bar, a clamped bar, a membrane, a tuned hand drum, a bell, a tuned (marimba) bar, a wine glass.
+#: Ratios of modes: a free bar, a clamped bar, a membrane, a tuned hand drum, a bell, a tuned
+#: (marimba) bar, a wine glass.
 MODES = (
     (1, 2.76, 5.4, 8.93, 13.34, 18.6),
     (1, 6.27, 17.55, 34.39),
@@ -187,7 +203,9 @@ MODES = (
 
 
 def modal(r: Random) -> Play:
-    """Something struck: exponentially decaying modes of a known body or of a random one, begun by a click of noise."""
+    """Something struck: exponentially decaying modes of a known body or of a random one, begun by a
+    click of noise.
+    """
     known = np.array(MODES[r.integers(len(MODES))], float)
     ratios = (
         known * np.exp(r.normal(0, 0.01, len(known)))
@@ -208,7 +226,9 @@ def modal(r: Random) -> Play:
 
 
 def gong(r: Random) -> Play:
-    """A plate: dozens of modes, the high ones rising late in a gong and fading first in a cymbal."""
+    """A plate: dozens of modes, the high ones rising late in a gong and fading first in a
+    cymbal.
+    """
     count, decay, late = r.integers(25, 70), log_uniform(r, 0.2, 5), r.uniform(0, 0.4) * (r.random() < 0.5)
     ratios = np.r_[1, np.sort(np.exp(r.uniform(0, np.log(40), count)))]
     levels, shimmer = r.uniform(0.1, 1, len(ratios)) * ratios ** -r.uniform(-0.3, 1), r.uniform(0, 1) ** 2
@@ -226,7 +246,9 @@ def gong(r: Random) -> Play:
 
 
 def hand_drum(r: Random) -> Play:
-    """A drum with one tuning and several strokes: open, damped, on the rim, slapped, glided; harmonic or a bare membrane."""
+    """A drum with one tuning and several strokes: open, damped, on the rim, slapped, glided;
+    harmonic or a bare membrane.
+    """
     modes = np.array(MODES[3] if r.random() < 0.6 else MODES[2], float) * (1 + r.normal(0, 0.004))
     strokes = [
         {
@@ -253,7 +275,9 @@ def hand_drum(r: Random) -> Play:
 
 
 def noise(r: Random) -> Play:
-    """White or red noise through a band that follows the pitch or not, steady, gusty or sparse (drops, crackles)."""
+    """White or red noise through a band that follows the pitch or not, steady, gusty or sparse
+    (drops, crackles).
+    """
     red, width, follows, band = r.random() < 0.2, r.uniform(0.2, 5), r.random() < 0.5, log_uniform(r, 60, 4000)
     gusts, sparse = r.uniform(0, 1) * (r.random() < 0.5), log_uniform(r, 1e-3, 0.05) if r.random() < 0.25 else 0.0
 
@@ -274,7 +298,9 @@ def noise(r: Random) -> Play:
 
 
 def pulses(r: Random) -> Play:
-    """Engines, rattles, ticks: a short sound over and over, evenly or at random, ever faster or slower."""
+    """Engines, rattles, ticks: a short sound over and over, evenly or at random, ever faster or
+    slower.
+    """
     rate, even, drift = log_uniform(r, 3, 90), log_uniform(r, 1, 3000), r.uniform(-1.5, 1.5) * (r.random() < 0.4)
     inner = (modal if r.random() < 0.6 else noise)(r)
     length = int(RATE * log_uniform(r, 0.01, 0.12))
@@ -306,7 +332,9 @@ VOWELS = np.array(
 
 
 def voice(r: Random) -> Play:
-    """Syllables, spoken or sung: a glottal pulse or a whisper through moving formants, with consonants of noise."""
+    """Syllables, spoken or sung: a glottal pulse or a whisper through moving formants, with
+    consonants of noise.
+    """
     size, tract = r.uniform(0.8, 1.3), VOWELS * np.exp(r.normal(0, 0.06, VOWELS.shape))
     tilt, whisper, sung, syllable = r.uniform(0.7, 0.97), r.random() < 0.08, r.random() < 0.4, log_uniform(r, 0.1, 0.5)
     phase, breath, base = draw_pitch_curve(r), r.uniform(0, 0.15), log_uniform(r, 75, 400)
@@ -334,7 +362,9 @@ def voice(r: Random) -> Play:
 
 
 def _syllable(r: Random, source: np.ndarray, before: np.ndarray, vowel: np.ndarray) -> np.ndarray:
-    """A glide of some 60 ms from one vowel into another, below an arch; some begin with a consonant."""
+    """A glide of some 60 ms from one vowel into another, below an arch; some begin with a
+    consonant.
+    """
     n, glide = len(source), min(len(source), 960)
     y = np.empty(n)
     for start, formants in ((0, (before + vowel) / 2), (glide, vowel)):

@@ -1,4 +1,6 @@
-"""Free speech synthesisers as subprocesses: eSpeak NG, Flite and Festival, with their voices in Debian."""
+"""Free speech synthesisers as subprocesses: eSpeak NG, Flite and Festival, with their voices in
+Debian.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from .manifest import SAMPLE_RATE, resample
 
 
 class Voice(NamedTuple):
-    """A voice: its engine, its name in the engine, its language, and the Debian package of its sound."""
+    """A voice: its engine, its name in the engine, its language, and the Debian package of its
+    sound.
+    """
 
     engine: str
     name: str
@@ -50,12 +54,15 @@ FESTIVAL = [
     Voice("festival", "pc_diphone", "it", "festvox-itapc16k", "iso-8859-15"),
     Voice("festival", "msu_ru_nsh_clunits", "ru", "festvox-ru"),
 ]
-#: English voices of the development task of words, which training never hears. All are of real speakers.
+#: English voices of the development task of words, which training never hears. All are of real
+#: speakers.
 HELD_OUT = [voice for voice in (*FLITE, *FESTIVAL) if voice.name in ("awb", "rms", "kal_diphone", "ked_diphone")]
 
 
 def espeak_voices(languages: Sequence[str]) -> list[Voice]:
-    """Every language of ``languages`` in every variant of eSpeak NG (other resonances, breath, other sources of the voice)."""
+    """Every language of ``languages`` in every variant of eSpeak NG (other resonances, breath,
+    other sources of the voice).
+    """
     listed = _run(["espeak-ng", "--voices=variant"], "").splitlines()
     variants = [
         name for line in listed for name in [line.split("!v/")[-1].split("  ")[0].strip()] if "!v/" in line and " " not in name
@@ -64,9 +71,11 @@ def espeak_voices(languages: Sequence[str]) -> list[Voice]:
 
 
 def speak(voice: Voice, utterances: Sequence[Utterance]) -> Iterator[np.ndarray]:
-    """(samples,) float32 at 16 kHz for each utterance, without silence at the ends; empty if the voice cannot pronounce it.
+    """(samples,) float32 at 16 kHz for each utterance, without silence at the ends; empty if the
+    voice cannot pronounce it.
 
-    eSpeak NG changes the pitch; the other engines scale the voice, as of a smaller or larger speaker.
+    eSpeak NG changes the pitch; the other engines scale the voice, as of a smaller or larger
+    speaker.
     """
     with tempfile.TemporaryDirectory() as folder:
         waves = [Path(folder, f"{number}.wav") for number in range(len(utterances))]
@@ -86,7 +95,9 @@ def speak(voice: Voice, utterances: Sequence[Utterance]) -> Iterator[np.ndarray]
 
 
 def _festival_script(voice: Voice, utterances: Sequence[Utterance], waves: Sequence[Path]) -> str:
-    """A word that a voice cannot pronounce is an error in Scheme, which must not stop the others."""
+    """A word that a voice cannot pronounce is an error in Scheme, which must not stop the
+    others.
+    """
     lines = [f"(voice_{voice.name})"]
     for utterance, wave in zip(utterances, waves, strict=True):
         text = utterance.text.replace("\\", "").replace('"', "")

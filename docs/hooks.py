@@ -1,4 +1,6 @@
-"""The README is the first page of the site: its links into docs/ are pages here, and those to other files become text."""
+"""The README is the first page of the site: its links into docs/ are pages here, and those to other
+files become text.
+"""
 
 from __future__ import annotations
 

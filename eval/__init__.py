@@ -1,1 +1,3 @@
-"""HEAR's evaluation kit, unmodified, on the tasks of the paper: `python -m eval --help`, in a checkout."""
+"""HEAR's evaluation kit, unmodified, on the tasks of the paper: `python -m eval --help`, in a
+checkout.
+"""

@@ -1,4 +1,6 @@
-"""`python -m eval`, in a checkout: HEAR tasks with HEAR's evaluation kit, from embeddings to a table."""
+"""`python -m eval`, in a checkout: HEAR tasks with HEAR's evaluation kit, from embeddings to a
+table.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def main() -> None:
 
 @main.command("tasks", short_help="List the tasks and their sources.")
 def tasks_command() -> None:
-    """List the tasks: ten of the paper, and one with events. eval/tasks.csv has their sources and licences."""
+    """List the tasks: ten of the paper, and one with events. eval/tasks.csv has their sources and
+    licences.
+    """
     for task in registry().values():
         length = f"{task.seconds:g} s" if task.seconds else "0.3 to 30 s"
         click.echo(
@@ -112,7 +116,10 @@ def _other_count(task: TaskFolder) -> str:
 @TASK
 @click.option("--sample-rate", default=16000, show_default=True, help="Sample rate of the audio to check.")
 def check_command(tasks_dir: Path, names: tuple[str, ...], sample_rate: int) -> None:
-    """List complete task folders, and the problems of the others. The exit code is 1 if there are problems."""
+    """List complete task folders, and the problems of the others.
+
+    The exit code is 1 if there are problems.
+    """
     bad, found = False, find_tasks(tasks_dir, names)
     for task in found:
         problems = problems_of(task, sample_rate)
@@ -144,10 +151,11 @@ def embed_command(
     batch_size: int | None,
     names: tuple[str, ...],
 ) -> None:
-    """Embed tasks with a model into the folder RESULTS, which is named after the model. Existing embeddings are kept.
+    """Embed tasks with a model into the folder RESULTS, which is named after the model. Existing
+    embeddings are kept.
 
-    Under torchrun (python -m torch.distributed.run --nproc-per-node 8 -m eval embed ...) the processes share the clips of a task.
-    Each process uses one GPU, if the machine has GPUs.
+    Under torchrun (python -m torch.distributed.run --nproc-per-node 8 -m eval embed ...) the
+    processes share the clips of a task. Each process uses one GPU, if the machine has GPUs.
     """
     try:
         options = json.loads(model_options)
@@ -188,7 +196,8 @@ def embed_command(
 @TASK
 @jobs_option("Processes, limited by the available memory.")
 def predict_command(results: Path, protocol: str, seeds: list[int], names: tuple[str, ...], jobs: int) -> None:
-    """Train and test predictors on the embeddings in RESULTS: one process and one file per task and seed.
+    """Train and test predictors on the embeddings in RESULTS: one process and one file per task and
+    seed.
 
     Existing results are kept. A failed prediction does not stop the others.
     """
@@ -209,7 +218,9 @@ def predict_command(results: Path, protocol: str, seeds: list[int], names: tuple
 @SEEDS
 @TASK
 def plan_command(results: Path, protocol: str, seeds: list[int], names: tuple[str, ...]) -> None:
-    """List the commands of the jobs that `predict` would run, one per line, for the array jobs of a cluster."""
+    """List the commands of the jobs that `predict` would run, one per line, for the array jobs of a
+    cluster.
+    """
     for one in predict.missing_predictions(results, protocol, seeds, names):
         click.echo(shlex.join([sys.executable, "-m", "eval", "job", str(one.task_dir), protocol, str(one.seed)]))
 
@@ -242,7 +253,9 @@ def _read(results: tuple[Path, ...], protocol: str) -> dict[str, dict[str, score
     "--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write the scores of one model, for `gate`."
 )
 def scores_command(results: tuple[Path, ...], protocol: str, csv_path: Path | None) -> None:
-    """Print a Markdown table of the models in RESULTS... and of published rows, with 95 % intervals over seeds."""
+    """Print a Markdown table of the models in RESULTS... and of published rows, with 95 % intervals
+    over seeds.
+    """
     models = _read(results, protocol)
     click.echo(scores.markdown(models, protocol))
     if csv_path:
@@ -257,7 +270,8 @@ def scores_command(results: tuple[Path, ...], protocol: str, csv_path: Path | No
 @PROTOCOL
 @out_option("The .html to write.", folder=False)
 def report_command(results: tuple[Path, ...], protocol: str, out: Path) -> None:
-    """Write one page about the models in RESULTS...: scores and the paper's scores, bars, comparisons, provenance.
+    """Write one page about the models in RESULTS...: scores and the paper's scores, bars,
+    comparisons, provenance.
 
     The table of scores is also written as .md and as .table.csv.
     """
@@ -278,9 +292,11 @@ def report_command(results: tuple[Path, ...], protocol: str, out: Path) -> None:
     "--min", "minimum", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="CSV of `scores --csv`."
 )
 def gate_command(results: Path, protocol: str, minimum: Path) -> None:
-    """Exit with 1 if a score falls below a stored one by more than chance: for continuous integration.
+    """Exit with 1 if a score falls below a stored one by more than chance: for continuous
+    integration.
 
-    Chance is the 95 % interval of the stored scores over their seeds. With one seed, it follows from the number of tested clips.
+    Chance is the 95 % interval of the stored scores over their seeds. With one seed, it follows
+    from the number of tested clips.
     """
     (found,) = _read((results,), protocol).values()
     problems = gate.below(found, protocol, minimum)

@@ -65,7 +65,9 @@ class Model:
         return {"module": self.module, "options": self.options, "weights": self._weights(), "pooling": pooling}
 
     def _weights(self) -> str:
-        """SHA-256 of the loaded weights; for a model that is not a torch module, of its files, or else its name."""
+        """SHA-256 of the loaded weights; for a model that is not a torch module, of its files, or
+        else its name.
+        """
         model = self.embedding.model
         if isinstance(model, torch.nn.Module):
             digest = hashlib.sha256()
@@ -79,7 +81,10 @@ class Model:
 
 
 def is_embedded(model: Model, task: TaskFolder, results: Path) -> bool:
-    """Whether ``results`` has the task. HearMwmaeError if it was embedded with another model or other labels."""
+    """Whether ``results`` has the task.
+
+    HearMwmaeError if it was embedded with another model or other labels.
+    """
     out = results / task.path.name / EMBEDDINGS
     if not (out / ABOUT).is_file():
         return False
@@ -98,7 +103,8 @@ def check_complete(model: Model, task: TaskFolder) -> None:
 
 
 def write_embeddings(model: Model, task: TaskFolder, results: Path, batch_size: int | None, rank: int, world: int) -> None:
-    """Embed a complete task into ``results/TASK/embeddings``; under torchrun, every process of the group calls it.
+    """Embed a complete task into ``results/TASK/embeddings``; under torchrun, every process of the
+    group calls it.
 
     Raises HearMwmaeError if it cannot be embedded, or if another process is embedding it.
     """
@@ -153,7 +159,9 @@ def _hash_files(path: Path) -> str:
 
 
 def _share(task: TaskFolder, folder: Path, rank: int, world: int) -> TaskFolder | None:
-    """A task folder with every ``world``-th clip of each split, from the ``rank``-th on; None if a split would be empty."""
+    """A task folder with every ``world``-th clip of each split, from the ``rank``-th on; None if a
+    split would be empty.
+    """
     labels = {split: list(task.labels(split).items()) for split in task.splits}
     world = min(world, *map(len, labels.values()))
     if rank >= world:
@@ -188,8 +196,9 @@ def hours_of(task: TaskFolder, sample_rate: int) -> float:
 def disk_needed(model: Model, task: TaskFolder, world: int = 1) -> int:
     """Peak disk space for embedding a task, in bytes.
 
-    The kit writes every vector twice, to one file per clip and to one array, before the files are removed. Several processes
-    write another array. The size of a file is rounded up to blocks. Events also have their times, as text.
+    The kit writes every vector twice, to one file per clip and to one array, before the files are
+    removed. Several processes write another array. The size of a file is rounded up to blocks.
+    Events also have their times, as text.
     """
     clips = task.clips
     embedding, files, text = model.embedding, 2, 0
@@ -204,7 +213,9 @@ def disk_needed(model: Model, task: TaskFolder, world: int = 1) -> int:
 
 
 def memory_needed(model: Model, task: TaskFolder) -> int:
-    """Peak RSS of this process after embedding the task's longest clip, in bytes; GPU memory does not count."""
+    """Peak RSS of this process after embedding the task's longest clip, in bytes; GPU memory does
+    not count.
+    """
     embedding = model.embedding
     longest = round(max(seconds_of(task, embedding.sample_rate)) * embedding.sample_rate)
     silence = np.zeros((1, longest), np.float32)

@@ -1,6 +1,8 @@
-"""Downloads HEAR's tasks from their public record, checks, unpacks and resamples them. Every step is resumable.
+"""Downloads HEAR's tasks from their public record, checks, unpacks and resamples them. Every step
+is resumable.
 
-A task appears in the tasks folder when it is complete. Until then it is in ``.fetch/`` of that folder:
+A task appears in the tasks folder when it is complete. Until then it is in ``.fetch/`` of that
+folder:
 
     KEY.part           an archive during the download
     KEY                a complete archive, its MD5 checked
@@ -31,7 +33,8 @@ from hear_mwmae.probing.tasks import METADATA, SAMPLE_RATE, TaskFolder
 
 from .tasks import BenchmarkTask, problems_of
 
-#: "HEAR: Holistic Evaluation of Audio Representations (tasks)", doi 10.5281/zenodo.5885750: all tasks, at 48 kHz only.
+#: "HEAR: Holistic Evaluation of Audio Representations (tasks)", doi 10.5281/zenodo.5885750: all
+#: tasks, at 48 kHz only.
 RECORD = "https://zenodo.org/api/records/5885750"
 SOURCE_RATE = 48000
 #: Attempts without progress before the download of an archive fails.
@@ -78,7 +81,8 @@ def is_fetched(task: BenchmarkTask, tasks_dir: Path) -> bool:
 def fetch_task(task: BenchmarkTask, tasks_dir: Path, archives: list[Archive], jobs: int = 1, keep: bool = False) -> None:
     """Make ``tasks_dir/FOLDER`` complete at 16 kHz.
 
-    Raises HearMwmaeError if the record has no such task, or if the download is damaged or incomplete.
+    Raises HearMwmaeError if the record has no such task, or if the download is damaged or
+    incomplete.
 
     Args:
         jobs: processes for resampling.
@@ -142,7 +146,9 @@ def _size(path: Path) -> int:
 
 
 def _append(archive: Archive, part: Path, bar: tqdm) -> None:
-    """Download the missing bytes. requests.RequestException if nothing arrives; received bytes are kept."""
+    """Download the missing bytes. requests.RequestException if nothing arrives; received bytes are
+    kept.
+    """
     had = bar.n = _size(part)
     headers = {"Range": f"bytes={had}-"} if had else {}
     try:
@@ -161,7 +167,9 @@ def _append(archive: Archive, part: Path, bar: tqdm) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack the task folder of that name from anywhere in an archive: metadata and 48 kHz audio only."""
+    """Unpack the task folder of that name from anywhere in an archive: metadata and 48 kHz audio
+    only.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:

@@ -1,4 +1,6 @@
-"""Stored scores, and whether new scores fall below them by more than chance: `python -m eval gate`."""
+"""Stored scores, and whether new scores fall below them by more than chance: `python -m
+eval gate`.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from hear_mwmae.files import replacing
 
 from .scores import CONFIDENCE, Score
 
-#: Columns of the file. ``seeds`` are the scores by seed, such as "0=80.5 1=79.75"; ``clips`` is the number of tested clips.
-#: Files of earlier versions, without the last two, are also read.
+#: Columns of the file. ``seeds`` are the scores by seed, such as "0=80.5 1=79.75"; ``clips`` is the
+#: number of tested clips. Files of earlier versions, without the last two, are also read.
 STORED_FIELDS = ("task", "protocol", "mean", "half_width", "seeds", "clips")
 
 
@@ -60,10 +62,11 @@ def _stored(row: dict[str, str]) -> Score:
 def tolerance(stored: Score, new: Score) -> float:
     """How far a new mean may fall below a stored mean by chance alone, in percentage points.
 
-    With stored seeds, it is the 95 % prediction interval of a mean of as many new seeds, from the spread of the stored seeds:
-    t s sqrt(1 / stored + 1 / new). A stored interval without its seeds is used unchanged. One stored seed has no spread, so the
-    spread of the new seeds is used. With one seed on both sides, it is the 95 % interval of the difference of two proportions
-    over the tested clips, sqrt(2) times the interval of one proportion.
+    With stored seeds, it is the 95 % prediction interval of a mean of as many new seeds, from the
+    spread of the stored seeds: t s sqrt(1 / stored + 1 / new). A stored interval without its seeds
+    is used unchanged. One stored seed has no spread, so the spread of the new seeds is used. With
+    one seed on both sides, it is the 95 % interval of the difference of two proportions over the
+    tested clips, sqrt(2) times the interval of one proportion.
     """
     one, other = list(stored.values.values()), list(new.values.values())
     spread = one if len(one) > 1 else other
@@ -82,9 +85,11 @@ def tolerance(stored: Score, new: Score) -> float:
 
 
 def below(scores: dict[str, Score], protocol: str, minimum: Path) -> list[str]:
-    """A line for each score that falls below the stored score of :func:`write_csv` by more than its :func:`tolerance`.
+    """A line for each score that falls below the stored score of :func:`write_csv` by more than its
+    :func:`tolerance`.
 
-    Raises HearMwmaeError if a stored task has no score or another protocol, or if the file is empty.
+    Raises HearMwmaeError if a stored task has no score or another protocol, or if the file is
+    empty.
     """
     stored = read_csv(minimum, protocol)
     if missing := sorted(stored.keys() - scores.keys()):

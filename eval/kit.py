@@ -1,7 +1,8 @@
-"""Unmodified heareval: its environment, and its two entry points with the settings that its command line fixes.
+"""Unmodified heareval: its environment, and its two entry points with the settings that its command
+line fixes.
 
-Nothing of heareval is copied or changed on disk. It reads its seed, its grid and its batch size from names in its modules. They
-are patched during a call.
+Nothing of heareval is copied or changed on disk. It reads its seed, its grid and its batch size
+from names in its modules. They are patched during a call.
 """
 
 from __future__ import annotations
@@ -21,17 +22,20 @@ from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import read_json
 from hear_mwmae.probing.tasks import TaskFolder
 
-# pytorch-lightning 1.8 reads the checkpoints that it has just written with the torch.load of torch before 2.6.
+# pytorch-lightning 1.8 reads the checkpoints that it has just written with the torch.load of torch
+# before 2.6.
 os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
 
 import soundfile
 import torch
 
-#: Name -> (points of the grid to try, differences from heareval's grid). Scores of different protocols are never mixed.
+#: Name -> (points of the grid to try, differences from heareval's grid). Scores of different
+#: protocols are never mixed.
 PROTOCOLS: dict[str, tuple[int, dict]] = {
     # The kit's stock grid: 8 points drawn from it.
     "hear": (8, {}),
-    # The paper's authors': one hidden layer of 1024 and a rate of 1e-4 throughout, dropout chosen by validation.
+    # The paper's authors': one hidden layer of 1024 and a rate of 1e-4 throughout, dropout chosen
+    # by validation.
     "paper": (
         2,
         {
@@ -46,7 +50,9 @@ PROTOCOLS: dict[str, tuple[int, dict]] = {
 
 
 def load(module: str, model: str | None, options: dict) -> Any:
-    """The kit's ``Embedding``: a HEAR module by its import name, with its model loaded from ``model`` and ``options``."""
+    """The kit's ``Embedding``: a HEAR module by its import name, with its model loaded from
+    ``model`` and ``options``.
+    """
     from heareval.embeddings import task_embeddings as kit
 
     try:
@@ -60,7 +66,8 @@ def embed_task(embedding: Any, task: TaskFolder, out: Path, batch_size: int | No
 
     Args:
         embedding: of :func:`load`.
-        batch_size: clips at a time; None for the kit's choice by their length. Clips of different lengths go one by one.
+        batch_size: clips at a time; None for the kit's choice by their length. Clips of different
+            lengths go one by one.
     """
     from heareval.embeddings import task_embeddings as kit
 
@@ -76,7 +83,9 @@ def embed_task(embedding: Any, task: TaskFolder, out: Path, batch_size: int | No
 
 @contextmanager
 def plain_errors(what: str) -> Iterator[None]:
-    """Turns failed assertions of the kit, and audio that it cannot read, into a HearMwmaeError that begins with ``what``."""
+    """Turns failed assertions of the kit, and audio that it cannot read, into a HearMwmaeError that
+    begins with ``what``.
+    """
     try:
         yield
     except (AssertionError, soundfile.LibsndfileError) as error:
@@ -90,7 +99,9 @@ def _where(error: BaseException) -> str:
 
 
 def join_clips(task: TaskFolder, out: Path) -> None:
-    """The kit's step after all clips of a task are embedded: one array per split, from a file per clip in ``out/SPLIT``."""
+    """The kit's step after all clips of a task are embedded: one array per split, from a file per
+    clip in ``out/SPLIT``.
+    """
     from heareval.embeddings import task_embeddings as kit
 
     shuffler = random.Random(0)  # as in its task_embeddings, one for all splits
@@ -101,7 +112,8 @@ def join_clips(task: TaskFolder, out: Path) -> None:
 
 
 def predict_task(embeddings: Path, protocol: str, seed: int) -> dict:
-    """Train and test predictors on a task's embeddings by heareval's ``task_predictions``; returns its scores.
+    """Train and test predictors on a task's embeddings by heareval's ``task_predictions``; returns
+    its scores.
 
     Writes into ``embeddings`` and into the current directory, as the kit does.
     """

@@ -1,4 +1,5 @@
-"""An encoder for mteb (`pip install 'mteb[audio]'`), whose audio tasks are MAEB, the Massive Audio Embedding Benchmark:
+"""An encoder for mteb (`pip install 'mteb[audio]'`), whose audio tasks are MAEB, the Massive Audio
+Embedding Benchmark:
 
     import mteb
     from eval.mteb_encoder import model_meta
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 
 class MwMaeEncoder(AbsEncoder):
-    """Scene embeddings, (clips, ``scene_embedding_size``) float32, behind mteb's interface of an encoder.
+    """Scene embeddings, (clips, ``scene_embedding_size``) float32, behind mteb's interface of an
+    encoder.
 
     Args:
         source: what `hear_mwmae.load_model` loads.
@@ -46,7 +48,9 @@ class MwMaeEncoder(AbsEncoder):
         self.mteb_model_meta = model_meta(source, pooling)
 
     def encode(self, inputs: DataLoader, **_: object) -> np.ndarray:
-        """Embeds the column "audio" of every batch; mteb's arguments on tasks and prompts are ignored."""
+        """Embeds the column "audio" of every batch; mteb's arguments on tasks and prompts are
+        ignored.
+        """
         columns = getattr(inputs.dataset, "features", {})
         if "audio" not in columns:
             raise hear_mwmae.HearMwmaeError(f"mteb gave no audio, but {', '.join(columns)}")

@@ -1,4 +1,6 @@
-"""Predictions: one process and one file per task, protocol and seed; the memory limits the number of processes."""
+"""Predictions: one process and one file per task, protocol and seed; the memory limits the number
+of processes.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ def missing_predictions(results: Path, protocol: str, seeds: Iterable[int], name
 
 
 def predict_all(missing: list[Prediction], jobs: int) -> list[tuple[Prediction, str]]:
-    """Compute predictions, ``jobs`` processes at a time within the available memory; returns failures with reasons.
+    """Compute predictions, ``jobs`` processes at a time within the available memory; returns
+    failures with reasons.
 
     The output of a failed process is kept in its log. A killed process does not stop the others.
     """
@@ -114,7 +117,8 @@ def _compute(prediction: Prediction) -> None:
     before, began = Path.cwd(), time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
     folder.mkdir()
-    # A separate folder: the kit writes its logs, checkpoints and predictions beside links to the embeddings.
+    # A separate folder: the kit writes its logs, checkpoints and predictions beside links to the
+    # embeddings.
     for file in prediction.embeddings.iterdir():
         (folder / file.name).symlink_to(file)
     os.chdir(folder)

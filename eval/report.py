@@ -1,4 +1,7 @@
-"""One page about models and their scores, self-contained: no script, no network. The page is report.html, a Jinja2 template."""
+"""One page about models and their scores, self-contained: no script, no network.
+
+The page is report.html, a Jinja2 template.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The folder of a model's results: its embeddings and predictions, and whether they belong together.
+"""The folder of a model's results: its embeddings and predictions, and whether they belong
+together.
 
 RESULTS/TASK/embeddings/               vectors, labels, about.json
 RESULTS/TASK/PROTOCOL/seed-N.json      scores of the predictors of one seed
@@ -42,14 +43,20 @@ class Prediction:
         return f"{self.task_dir.name}, {self.protocol}, seed {self.seed}"
 
     def is_done(self) -> bool:
-        """Whether there is a result for the present embeddings. Embeddings may have been removed."""
+        """Whether there is a result for the present embeddings.
+
+        Embeddings may have been removed.
+        """
         if not self.file.is_file():
             return False
         about = self.embeddings / ABOUT
         return not about.is_file() or _embeddings_hash(self.file) == _embeddings_hash(about)
 
     def scores(self) -> dict:
-        """heareval's scores. HearMwmaeError if they belong to other embeddings than the present ones."""
+        """heareval's scores.
+
+        HearMwmaeError if they belong to other embeddings than the present ones.
+        """
         if not self.is_done():
             raise HearMwmaeError(f"{self.file} belongs to other embeddings than those in {self.task_dir}: predict again")
         return read_json(self.file)["scores"]
@@ -85,7 +92,10 @@ def predictions(results: Path, protocol: str) -> dict[str, list[Prediction]]:
 
 
 def tested_clips(embeddings: Path) -> int | None:
-    """Number of tested clips of a task: all folds, or the test split. None if the embeddings were removed."""
+    """Number of tested clips of a task: all folds, or the test split.
+
+    None if the embeddings were removed.
+    """
     if not (embeddings / METADATA).is_file():
         return None
     task = TaskFolder(embeddings)

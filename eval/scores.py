@@ -1,4 +1,6 @@
-"""Results on disk -> mean and interval per task, the paper's overall score s(m), and tables beside published rows."""
+"""Results on disk -> mean and interval per task, the paper's overall score s(m), and tables beside
+published rows.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ from .tasks import registry
 REFERENCES_CSV = Path(__file__).with_name("references.csv")
 CONFIDENCE = 0.95
 
-#: s(m) = the weighted sum of the ten scores in percent, plus a constant: a linear fit over 32 rows of the paper's appendix, with
-#: a root mean square error of 0.02. Reconstructed, not the paper's own formula.
+#: s(m) = the weighted sum of the ten scores in percent, plus a constant: a linear fit over 32 rows
+#: of the paper's appendix, with a root mean square error of 0.02. Reconstructed, not the paper's
+#: own formula.
 S_WEIGHTS = {
     "BO": 0.21585,
     "CD": 0.22146,
@@ -51,9 +54,11 @@ class Score:
 
 
 def primary_score(scores: dict) -> float:
-    """heareval's first score of a task, in percent: the mean over the folds, or the score of the test split.
+    """heareval's first score of a task, in percent: the mean over the folds, or the score of the
+    test split.
 
-    An event model that finds nothing has no F-measure, which counts as 0. (The kit's own mean excludes such a fold.)
+    An event model that finds nothing has no F-measure, which counts as 0. (The kit's own mean
+    excludes such a fold.)
     """
     tested = [100 * split["test_score"] for split in scores.values() if isinstance(split, dict) and "test_score" in split]
     return float(np.mean([0.0 if math.isnan(score) else score for score in tested]))
@@ -103,7 +108,9 @@ def columns(models: dict[str, dict[str, Score]]) -> dict[str, str]:
 
 
 def rows(models: dict[str, dict[str, Score]], protocol: str) -> list[dict[str, str]]:
-    """A row per model, and the published ones of the same protocol and tasks, with a cell per task."""
+    """A row per model, and the published ones of the same protocol and tasks, with a cell
+    per task.
+    """
     heads = columns(models)
     table = [own_row(name, scores, protocol, heads) for name, scores in models.items()]
     for row in references():
@@ -115,7 +122,9 @@ def rows(models: dict[str, dict[str, Score]], protocol: str) -> list[dict[str, s
 
 
 def own_row(name: str, scores: dict[str, Score], protocol: str, heads: dict[str, str]) -> dict[str, str]:
-    """The row of a model that was scored here; tasks with fewer seeds than others are named beside the number of seeds."""
+    """The row of a model that was scored here; tasks with fewer seeds than others are named beside
+    the number of seeds.
+    """
     counts = {head: len(scores[folder].values) for folder, head in heads.items() if folder in scores}
     usual = max(counts.values())
     short = ", ".join(f"{head} {count}" for head, count in counts.items() if count < usual)
@@ -143,7 +152,8 @@ def table_csv(models: dict[str, dict[str, Score]], protocol: str) -> str:
 def compare(one: Score, other: Score) -> tuple[float, float | None]:
     """Difference of the means, and p of a paired t-test, over the seeds that both have.
 
-    Without two common seeds, it is the difference over all seeds, and p is None. p is also None if all seeds differ equally.
+    Without two common seeds, it is the difference over all seeds, and p is None. p is also None if
+    all seeds differ equally.
     """
     seeds = sorted(one.values.keys() & other.values.keys())
     if len(seeds) < 2:

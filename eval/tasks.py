@@ -46,7 +46,10 @@ def _typed(row: dict[str, str]) -> dict[str, Any]:
 
 
 def find_tasks(tasks_dir: Path, names: tuple[str, ...] = ()) -> list[TaskFolder]:
-    """All or the named task folders below ``tasks_dir``. HearMwmaeError if one or all are missing."""
+    """All or the named task folders below ``tasks_dir``.
+
+    HearMwmaeError if one or all are missing.
+    """
     found = {path.parent.name: TaskFolder(path.parent) for path in sorted(tasks_dir.glob(f"*/{METADATA}"))}
     if missing := sorted(set(names) - found.keys()):
         raise HearMwmaeError(f"{tasks_dir} has no task {', '.join(missing)}")

@@ -2,7 +2,8 @@
 
     python -m xares.run --max-jobs 8 eval/xares_encoder.py TASKS/*.py
 
-X-ARES constructs the class below without arguments. HEAR_MWMAE_MODEL names another model than the embedded one.
+X-ARES constructs the class below without arguments. HEAR_MWMAE_MODEL names another model than the
+embedded one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import hear_mwmae
 
 
 class MwMaeEncoder(nn.Module):
-    """(B, samples) at 16 kHz -> (B, T, output_dim), one per 40 ms with the default patches; attributes as X-ARES expects."""
+    """(B, samples) at 16 kHz -> (B, T, output_dim), one per 40 ms with the default patches;
+    attributes as X-ARES expects.
+    """
 
     def __init__(self, model: str = os.environ.get("HEAR_MWMAE_MODEL", "")) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""A classifier of sounds in ten lines of scikit-learn: a folder for each class, each with its sounds.
+"""A classifier of sounds in ten lines of scikit-learn: a folder for each class, each with its
+sounds.
 
 python examples/classifier.py FOLDER [SOUND...]
 """

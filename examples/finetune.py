@@ -1,8 +1,10 @@
-"""Fine-tuning on a task in HEAR's format with one label per clip: the encoder learns along with a linear layer.
+"""Fine-tuning on a task in HEAR's format with one label per clip: the encoder learns along with a
+linear layer.
 
     python examples/finetune.py TASK [--epochs 5] [-o WEIGHTS.safetensors]
 
-The last split is held out; its accuracy is printed before (nothing trained but the linear layer) and after every epoch.
+The last split is held out; its accuracy is printed before (nothing trained but the linear layer)
+and after every epoch.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ def main() -> None:
     ]
     train, test = [example for split in splits[:-1] for example in split], splits[-1]
 
-    # The linear layer first, on the embeddings as they are: gradients of a random layer would only disturb the encoder.
+    # The linear layer first, on the embeddings as they are: gradients of a random layer would only
+    # disturb the encoder.
     with torch.no_grad():
         embeddings = model.embedder.embed([clip for clip, _ in train])
     targets = torch.tensor([label for _, label in train])

@@ -59,24 +59,29 @@ def load_model(
     """Load a pretrained model.
 
     Args:
-        source: "" for the model embedded in this package; a name of `available_models`; a directory with config.json and
-            model.safetensors; a self-contained .safetensors file; ``org/repo`` or ``org/repo@revision`` on the Hugging Face Hub;
-            or a checkpoint of the authors' JAX code.
+        source: "" for the model embedded in this package; a name of `available_models`; a directory
+            with config.json and model.safetensors; a self-contained .safetensors file; ``org/repo``
+            or ``org/repo@revision`` on the Hugging Face Hub; or a checkpoint of the authors' JAX
+            code.
         device: the device of the model; the CPU when None.
-        dtype: precision of the encoder, "float32" or "bfloat16", or the torch.dtype. Results are always float32.
-        pooling: statistics over time in a scene embedding: any of "mean", "std" and "max", joined by "+". The model's own
-            when None. The paper uses "mean".
-        timestamps: "centred" for the middles of the time steps, "official" for the timestamps of the authors' wrapper.
-        max_batch: two-second chunks per encoder call. It bounds the memory, except for the spectrogram of a clip, 115 MB
-            per hour.
+        dtype: precision of the encoder, "float32" or "bfloat16", or the torch.dtype. Results are
+            always float32.
+        pooling: statistics over time in a scene embedding: any of "mean", "std" and "max", joined
+            by "+". The model's own when None. The paper uses "mean".
+        timestamps: "centred" for the middles of the time steps, "official" for the timestamps of
+            the authors' wrapper.
+        max_batch: two-second chunks per encoder call. It bounds the memory, except for the
+            spectrogram of a clip, 115 MB per hour.
         trainable: gradients flow through the embeddings to the encoder's weights.
 
     Returns:
-        A torch.nn.Module in eval mode, with the attributes ``sample_rate``, ``scene_embedding_size`` and
-        ``timestamp_embedding_size``. ``model.embed`` takes files and clips of any lengths.
+        A torch.nn.Module in eval mode, with the attributes ``sample_rate``,
+        ``scene_embedding_size`` and ``timestamp_embedding_size``. ``model.embed`` takes files and
+        clips of any lengths.
 
     Raises:
-        HearMwmaeError: a ValueError; the source, the weights or an option is invalid. The message says what is expected.
+        HearMwmaeError: a ValueError; the source, the weights or an option is invalid. The message
+            says what is expected.
     """
     from .checkpoint import load_embedder
 
@@ -95,9 +100,10 @@ def get_scene_embeddings(audio: Tensor, model: Embedder, lengths: Sequence[int] 
     """One embedding per clip.
 
     Args:
-        audio: (clips, samples) floating point in [-1, 1], at ``model.sample_rate``; moved to the model's device.
-        lengths: (clips,) samples of each clip, if shorter clips are padded at their end. The padding is removed, because it
-            would change the normalisation of the clip.
+        audio: (clips, samples) floating point in [-1, 1], at ``model.sample_rate``; moved to the
+            model's device.
+        lengths: (clips,) samples of each clip, if shorter clips are padded at their end. The
+            padding is removed, because it would change the normalisation of the clip.
 
     Returns:
         (clips, ``model.scene_embedding_size``) float32.
@@ -109,10 +115,11 @@ def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Te
     """One embedding per time step of 40 ms.
 
     Args:
-        audio: (clips, samples) floating point in [-1, 1], at ``model.sample_rate``; moved to the model's device.
+        audio: (clips, samples) floating point in [-1, 1], at ``model.sample_rate``; moved to the
+            model's device.
 
     Returns:
-        Embeddings (clips, T, ``model.timestamp_embedding_size``) and timestamps (clips, T): the centres of the time steps in
-        milliseconds, 40 i + 15, within the audio. Both float32.
+        Embeddings (clips, T, ``model.timestamp_embedding_size``) and timestamps (clips, T): the
+        centres of the time steps in milliseconds, 40 i + 15, within the audio. Both float32.
     """
     return model(audio, timestamps=True)

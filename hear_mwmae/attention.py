@@ -1,11 +1,13 @@
 """Self-attention, and the paper's multi-window multi-head attention (MW-MHA).
 
-In MW-MHA every head has its own window size. A windowed head cuts the sequence into non-overlapping windows, attends
-inside each and adds a learned bias for every relative position; a head of window size 0 attends globally, without a bias.
+In MW-MHA every head has its own window size. A windowed head cuts the sequence into non-overlapping
+windows, attends inside each and adds a learned bias for every relative position; a head of window
+size 0 attends globally, without a bias.
 
-Heads are not computed one by one. They share a *tile*: the largest window of the model, up to ``MAX_TILE`` tokens, that their
-window divides. Scores outside their own windows are masked. So heads of 2, 5, 10, 25 and 50 tokens become one batched product
-over tiles of 50, which is faster than five small products.
+Heads are not computed one by one. They share a *tile*: the largest window of the model, up to
+``MAX_TILE`` tokens, that their window divides. Scores outside their own windows are masked. So
+heads of 2, 5, 10, 25 and 50 tokens become one batched product over tiles of 50, which is faster
+than five small products.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from torch import Tensor, nn
 from .errors import HearMwmaeError
 from .linear import Linear
 
-#: Windows up to this size may be merged into one tile; above it the wasted arithmetic would cost more than it saves.
+#: Windows up to this size may be merged into one tile; above it the wasted arithmetic would cost
+#: more than it saves.
 MAX_TILE = 64
 
 
@@ -44,7 +47,9 @@ class SelfAttention(nn.Module):
 
     @torch.no_grad()
     def attention_weights(self, x: Tensor) -> list[Tensor]:
-        """What each head attends to, for analysis: a (B, tokens, tokens) float32 tensor per head, rows sum to 1."""
+        """What each head attends to, for analysis: a (B, tokens, tokens) float32 tensor per head,
+        rows sum to 1.
+        """
         batch, length, _ = x.shape
         q, k, _ = self.qkv(x).float().view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
@@ -56,8 +61,8 @@ class MultiWindowAttention(nn.Module):
 
     Args:
         window_sizes: one per head; 0 = global. Each must divide the number of tokens.
-        shift: move the windows of every windowed head by half their size. Positions that wrap around the end of the
-            sequence do not attend to positions at its start.
+        shift: move the windows of every windowed head by half their size. Positions that wrap
+            around the end of the sequence do not attend to positions at its start.
     """
 
     def __init__(self, width: int, window_sizes: tuple[int, ...], shift: bool = False) -> None:
@@ -88,7 +93,8 @@ class MultiWindowAttention(nn.Module):
                 chosen = _take(chosen, group.order)
             # (3, B, tiles, heads of this group, tile, head width)
             q, k, v = chosen.unflatten(1, (-1, group.tile)).permute(3, 0, 1, 4, 2, 5)
-            # Four dimensions, as the fused kernels want them. Tiles are clips where all take the same bias, else they are heads.
+            # Four dimensions, as the fused kernels want them. Tiles are clips where all take the
+            # same bias, else they are heads.
             first = 0 if group.order is None else 1
             q, k, v = (part.flatten(first, first + 1) for part in (q, k, v))
             bias = self.bias(group, q.dtype)
@@ -110,7 +116,9 @@ class MultiWindowAttention(nn.Module):
         return plan_groups(length, self.window_sizes, self.shift, str(device))
 
     def bias(self, group: Group, dtype: torch.dtype) -> Tensor | None:
-        """Learned bias inside the windows and -inf outside, (1 or tiles, heads, tile, tile); None for global heads."""
+        """Learned bias inside the windows and -inf outside, (1 or tiles, heads, tile, tile); None
+        for global heads.
+        """
         if group.bias_index is None:
             return None
         tables = [self.relative_position_bias_table[str(head)] for head in group.head_list]
@@ -119,10 +127,12 @@ class MultiWindowAttention(nn.Module):
 
     @torch.no_grad()
     def attention_weights(self, x: Tensor) -> list[Tensor]:
-        """What each head attends to, for analysis and the parity tests; computed head by head in float32.
+        """What each head attends to, for analysis and the parity tests; computed head by head in
+        float32.
 
-        Returns one tensor per head: (B * windows, w, w) for a windowed head, windows of one clip in a row and in the
-        order of the (shifted) sequence; (B, tokens, tokens) for a global one. Rows sum to 1.
+        Returns one tensor per head: (B * windows, w, w) for a windowed head, windows of one clip in
+        a row and in the order of the (shifted) sequence; (B, tokens, tokens) for a global one. Rows
+        sum to 1.
         """
         batch, length, _ = x.shape
         qkv = self.qkv(x).float().view(batch, length, 3, len(self.window_sizes), -1)
@@ -147,11 +157,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 class RecomputedAttention(torch.autograd.Function):
-    """Attention in training on a CPU: q, k, v (..., heads, tokens, d) and a bias that broadcasts over the rest, or None.
+    """Attention in training on a CPU: q, k, v (..., heads, tokens, d) and a bias that broadcasts
+    over the rest, or None.
 
-    On a CPU, torch's fused attention has no gradient for the bias, and its fallback keeps the scores of every head for the
-    backward pass. Without a bias, its backward pass is several times slower than plain products in bfloat16. Sequences are
-    short, so this function keeps q, k and v only, and computes the weights again.
+    On a CPU, torch's fused attention has no gradient for the bias, and its fallback keeps the
+    scores of every head for the backward pass. Without a bias, its backward pass is several times
+    slower than plain products in bfloat16. Sequences are short, so this function keeps q, k and v
+    only, and computes the weights again.
     """
 
     @staticmethod
@@ -179,7 +191,10 @@ def _weights(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class Group(NamedTuple):
-    """Heads that are computed together. Positions refer to the (shifted) sequence cut into tiles."""
+    """Heads that are computed together.
+
+    Positions refer to the (shifted) sequence cut into tiles.
+    """
 
     tile: int  #: tokens in a tile
     heads: slice | Tensor  #: picks the heads of this group, a view where they are neighbours
@@ -196,7 +211,8 @@ def plan_groups(length: int, window_sizes: tuple[int, ...], shift: bool, device:
     if bad:
         raise HearMwmaeError(f"windows {bad} do not divide a sequence of {length} tokens")
     members: dict[int, list[int]] = {}
-    # Largest first, so that a tile exists before the windows that fit into it. Global heads share a separate tile.
+    # Largest first, so that a tile exists before the windows that fit into it. Global heads share a
+    # separate tile.
     for head in sorted(range(len(window_sizes)), key=lambda head: -(window_sizes[head] or length + 1)):
         w = window_sizes[head]
         host = next((t for t in members if w and 0 < t <= MAX_TILE and t % w == 0), w)
@@ -223,7 +239,9 @@ def plan_groups(length: int, window_sizes: tuple[int, ...], shift: bool, device:
 
 
 def _bias_index(length: int, tile: int, sizes: list[int], shifted: bool) -> Tensor:
-    """Index of the bias of each pair of positions in [table of head 0, table of head 1, ..., outside]."""
+    """Index of the bias of each pair of positions in [table of head 0, table of head 1, ...,
+    outside].
+    """
     position = torch.arange(length).view(-1, tile)  # (tiles, tile)
     if not shifted:
         position = position[:1]  # all tiles are alike
@@ -243,8 +261,9 @@ def _bias_index(length: int, tile: int, sizes: list[int], shifted: bool) -> Tens
 def _split(qkv: Tensor, groups: list[Group]) -> Sequence[Tensor]:
     """(B, tokens, 3, all heads, d) -> (B, tokens, 3, heads, d) for every group."""
     if all(isinstance(group.heads, slice) for group in groups):
-        # Groups of neighbours stand in the order of the heads. One operation, because its gradient is written once: with
-        # slices, each gradient would be a full-size tensor of zeros, added to the others.
+        # Groups of neighbours stand in the order of the heads. One operation, because its gradient
+        # is written once: with slices, each gradient would be a full-size tensor of zeros, added to
+        # the others.
         return qkv.split([len(group.head_list) for group in groups], dim=3)
     return [qkv[:, :, :, group.heads] for group in groups]
 

@@ -21,8 +21,9 @@ from .errors import HearMwmaeError
 from .extras import install_hint
 from .truncation import UNKNOWN_FRAMES, announced_frames, is_cut_short, is_left_unread
 
-#: libsndfile's formats, and the endings of their files. Excluded are matrices and features (MAT4, MAT5, HTK), which are rarely
-#: audio; sampler dumps (MPC2K, SDS, XI); RAW, which has no header; SD2, whose sample rate is in a resource fork.
+#: libsndfile's formats, and the endings of their files. Excluded are matrices and features (MAT4,
+#: MAT5, HTK), which are rarely audio; sampler dumps (MPC2K, SDS, XI); RAW, which has no header;
+#: SD2, whose sample rate is in a resource fork.
 _SNDFILE_SUFFIXES = {
     "AIFF": (".aif", ".aiff", ".aifc"),
     "AU": (".au", ".snd"),
@@ -43,15 +44,16 @@ _SNDFILE_SUFFIXES = {
     "WVE": (".wve",),
 }
 _NO_READER = (".aax", ".dff", ".dsf", ".dts", ".m4p", ".mpc", ".pcm", ".ra", ".rm", ".sd2", ".shn", ".tak")
-#: Endings that are read from a folder: what this libsndfile reads, and FFmpeg if PyAV is installed. A file that is named itself
-#: may have any ending.
+#: Endings that are read from a folder: what this libsndfile reads, and FFmpeg if PyAV is installed.
+#: A file that is named itself may have any ending.
 AUDIO_SUFFIXES = frozenset(end for name in soundfile.available_formats() for end in _SNDFILE_SUFFIXES.get(name, ())) | (
     ffmpeg.SUFFIXES if ffmpeg.is_installed() else frozenset()
 )
 #: Endings of recordings and videos that no installed library reads.
 UNREADABLE_SUFFIXES = ffmpeg.SUFFIXES.union(_NO_READER, *_SNDFILE_SUFFIXES.values()) - AUDIO_SUFFIXES
 
-#: Samples, over all channels, that are decoded or resampled at a time. It does not depend on any header.
+#: Samples, over all channels, that are decoded or resampled at a time. It does not depend on any
+#: header.
 BLOCK_SAMPLES = 1 << 18
 #: libsndfile's error codes of unknown formats and codings.
 _UNKNOWN_TO_SNDFILE = (1, 4)
@@ -74,7 +76,9 @@ class Found:
 
 
 def search_audio(paths: Iterable[str | Path]) -> Found:
-    """Files themselves, and the audio files in folders: at any depth, in sorted order, links followed. Never raises."""
+    """Files themselves, and the audio files in folders: at any depth, in sorted order, links
+    followed. Never raises.
+    """
     found = Found()
     for path in map(Path, paths):
         try:
@@ -105,7 +109,9 @@ def search_audio(paths: Iterable[str | Path]) -> Found:
 
 
 def find_audio(paths: Iterable[str | Path]) -> list[Path]:
-    """The files that `search_audio` finds; HearMwmaeError for the first path that is missing, unreadable or without audio."""
+    """The files that `search_audio` finds; HearMwmaeError for the first path that is missing,
+    unreadable or without audio.
+    """
     found = search_audio(paths)
     for path, reason in found.failures:
         raise HearMwmaeError(f"{path}: {reason}")
@@ -136,20 +142,23 @@ def _files_below(folder: Path, failures: list[tuple[Path, str]]) -> Iterator[Pat
 def read_audio(source: str | Path | BinaryIO, sample_rate: int) -> Tensor:
     """Any file that libsndfile reads, or FFmpeg with PyAV -> (samples,) float32 in [-1, 1].
 
-    Channels are averaged and resampled to ``sample_rate``: n samples become n * sample_rate / rate, rounded, and at least one.
-    Raises HearMwmaeError for a file that is missing, not audio, empty, or shorter than its header says.
+    Channels are averaged and resampled to ``sample_rate``: n samples become n * sample_rate / rate,
+    rounded, and at least one. Raises HearMwmaeError for a file that is missing, not audio, empty,
+    or shorter than its header says.
 
     Args:
-        source: a path, or a file that is open for reading bytes and can seek; its ``name`` is for messages.
+        source: a path, or a file that is open for reading bytes and can seek; its ``name`` is for
+            messages.
     """
     return torch.cat(list(read_blocks(source, sample_rate)))
 
 
 def read_blocks(source: str | Path | BinaryIO, sample_rate: int, seconds: float = 60.0) -> Iterator[Tensor]:
-    """`read_audio` in blocks of ``seconds``, the last one shorter. The joined blocks equal its result.
+    """`read_audio` in blocks of ``seconds``, the last one shorter. The joined blocks equal its
+    result.
 
-    The memory is one block and a few megabytes, for any length of the file. Raises as `read_audio` does; the error of a
-    truncated file may come after its last block.
+    The memory is one block and a few megabytes, for any length of the file. Raises as `read_audio`
+    does; the error of a truncated file may come after its last block.
     """
     size = max(round(seconds * sample_rate), 1)
     held, count = [], 0
@@ -166,13 +175,17 @@ def read_blocks(source: str | Path | BinaryIO, sample_rate: int, seconds: float 
 
 
 def resample(waveform: Tensor, rate: int, sample_rate: int) -> Tensor:
-    """(samples,) at ``rate`` -> (samples * sample_rate / rate, rounded) float32, resampled as `read_audio` does."""
+    """(samples,) at ``rate`` -> (samples * sample_rate / rate, rounded) float32, resampled as
+    `read_audio` does.
+    """
     pieces = list(_resampled([(rate, waveform.detach().cpu().float().numpy())], sample_rate))
     return torch.from_numpy(np.concatenate(pieces)) if pieces else torch.zeros(0)
 
 
 def audio_seconds(path: str | Path) -> float | None:
-    """Length that a file's header announces, for progress bars; None without a length or a readable header."""
+    """Length that a file's header announces, for progress bars; None without a length or a readable
+    header.
+    """
     path = Path(path)
     if not path.is_file():
         return None
@@ -187,7 +200,9 @@ def audio_seconds(path: str | Path) -> float | None:
 
 
 def _resampled(pieces: Iterable[tuple[int, np.ndarray]], sample_rate: int) -> Iterator[np.ndarray]:
-    """(rate, (n,) float32) pieces of one recording, all at one rate -> pieces at ``sample_rate``."""
+    """(rate, (n,) float32) pieces of one recording, all at one rate -> pieces at
+    ``sample_rate``.
+    """
     stream, made = None, 0
     for rate, piece in pieces:
         if rate == sample_rate:
@@ -206,7 +221,9 @@ def _resampled(pieces: Iterable[tuple[int, np.ndarray]], sample_rate: int) -> It
 
 
 class _Sequential(soundfile.SoundFile):
-    """Reads from front to back: soundfile would seek after every block, which needs the true length."""
+    """Reads from front to back: soundfile would seek after every block, which needs the true
+    length.
+    """
 
     def seekable(self) -> bool:
         return False
@@ -244,8 +261,8 @@ def _decoded_by_sndfile(stream: BinaryIO | FileIO, name: str) -> Iterator[tuple[
         announced = announced_frames(file, stream)
         if is_cut_short(file, stream):
             raise HearMwmaeError(f"{name}: truncated, it ends before what its header announces")
-        # A header may say 1024 channels and 2^35 frames. Without a length the blocks are small: libsndfile decodes a complete
-        # block before it drops the samples beyond the presumed end.
+        # A header may say 1024 channels and 2^35 frames. Without a length the blocks are small:
+        # libsndfile decodes a complete block before it drops the samples beyond the presumed end.
         size = max((BLOCK_SAMPLES if announced < UNKNOWN_FRAMES else BLOCK_SAMPLES // 64) // file.channels, 1)
         done, mix = 0, np.full(file.channels, 1 / file.channels, np.float32)
         while True:
@@ -264,15 +281,20 @@ def _decoded_by_sndfile(stream: BinaryIO | FileIO, name: str) -> Iterator[tuple[
 
 
 def _for_sndfile(stream: BinaryIO | FileIO) -> int | str | BinaryIO:
-    """The descriptor of a file on a disk: soundfile would encode a name, and fail if it is not UTF-8."""
+    """The descriptor of a file on a disk: soundfile would encode a name, and fail if it is not
+    UTF-8.
+    """
     if not isinstance(stream, FileIO):
         return stream
-    # A copy for libsndfile to close: 1.2.0 always closes the descriptor of a file that it cannot read.
+    # A copy for libsndfile to close: 1.2.0 always closes the descriptor of a file that it cannot
+    # read.
     return os.dup(stream.fileno()) if os.name == "posix" else str(stream.name)
 
 
 def _may_be_ffmpegs(name: str) -> bool:
-    """Whether :mod:`ffmpeg` should try a file that libsndfile does not know, or report that PyAV is missing."""
+    """Whether :mod:`ffmpeg` should try a file that libsndfile does not know, or report that PyAV is
+    missing.
+    """
     return ffmpeg.is_installed() or Path(name).suffix.lower() in ffmpeg.SUFFIXES
 
 

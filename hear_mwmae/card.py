@@ -1,4 +1,6 @@
-"""Model cards: renders the README.md of a model directory from config.json, card.json and card_template.md."""
+"""Model cards: renders the README.md of a model directory from config.json, card.json and
+card_template.md.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +34,14 @@ _TEMPLATE = Path(__file__).with_name("card_template.md")
 def model_card(directory: str | Path, load_from: str) -> str:
     """The card as Markdown with the Hub's metadata header.
 
-    The content comes from ``config.json`` and the optional ``card.json``: an object with any of ``license`` (the Hub's
-    identifier), ``description``, ``datasets`` (list), ``data`` and ``training`` (Markdown), ``results`` (list of objects with
-    task, metric, value and further numeric columns), ``results_command`` and ``limits`` (list).
+    The content comes from ``config.json`` and the optional ``card.json``: an object with any of
+    ``license`` (the Hub's identifier), ``description``, ``datasets`` (list), ``data`` and
+    ``training`` (Markdown), ``results`` (list of objects with task, metric, value and further
+    numeric columns), ``results_command`` and ``limits`` (list).
 
     Args:
-        load_from: the argument of ``load_model``: org/repo on the Hub, a registered name, or a folder.
+        load_from: the argument of ``load_model``: org/repo on the Hub, a registered name, or a
+            folder.
     """
     directory = Path(directory)
     config = read_config(directory / CONFIG_NAME)

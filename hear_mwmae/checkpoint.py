@@ -1,4 +1,6 @@
-"""Models on disk and by name: reads and writes config.json + model.safetensors, and finds them by name."""
+"""Models on disk and by name: reads and writes config.json + model.safetensors, and finds them by
+name.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from .config import ModelConfig
 from .embedder import Embedder
 from .errors import HearMwmaeError, did_you_mean, differences
 from .files import replacing, why_unreadable, write_text
-from .official import is_official_checkpoint, load_official, state_shapes
+from .flax_file import is_official_checkpoint
+from .official import load_official, state_shapes
 from .weights import DEFAULT_MODEL, WEIGHTS_DIR, registry
 
 CONFIG_NAME, WEIGHTS_NAME = hub.CONFIG_NAME, hub.WEIGHTS_NAME
@@ -38,8 +41,9 @@ _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 def load_embedder(source: str | os.PathLike = "", device: str | torch.device | None = None, **options: Any) -> Embedder:
     """`hear_mwmae.load_model`, which documents the arguments; the options go to `Embedder`."""
     config, state = read_model(source, ENCODER_PREFIX)
-    # The initial weights are replaced below; drawing them must not change the caller's random state. (Building on the meta
-    # device would avoid drawing, but makes torch import triton, which crashes in a process that has loaded tensorflow.)
+    # The initial weights are replaced below; drawing them must not change the caller's random
+    # state. (Building on the meta device would avoid drawing, but makes torch import triton, which
+    # crashes in a process that has loaded tensorflow.)
     with torch.random.fork_rng(devices=[]):
         embedder = Embedder(config, **options)
     load_strictly(embedder.encoder, state, str(source) or DEFAULT_MODEL)
@@ -60,7 +64,8 @@ def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelC
     """Configuration and weights from anywhere: the names that `hear_mwmae.load_model` takes.
 
     Args:
-        prefix: ``"encoder."`` or ``"decoder."`` reads only the weights with this prefix, and strips it.
+        prefix: ``"encoder."`` or ``"decoder."`` reads only the weights with this prefix, and strips
+            it.
     """
     if not isinstance(source, (str, os.PathLike)) or len(os.fspath(source)) > 4000 or "\0" in str(source):
         raise HearMwmaeError(f"a model is named by a string or a path, got {source!r:.100}")
@@ -108,8 +113,8 @@ def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelC
 def save_model(directory: str | Path, config: ModelConfig, state: dict[str, Tensor], dtype: torch.dtype | None = None) -> None:
     """Write ``config.json`` and ``model.safetensors`` atomically.
 
-    The metadata of the weights file hold the configuration and SHA-256 hashes of encoder and decoder, which loading compares.
-    The same weights give the same bytes.
+    The metadata of the weights file hold the configuration and SHA-256 hashes of encoder and
+    decoder, which loading compares. The same weights give the same bytes.
 
     Args:
         state: the state dict of a `MaskedAutoencoder`, encoder and decoder.
@@ -144,7 +149,8 @@ def read_config(path: Path) -> ModelConfig:
 def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
     """Give ``module`` the weights of ``state``, in its own precision.
 
-    Raises HearMwmaeError with a list of the weights that are missing, unexpected, of another shape, or not finite floats.
+    Raises HearMwmaeError with a list of the weights that are missing, unexpected, of another shape,
+    or not finite floats.
     """
     expected = module.state_dict()
     shapes, found = ({name: tuple(value.shape) for name, value in values.items()} for values in (expected, state))
@@ -179,8 +185,8 @@ def _refuse(problems: list[str], what: str) -> None:
 
 
 def _hashes(tensors: dict[str, Tensor], config: str) -> dict[str, str]:
-    """SHA-256 of each part of a model, ``"encoder"`` and ``"decoder"``, over the configuration as JSON and then over the name,
-    type, shape and values of every weight in the order of the names.
+    """SHA-256 of each part of a model, ``"encoder"`` and ``"decoder"``, over the configuration as
+    JSON and then over the name, type, shape and values of every weight in the order of the names.
     """
     found: dict[str, hashlib._Hash] = {}
     for name in sorted(tensors):
@@ -192,7 +198,9 @@ def _hashes(tensors: dict[str, Tensor], config: str) -> dict[str, str]:
 
 
 def _sort_metadata(file: Path) -> None:
-    """safetensors writes the metadata in a random order; the same model should give the same bytes."""
+    """safetensors writes the metadata in a random order; the same model should give the
+    same bytes.
+    """
     with open(file, "r+b") as stream:
         size = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(size))
@@ -244,9 +252,11 @@ def _read_official(path: Path, prefix: str) -> tuple[ModelConfig, dict[str, Tens
 
 
 def _read_safetensors(path: Path, config: ModelConfig | None, prefix: str) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Only the tensors under ``prefix`` are read from disk. The configuration in the file's metadata must equal ``config``.
+    """Only the tensors under ``prefix`` are read from disk. The configuration in the file's
+    metadata must equal ``config``.
 
-    Shapes are not enough: other heads, other patches of the same size or another mel scale fit the same weights.
+    Shapes are not enough: other heads, other patches of the same size or another mel scale fit the
+    same weights.
     """
     try:
         with safe_open(path, "pt") as file:

@@ -1,4 +1,6 @@
-"""What callers pass as audio, checked: clips of any kind, padded batches and the lengths of their clips."""
+"""What callers pass as audio, checked: clips of any kind, padded batches and the lengths of their
+clips.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from torch import Tensor
 from .audio import read_blocks, resample
 from .errors import HearMwmaeError
 
-#: Largest accepted magnitude: the spectrum of louder audio (of swapped bytes, for example) overflows float32.
+#: Largest accepted magnitude: the spectrum of louder audio (of swapped bytes, for example)
+#: overflows float32.
 LOUDEST = 1e12
 #: Hz, the largest rate in the headers of audio files. soxr does not end at rates far above it.
 HIGHEST_RATE = (1 << 31) - 1
@@ -25,7 +28,9 @@ Clip = str | os.PathLike | np.ndarray | Tensor
 
 
 def listed_clips(clips: Clip | Sequence[Clip], sample_rate: int | Sequence[int] | None) -> list[tuple[Clip, int | None]]:
-    """One clip or many, with the rate of each in Hz, None for the model's; HearMwmaeError if they are of another kind."""
+    """One clip or many, with the rate of each in Hz, None for the model's; HearMwmaeError if they
+    are of another kind.
+    """
     if isinstance(clips, str | os.PathLike):
         clips = [clips]
     elif isinstance(clips, np.ndarray | Tensor):
@@ -47,7 +52,10 @@ def listed_clips(clips: Clip | Sequence[Clip], sample_rate: int | Sequence[int] 
 
 
 def clip_blocks(clip: Clip, rate: int | None, sample_rate: int, device: torch.device) -> Iterable[Tensor]:
-    """A clip at ``sample_rate`` in blocks, each (samples,); a file is read block by block. HearMwmaeError if it is no clip."""
+    """A clip at ``sample_rate`` in blocks, each (samples,); a file is read block by block.
+
+    HearMwmaeError if it is no clip.
+    """
     if isinstance(clip, str | os.PathLike):
         return read_blocks(Path(clip).expanduser(), sample_rate)
     if isinstance(clip, np.ndarray) and clip.dtype.kind in "fiu":
@@ -62,7 +70,9 @@ def clip_blocks(clip: Clip, rate: int | None, sample_rate: int, device: torch.de
 
 
 def check_audio(audio: Tensor, device: torch.device) -> Tensor:
-    """The audio as float32 on a device; HearMwmaeError if it is not a batch of finite floating-point clips."""
+    """The audio as float32 on a device; HearMwmaeError if it is not a batch of finite
+    floating-point clips.
+    """
     if not isinstance(audio, Tensor):
         raise HearMwmaeError(f"audio must be a torch tensor of shape (clips, samples), got {type(audio).__name__}")
     if audio.ndim != 2:

@@ -1,18 +1,16 @@
-"""Configuration of a model: frozen dataclasses, the paper's presets by name, and a strict JSON round trip.
+"""Configuration of a model: frozen dataclasses, the paper's presets by name, and a strict JSON
+round trip.
 
-Source of all numbers: "Masked Autoencoders with Multi-Window Local-Global Attention Are Better Audio Learners"
-(arXiv 2306.00561) and the authors' code.
+Source of all numbers: "Masked Autoencoders with Multi-Window Local-Global Attention Are Better
+Audio Learners" (arXiv 2306.00561) and the authors' code.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any
 
+from .config_fields import check_fields, from_plain, to_plain
 from .errors import HearMwmaeError, did_you_mean
 
 __all__ = [
@@ -42,21 +40,6 @@ ENCODER_SIZES = {
 #: (time frames, mel bands): the paper's default first, then the sizes of its ablation.
 PATCH_SIZES = ((4, 16), (8, 16), (8, 8), (4, 8), (5, 5))
 DECODER_WIDTH, DECODER_DEPTH, DECODER_HEADS = 384, 4, 8
-#: Upper bounds of integers in a configuration, by field. Real models stay far below them. Within them a front-end takes a few
-#: hundred MB: a damaged or untrusted configuration must not allocate terabytes.
-LIMITS = {
-    "sample_rate": 1_000_000,
-    "n_fft": 65_536,
-    "win_length": 65_536,
-    "hop_length": 65_536,
-    "n_mels": 1024,
-    "width": 16_384,
-    "depth": 256,
-    "heads": 1024,
-    "input_frames": 65_536,
-    "patch_size": 1024,
-    "window_sizes": 65_536,
-}
 #: Hidden units of a block, patches of an input, weights of a model (40 GB in float32).
 LARGEST_HIDDEN, MOST_TOKENS, MOST_PARAMETERS = 131_072, 65_536, 10_000_000_000
 #: Statistics over time that a pooling joins by "+".
@@ -65,7 +48,8 @@ PAPERS_POOLING = "mean"
 
 
 def derive_window_sizes(num_tokens: int) -> tuple[int, ...]:
-    """The paper's rule for MW-MHA: one head per divisor of ``num_tokens`` in 2..num_tokens-1, then two global heads.
+    """The paper's rule for MW-MHA: one head per divisor of ``num_tokens`` in 2..num_tokens-1, then
+    two global heads.
 
     A window size of 0 means global attention. 250 tokens give (2, 5, 10, 25, 50, 125, 0, 0).
     """
@@ -80,7 +64,10 @@ def describe_windows(window_sizes: tuple[int, ...]) -> str:
 
 
 def parse_pooling(pooling: object) -> tuple[str, ...]:
-    """``"mean+std"`` -> ``("mean", "std")``. Raises HearMwmaeError on anything but distinct names of :data:`STATISTICS`."""
+    """``"mean+std"`` -> ``("mean", "std")``.
+
+    Raises HearMwmaeError on anything but distinct names of :data:`STATISTICS`.
+    """
     names = tuple(pooling.split("+")) if isinstance(pooling, str) else ()
     if not names or set(names) - set(STATISTICS) or len(set(names)) < len(names):
         raise HearMwmaeError(f"pooling must be one or more of {', '.join(STATISTICS)}, joined by +, got {pooling!r:.100}")
@@ -89,7 +76,9 @@ def parse_pooling(pooling: object) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class FrontendConfig:
-    """Log-mel front-end: 25 ms windows every 10 ms at 16 kHz, 80 HTK mel bands, natural logarithm."""
+    """Log-mel front-end: 25 ms windows every 10 ms at 16 kHz, 80 HTK mel bands, natural
+    logarithm.
+    """
 
     sample_rate: int = 16000
     n_fft: int = 400
@@ -101,7 +90,7 @@ class FrontendConfig:
     log_offset: float = 1.1920929e-07  # float32 machine epsilon: the floor of the logarithm
 
     def __post_init__(self) -> None:
-        _check_fields(self)
+        check_fields(self)
         if self.win_length > self.n_fft:
             raise HearMwmaeError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}")
         if not 0 <= self.f_min < self.f_max <= self.sample_rate / 2:
@@ -114,13 +103,18 @@ class FrontendConfig:
             raise HearMwmaeError(f"hop_length {self.hop_length} leaves gaps between windows of {self.win_length}")
 
     def frames(self, samples: int) -> int:
-        """Frames of a clip: they are centred on multiples of the hop, the first on its first sample."""
+        """Frames of a clip: they are centred on multiples of the hop, the first on its first
+        sample.
+        """
         return samples // self.hop_length + 1
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Pre-norm vision transformer. Empty ``window_sizes`` means plain self-attention, as in the paper's encoder."""
+    """Pre-norm vision transformer.
+
+    Empty ``window_sizes`` means plain self-attention, as in the paper's encoder.
+    """
 
     width: int
     depth: int
@@ -140,7 +134,9 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Decoder of pretraining: MW-MHA (one window size per head, 0 = global), or plain self-attention without sizes."""
+    """Decoder of pretraining: MW-MHA (one window size per head, 0 = global), or plain
+    self-attention without sizes.
+    """
 
     width: int = DECODER_WIDTH
     depth: int = DECODER_DEPTH
@@ -157,7 +153,10 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Encoder, decoder and front-end. ``to_dict``/``from_dict`` convert to the ``config.json`` of a checkpoint."""
+    """Encoder, decoder and front-end.
+
+    ``to_dict``/``from_dict`` convert to the ``config.json`` of a checkpoint.
+    """
 
     encoder: EncoderConfig
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
@@ -166,11 +165,12 @@ class ModelConfig:
     patch_size: tuple[int, int] = (4, 16)
     mask_ratio: float = 0.8
     norm_pix_loss: bool = False
-    #: Statistics over the time steps in a scene: :data:`STATISTICS` joined by +. Older configurations lack it.
+    #: Statistics over the time steps in a scene: :data:`STATISTICS` joined by +. Older
+    #: configurations lack it.
     pooling: str = field(default=PAPERS_POOLING, metadata={"optional": True})
 
     def __post_init__(self) -> None:
-        _check_fields(self)
+        check_fields(self)
         parse_pooling(self.pooling)
         if len(self.patch_size) != 2 or min(self.patch_size) < 1:
             raise HearMwmaeError(f"patch_size must be (time frames, mel bands), both above 0, got {self.patch_size}")
@@ -196,7 +196,9 @@ class ModelConfig:
         _check_windows(self.decoder.window_sizes, self.num_tokens, "decoder")
 
     def _roughly_parameters(self) -> float:
-        """Parameters in the matrices of the blocks and in the position tables: 99.9 % of a large model."""
+        """Parameters in the matrices of the blocks and in the position tables: 99.9 % of a large
+        model.
+        """
         blocks = sum(
             part.depth * (4 * part.width**2 + 2 * part.width * int(part.width * part.mlp_ratio))
             for part in (self.encoder, self.decoder)
@@ -241,12 +243,15 @@ class ModelConfig:
 
     def to_dict(self) -> dict:
         """JSON-ready nested dictionary; tuples become lists."""
-        return {name: _to_plain(value) for name, value in dataclasses.asdict(self).items()}
+        return {name: to_plain(value) for name, value in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: object) -> ModelConfig:
-        """Inverse of ``to_dict``. Raises HearMwmaeError on unknown or missing keys and on values of a wrong type."""
-        return _from_plain(cls, values, "config")
+        """Inverse of ``to_dict``.
+
+        Raises HearMwmaeError on unknown or missing keys and on values of a wrong type.
+        """
+        return from_plain(cls, values, "config")
 
 
 def preset_names() -> list[str]:
@@ -255,7 +260,9 @@ def preset_names() -> list[str]:
 
 
 def preset(name: str, patch_size: tuple[int, int] = (4, 16)) -> ModelConfig:
-    """A model of the paper by name, such as ``"mwmae-base"``, with decoder windows derived from the patch count."""
+    """A model of the paper by name, such as ``"mwmae-base"``, with decoder windows derived from the
+    patch count.
+    """
     if name not in preset_names():
         raise HearMwmaeError(
             f"unknown preset {name!r}{did_you_mean(str(name), preset_names())}; there are: {', '.join(preset_names())}"
@@ -269,34 +276,8 @@ def preset(name: str, patch_size: tuple[int, int] = (4, 16)) -> ModelConfig:
     return dataclasses.replace(config, decoder=DecoderConfig(heads=len(windows), window_sizes=windows))
 
 
-def _check_fields(config: object) -> None:
-    """Check every field by its annotation. Lists become tuples, and integers become floats in float fields."""
-    for name, hint in typing.get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if hint is int:
-            _check_whole(name, value, 1)
-        elif hint is float:
-            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < sys.float_info.max:
-                raise HearMwmaeError(f"{name} must be a finite number, got {value!r:.100}")
-            object.__setattr__(config, name, float(value))
-        elif isinstance(hint, types.GenericAlias):  # tuple[int, ...] and tuple[int, int]
-            if not isinstance(value, tuple | list):
-                raise HearMwmaeError(f"{name} must be a tuple of whole numbers, got {value!r:.100}")
-            for item in value:
-                _check_whole(name, item, 0)
-            object.__setattr__(config, name, tuple(value))
-        elif not isinstance(value, hint):
-            raise HearMwmaeError(f"{name} must be a {hint.__name__}, got {value!r:.100}")
-
-
-def _check_whole(name: str, value: object, least: int) -> None:
-    most = LIMITS[name]
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise HearMwmaeError(f"{name} must be a whole number from {least} to {most}, got {value!r:.100}")
-
-
 def _check_transformer(config: EncoderConfig | DecoderConfig, what: str) -> None:
-    _check_fields(config)
+    check_fields(config)
     if config.width % config.heads:
         raise HearMwmaeError(f"{what} width {config.width} is not divisible by {config.heads} heads")
     if not 1 <= config.width * config.mlp_ratio <= LARGEST_HIDDEN:
@@ -316,30 +297,3 @@ def _check_windows(window_sizes: tuple[int, ...], num_tokens: int, what: str) ->
     bad = [w for w in window_sizes if w < 0 or w > num_tokens or (w and num_tokens % w)]
     if bad:
         raise HearMwmaeError(f"{what} windows {bad} do not divide its {num_tokens} tokens")
-
-
-def _to_plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _to_plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _from_plain(kind: type, value: Any, where: str) -> Any:
-    """Rebuild a dataclass (or a plain value) of type ``kind`` from parsed JSON. Errors name the place of the mistake."""
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise HearMwmaeError(f"{where} must be a JSON object, got {type(value).__name__}")
-        hints = typing.get_type_hints(kind)
-        optional = {known.name for known in dataclasses.fields(kind) if known.metadata.get("optional")}
-        unknown, missing = sorted(set(value) - set(hints)), sorted(set(hints) - set(value) - optional)
-        if unknown or missing:
-            parts = [f"unknown keys {unknown}"] * bool(unknown) + [f"missing keys {missing}"] * bool(missing)
-            raise HearMwmaeError(f"{where} has {' and '.join(parts)}; it takes exactly {sorted(hints)}")
-        return kind(**{name: _from_plain(hint, value[name], f"{where}.{name}") for name, hint in hints.items() if name in value})
-    if isinstance(kind, types.GenericAlias):  # tuple[int, ...] and tuple[int, int]
-        if not isinstance(value, list):
-            raise HearMwmaeError(f"{where} must be a list, got {value!r:.100}")
-        return tuple(_from_plain(int, item, where) for item in value)
-    if type(value) is not kind and not (kind is float and type(value) is int):
-        raise HearMwmaeError(f"{where} must be {kind.__name__}, got {value!r:.100}")
-    return value

@@ -26,13 +26,15 @@ class Embedder(nn.Module):
 
     Args:
         config: of the model.
-        dtype: precision of the encoder, ``"float32"`` or ``"bfloat16"`` (or the torch.dtype). The front-end, the pooling and
-            the results are always float32.
-        pooling: statistics over time in a scene, such as ``"mean+std+max"``; the configuration's when None.
-        timestamps: ``"centred"``, the middles of the time steps, or ``"official"``, the timestamps of the authors' wrapper
-            (i * duration / T: neither centred nor exactly one time step apart).
-        max_batch: chunks of ``input_frames`` frames per encoder call. It bounds the memory for any number of clips, except
-            for the spectrogram of a long clip, 115 MB per hour.
+        dtype: precision of the encoder, ``"float32"`` or ``"bfloat16"`` (or the torch.dtype). The
+            front-end, the pooling and the results are always float32.
+        pooling: statistics over time in a scene, such as ``"mean+std+max"``; the configuration's
+            when None.
+        timestamps: ``"centred"``, the middles of the time steps, or ``"official"``, the timestamps
+            of the authors' wrapper (i * duration / T: neither centred nor exactly one time step
+            apart).
+        max_batch: chunks of ``input_frames`` frames per encoder call. It bounds the memory for any
+            number of clips, except for the spectrogram of a long clip, 115 MB per hour.
         trainable: the encoder's weights require gradients, and embeddings carry them.
 
     Attributes:
@@ -85,17 +87,20 @@ class Embedder(nn.Module):
     ) -> Tensor | tuple[list[Tensor], list[Tensor]]:
         """Embed clips of any lengths and rates: files, arrays or tensors, one or a list of them.
 
-        Each clip is normalised by itself, so its embedding does not depend on the other clips. Files of any length take
-        bounded memory. Clips are encoded together, ``max_batch`` chunks at a time.
+        Each clip is normalised by itself, so its embedding does not depend on the other clips.
+        Files of any length take bounded memory. Clips are encoded together, ``max_batch`` chunks at
+        a time.
 
         Args:
-            clips: a path, (samples,) floating point in [-1, 1], or a list of these; also (clips, samples).
-            sample_rate: Hz of the arrays, one for all or one for each clip; the model's when None. Files have their own.
+            clips: a path, (samples,) floating point in [-1, 1], or a list of these; also (clips,
+                samples).
+            sample_rate: Hz of the arrays, one for all or one for each clip; the model's when None.
+                Files have their own.
             timestamps: return one embedding per time step instead of one per clip.
 
         Returns:
-            (clips, ``scene_embedding_size``) float32; or, with ``timestamps``, the lists of (T, ``timestamp_embedding_size``) and
-            (T,) milliseconds of each clip.
+            (clips, ``scene_embedding_size``) float32; or, with ``timestamps``, the lists of (T,
+            ``timestamp_embedding_size``) and (T,) milliseconds of each clip.
         """
         streams = self._streams(clips, sample_rate)
         if not timestamps:
@@ -124,18 +129,21 @@ class Embedder(nn.Module):
         return self._scenes(self._stream([clip])[0] for clip in cut(audio, lengths))
 
     def scene_embeddings(self, audio: Tensor, lengths: Sequence[int] | Tensor | None = None) -> Tensor:
-        """(B, samples) float audio -> (B, scene_embedding_size) float32: each clip's time steps, pooled.
+        """(B, samples) float audio -> (B, scene_embedding_size) float32: each clip's time steps,
+        pooled.
 
         Args:
-            lengths: (B,) samples of each clip, if shorter clips are padded at their end. The padding is removed.
+            lengths: (B,) samples of each clip, if shorter clips are padded at their end. The
+                padding is removed.
         """
         return self(audio, lengths)
 
     def timestamp_embeddings(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, samples) -> embeddings (B, T, timestamp_embedding_size) and timestamps (B, T) in milliseconds, both float32.
+        """(B, samples) -> embeddings (B, T, timestamp_embedding_size) and timestamps (B, T) in
+        milliseconds, both float32.
 
-        Centred timestamps are within the audio: a last time step with its centre beyond the end is left out. A clip too
-        short for one centre has one timestamp, at its middle.
+        Centred timestamps are within the audio: a last time step with its centre beyond the end is
+        left out. A clip too short for one centre has one timestamp, at its middle.
         """
         return self(audio, timestamps=True)
 
@@ -147,8 +155,8 @@ class Embedder(nn.Module):
             blocks: numbers from 0, or from -1 backwards; all when None.
 
         Returns:
-            For each block (B, T, ``timestamp_embedding_size``) float32: the tokens of a time step side by side. T counts every
-            time step that holds audio.
+            For each block (B, T, ``timestamp_embedding_size``) float32: the tokens of a time step
+            side by side. T counts every time step that holds audio.
         """
         depth = self.config.encoder.depth
         chosen = whole_numbers(range(depth) if blocks is None else blocks)
@@ -165,7 +173,9 @@ class Embedder(nn.Module):
 
     @torch.no_grad()
     def scene_embeddings_of_clips(self, clips: Sequence[Tensor]) -> Tensor:
-        """Clips of any lengths at the model's rate, each (samples,) -> (clips, scene_embedding_size), encoded together."""
+        """Clips of any lengths at the model's rate, each (samples,) -> (clips,
+        scene_embedding_size), encoded together.
+        """
         return self._scenes(spectrogram for spectrogram, _ in self._streams(list(clips), None))
 
     @torch.no_grad()
@@ -182,7 +192,8 @@ class Embedder(nn.Module):
         """`timestamp_embeddings` of one clip in blocks, piece by piece, in bounded memory.
 
         Yields:
-            (t, ``timestamp_embedding_size``) and (t,) milliseconds, of up to ``max_batch`` chunks at a time.
+            (t, ``timestamp_embedding_size``) and (t,) milliseconds, of up to ``max_batch`` chunks
+            at a time.
         """
         spectrogram, samples = self._stream(blocks)
         times, first = self._timestamps(samples), 0
@@ -193,11 +204,15 @@ class Embedder(nn.Module):
                 yield rows[: len(part)], part
 
     def check_audio(self, audio: Tensor) -> Tensor:
-        """The audio as float32 on the model's device; HearMwmaeError if it is not a batch of finite floating-point clips."""
+        """The audio as float32 on the model's device; HearMwmaeError if it is not a batch of finite
+        floating-point clips.
+        """
         return check_audio(audio, self.frontend.window.device)
 
     def _gradients(self) -> torch.autograd.grad_mode.set_grad_enabled:
-        """Gradients are computed if the caller enables them and a weight of the encoder requires them."""
+        """Gradients are computed if the caller enables them and a weight of the encoder requires
+        them.
+        """
         trainable = any(weight.requires_grad for weight in self.encoder.parameters())
         return torch.set_grad_enabled(torch.is_grad_enabled() and trainable)
 
@@ -211,14 +226,18 @@ class Embedder(nn.Module):
         return features, times.repeat(len(audio), 1)
 
     def _streams(self, clips: Clip | Sequence[Clip], sample_rate: int | Sequence[int] | None) -> Iterator[tuple[Tensor, int]]:
-        """For each clip, lazily, its normalised spectrogram (frames, n_mels) and its number of samples."""
+        """For each clip, lazily, its normalised spectrogram (frames, n_mels) and its number of
+        samples.
+        """
         device = self.frontend.window.device
         return (
             self._stream(clip_blocks(clip, rate, self.sample_rate, device)) for clip, rate in listed_clips(clips, sample_rate)
         )
 
     def _stream(self, blocks: Iterable[Tensor]) -> tuple[Tensor, int]:
-        """The normalised spectrogram (frames, n_mels) of a clip in blocks, and its number of samples."""
+        """The normalised spectrogram (frames, n_mels) of a clip in blocks, and its number of
+        samples.
+        """
         lengths = []
 
         def checked() -> Iterator[Tensor]:
@@ -234,7 +253,9 @@ class Embedder(nn.Module):
         return spectrogram, sum(lengths)
 
     def _scenes(self, spectrograms: Iterable[Tensor], progress: Callable[[float], object] | None = None) -> Tensor:
-        """Spectrograms (frames, n_mels) -> (clips, scene_embedding_size): their chunks go through the encoder together."""
+        """Spectrograms (frames, n_mels) -> (clips, scene_embedding_size): their chunks go through
+        the encoder together.
+        """
         statistics, owners = ChunkStatistics(parse_pooling(self.config.pooling)), []
         with self._gradients():
             for features, valid, numbers in self._features(spectrograms):
@@ -246,12 +267,16 @@ class Embedder(nn.Module):
             return statistics.pool([len(list(chunks)) for _, chunks in groupby(owners)])
 
     def _rows(self, spectrogram: Tensor) -> Iterator[Tensor]:
-        """The time steps of one clip, (t, timestamp_embedding_size), up to max_batch chunks at a time."""
+        """The time steps of one clip, (t, timestamp_embedding_size), up to max_batch chunks at a
+        time.
+        """
         for features, valid, _ in self._features([spectrogram]):
             yield features.flatten(0, 1)[: sum(valid)]  # only a clip's last chunk is padded
 
     def _features(self, spectrograms: Iterable[Tensor]) -> Iterator[tuple[Tensor, list[int], list[int]]]:
-        """`_chunks`, encoded: float32 (up to max_batch, time steps, bands * width) in place of the chunks."""
+        """`_chunks`, encoded: float32 (up to max_batch, time steps, bands * width) in place of the
+        chunks.
+        """
         for chunks, valid, owners in self._chunks(spectrograms):
             # An ambient autocast would silently change the precision that was asked for.
             with torch.autocast(chunks.device.type, enabled=False):
@@ -261,9 +286,10 @@ class Embedder(nn.Module):
     def _chunks(self, spectrograms: Iterable[Tensor]) -> Iterator[tuple[Tensor, list[int], list[int]]]:
         """Spectrograms cut into encoder inputs (up to max_batch, input_frames, n_mels), in order.
 
-        With each chunk come the number of its time steps with frames of the clip, and the number of the clip. The end is padded
-        by repeated reflection over the clip, as in the authors' code; time steps of the padding do not count. Unlike theirs, a
-        clip that fills its last chunk gets no additional chunk.
+        With each chunk come the number of its time steps with frames of the clip, and the number of
+        the clip. The end is padded by repeated reflection over the clip, as in the authors' code;
+        time steps of the padding do not count. Unlike theirs, a clip that fills its last chunk gets
+        no additional chunk.
         """
         size, per_step = self.config.input_frames, self.config.patch_size[0]
         held: list[tuple[Tensor, int, int]] = []
@@ -292,8 +318,8 @@ class Embedder(nn.Module):
         device = self.frontend.window.device
         if self.timestamps == "official":
             return (steps * duration / len(steps)).float().to(device)
-        # The middle of the first and the last frame of a patch; frame f is centred at f * hop. In half samples, which are whole
-        # numbers: a centre that falls on the end of the audio stays.
+        # The middle of the first and the last frame of a patch; frame f is centred at f * hop. In
+        # half samples, which are whole numbers: a centre that falls on the end of the audio stays.
         patch, hop = self.config.patch_size[0], self.config.frontend.hop_length
         count = (2 * samples + (patch + 1) * hop) // (2 * patch * hop)
         if not count:

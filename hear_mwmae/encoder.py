@@ -28,7 +28,9 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block, (B, tokens, width) -> the same; block ``number`` counts from 0 (odd ones may shift)."""
+    """Pre-norm transformer block, (B, tokens, width) -> the same; block ``number`` counts from 0
+    (odd ones may shift).
+    """
 
     def __init__(self, config: EncoderConfig | DecoderConfig, number: int) -> None:
         super().__init__()
@@ -47,13 +49,17 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Patches, positions, transformer blocks. ``config`` is the model's, because it sets the patch grid."""
+    """Patches, positions, transformer blocks.
+
+    ``config`` is the model's, because it sets the patch grid.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         width = config.encoder.width
-        # A linear map of flattened patches: the same as the authors' convolution of stride = kernel = patch.
+        # A linear map of flattened patches: the same as the authors' convolution of stride = kernel
+        # = patch.
         self.patch_embed = Linear(config.patch_dim, width)
         # Trained like any weight in the authors' code, hence a parameter that checkpoints carry.
         positions = sincos_2d(width, config.grid_size)
@@ -70,20 +76,28 @@ class Encoder(nn.Module):
         nn.init.uniform_(self.patch_embed.weight, -bound, bound)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
-        """(B, input_frames, n_mels) -> (B, tokens, width), a CLS token first where the model has one."""
+        """(B, input_frames, n_mels) -> (B, tokens, width), a CLS token first where the model has
+        one.
+        """
         return self._transform(self._embed(spectrogram))
 
     def forward_masked(self, spectrogram: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode only the patches that stay: latent (B, [1 +] kept, width), and mask, ids_restore of `random_masking`."""
+        """Encode only the patches that stay: latent (B, [1 +] kept, width), and mask, ids_restore
+        of `random_masking`.
+        """
         kept, mask, ids_restore = random_masking(self._embed(spectrogram), self.config.num_kept, noise)
         return self._transform(kept), mask, ids_restore
 
     def forward_features(self, spectrogram: Tensor) -> Tensor:
-        """(B, input_frames, n_mels) -> (B, time steps, bands * width): the tokens of one time step side by side."""
+        """(B, input_frames, n_mels) -> (B, time steps, bands * width): the tokens of one time step
+        side by side.
+        """
         return self.time_steps(self(spectrogram))
 
     def forward_layers(self, spectrogram: Tensor) -> list[Tensor]:
-        """(B, input_frames, n_mels) -> for each block (B, tokens, width): its output, before the last layer norm."""
+        """(B, input_frames, n_mels) -> for each block (B, tokens, width): its output, before the
+        last layer norm.
+        """
         tokens, outputs = self._begin(self._embed(spectrogram)), []
         for block in self.blocks:
             tokens = block(tokens)
@@ -91,7 +105,9 @@ class Encoder(nn.Module):
         return outputs
 
     def time_steps(self, tokens: Tensor) -> Tensor:
-        """(B, tokens, width), a CLS token first where the model has one -> (B, time steps, bands * width), without it."""
+        """(B, tokens, width), a CLS token first where the model has one -> (B, time steps, bands *
+        width), without it.
+        """
         tokens = tokens[:, int(self.config.encoder.cls_token) :]
         return tokens.reshape(tokens.shape[0], self.config.grid_size[0], -1)
 

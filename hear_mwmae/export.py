@@ -1,4 +1,6 @@
-"""Exports a model, from waveform to embeddings, for other runtimes: ONNX, or a program of torch.export."""
+"""Exports a model, from waveform to embeddings, for other runtimes: ONNX, or a program of
+torch.export.
+"""
 
 from __future__ import annotations
 
@@ -27,19 +29,22 @@ SUFFIXES = (".onnx", ".pt2")
 INPUT, OUTPUTS = "audio", ("scene_embeddings", "timestamp_embeddings", "timestamps")
 #: Weights in an .onnx file: a protocol buffer holds at most 2 GiB, and the graph takes a few MiB.
 ONNX_BYTES = (1 << 31) - (16 << 20)
-#: (clips, samples) of the comparison with the model: below one hop, below one chunk, one sample above it, many chunks.
+#: (clips, samples) of the comparison with the model: below one hop, below one chunk, one sample
+#: above it, many chunks.
 CHECKED = ((1, 1), (2, 159), (3, 641), (1, 16000), (2, 32001), (1, 200000))
 
 
 class ExportableEmbedder(nn.Module):
-    """An `Embedder` as one graph: no checks of the input, no loop over pieces, no branch on values or lengths.
+    """An `Embedder` as one graph: no checks of the input, no loop over pieces, no branch on values
+    or lengths.
 
-    (clips, samples) float32 at the model's rate -> scene embeddings (clips, S), timestamp embeddings (clips, T, D) and timestamps
-    (clips, T) in milliseconds, all float32 and equal to the `Embedder`'s, whose encoder it shares. NaN or infinity in a clip
-    makes its embeddings NaN. All chunks go through the encoder at once, so memory grows with the length.
+    (clips, samples) float32 at the model's rate -> scene embeddings (clips, S), timestamp
+    embeddings (clips, T, D) and timestamps (clips, T) in milliseconds, all float32 and equal to the
+    `Embedder`'s, whose encoder it shares. NaN or infinity in a clip makes its embeddings NaN. All
+    chunks go through the encoder at once, so memory grows with the length.
 
-    The spectrum is a product with a table of sines in float64. It is exact where torch's float32 transform rounds. The logarithm
-    of nearly empty bands shows the rounding.
+    The spectrum is a product with a table of sines in float64. It is exact where torch's float32
+    transform rounds. The logarithm of nearly empty bands shows the rounding.
     """
 
     dft: Tensor  #: (n_fft, 2 * (n_fft // 2 + 1)) float64: windowed cosines, then windowed sines
@@ -61,7 +66,8 @@ class ExportableEmbedder(nn.Module):
         self.register_buffer("filterbank", model.frontend.filterbank.double())
 
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # Sizes may be symbols here. Indices of a range stand where slices would do: a slice asks whether its end lies inside.
+        # Sizes may be symbols here. Indices of a range stand where slices would do: a slice asks
+        # whether its end lies inside.
         config = self.config
         clips = audio.shape[0]
         spectrogram = self._spectrogram(audio)
@@ -76,7 +82,9 @@ class ExportableEmbedder(nn.Module):
         return self._scene(features), cut, timestamps.expand(clips, -1)
 
     def _spectrogram(self, audio: Tensor) -> Tensor:
-        """The front-end: (clips, samples) -> (clips, frames, n_mels) float32, normalised per clip."""
+        """The front-end: (clips, samples) -> (clips, frames, n_mels) float32, normalised
+        per clip.
+        """
         config = self.config.frontend
         samples, half = audio.shape[1], config.n_fft // 2
         frames = config.frames(samples)
@@ -106,22 +114,25 @@ class ExportableEmbedder(nn.Module):
             total = torch.full((1,), steps, dtype=torch.float64, device=audio.device)
             duration = length.double() * 1000.0 / float(config.sample_rate)
             return (torch.arange(steps, device=audio.device).double() * duration / total).float()
-        # Whole numbers of half samples, so that nothing is rounded where a centre falls on the end. Step i is centred at
-        # (2 i patch + patch - 1) hop half samples; ``count`` centres are within the length, and at least one.
+        # Whole numbers of half samples, so that nothing is rounded where a centre falls on the end.
+        # Step i is centred at (2 i patch + patch - 1) hop half samples; ``count`` centres are
+        # within the length, and at least one.
         count = torch.sym_max((2 * samples + (patch + 1) * config.hop_length) // (2 * patch * config.hop_length), 1)
         centres = (torch.arange(count, device=audio.device) * (2 * patch) + (patch - 1)) * config.hop_length
         return (torch.where(centres <= 2 * length, centres, length).double() * 500.0 / float(config.sample_rate)).float()
 
 
 def export(model: Embedder, path: str | Path) -> None:
-    """Write a model to ``path``, atomically: ``.onnx`` for onnxruntime and others, ``.pt2`` for `torch.export.load`.
+    """Write a model to ``path``, atomically: ``.onnx`` for onnxruntime and others, ``.pt2`` for
+    `torch.export.load`.
 
-    Both take (clips, samples) float32 audio of any number and length, and compute the outputs of `ExportableEmbedder`. They
-    contain the configuration: ``config`` in the metadata of the .onnx file, ``config.json`` in the extra files of the .pt2 file.
+    Both take (clips, samples) float32 audio of any number and length, and compute the outputs of
+    `ExportableEmbedder`. They contain the configuration: ``config`` in the metadata of the .onnx
+    file, ``config.json`` in the extra files of the .pt2 file.
 
     Raises:
-        HearMwmaeError: another suffix; a package is missing; the model is not on the CPU; for ONNX, it is in bfloat16 or above
-            2 GiB.
+        HearMwmaeError: another suffix; a package is missing; the model is not on the CPU; for ONNX,
+            it is in bfloat16 or above 2 GiB.
     """
     path = Path(path)
     _check(model, path)
@@ -132,7 +143,8 @@ def export(model: Embedder, path: str | Path) -> None:
     module = ExportableEmbedder(model)
     example = torch.rand(3, 150000)
     config = json.dumps(module.config.to_dict())
-    # 0 and 1 as sizes are not special: what torch.onnx.export itself sets, here for both kinds of file.
+    # 0 and 1 as sizes are not special: what torch.onnx.export itself sets, here for both kinds of
+    # file.
     patched = fx_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]  # torch adds it when it is imported
     with torch.no_grad(), _quiet(), patched:
         module(example[:1, :1])  # makes the attention's plans, which tracing would keep as tensors without values
@@ -154,7 +166,8 @@ def export(model: Embedder, path: str | Path) -> None:
 
 @torch.no_grad()
 def largest_difference(model: Embedder, path: str | Path) -> float:
-    """Largest difference between the embeddings of the file at ``path`` and the model's, over noise of `CHECKED` sizes.
+    """Largest difference between the embeddings of the file at ``path`` and the model's, over noise
+    of `CHECKED` sizes.
 
     ImportError if ``path`` is an .onnx file and onnxruntime is missing.
     """
@@ -170,7 +183,9 @@ def largest_difference(model: Embedder, path: str | Path) -> float:
 
 
 def open_exported(path: str | Path, threads: int = 0) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """A function (clips, samples) -> three outputs that runs an exported file; ``threads`` is for onnxruntime, 0 = all."""
+    """A function (clips, samples) -> three outputs that runs an exported file; ``threads`` is for
+    onnxruntime, 0 = all.
+    """
     if Path(path).suffix == ".pt2":
         program = torch.export.load(Path(path)).module()
 
@@ -207,7 +222,9 @@ def _check(model: Embedder, path: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the exporter's messages on packages that are not used, and on operators that it does not convert."""
+    """Silences the exporter's messages on packages that are not used, and on operators that it does
+    not convert.
+    """
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

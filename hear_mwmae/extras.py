@@ -12,5 +12,7 @@ def install_hint(extra: str) -> str:
 
 
 def needs(what: str, package: str | None, extra: str) -> HearMwmaeError:
-    """The error to raise if ``package`` (or a module of it) is missing, which ``extra`` of setup.cfg installs."""
+    """The error to raise if ``package`` (or a module of it) is missing, which ``extra`` of
+    setup.cfg installs.
+    """
     return HearMwmaeError(f"{what} needs {(package or 'a package').partition('.')[0]}: {install_hint(extra)}")

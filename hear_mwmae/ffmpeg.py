@@ -1,4 +1,6 @@
-"""Audio that libsndfile does not read, through FFmpeg (PyAV): m4a, aac, webm, wma, the sound of videos."""
+"""Audio that libsndfile does not read, through FFmpeg (PyAV): m4a, aac, webm, wma, the sound of
+videos.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,9 @@ from .extras import needs
 if TYPE_CHECKING:
     import av
 
-#: FFmpeg's names of containers, and the endings of their files. libsndfile reads ogg and caf, but not all of their codings.
-#: No other container is opened: some formats of FFmpeg, such as playlists, open further files and addresses.
+#: FFmpeg's names of containers, and the endings of their files. libsndfile reads ogg and caf, but
+#: not all of their codings. No other container is opened: some formats of FFmpeg, such as
+#: playlists, open further files and addresses.
 FORMATS = {
     "mov,mp4,m4a,3gp,3g2,mj2": (".m4a", ".m4b", ".m4v", ".mp4", ".mov", ".3gp", ".3g2"),
     "matroska,webm": (".webm", ".weba", ".mka", ".mkv"),
@@ -38,7 +41,8 @@ FORMATS = {
     "caf": (),
 }
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-#: Seconds that may be missing at the end: containers count packets, with or without the encoder's delay.
+#: Seconds that may be missing at the end: containers count packets, with or without the encoder's
+#: delay.
 TOLERANCE = 0.1
 
 
@@ -48,10 +52,11 @@ def is_installed() -> bool:
 
 
 def read(file: BinaryIO | FileIO, name: str) -> Iterator[tuple[int, np.ndarray]]:
-    """(sample rate, (samples,) float32) of every packet of the first or default stream of audio in a file, channels averaged.
+    """(sample rate, (samples,) float32) of every packet of the first or default stream of audio in
+    a file, channels averaged.
 
-    Raises HearMwmaeError, possibly at the end, for a file that has no audio, is damaged, or is shorter than its container
-    says. The container of a live recording announces no length.
+    Raises HearMwmaeError, possibly at the end, for a file that has no audio, is damaged, or is
+    shorter than its container says. The container of a live recording announces no length.
     """
     try:
         import av
@@ -72,7 +77,8 @@ def read(file: BinaryIO | FileIO, name: str) -> Iterator[tuple[int, np.ndarray]]
     except HearMwmaeError:
         raise
     except (av.FFmpegError, ValueError, EOFError, OSError) as error:
-        # ValueError: the rate or the channels change within the file. EINVAL: an empty file, not an error of the disk.
+        # ValueError: the rate or the channels change within the file. EINVAL: an empty file, not an
+        # error of the disk.
         if isinstance(error, OSError) and not isinstance(error, av.FFmpegError) and error.errno != errno.EINVAL:
             raise
         reason = "not an audio file that libsndfile or FFmpeg reads, or damaged" if not seconds else "damaged or truncated"

@@ -32,7 +32,9 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Atomic write: yields a temporary name beside ``path``, which replaces ``path`` on success and is removed on failure."""
+    """Atomic write: yields a temporary name beside ``path``, which replaces ``path`` on success and
+    is removed on failure.
+    """
     temporary = path.with_name(f".{path.name}{UNFINISHED}")
     try:
         with naming(path):
@@ -58,7 +60,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Content of a JSON file. HearMwmaeError names a file that is missing, unreadable or not JSON."""
+    """Content of a JSON file.
+
+    HearMwmaeError names a file that is missing, unreadable or not JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -68,7 +73,9 @@ def read_json(path: Path) -> Any:
 
 
 def why_unreadable(path: str | os.PathLike) -> str:
-    """Why the file ``path`` cannot be opened, such as "no such file" or "permission denied"; "" if it can be opened."""
+    """Why the file ``path`` cannot be opened, such as "no such file" or "permission denied"; "" if
+    it can be opened.
+    """
     try:
         os.close(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
     except (FileNotFoundError, NotADirectoryError):
@@ -83,8 +90,9 @@ def why_unreadable(path: str | os.PathLike) -> str:
 def printable(path: str | os.PathLike) -> str:
     r"""A path as text that can be printed and stored as UTF-8: other bytes become ``\xff``.
 
-    Python represents such bytes in a str as surrogates (``surrogateescape``). They identify the file, but terminals, Parquet and
-    array files reject them. CSV files keep the bytes: read and write them with ``errors="surrogateescape"``.
+    Python represents such bytes in a str as surrogates (``surrogateescape``). They identify the
+    file, but terminals, Parquet and array files reject them. CSV files keep the bytes: read and
+    write them with ``errors="surrogateescape"``.
     """
     escaped = re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", os.fspath(path))
     return escaped.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -92,7 +100,10 @@ def printable(path: str | os.PathLike) -> str:
 
 @contextmanager
 def one_at_a_time(lock: Path, busy: str) -> Iterator[None]:
-    """Holds the lock file ``lock``. If another process holds it, raises HearMwmaeError with the message ``busy``."""
+    """Holds the lock file ``lock``.
+
+    If another process holds it, raises HearMwmaeError with the message ``busy``.
+    """
     from filelock import FileLock, Timeout
 
     held = FileLock(lock, timeout=0)

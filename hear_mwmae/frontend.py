@@ -11,18 +11,21 @@ from torch import Tensor, nn
 
 from .config import FrontendConfig
 
-#: A clip whose log-mel deviates by less than this is silence or a constant: only rounding errors of the transform remain.
+#: A clip whose log-mel deviates by less than this is silence or a constant: only rounding errors of
+#: the transform remain.
 SILENCE_STD = 1e-4
 
 
 class LogMelFrontend(nn.Module):
-    """(B, samples) float waveform in [-1, 1] -> (B, frames, n_mels) float32, frames = samples // hop_length + 1.
+    """(B, samples) float waveform in [-1, 1] -> (B, frames, n_mels) float32, frames = samples //
+    hop_length + 1.
 
-    Frames are centred on multiples of the hop. Both ends are extended by reflection, repeatedly if the clip is shorter than half
-    a window. Always computed in float32.
+    Frames are centred on multiples of the hop. Both ends are extended by reflection, repeatedly if
+    the clip is shorter than half a window. Always computed in float32.
     """
 
-    #: Frames per transform: bounds the memory for long and for many clips, and does not change the result.
+    #: Frames per transform: bounds the memory for long and for many clips, and does not change the
+    #: result.
     block_frames = 1 << 13
 
     window: Tensor  #: (win_length,)
@@ -36,7 +39,9 @@ class LogMelFrontend(nn.Module):
         self.register_buffer("filterbank", mel_filterbank(config), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMelFrontend:
-        """Follow the model to its device, but stay float32: half-precision features would be wrong without an error."""
+        """Follow the model to its device, but stay float32: half-precision features would be wrong
+        without an error.
+        """
         return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -55,7 +60,8 @@ class LogMelFrontend(nn.Module):
         return torch.cat(clips)
 
     def stream(self, blocks: Iterable[Tensor]) -> Tensor:
-        """The features of one clip in blocks of any lengths, each (samples,): (frames, n_mels), as in `forward`.
+        """The features of one clip in blocks of any lengths, each (samples,): (frames, n_mels), as
+        in `forward`.
 
         The spectrogram, 80 floats per 10 ms, and one block of samples are in memory.
         """
@@ -108,10 +114,11 @@ class LogMelFrontend(nn.Module):
 
 
 def mel_filterbank(config: FrontendConfig) -> Tensor:
-    """Triangular filters of unit height, equally wide on HTK's mel scale: (n_fft // 2 + 1, n_mels) float32.
+    """Triangular filters of unit height, equally wide on HTK's mel scale: (n_fft // 2 + 1, n_mels)
+    float32.
 
-    HTK's scale is mel = 2595 log10(1 + Hz / 700) (S. Young et al., The HTK Book). All in float32: the models were
-    trained on filters with its roundings, which differ from exact filters by 8e-6.
+    HTK's scale is mel = 2595 log10(1 + Hz / 700) (S. Young et al., The HTK Book). All in float32:
+    the models were trained on filters with its roundings, which differ from exact filters by 8e-6.
     """
     low, high = (2595 * math.log10(1 + hertz / 700) for hertz in (config.f_min, config.f_max))
     edges = 700 * (10 ** (torch.linspace(low, high, config.n_mels + 2) / 2595) - 1)
@@ -138,7 +145,9 @@ def reflect_pad(x: Tensor, before: int, after: int) -> Tensor:
 
 
 def reflect_index(length: int, start: int, stop: int, device: torch.device | None = None) -> Tensor:
-    """Indices start..stop-1 bounced back and forth between 0 and length-1: reflection of any depth, (stop - start,) int64."""
+    """Indices start..stop-1 bounced back and forth between 0 and length-1: reflection of any depth,
+    (stop - start,) int64.
+    """
     period: Any = torch.sym_max(2 * (length - 1), 1)  # a length may be a symbol, when the model is exported
     index = torch.arange(start, stop, device=device)
     folded = index % index.new_full((), period)

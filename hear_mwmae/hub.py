@@ -27,14 +27,17 @@ LOSS_NAME = "loss.png"
 
 
 def download(repo: str, revision: str, check_config: Callable[[Path], object]) -> tuple[Path, Path]:
-    """Fetch config.json and model.safetensors of ``repo``, and nothing else, into huggingface_hub's cache.
+    """Fetch config.json and model.safetensors of ``repo``, and nothing else, into huggingface_hub's
+    cache.
 
-    HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE have their usual meaning. Both files come from one commit, even if the
-    branch moves in between. Raises HearMwmaeError, one line, if the download fails.
+    HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE have their usual meaning. Both files come from
+    one commit, even if the branch moves in between. Raises HearMwmaeError, one line, if the
+    download fails.
 
     Args:
         revision: branch, tag or commit; "" is the repository's default branch.
-        check_config: called with config.json before the weights, which may be large, are downloaded; raises to stop.
+        check_config: called with config.json before the weights, which may be large, are
+            downloaded; raises to stop.
     """
     config = _fetch(repo, CONFIG_NAME, revision or None)
     check_config(config)
@@ -44,9 +47,11 @@ def download(repo: str, revision: str, check_config: Callable[[Path], object]) -
 
 
 def push(directory: Path, repo: str, card: str, private: bool = False, dry_run: Path | None = None) -> str:
-    """Upload a model directory with its card in one commit; returns a line with every file and its destination.
+    """Upload a model directory with its card in one commit; returns a line with every file and its
+    destination.
 
-    With ``dry_run`` nothing is uploaded: the files are copied to that folder, which must be new or empty.
+    With ``dry_run`` nothing is uploaded: the files are copied to that folder, which must be new or
+    empty.
     """
     missing = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if not (directory / name).is_file()]
     if missing:
@@ -113,7 +118,9 @@ def _fetch(repo: str, name: str, revision: str | None) -> Path:
 
 
 def _check_blob(path: Path, where: str) -> None:
-    """The cache names a large file by the sha256 that the Hub announced. huggingface_hub checks its size only."""
+    """The cache names a large file by the sha256 that the Hub announced. huggingface_hub checks its
+    size only.
+    """
     if not path.is_symlink():
         return  # a cache without links has no such names
     # One link only: a second link leads to files from Xet, whose names are not SHA-256.

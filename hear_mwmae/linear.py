@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: torch multiplies float32 matrices with MKL, which reaches half the rate of oneDNN on AMD's processors. Only oneDNN can apply
-#: the GELU while the product is still in the cache; otherwise it takes as long as the product. oneDNN has no backward pass, so
-#: training uses torch's layers. benchmarks/embed.py measures the difference.
+#: torch multiplies float32 matrices with MKL, which reaches half the rate of oneDNN on AMD's
+#: processors. Only oneDNN can apply the GELU while the product is still in the cache; otherwise it
+#: takes as long as the product. oneDNN has no backward pass, so training uses torch's layers.
+#: benchmarks/embed.py measures the difference.
 ONEDNN = (
     platform.machine() in ("x86_64", "AMD64")
     and torch.backends.mkldnn.is_available()
@@ -23,7 +24,9 @@ if ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported():
 
 
 class Linear(nn.Linear):
-    """``nn.Linear``, with ``gelu`` followed by a GELU in its tanh approximation, as in the authors' code."""
+    """``nn.Linear``, with ``gelu`` followed by a GELU in its tanh approximation, as in the authors'
+    code.
+    """
 
     def __init__(self, in_features: int, out_features: int, gelu: bool = False) -> None:
         super().__init__(in_features, out_features)

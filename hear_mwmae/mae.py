@@ -1,4 +1,7 @@
-"""The masked autoencoder of pretraining: encoder, decoder and loss. Inference never imports this module."""
+"""The masked autoencoder of pretraining: encoder, decoder and loss.
+
+Inference never imports this module.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,9 @@ class MaskedAutoencoderOutput(NamedTuple):
 
 
 class Decoder(nn.Module):
-    """(B, [1 +] kept, encoder width) latent -> (B, tokens, patch values) prediction of every patch."""
+    """(B, [1 +] kept, encoder width) latent -> (B, tokens, patch values) prediction of
+    every patch.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -68,7 +73,8 @@ class MaskedAutoencoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str = "", mask_ratio: float | None = None) -> MaskedAutoencoder:
-        """Encoder and decoder of a pretrained model, to continue training; ``source`` as in `hear_mwmae.load_model`.
+        """Encoder and decoder of a pretrained model, to continue training; ``source`` as in
+        `hear_mwmae.load_model`.
 
         Args:
             mask_ratio: share of the patches to hide; the model's when None.
@@ -86,7 +92,8 @@ class MaskedAutoencoder(nn.Module):
 
         Args:
             spectrogram: (B, input_frames, n_mels) float32, normalised.
-            noise: (B, tokens) determines the mask: the tokens of smallest noise stay. Random when None.
+            noise: (B, tokens) determines the mask: the tokens of smallest noise stay. Random when
+                None.
         """
         latent, mask, ids_restore = self.encoder.forward_masked(spectrogram, noise)
         pred = self.decoder(latent, ids_restore)
@@ -97,7 +104,10 @@ class MaskedAutoencoder(nn.Module):
         return self.encoder.forward_features(spectrogram)
 
     def loss(self, spectrogram: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
-        """Mean squared error over the masked patches, in float32. With norm_pix_loss, patches are standardised first."""
+        """Mean squared error over the masked patches, in float32.
+
+        With norm_pix_loss, patches are standardised first.
+        """
         target = patchify(spectrogram, self.config.patch_size)
         if self.config.norm_pix_loss:
             var, mean = torch.var_mean(target, dim=-1, correction=0, keepdim=True)  # population variance, as jax's
@@ -107,7 +117,9 @@ class MaskedAutoencoder(nn.Module):
 
 
 def reconstruction(config: ModelConfig, model: nn.Module, clips: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Masked input (NaN where masked), reconstruction (predicted where masked) and target, each (B, frames, mels)."""
+    """Masked input (NaN where masked), reconstruction (predicted where masked) and target, each (B,
+    frames, mels).
+    """
     out = model(clips, noise)
     patches, masked = patchify(clips, config.patch_size), out.mask[:, :, None].bool()
     pred = out.pred.float()
@@ -121,6 +133,8 @@ def reconstruction(config: ModelConfig, model: nn.Module, clips: Tensor, noise: 
 
 
 def lecun_normal_(weight: Tensor) -> None:
-    """Flax's default initialiser: a normal truncated at two deviations, rescaled to a variance of 1 / fan_in."""
+    """Flax's default initialiser: a normal truncated at two deviations, rescaled to a variance of 1
+    / fan_in.
+    """
     std = weight.shape[1] ** -0.5 / 0.87962566103423978
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)

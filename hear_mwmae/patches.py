@@ -9,7 +9,9 @@ from .errors import HearMwmaeError
 
 
 def patchify(spectrogram: Tensor, patch_size: tuple[int, int]) -> Tensor:
-    """(B, frames, mels) -> (B, tokens, patch values), tokens in time-major order, values (time, frequency) in a patch."""
+    """(B, frames, mels) -> (B, tokens, patch values), tokens in time-major order, values (time,
+    frequency) in a patch.
+    """
     batch, frames, mels = spectrogram.shape
     p, q = patch_size
     if frames % p or mels % q:
@@ -26,7 +28,9 @@ def unpatchify(patches: Tensor, patch_size: tuple[int, int], grid_size: tuple[in
 
 
 def sincos_1d(width: int, positions: Tensor) -> Tensor:
-    """Sine half, then cosine half, at wavelengths 2 pi to 10000 * 2 pi: (tokens,) -> (tokens, width) float32."""
+    """Sine half, then cosine half, at wavelengths 2 pi to 10000 * 2 pi: (tokens,) -> (tokens,
+    width) float32.
+    """
     if width % 2:
         raise HearMwmaeError(f"a sin-cos table needs an even width, got {width}")
     omega = 1.0 / 10000.0 ** (torch.arange(width // 2, dtype=torch.float32) / (width / 2))
@@ -35,7 +39,9 @@ def sincos_1d(width: int, positions: Tensor) -> Tensor:
 
 
 def sincos_2d(width: int, grid_size: tuple[int, int]) -> Tensor:
-    """(tokens, width) table of a (time, frequency) grid in time-major order: frequency in the first half, time in the second."""
+    """(tokens, width) table of a (time, frequency) grid in time-major order: frequency in the first
+    half, time in the second.
+    """
     time, bands = torch.meshgrid(*(torch.arange(n) for n in grid_size), indexing="ij")
     return torch.cat([sincos_1d(width // 2, bands.flatten()), sincos_1d(width // 2, time.flatten())], dim=1)
 
@@ -48,8 +54,8 @@ def random_masking(tokens: Tensor, num_kept: int, noise: Tensor | None = None) -
         noise: (B, tokens) determines the mask; drawn uniformly from torch's generator when None.
 
     Returns:
-        kept (B, num_kept, D); mask (B, tokens) float32, 1 = removed; ids_restore (B, tokens) int64, which puts the
-        sequence [kept, removed] back into its order.
+        kept (B, num_kept, D); mask (B, tokens) float32, 1 = removed; ids_restore (B, tokens) int64,
+        which puts the sequence [kept, removed] back into its order.
     """
     batch, length, width = tokens.shape
     if noise is None:

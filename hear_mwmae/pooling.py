@@ -1,4 +1,7 @@
-"""Pooling over time: the time steps of a clip -> one scene embedding. Exact over chunks, in one pass, in bounded memory."""
+"""Pooling over time: the time steps of a clip -> one scene embedding.
+
+Exact over chunks, in one pass, in bounded memory.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,8 @@ class ChunkStatistics:
 
         Args:
             features: (chunks, time steps, D).
-            valid: (chunks,) int64, at least 1: the number of leading time steps of audio. The others are padding.
+            valid: (chunks,) int64, at least 1: the number of leading time steps of audio. The
+                others are padding.
         """
         mask = (torch.arange(features.shape[1], device=features.device) < valid[:, None])[:, :, None]
         sums = (features * mask).sum(dim=1)
@@ -53,7 +57,8 @@ class ChunkStatistics:
         mean = chunks["sum"].sum(dim=1) / steps
         pooled = {"mean": mean}
         if "std" in self.names:
-            # Squares around each chunk's own mean, plus the spread of these means: no cancellation for any length.
+            # Squares around each chunk's own mean, plus the spread of these means: no cancellation
+            # for any length.
             between = valid * (chunks["sum"] / valid - mean[:, None]).square()
             variance = (chunks["squares"] + between).sum(dim=1) / steps
             # The root's gradient at 0, where nothing changes over time, would be infinite.

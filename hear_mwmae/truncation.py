@@ -1,4 +1,6 @@
-"""Whether a file is as long as its header says: libsndfile mostly reads truncated files without an error."""
+"""Whether a file is as long as its header says: libsndfile mostly reads truncated files without an
+error.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,16 @@ import soundfile
 
 #: Lengths from here on mean "unknown": libsndfile uses 2^63 - 1.
 UNKNOWN_FRAMES = 1 << 62
-#: Data sizes in the headers of streamed WAV files: of SoX, of arecord; close to 2^32, of FFmpeg and others.
+#: Data sizes in the headers of streamed WAV files: of SoX, of arecord; close to 2^32, of FFmpeg and
+#: others.
 STREAMED_BYTES = frozenset((0x7FFFF000, 0x80000000, *range(0xFFFFFF00, 0x100000000)))
 #: Share of a complete MP3 that libsndfile may leave unread: tags.
 TAGS_SHARE = 0.1
 
 
 def announced_frames(file: soundfile.SoundFile, stream: BinaryIO | FileIO) -> int:
-    """Frames that the header of ``file`` announces; :data:`UNKNOWN_FRAMES` or more if it announces none.
+    """Frames that the header of ``file`` announces; :data:`UNKNOWN_FRAMES` or more if it announces
+    none.
 
     Args:
         stream: the same file; its position is restored.
@@ -64,7 +68,8 @@ def _names_length(stream: BinaryIO | FileIO) -> bool:
 def _lacks_data(log: str) -> bool:
     """Whether libsndfile's log says that there are fewer samples than the header announces."""
     sizes = [
-        # WAV, AIFF, AU, CAF, SVX, W64, RF64; WVE; and RF64 again, whose data may be larger than the file.
+        # WAV, AIFF, AU, CAF, SVX, W64, RF64; WVE; and RF64 again, whose data may be larger than the
+        # file.
         *re.findall(r"^\s*(?:data|SSND|Data Size|BODY|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", log, re.MULTILINE),
         *re.findall(r"^Data length (\d+) should be (\d+)", log, re.MULTILINE),
         *(pair[::-1] for pair in re.findall(r"^Length : (\d+)\nRF64\n(?:.*\n)*?\s*Data size : (\d+)", log, re.MULTILINE)),

@@ -30,7 +30,9 @@ def tone(rate: int, seconds: float, frequency: float = 440.0) -> np.ndarray:
 
 
 def encode(path: Path, audio: np.ndarray, rate: int, codec: str, container: str | None = None, **options: str) -> Path:
-    """Write (samples,) through FFmpeg; ``options`` are those of its muxer, and ``quality`` is the codec's."""
+    """Write (samples,) through FFmpeg; ``options`` are those of its muxer, and ``quality`` is the
+    codec's.
+    """
     import av
 
     if codec not in av.codecs_available:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
-# MKL picks its Fourier transform by processor, and their float32 roundings differ: in the nearly empty bands of a pure tone by
-# 5e-3 after the logarithm, in a scene embedding by up to 3e-5. The authors' outputs were computed on the path of processors
-# without AVX2 kernels of MKL's own (AMD's, for example). With this every x86 processor takes it, and parity shows to 1e-6.
+# MKL picks its Fourier transform by processor, and their float32 roundings differ: in the nearly
+# empty bands of a pure tone by 5e-3 after the logarithm, in a scene embedding by up to 3e-5. The
+# authors' outputs were computed on the path of processors without AVX2 kernels of MKL's own (AMD's,
+# for example). With this every x86 processor takes it, and parity shows to 1e-6.
 os.environ["MKL_CBWR"] = "AVX"
 # Nothing in the tests may reach for the network.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -76,7 +77,10 @@ def data(audio_folder, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def audio_folder(tmp_path_factory) -> Path:
-    """A folder as debian_audio leaves it: 16 kHz FLAC and a manifest. One clip is long, one shorter than a crop."""
+    """A folder as debian_audio leaves it: 16 kHz FLAC and a manifest.
+
+    One clip is long, one shorter than a crop.
+    """
     folder = tmp_path_factory.mktemp("audio")
     long = torch.cat([read_audio(AUDIO / name, 16000) for name in ("piano.flac", "glass.mp3", "till.opus")] * 3)
     clips = {"long.flac": (long, "notes"), "crow.flac": (read_audio(AUDIO / "crow.wav", 16000), "effects")}

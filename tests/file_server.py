@@ -1,4 +1,6 @@
-"""A local server of files that answers range requests, as object storage does, and that can be told to fail."""
+"""A local server of files that answers range requests, as object storage does, and that can be told
+to fail.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Commands in separate processes, forked from a process that has imported their modules, because imports take seconds.
+"""Commands in separate processes, forked from a process that has imported their modules, because
+imports take seconds.
 
 Tests of imports, of memory, of torchrun and of unpacked wheels start Python itself.
 """
@@ -34,7 +35,10 @@ class Done(NamedTuple):
 
 
 class Forked:
-    """A function in a separate process and process group. Its output goes to files, so that no pipe fills up."""
+    """A function in a separate process and process group.
+
+    Its output goes to files, so that no pipe fills up.
+    """
 
     def __init__(self, function: Callable, *arguments: object, environment: dict[str, str] | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory()
@@ -75,7 +79,10 @@ def run(*arguments: object, main: str = CLI, environment: dict[str, str] | None 
 
 
 def run_two(*arguments: object, main: str = CLI) -> Done:
-    """Run a command in two processes, with the environment that torchrun sets. Its exit code is not 0 if one of theirs is not."""
+    """Run a command in two processes, with the environment that torchrun sets.
+
+    Its exit code is not 0 if one of theirs is not.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

@@ -1,8 +1,9 @@
 """A small Hugging Face Hub on this machine, which can be told to fail.
 
-It speaks what huggingface_hub needs to download files of model repositories and to push a commit: config.json is a git
-file with a sha1 for its ETag; model.safetensors is an LFS file, announced with its sha256 and size, and served, as by
-the real Hub, by a redirect to a storage host of another origin.
+It speaks what huggingface_hub needs to download files of model repositories and to push a commit:
+config.json is a git file with a sha1 for its ETag; model.safetensors is an LFS file, announced with
+its sha256 and size, and served, as by the real Hub, by a redirect to a storage host of another
+origin.
 """
 
 from __future__ import annotations
@@ -66,10 +67,12 @@ class HubServer(ThreadingHTTPServer):
 
     Attributes:
         requests: all requests so far.
-        storage: sha256 -> the bytes delivered for it. Other bytes than those that hash to it are a damaged delivery.
+        storage: sha256 -> the bytes delivered for it. Other bytes than those that hash to it are a
+            damaged delivery.
         token: when set, requests without it are refused.
         refusal: (status, X-Error-Code, X-Error-Message) answered to every request for a file.
-        cut_at, cuts: LFS bodies end at this byte of the file, with the connection, for so many times.
+        cut_at, cuts: LFS bodies end at this byte of the file, with the connection, for so many
+            times.
         before: called with every request before it is answered.
     """
 
@@ -104,7 +107,9 @@ class HubServer(ThreadingHTTPServer):
         self.server_close()
 
     def commit(self, repo: str, files: dict[str, bytes] | Path, ref: str = "main") -> str:
-        """Make a commit of these files (or of a directory's) and point ``ref`` to it; returns its sha."""
+        """Make a commit of these files (or of a directory's) and point ``ref`` to it; returns its
+        sha.
+        """
         if isinstance(files, Path):
             files = {file.name: file.read_bytes() for file in files.iterdir()}
         entry = self.repos.setdefault(repo, Repo())
@@ -264,7 +269,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._reply(status, {**headers, **{name: value for name, value in named.items() if value}})
 
     def _reply(self, status: int, headers: dict[str, str] = EMPTY, body: bytes = b"", cut: int | None = None) -> None:
-        """Answer; with ``cut``, send only so many bytes of the announced body and close the connection."""
+        """Answer; with ``cut``, send only so many bytes of the announced body and close the
+        connection.
+        """
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -282,7 +289,8 @@ def is_lfs(name: str) -> bool:
 
 
 def use_hub(patch: pytest.MonkeyPatch, url: str, home: Path) -> None:
-    """Make huggingface_hub of this process use the Hub at ``url`` and a home folder of its own, and hardly wait.
+    """Make huggingface_hub of this process use the Hub at ``url`` and a home folder of its own, and
+    hardly wait.
 
     HF_ENDPOINT and HF_HOME count when it is imported; that is why its constants are set here.
     """

@@ -1,8 +1,10 @@
-"""Runs of the command that end in the middle: `python interrupted.py KILLS SEED embed …`, in processes that are forked before
-torch has any threads, since starting Python takes longer than what is to be interrupted.
+"""Runs of the command that end in the middle: `python interrupted.py KILLS SEED embed …`, in
+processes that are forked before torch has any threads, since starting Python takes longer than what
+is to be interrupted.
 
-Each is ended by SIGKILL at a random one of the first events after its start (half of a write, a sync, a move, a call of the
-model); then one is left to its end. For every clip that goes through the model, a line goes to stdout.
+Each is ended by SIGKILL at a random one of the first events after its start (half of a write, a
+sync, a move, a call of the model); then one is left to its end. For every clip that goes through
+the model, a line goes to stdout.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Which parity test notices which mistake: puts each trap back into a copy of the package and runs the parity tests on it.
+"""Which parity test notices which mistake: puts each trap back into a copy of the package and runs
+the parity tests on it.
 
     python tests/mutate.py [NAME...]
 
-Prints a Markdown row per mutation; the table in docs/design.md is its output. Not collected by pytest: it takes minutes.
+Prints a Markdown row per mutation; the table in docs/design.md is its output. Not collected by
+pytest: it takes minutes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The authors' reference outputs and the rules that regenerate their inputs: see tests/data/README.md."""
+"""The authors' reference outputs and the rules that regenerate their inputs: see
+tests/data/README.md.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def parameters(kind: str) -> dict[str, np.ndarray]:
 
 
 def reference_model(kind: str, **changes: object) -> MaskedAutoencoder:
-    """MW-MAE or MAE tiny with the parameters of the fixtures; ``changes`` are those of `dataclasses.replace`."""
+    """MW-MAE or MAE tiny with the parameters of the fixtures; ``changes`` are those of
+    `dataclasses.replace`.
+    """
     import dataclasses
 
     model = MaskedAutoencoder(dataclasses.replace(preset(f"{kind}-tiny"), **changes))

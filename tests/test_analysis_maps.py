@@ -187,14 +187,17 @@ def test_uniform_within_one_window(window, uniform, most, bands, ms):
 
 
 def test_kept_tokens_are_as_far_as_they_were_on_the_grid():
-    # Three tokens of a masked input, out of order: steps 49, 0 and 0, bands 0, 0 and 4. Each attends to the next.
+    # Three tokens of a masked input, out of order: steps 49, 0 and 0, bands 0, 0 and 4. Each
+    # attends to the next.
     found = statistics(torch.eye(3).roll(1, 1), positions=torch.tensor([245, 0, 4]))
     assert found["distance"] == pytest.approx((49 + 4 + math.hypot(49, 4)) / 3)
     assert found["entropy_normalised"] == 0
 
 
 def test_cls_is_left_out_and_told():
-    """Half of the attention goes to CLS, a quarter each to two patches: as if these had half each."""
+    """Half of the attention goes to CLS, a quarter each to two patches: as if these had
+    half each.
+    """
     maps = torch.zeros(4, 4)
     maps[:, 0] = 0.5
     maps[:, 1:3] = 0.25  # patches 0 and 1

@@ -248,7 +248,8 @@ def test_reconstruct_writes_picture_array_and_sound(tmp_path, monkeypatch):
     hidden = np.isnan(result.masked)
     assert whole.shape == target.shape and 0.75 < hidden.mean() < 0.85
     np.testing.assert_allclose(whole[~hidden], target[~hidden], atol=1e-3)
-    # The predictions are of this clip: better than its mean by far, and the loss is of the normalised features.
+    # The predictions are of this clip: better than its mean by far, and the loss is of the
+    # normalised features.
     error = np.square(whole - target)[hidden].mean()
     assert error < 0.2 * target.var()
     assert result.loss == pytest.approx(error / target.var(), rel=0.2)  # the model also sees the padding

@@ -10,7 +10,9 @@ from hear_mwmae.errors import HearMwmaeError
 
 
 def reference(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
-    """PWCCA and the canonical correlations, from the formulas of Morcos et al. through numpy's SVD of covariances."""
+    """PWCCA and the canonical correlations, from the formulas of Morcos et al. through numpy's SVD
+    of covariances.
+    """
     x, y = x - x.mean(axis=0), y - y.mean(axis=0)
 
     def inverse_root(covariance: np.ndarray) -> np.ndarray:
@@ -70,7 +72,9 @@ def test_cka_is_that_of_the_formula(rng):
 
 
 def test_independent_noise_is_at_its_expectation(rng):
-    """Canonical correlations of independent normal noise are those of random subspaces, drawn here without any activations."""
+    """Canonical correlations of independent normal noise are those of random subspaces, drawn here
+    without any activations.
+    """
     samples, p, q = 400, 12, 8
 
     def subspace(width: int) -> np.ndarray:
@@ -91,7 +95,9 @@ def test_independent_noise_is_at_its_expectation(rng):
 
 
 def test_added_noise_dimensions_lower_the_mean_but_not_svcca_nor_pwcca(rng):
-    """Raghu et al. and Morcos et al.: directions of little variance that are noise hide a common signal from plain CCA."""
+    """Raghu et al. and Morcos et al.: directions of little variance that are noise hide a common
+    signal from plain CCA.
+    """
     samples, signal, noise = 2000, 10, 40
     common = rng.standard_normal((samples, signal))
     x = np.concatenate([common, 0.01 * rng.standard_normal((samples, noise))], axis=1)

@@ -69,7 +69,9 @@ def test_how_much_is_decoded_at_a_time_changes_nothing(monkeypatch):
 
 @pytest.mark.parametrize("rate", [8000, 11127, 22050, 44100, 44101, 48000, 96000, 192007])
 def test_tones_are_those_of_two_other_resamplers(rate):
-    """Band-limited ones, away from the ends, where every resampler thinks differently of what lies outside."""
+    """Band-limited ones, away from the ends, where every resampler thinks differently of what lies
+    outside.
+    """
     try:
         from torchaudio.functional import resample as torchaudios
     except (ImportError, OSError, RuntimeError):  # built for another torch
@@ -140,7 +142,9 @@ def test_reading_takes_the_memory_of_a_block_whatever_the_length(tmp_path):
 
 @pytest.mark.parametrize("channels", [1, 1024])
 def test_a_header_takes_no_memory_by_its_word(tmp_path, channels, monkeypatch):
-    """A WAV that says it holds 25 GB, or a thousand channels: what is decoded at a time is counted."""
+    """A WAV that says it holds 25 GB, or a thousand channels: what is decoded at a time is
+    counted.
+    """
     asked = []
     read = soundfile.SoundFile.read
 
@@ -229,7 +233,9 @@ def test_rare_formats_are_found_read_and_held_to_their_headers(name, tmp_path):
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0x80000000])
 def test_a_wav_that_was_streamed_is_whole(tmp_path, size):
-    """Its header announces some largest size, since the length was not known when it was written."""
+    """Its header announces some largest size, since the length was not known when it was
+    written.
+    """
     content = bytearray((AUDIO / "crow.wav").read_bytes())
     place = content.find(b"data") + 4
     content[place : place + 4] = size.to_bytes(4, "little")
@@ -239,7 +245,9 @@ def test_a_wav_that_was_streamed_is_whole(tmp_path, size):
 
 @pytest.mark.parametrize(("samples", "whole"), [(0, True), (1 << 35, False)])
 def test_a_flac_of_unknown_or_wrong_length(tmp_path, samples, whole):
-    """Of its header's 36 bits for the number of samples, 0 says that nobody knew; none may ask for memory without end."""
+    """Of its header's 36 bits for the number of samples, 0 says that nobody knew; none may ask for
+    memory without end.
+    """
     content = bytearray((AUDIO / "piano.flac").read_bytes())
     content[21] = content[21] & 0xF0 | samples >> 32
     content[22:26] = (samples & 0xFFFFFFFF).to_bytes(4, "big")
@@ -254,7 +262,9 @@ def test_a_flac_of_unknown_or_wrong_length(tmp_path, samples, whole):
 
 
 def test_an_mp3_whose_length_is_a_guess(tmp_path):
-    """Without a Xing header libsndfile goes by the size of the file: an end that it finds too early is an error, not an end."""
+    """Without a Xing header libsndfile goes by the size of the file: an end that it finds too early
+    is an error, not an end.
+    """
     pytest.importorskip("av")
     audio = np.random.default_rng(0).standard_normal(6 * 44100) * np.repeat([0.1, 0.001, 0.001], 2 * 44100)
     constant = encode(tmp_path / "constant.mp3", audio, 44100, "libmp3lame", write_xing="0")

@@ -24,7 +24,9 @@ def test_find_audio_sorts_and_skips_other_files(tmp_path):
 
 
 def test_find_audio_follows_links(tmp_path):
-    """Each folder once, also where links go round in a circle; links to nothing are for the reader to report."""
+    """Each folder once, also where links go round in a circle; links to nothing are for the reader
+    to report.
+    """
     for folder in ("here", "there"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.wav").touch()

@@ -1,4 +1,7 @@
-"""Weights from anywhere on disk, by name, folder and file. Damaged ones have test_checkpoint_damage.py, the Hub test_hub.py."""
+"""Weights from anywhere on disk, by name, folder and file.
+
+Damaged ones have test_checkpoint_damage.py, the Hub test_hub.py.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,9 @@ def embed(source: object) -> torch.Tensor:
 
 
 def rewrite(file: Path, change: object) -> None:
-    """Apply ``change`` to the tensors of a safetensors file, keeping its metadata without the hashes."""
+    """Apply ``change`` to the tensors of a safetensors file, keeping its metadata without the
+    hashes.
+    """
     from safetensors import safe_open
 
     with safe_open(file, "pt") as stream:
@@ -60,7 +65,9 @@ def test_the_embedded_model():
 
 
 def test_the_embedded_model_was_trained(embedded_model):
-    """It reconstructs masked real audio far better than an untrained one, and than the mean of the clip (error 1)."""
+    """It reconstructs masked real audio far better than an untrained one, and than the mean of the
+    clip (error 1).
+    """
     from hear_mwmae.audio import read_audio
     from hear_mwmae.frontend import LogMelFrontend, normalise
 

@@ -1,4 +1,6 @@
-"""What runs the checks elsewhere, GitHub's workflows and pre-commit, agrees with the Makefile and with setup.cfg."""
+"""What runs the checks elsewhere, GitHub's workflows and pre-commit, agrees with the Makefile and
+with setup.cfg.
+"""
 
 from __future__ import annotations
 

@@ -154,7 +154,9 @@ def test_help_teaches(command):
 
 
 def test_the_installed_command_and_a_light_import():
-    """The entry point runs; importing the package pulls in nothing that only training or evaluation needs."""
+    """The entry point runs; importing the package pulls in nothing that only training or evaluation
+    needs.
+    """
     done = subprocess.run([Path(sys.executable).with_name("hear-mwmae"), "--version"], capture_output=True, text=True)
     assert done.returncode == 0 and hear_mwmae.__version__ in done.stdout
     code = (

@@ -1,4 +1,6 @@
-"""The command line as a whole: every command has -h, and an option has one spelling and one meaning everywhere."""
+"""The command line as a whole: every command has -h, and an option has one spelling and one meaning
+everywhere.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from eval.__main__ import main as evaluation
 from hear_mwmae.cli import main
 from hear_mwmae.cli.options import Command, Group
 
-#: The spellings of options that commands share. One that is here is an option of the same kind in every command that has it.
+#: The spellings of options that commands share. One that is here is an option of the same kind in
+#: every command that has it.
 SHARED = {
     "--batch-size": ("--batch-size",),
     "--debug": ("--debug",),

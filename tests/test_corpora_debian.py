@@ -27,7 +27,9 @@ def test_package_list_and_kinds():
 
 
 def test_a_deb_becomes_audio(tmp_path, monkeypatch):
-    """A package with a WAV, a duplicate, an unreadable file, silence, and a zip archive with an Ogg in it."""
+    """A package with a WAV, a duplicate, an unreadable file, silence, and a zip archive with an Ogg
+    in it.
+    """
     if not Path("/usr/bin/dpkg-deb").exists():
         pytest.skip("needs dpkg")
     import zipfile

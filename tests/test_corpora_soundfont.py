@@ -1,4 +1,7 @@
-"""Notes from soundfonts, and the tasks made of them. FluidSynth's place is taken by a program that plays the score with sines."""
+"""Notes from soundfonts, and the tasks made of them.
+
+FluidSynth's place is taken by a program that plays the score with sines.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +119,9 @@ def test_without_fluidsynth(synth):
 
 
 def test_tasks_of_pitch(synth, tmp_path, monkeypatch):
-    """In HEAR's format, as the probe and the kit's check read it; instruments of one fold are in no other."""
+    """In HEAR's format, as the probe and the kit's check read it; instruments of one fold are in no
+    other.
+    """
     monkeypatch.setattr(dev_tasks, "SOUNDFONT", synth)
     monkeypatch.setattr(dev_tasks, "INSTRUMENTS", 8)
     monkeypatch.setattr(dev_tasks, "TUNED_DRUMS", (41, 60))

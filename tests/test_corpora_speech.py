@@ -1,4 +1,7 @@
-"""Synthetic speech and the task of words. The synthesisers' places are taken by programs that write one tone per letter."""
+"""Synthetic speech and the task of words.
+
+The synthesisers' places are taken by programs that write one tone per letter.
+"""
 
 from __future__ import annotations
 

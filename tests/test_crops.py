@@ -1,4 +1,6 @@
-"""Batches of a pack: which clips and crops, by how many processes, at what speeds, streamed and resident."""
+"""Batches of a pack: which clips and crops, by how many processes, at what speeds, streamed and
+resident.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def recipe_of(folder: Path, kinds: str = "{notes = 0.5, effects = 0.5}", **chang
 
 
 def test_crops_are_those_of_the_frontend(data, audio_folder, tmp_path):
-    """Of the log-mel of a whole clip, normalised as a whole: ten seconds of a longer recording are such a clip."""
+    """Of the log-mel of a whole clip, normalised as a whole: ten seconds of a longer recording are
+    such a clip.
+    """
     audio, _ = soundfile.read(audio_folder / "long.flac", dtype="float32")
     frontend = LogMelFrontend(FrontendConfig())
     features = [normalise(frontend.log_mel(torch.from_numpy(audio[s : s + 160000])[None]), False)[0] for s in (0, 160000, 320000)]
@@ -84,7 +88,9 @@ def test_batches_are_functions_of_seed_and_step(data, tmp_path, kinds):
     ],
 )
 def test_what_is_drawn_for_a_step_stays_what_it_is(data, tmp_path, kinds, semitones, clips, starts):
-    """A run in progress goes on with the draws of the version that it began with: with these, of seed 0 and step 3."""
+    """A run in progress goes on with the draws of the version that it began with: with these, of
+    seed 0 and step 3.
+    """
     draws = StepSampler(Pack(data), recipe_of(tmp_path, kinds, semitones=semitones))[3]
     assert ([draw.clip for draw in draws], [draw.start for draw in draws]) == (clips, starts)
 
@@ -128,7 +134,9 @@ def test_short_clips_are_reflected_and_shares_kept(data, tmp_path):
 
 
 def test_clips_at_other_speeds(data, tmp_path):
-    """A clip at twice the speed is half as long and an octave higher; which speed is a matter of seed and step."""
+    """A clip at twice the speed is half as long and an octave higher; which speed is a matter of
+    seed and step.
+    """
     wave = (8000 * np.sin(2 * np.pi * 500 * np.arange(16000) / 16000)).astype(np.int16)
     for speed, hertz in ((Fraction(2), 1000), (Fraction(3, 4), 375)):
         played = play(wave, speed)
@@ -153,7 +161,9 @@ def test_kinds_that_are_not_there(data, tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("changes", [{}, {"semitones": 4.0}, {"kinds": {}, "data_fraction": 0.75}])
 def test_resident_clips_make_the_same_crops(data, tmp_path, changes, workers):
-    """To the bit: of long and short clips, at any speeds, whole batches and shares of two processes."""
+    """To the bit: of long and short clips, at any speeds, whole batches and shares of two
+    processes.
+    """
     pack, recipe, frontend = Pack(data), tiny_recipe(tmp_path, **changes), LogMelFrontend(FrontendConfig())
     for rank, world in ((0, 1), (0, 2), (1, 2)):
         sampler = StepSampler(pack, recipe, rank, world)

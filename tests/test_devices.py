@@ -1,4 +1,6 @@
-"""The same assertions on the CPU and on a GPU, which `pytest -m gpu` selects; without one, those are skipped."""
+"""The same assertions on the CPU and on a GPU, which `pytest -m gpu` selects; without one, those
+are skipped.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def embedder(kind: str, device: str, **options: object) -> Embedder:
 
 @pytest.mark.parametrize("kind", ["mwmae", "mae"])
 def test_parity(device, kind):
-    """Features, the training forward pass with its loss, and the HEAR functions, against the authors' outputs."""
+    """Features, the training forward pass with its loss, and the HEAR functions, against the
+    authors' outputs.
+    """
     model = reference_model(kind).to(device)
     with torch.no_grad():
         features = model.forward_features(spectrogram(1234).to(device)).cpu()
@@ -63,7 +67,9 @@ def test_bfloat16_is_close(device):
 
 
 def test_batches_chunks_and_arrays(device):
-    """An embedding depends on its clip alone, and arrays, files and tensors of the CPU are taken to the device."""
+    """An embedding depends on its clip alone, and arrays, files and tensors of the CPU are taken to
+    the device.
+    """
     model = hear_mwmae.load_model(device=device)
     clips = [torch.from_numpy(np.random.default_rng(n).standard_normal(8000 * n).astype("f4")) * 0.1 for n in (1, 3, 9)]
     together = model.embed([*clips, AUDIO / "crow.wav"])

@@ -1,8 +1,8 @@
 """The code blocks of README and docs.
 
-Python blocks of a page are executed one after the other in one namespace. Of console blocks, every command of this repository is
-parsed by the click command that it calls, and all commands are run. The comment `<!-- not run: reason -->` above a block leaves
-out the running, not the parsing.
+Python blocks of a page are executed one after the other in one namespace. Of console blocks, every
+command of this repository is parsed by the click command that it calls, and all commands are run.
+The comment `<!-- not run: reason -->` above a block leaves out the running, not the parsing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def blocks(page: Path) -> list[Block]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words of every command of a console block, without prompts, comments and environment variables."""
+    """The words of every command of a console block, without prompts, comments and environment
+    variables.
+    """
     lines = re.sub(r"\\\n", " ", re.sub(r"^[$>] ?", "", text, flags=re.M)).splitlines()
     found: list[list[str]] = []
     for line in lines:
@@ -62,7 +64,9 @@ def commands(text: str) -> list[list[str]]:
 
 
 def called(words: list[str]) -> tuple[click.Command, list[str]] | None:
-    """The click command of this repository that ``words`` call, perhaps through torchrun, and its arguments."""
+    """The click command of this repository that ``words`` call, perhaps through torchrun, and its
+    arguments.
+    """
     if "hear-mwmae" in words:
         return hear_mwmae_command, words[words.index("hear-mwmae") + 1 :]
     if words[:2] == ["python", "-m"] and (ROOT / words[2].partition(".")[0]).is_dir():
@@ -77,7 +81,8 @@ def called(words: list[str]) -> tuple[click.Command, list[str]] | None:
 
 
 def parse(command: click.Command, arguments: list[str]) -> None:
-    """Raises click.UsageError for options, arguments and choices that the command does not take, and for missing ones.
+    """Raises click.UsageError for options, arguments and choices that the command does not take,
+    and for missing ones.
 
     None are missing where `…` stands for more of them.
     """
@@ -169,7 +174,10 @@ def test_blocks_run(page, place):
 
 
 def test_mutations_fit_the_code():
-    """tests/mutate.py takes too long to run here. Its texts are in the code, and the table of its results has a row for each."""
+    """tests/mutate.py takes too long to run here.
+
+    Its texts are in the code, and the table of its results has a row for each.
+    """
     for file, text, replacement in MUTATIONS.values():
         assert text in (ROOT / "hear_mwmae" / file).read_text() and text != replacement
     table = (ROOT / "docs" / "design.md").read_text()

@@ -1,4 +1,6 @@
-"""`model.embed`, `lengths`, streams, layers and gradients: what people do with a model beyond HEAR's two functions."""
+"""`model.embed`, `lengths`, streams, layers and gradients: what people do with a model beyond
+HEAR's two functions.
+"""
 
 from __future__ import annotations
 

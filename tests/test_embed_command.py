@@ -155,7 +155,9 @@ def test_names_that_are_no_characters(model, tmp_path):
 
 
 def test_a_long_file_is_never_in_memory(tmp_path):
-    """Half an hour of it, of which the rows alone are 173 MB, costs less than these above what three minutes do."""
+    """Half an hour of it, of which the rows alone are 173 MB, costs less than these above what
+    three minutes do.
+    """
     config = ModelConfig(EncoderConfig(192, 1, 3), DecoderConfig(32, 1, 1, window_sizes=(0,)))
     save_model(tmp_path / "model", config, MaskedAutoencoder(config).state_dict())
     random, memory = np.random.default_rng(0), {}

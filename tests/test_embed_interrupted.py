@@ -60,7 +60,9 @@ def whole(model, clips, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", ["out.npz", "dataset"])
 def test_killed_twenty_times(model, clips, whole, tmp_path, name):
-    """The same table to the byte; embedded again is only what a kill has found in the encoder, a group of eight at most."""
+    """The same table to the byte; embedded again is only what a kill has found in the encoder, a
+    group of eight at most.
+    """
     command = [sys.executable, str(TESTS / "interrupted.py"), "20", "1", "embed", str(clips), "-o", str(tmp_path / name)]
     done = subprocess.run([*command, "--model", model, "--quiet"], capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
@@ -141,7 +143,9 @@ def test_a_process_that_dies_leaves_no_other_waiting(model, clips, tmp_path):
 
 
 def test_what_is_in_the_way(model, clips, tmp_path):
-    """Parts of another run, other files, a manifest that would be overwritten: one line, and nothing is touched."""
+    """Parts of another run, other files, a manifest that would be overwritten: one line, and
+    nothing is touched.
+    """
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "file").touch()
     assert "is not empty (it holds file)" in run(clips, "-o", tmp_path / "foreign", "--model", model).stderr

@@ -45,7 +45,9 @@ def run(*args: object, command: click.Command = main) -> Result:
 
 @contextmanager
 def as_nobody() -> Iterator[Path]:
-    """A folder that is open to everybody, in a process that is not root, for which no file is unreadable."""
+    """A folder that is open to everybody, in a process that is not root, for which no file is
+    unreadable.
+    """
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
         was = os.geteuid()
@@ -188,7 +190,9 @@ def test_did_you_mean():
 
 
 def test_unreadable_files_say_so():
-    """Audio, weights, recipes, checkpoints of the authors' code: none is called damaged, or missing."""
+    """Audio, weights, recipes, checkpoints of the authors' code: none is called damaged, or
+    missing.
+    """
     with as_nobody() as folder:
         files = [folder / name for name in ("a.wav", "m.safetensors", "checkpoint_1", "recipe.toml", "config.json")]
         for file in files:
@@ -205,7 +209,9 @@ def test_unreadable_files_say_so():
 
 
 def test_names_that_are_no_utf8(audio_folder, tmp_path):
-    """Files of such names are found in folders and by manifests, packed, and named by their bytes where they are skipped."""
+    """Files of such names are found in folders and by manifests, packed, and named by their bytes
+    where they are skipped.
+    """
     good, bad = (os.fsdecode(name) for name in (b"gr\xfc\xdfe.flac", b"kaputt \xff.wav"))
     folder = tmp_path / os.fsdecode(b"\xe9t\xe9")
     folder.mkdir()

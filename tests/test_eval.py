@@ -40,7 +40,9 @@ def tasks_dir(tmp_path_factory) -> Path:
 
 
 def run(*arguments: object, expect: int = 0) -> str:
-    """In a process of its own: heareval brings tensorflow along, and changes what torch.load does."""
+    """In a process of its own: heareval brings tensorflow along, and changes what
+    torch.load does.
+    """
     done = forked.run(*arguments, main=forked.EVAL, environment={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == expect, done.stderr[-3000:]
     return done.stdout + (done.stderr if expect else "")
@@ -61,7 +63,9 @@ def embedded(tasks_dir, tmp_path_factory) -> Path:
 
 
 def test_embeddings(tasks_dir, embedded):
-    """One vector per clip or time step, and nothing else that takes space; what is there is kept."""
+    """One vector per clip or time step, and nothing else that takes space; what is there
+    is kept.
+    """
     for kind in ("multiclass", "multilabel", "event"):
         folder = embedded / f"{kind}-v1" / "embeddings"
         assert not [path for path in folder.iterdir() if path.is_dir()]
@@ -116,7 +120,9 @@ def test_xares():
 
 
 def test_predictions_of_every_kind(embedded, tmp_path):
-    """A tone's height is easy to tell; a task that fails stops no other, and nothing is computed twice."""
+    """A tone's height is easy to tell; a task that fails stops no other, and nothing is computed
+    twice.
+    """
     results = shutil.copytree(embedded, tmp_path / "log-mel")
     (results / "broken").mkdir()
     shutil.copytree(results / "multiclass-v1" / "embeddings", results / "broken" / "embeddings")
@@ -315,7 +321,9 @@ def recorded(embedded: Path, folder: Path, protocol: str, seed: int) -> tuple[li
 
 
 def test_protocols_and_seeds_reach_the_kit(embedded, tmp_path):
-    """What is tried: points of the grid on the first fold, then the best of them on the other two."""
+    """What is tried: points of the grid on the first fold, then the best of them on the
+    other two.
+    """
     hear, *_ = recorded(embedded, tmp_path, "hear", 0)
     assert len(hear) == 8 + 2 and len({tuple(conf) for conf in hear[:8]}) == 8
     assert (

@@ -25,7 +25,9 @@ KEY = f"hear2021-{FOLDER}-48000.tar.gz"
 
 @pytest.fixture(scope="module")
 def archive() -> bytes:
-    """As HEAR has it: tasks/FOLDER with 48 kHz audio in five folds; clips of a hundredth of a second."""
+    """As HEAR has it: tasks/FOLDER with 48 kHz audio in five folds; clips of a hundredth of a
+    second.
+    """
     files = {"labelvocabulary.csv": b"idx,label\n0,a\n"}
     splits = [f"fold{number:02d}" for number in range(5)]
     metadata = {"task_name": "beijing_opera", "splits": splits, "split_mode": "presplit_kfold", "sample_duration": 0.01}

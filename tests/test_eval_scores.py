@@ -74,7 +74,8 @@ def test_report_and_comparison():
     difference, p = scores.compare(one["esc50-v2.0.0-full"], two["esc50-v2.0.0-full"])
     assert difference == pytest.approx(31 / 3)
     assert p == pytest.approx(scipy.stats.ttest_rel([50, 52, 51], [60, 63, 61]).pvalue) and p < 0.01
-    # Seeds are paired by their numbers, and those of one model only are left out, of the difference as well.
+    # Seeds are paired by their numbers, and those of one model only are left out, of the difference
+    # as well.
     assert scores.compare(summarise({0: 1.0, 1: 2.0, 2: 4.0}), summarise({2: 5.0, 1: 4.0, 7: 9.0}))[0] == 1.5
     assert scores.compare(summarise({0: 1.0, 1: 2.0}), summarise({1: 2.0, 7: 9.0})) == (4.0, None)
     assert scores.compare(score(1.0, 2.0), score(3.0, 4.0)) == (2.0, None)  # no spread, no test
@@ -106,7 +107,9 @@ def test_gate(tmp_path):
 
 
 def test_the_gate_knows_chance(tmp_path):
-    """A single seed that comes out a hair lower is no regression; five points of 400 clips are not chance, with more seeds."""
+    """A single seed that comes out a hair lower is no regression; five points of 400 clips are not
+    chance, with more seeds.
+    """
     minimum = tmp_path / "min.csv"
 
     def passes(stored: Score, new: Score) -> bool:

@@ -19,7 +19,8 @@ from hear_mwmae.config import DecoderConfig, EncoderConfig, FrontendConfig, Mode
 from hear_mwmae.embedder import Embedder
 from hear_mwmae.export import OUTPUTS, ExportableEmbedder, export, largest_difference, open_exported
 
-#: Below and above a sample, half a window, a hop, a window, the first centre, one and two time steps, one chunk, and many.
+#: Below and above a sample, half a window, a hop, a window, the first centre, one and two time
+#: steps, one chunk, and many.
 LENGTHS = (1, 2, 63, 160, 199, 200, 201, 239, 240, 400, 639, 640, 641, 16000, 31999, 32000, 32001, 100000, 200000)
 
 
@@ -72,7 +73,9 @@ def test_onnxruntime_is_torch_at_every_length(all_pooled, onnx):
 
 
 def test_onnxruntime_is_torch_on_sounds(all_pooled, onnx, monkeypatch):
-    """Nearly empty bands show the rounding of torch's transform: with it in float64 both agree to 1e-5."""
+    """Nearly empty bands show the rounding of torch's transform: with it in float64 both agree to
+    1e-5.
+    """
     clips = {path.name: read_audio(path, 16000)[None, :48000] for path in sorted(AUDIO.iterdir())}
     clips["tone"] = 0.5 * torch.sin(2 * torch.pi * 440 * torch.arange(30000) / 16000)[None]
     clips |= {"silence": torch.zeros(2, 5000), "constant": torch.full((1, 5000), 0.3)}
@@ -105,7 +108,10 @@ def test_an_onnx_file_says_what_it_takes_and_gives(all_pooled, onnx_file):
 
 
 def test_a_program_of_torch_export_is_the_model(small_config, tmp_path):
-    """Weights that train are exported, too, and the model is left as it was. Another model is told apart."""
+    """Weights that train are exported, too, and the model is left as it was.
+
+    Another model is told apart.
+    """
     torch.manual_seed(0)
     model = Embedder(small_config, pooling="max+mean", trainable=True)
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -1,4 +1,6 @@
-"""What a run is computed on: two processes that are really joined, parts of a batch, bfloat16, a compiler; and dry runs."""
+"""What a run is computed on: two processes that are really joined, parts of a batch, bfloat16, a
+compiler; and dry runs.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,9 @@ def test_torchrun(data, tmp_path):
 
 @pytest.mark.parametrize(("change", "blocks"), [("accumulate=4", 4), ("activation_checkpointing=true", 2)])
 def test_the_layout_of_the_computation_does_not_change_it(data, tmp_path, monkeypatch, change, blocks):
-    """But how often the encoder's one block runs in a step: once a part, and once more in a backward pass that recomputes."""
+    """But how often the encoder's one block runs in a step: once a part, and once more in a
+    backward pass that recomputes.
+    """
     calls, forward = [], Mlp.forward
     monkeypatch.setattr(Mlp, "forward", lambda self, x: calls.append(len(x)) or forward(self, x))
     recipe = write_recipe(tmp_path / "recipe.toml", optimiser="adamw")

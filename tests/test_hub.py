@@ -1,4 +1,6 @@
-"""`hear_mwmae.load_model` from the Hugging Face Hub, against a local server that can be told to fail."""
+"""`hear_mwmae.load_model` from the Hugging Face Hub, against a local server that can be told to
+fail.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ from hear_mwmae.weights import Entry
 REPO = "org/repo"
 CONFIG, WEIGHTS = checkpoint.CONFIG_NAME, checkpoint.WEIGHTS_NAME
 AUDIO = torch.sin(torch.arange(16000) * 0.1)[None] / 2
-#: Prints the embedding that a process of its own computes, with the environment that it was started with.
+#: Prints the embedding that a process of its own computes, with the environment that it was started
+#: with.
 SCRIPT = """
 import json, sys, torch, hear_mwmae
 model = hear_mwmae.load_model(sys.argv[1])
@@ -75,7 +78,9 @@ def embed(name: str | Path) -> torch.Tensor:
 
 
 def refusal(name: str = REPO, naming: str = REPO) -> str:
-    """The message of the ValueError that loading ends in: a single line which names the repository."""
+    """The message of the ValueError that loading ends in: a single line which names the
+    repository.
+    """
     with pytest.raises(ValueError) as caught:
         hear_mwmae.load_model(name)
     message = str(caught.value)
@@ -191,7 +196,9 @@ def cached(home: Path, name: str) -> list[Path]:
 
 
 def share_blob(home: Path, announced: str) -> Path:
-    """Move a blob to where huggingface_hub 2 shares what came by Xet: under another hash, behind a second link."""
+    """Move a blob to where huggingface_hub 2 shares what came by Xet: under another hash, behind a
+    second link.
+    """
     (blob,) = cached(home, announced)
     shared = home / "hub" / "blobs" / "ab" / ("ab" * 32)
     shared.parent.mkdir(parents=True)
@@ -285,7 +292,9 @@ def test_invalid_configuration(text: str, hub: HubServer, models: list[Path]) ->
 
 @pytest.fixture
 def entry(hub: HubServer, models: list[Path], monkeypatch: pytest.MonkeyPatch) -> Entry:
-    """A registry whose one entry, "known", is a pinned commit of the Hub; the branch has moved on since."""
+    """A registry whose one entry, "known", is a pinned commit of the Hub; the branch has moved on
+    since.
+    """
     commit = hub.repos[REPO].refs["main"]
     sums = {name: sha256(models[0] / name) for name in (CONFIG, WEIGHTS)}
     entry = Entry("a model", "CC0-1.0", repo=REPO, revision=commit, sha256=sums)

@@ -1,4 +1,6 @@
-"""Checkpoints of the authors' JAX code: what flax and orbax write, written here by hand, and what is wrong with damaged ones."""
+"""Checkpoints of the authors' JAX code: what flax and orbax write, written here by hand, and what
+is wrong with damaged ones.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ from reference import AUDIO, REFERENCE
 import hear_mwmae
 from hear_mwmae.cli import main
 from hear_mwmae.config import PATCH_SIZES, DecoderConfig, EncoderConfig, ModelConfig, derive_window_sizes, preset, preset_names
+from hear_mwmae.flax_file import is_official_checkpoint
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.official import infer_config, is_official_checkpoint, load_official, parameter_shapes
+from hear_mwmae.official import infer_config, load_official, parameter_shapes
 
 WINDOWS = derive_window_sizes(250)
 FLAX_NAMES = {"patch_embed": "patch_embed/proj", "norm1": "LayerNorm_0", "norm2": "LayerNorm_1"}
@@ -29,7 +32,9 @@ WINDOWED_ATTENTION = {"attn.qkv": "wmha_block/qkv", "attn.proj": "wmha_block/pro
 
 
 def ext(value: np.ndarray, dtype: str = "", code: int = 1) -> msgpack.ExtType:
-    """An array (code 1) or a numpy scalar (code 3) as flax.serialization packs it; bfloat16 by dropping the lower bits."""
+    """An array (code 1) or a numpy scalar (code 3) as flax.serialization packs it; bfloat16 by
+    dropping the lower bits.
+    """
     data = (value.view(np.uint32) >> 16).astype(np.uint16) if dtype == "bfloat16" else value.astype(dtype or value.dtype)
     return msgpack.ExtType(code, msgpack.packb((value.shape, dtype or value.dtype.name, data.tobytes())))
 
@@ -225,7 +230,9 @@ def test_convert(tmp_path: Path, leaves: dict[str, object]) -> None:
 
 
 def refusal(path: Path) -> str:
-    """The line with which ``path`` is refused by the reader and by the command; the API has one of its own for some."""
+    """The line with which ``path`` is refused by the reader and by the command; the API has one of
+    its own for some.
+    """
     with pytest.raises(ValueError) as info:
         hear_mwmae.load_model(str(path))
     assert str(path) in str(info.value) and "\n" not in str(info.value)

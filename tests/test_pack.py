@@ -1,4 +1,6 @@
-"""Reading packs: from disks and servers, of older formats, damaged, incomplete, by processes that are killed."""
+"""Reading packs: from disks and servers, of older formats, damaged, incomplete, by processes that
+are killed.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,8 @@ def test_a_worker_that_is_killed(data, tmp_path):
     batches, _ = batches_of(Pack(data), Recipe.read(write_recipe(tmp_path / "recipe.toml")))
     ahead = batches(0, 1000, workers=1)
     next(ahead)
-    # torch tells of it by an exception out of a signal handler, wherever the main thread is: here, or waiting for a batch.
+    # torch tells of it by an exception out of a signal handler, wherever the main thread is: here,
+    # or waiting for a batch.
     with pytest.raises(HearMwmaeError, match="process that reads audio has ended"), worker_errors():
         for worker in multiprocessing.active_children():
             worker.kill()
@@ -172,7 +175,9 @@ def test_an_empty_pack_description(tmp_path):
 
 
 def test_a_pack_of_format_1(data, tmp_path):
-    """It has the same index, by which a run knows its data, so that the run goes on; only publishing wants the labels."""
+    """It has the same index, by which a run knows its data, so that the run goes on; only
+    publishing wants the labels.
+    """
     old = shutil.copytree(data, tmp_path / "old")
     (old / "labels.jsonl").unlink()
     about = json.loads((old / "pack.json").read_text()) | {"format": 1}

@@ -1,4 +1,6 @@
-"""What is installed: wheel and source distribution, what they need and what they do without, and an uninstalled checkout."""
+"""What is installed: wheel and source distribution, what they need and what they do without, and an
+uninstalled checkout.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ OFFICIAL = REFERENCE / "official_checkpoint" / "checkpoint_198400"
 
 
 def tracked() -> list[str]:
-    """Names of the files of this checkout; of an unpacked source distribution, which has no history, all files."""
+    """Names of the files of this checkout; of an unpacked source distribution, which has no
+    history, all files.
+    """
     if not (ROOT / ".git").exists():
         return [str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     command = ["git", "ls-files", "-co", "--exclude-standard"]
@@ -137,7 +141,9 @@ def test_a_checkout_that_is_not_installed(tmp_path, embedded_model):
 
 @pytest.mark.parametrize("missing", [("torchaudio",), ("scipy", "msgpack", "av", "pyarrow", "sklearn")])
 def test_embedding_does_without(missing):
-    """Whatever only training, tests or extras need. torchaudio that was built for another torch cannot even be imported."""
+    """Whatever only training, tests or extras need. torchaudio that was built for another torch
+    cannot even be imported.
+    """
     code = f"import sys; sys.modules |= dict.fromkeys({missing}); from hear_mwmae.cli import main; main(['embed', sys.argv[1]])"
     done = run_python(code, ROOT, AUDIO / "piano.flac")
     assert done.returncode == 0, done.stderr
@@ -158,7 +164,9 @@ def test_what_is_missing_is_named_with_what_installs_it(tmp_path):
 
 
 def test_nothing_names_what_is_published_nowhere():
-    """Until the package is on an index and its model on the Hub, installing it by name would install a stranger's."""
+    """Until the package is on an index and its model on the Hub, installing it by name would
+    install a stranger's.
+    """
     for name in tracked():
         if name.startswith(("hear_mwmae/", "weights/", "docs/", "README.md", "eval/")) and name.endswith((".py", ".md", ".json")):
             text = (ROOT / name).read_text()

@@ -46,7 +46,9 @@ def test_shards_are_webdatasets(data):
 
 @pytest.mark.parametrize("codec", ["flac", "opus"])
 def test_the_description_of_a_pack_is_that_of_its_files(audio_folder, tmp_path, codec):
-    """What is computed while a shard is written is what is read: sizes, SHA-256, places, CRC-32, and the labels of each clip."""
+    """What is computed while a shard is written is what is read: sizes, SHA-256, places, CRC-32,
+    and the labels of each clip.
+    """
     assert run(audio_folder / "manifest.csv", tmp_path / "out", "--codec", codec)[0] == 0
     made = Pack(tmp_path / "out")
     files = {file.name: file.read_bytes() for file in (tmp_path / "out").glob("[!.]*") if file.name != "pack.json"}

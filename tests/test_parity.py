@@ -1,4 +1,6 @@
-"""Parity with the authors' JAX code. docs/design.md has the table of mutations that each of these catches."""
+"""Parity with the authors' JAX code. docs/design.md has the table of mutations that each of these
+catches.
+"""
 
 from __future__ import annotations
 
@@ -199,7 +201,10 @@ def test_converted_checkpoint():
 
 
 def test_a_checkpoints_own_position_tables_are_used(tmp_path):
-    """Training moves them. The test checkpoint still has the initial ones, so they are moved in a copy of the file."""
+    """Training moves them.
+
+    The test checkpoint still has the initial ones, so they are moved in a copy of the file.
+    """
     source = REFERENCE / "official_checkpoint" / "checkpoint_198400"
     _, state = read_model(source)
     content, moved = source.read_bytes(), {}

@@ -96,7 +96,9 @@ def test_load_model_chooses_the_pooling():
 
 
 def test_the_pooling_beside_the_weights_counts(model_dir):
-    """It says how embeddings are read, not what the weights are: people may edit it in config.json."""
+    """It says how embeddings are read, not what the weights are: people may edit it in
+    config.json.
+    """
     assert hear_mwmae.load_model(model_dir).scene_embedding_size == 160
     file = model_dir / "config.json"
     file.write_text(file.read_text().replace('"pooling": "mean"', '"pooling": "max+std"'))

@@ -55,7 +55,10 @@ def test_probe(tasks, embedded_model, kind, splits):
 
 
 def mean_average_precision(train: list, test: list) -> float:
-    """Of ridge regression by its normal equations. Rows are pairs: the embedding, and whether each label holds."""
+    """Of ridge regression by its normal equations.
+
+    Rows are pairs: the embedding, and whether each label holds.
+    """
     (x, y), (tested, truth) = (map(np.array, zip(*rows, strict=True)) for rows in (train, test))
     mean, std = x.mean(0, dtype=float), x.std(0, dtype=float)
     z, centred = (x - mean) / std, y - y.mean(0)
@@ -81,7 +84,9 @@ def test_several_labels_by_hand(tasks):
 
 
 def test_events_by_hand(tasks, tmp_path):
-    """Events that overlap, twice the same one, one that only the test split has, one that it has not."""
+    """Events that overlap, twice the same one, one that only the test split has, one that it has
+    not.
+    """
     copied, rng = shutil.copytree(tasks["event"], tmp_path / "task"), np.random.default_rng(0)
     for split in ("train", "valid", "test"):
 
@@ -153,13 +158,16 @@ def test_average_precision_is_scikit_learns():
 
 
 def test_intervals_are_those_of_the_clips():
-    """Of 320 right clips in 400, the standard error is 2 points; equal seeds draw the same clips for all models."""
+    """Of 320 right clips in 400, the standard error is 2 points; equal seeds draw the same clips
+    for all models.
+    """
     right = np.arange(400) < 320
     one, same = score([Classified(right)], 0), score([Classified(right)], 0)
     value, low, high = one.estimate
     assert value == 80 and (low, high) == pytest.approx((80 - 3.92, 80 + 3.92), abs=0.4)
     assert (one - same).estimate == (0, 0, 0) and np.abs((one - score([Classified(right)], 1)).draws).max() > 2
-    # A ranked split whose clips hold several rows is drawn by clips: rows of one clip that agree do not count as many.
+    # A ranked split whose clips hold several rows is drawn by clips: rows of one clip that agree do
+    # not count as many.
     clips, truth = np.repeat(np.arange(40), 50), np.repeat(np.arange(40) % 2 == 0, 50)[:, None]
     ranking = np.random.default_rng(0).normal(size=40)[clips][:, None]
     by_clip, by_row = Ranked(truth, ranking, clips, 40), Ranked(truth, ranking, np.arange(2000), 2000)

@@ -32,7 +32,9 @@ from hear_mwmae.training.recipe import Recipe
 
 
 def test_a_watched_run_is_like_any_other(data, task, tmp_path):
-    """Pictures, probes and TensorBoard files are written, and the weights are those of a run that nobody looked at."""
+    """Pictures, probes and TensorBoard files are written, and the weights are those of a run that
+    nobody looked at.
+    """
     recipe = tiny_recipe(tmp_path)
     half = dataclasses.replace(recipe, steps=9)
     for settings in (half, recipe):  # the second goes on where the first ended
@@ -65,7 +67,9 @@ def test_a_look_that_fails_loses_nothing(data, tmp_path, monkeypatch):
 
 
 def test_a_probe_that_fails_ends_no_run(data, task, tmp_path, capsys):
-    """And probes are kept when the run goes on with others, or none; rows of other columns are not thrown away."""
+    """And probes are kept when the run goes on with others, or none; rows of other columns are not
+    thrown away.
+    """
     broken = shutil.copytree(task, tmp_path / "broken")
     clip = next((broken / "16000" / "fold01").iterdir())
     clip.write_bytes(clip.read_bytes()[:2000])
@@ -169,7 +173,9 @@ def test_publish_a_finished_run(data, task, tmp_path):
 
 
 def test_a_card_names_where_its_data_come_from(data, audio_folder, tmp_path):
-    """Of what the run drew from: not of other kinds, nor of what the manifest lists and the pack skipped."""
+    """Of what the run drew from: not of other kinds, nor of what the manifest lists and the pack
+    skipped.
+    """
     card = re.sub(" +", " ", describe_data(Pack(data), tiny_recipe(tmp_path, kinds={"notes": 1.0}), "From somewhere."))
     hours = Pack(data).clips["samples"][Pack(data).clips["kind"] == Pack(data).kinds.index("notes")].sum() / 16000 / 3600
     assert card.startswith(f"{hours:.1f} hours of audio from 1 package: notes 0.0 h. From somewhere.") and "effects" not in card
@@ -186,7 +192,9 @@ def test_a_card_names_where_its_data_come_from(data, audio_folder, tmp_path):
     ],
 )
 def test_a_card_of_audio_from_anywhere(audio_folder, tmp_path, manifest, table):
-    """That no package or licence is known is no reason to have no card; that no licence is, is said."""
+    """That no package or licence is known is no reason to have no card; that no licence is, is
+    said.
+    """
     for name in ("long.flac", "crow.flac"):
         shutil.copy(audio_folder / name, tmp_path)
     (tmp_path / "own.csv").write_text(manifest)

@@ -1,4 +1,6 @@
-"""Properties that hold for any audio and for any damage to a model file, with inputs drawn by hypothesis."""
+"""Properties that hold for any audio and for any damage to a model file, with inputs drawn by
+hypothesis.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +108,9 @@ def test_shapes_that_are_accepted(model, shape):
     place=st.integers(0, 899),
 )
 def test_other_types_and_values_are_refused(model, clip, dtype, value, place):
-    """Integers, booleans, complex numbers and objects; of floating-point audio, one value of no audio."""
+    """Integers, booleans, complex numbers and objects; of floating-point audio, one value of no
+    audio.
+    """
     audio = clip.numpy().astype(dtype)
     if audio.dtype.kind == "f":
         with np.errstate(over="ignore"):
@@ -128,7 +132,9 @@ def test_sample_rates_that_are_accepted(model, clip, rate):
 
 @pytest.fixture(autouse=True, scope="module")
 def bounded_memory() -> Iterator[None]:
-    """On Linux, an allocation beyond the headroom fails, with an exception that no property allows."""
+    """On Linux, an allocation beyond the headroom fails, with an exception that no
+    property allows.
+    """
     before = resource.getrlimit(resource.RLIMIT_AS)
     if (statm := Path("/proc/self/statm")).is_file():
         used = int(statm.read_text().split()[0]) * resource.getpagesize()
@@ -148,7 +154,9 @@ def saved(tmp_path_factory) -> tuple[Path, torch.Tensor, dict[str, torch.Tensor]
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes, head: int) -> bytes:
-    """One flipped bit, or a span that is overwritten, removed, inserted or cut off; half of the places are in the head."""
+    """One flipped bit, or a span that is overwritten, removed, inserted or cut off; half of the
+    places are in the head.
+    """
     place = draw(st.one_of(st.integers(0, head - 1), st.integers(0, len(content) - 1)))
     span = draw(st.binary(min_size=1, max_size=9))
     kind = draw(st.sampled_from(["flip", "overwrite", "remove", "insert", "cut"]))
@@ -172,7 +180,9 @@ ODD += [2**31, 2**53 + 1, 2**64, 10**400, 1e308, 1e-320, float("nan"), float("in
 
 @st.composite
 def edited(draw: st.DrawFn, text: bytes) -> str:
-    """The JSON object in ``text`` with one key or list item replaced or removed, or one key added."""
+    """The JSON object in ``text`` with one key or list item replaced or removed, or one
+    key added.
+    """
     values = json.loads(text)
     node = values
     while True:
@@ -193,7 +203,9 @@ def edited(draw: st.DrawFn, text: bytes) -> str:
 @settings(FIXED, max_examples=250)
 @given(data=st.data())
 def test_a_damaged_model_is_refused_or_gives_the_same_embeddings(saved, tmp_path_factory, data):
-    """One change to model.safetensors, loaded by itself or with its config.json, or to config.json."""
+    """One change to model.safetensors, loaded by itself or with its config.json, or to
+    config.json.
+    """
     folder, scene, _ = saved
     weights, config = ((folder / name).read_bytes() for name in (WEIGHTS_NAME, CONFIG_NAME))
     start = 8 + int.from_bytes(weights[:8], "little")
@@ -218,7 +230,8 @@ def test_a_damaged_model_is_refused_or_gives_the_same_embeddings(saved, tmp_path
         assert torch.equal(model.scene_embeddings(CLIP), scene)
 
 
-#: What msgpack can hold in place of an array. Texts in capitals stand for bytes that its packer does not write.
+#: What msgpack can hold in place of an array. Texts in capitals stand for bytes that its packer
+#: does not write.
 PACKED_ODD = [None, 1.5, "x", b"x", [], {}, nested(400), [1] * 999, 2**63, "PLACEHOLDER://x", "DEEP", "TIME"]
 PACKED_ODD += [msgpack.ExtType(code, body) for code in (1, 3, 77) for body in (b"x", msgpack.packb(([2**40], "float32", b"")))]
 UNWRITTEN = {"DEEP": b"\x91" * 1000 + b"\x90", "TIME": b"\xc7\x05\xff12345"}

@@ -26,7 +26,10 @@ UPLOADED = {**FILES, "README.md": CARD.encode()}
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A model directory, with a file that is not to go up. What is in the files does not matter here."""
+    """A model directory, with a file that is not to go up.
+
+    What is in the files does not matter here.
+    """
     directory = tmp_path / "model"
     directory.mkdir()
     for name, data in {**FILES, "notes.txt": b"private", "README.md": b"another card"}.items():

@@ -116,7 +116,9 @@ def test_bad_changes(tmp_path, change, message):
 
 
 def test_windows_that_a_recipe_names_are_not_derived(tmp_path):
-    """The 320 patches of 5 x 10 have windows of 14 sizes, among whose heads no width of the presets can be divided."""
+    """The 320 patches of 5 x 10 have windows of 14 sizes, among whose heads no width of the presets
+    can be divided.
+    """
     patches = ["patch_size=[5, 10]"]
     with pytest.raises(ValueError, match="not divisible by 14 heads"):
         Recipe.read(write_recipe(tmp_path / "recipe.toml"), patches)

@@ -19,7 +19,9 @@ from hear_mwmae.training.start import start_from
 
 
 def test_start_from(data, tmp_path):
-    """A run may begin with the weights of another, whatever has become of them once it has begun; never with other sizes."""
+    """A run may begin with the weights of another, whatever has become of them once it has begun;
+    never with other sizes.
+    """
     pretrain(tiny_recipe(tmp_path), data, tmp_path / "first")
     model = tmp_path / "first" / "model"
     still = {"base_learning_rate": 0.0, "base_muon_learning_rate": 0.0}
@@ -40,7 +42,9 @@ def test_start_from(data, tmp_path):
 
 @pytest.mark.parametrize("patches", [(8, 8), (5, 10)])
 def test_start_from_a_model_of_other_patches(patches, saved_model):
-    """Blocks and embeddings of patches without structure are the model's; what speaks of places in the grid is not."""
+    """Blocks and embeddings of patches without structure are the model's; what speaks of places in
+    the grid is not.
+    """
     config, state = read_model(str(saved_model))
     decoder = dataclasses.replace(config.decoder, heads=2, window_sizes=(10, 0))
     torch.manual_seed(1)
@@ -78,6 +82,8 @@ def test_start_from_nothing_is_the_embedded_model(source, tmp_path):
 
 
 def test_fingerprints_of_starts(tmp_path):
-    """Runs of recipes that said "" for random weights go on; the same word for the embedded model is another recipe."""
+    """Runs of recipes that said "" for random weights go on; the same word for the embedded model
+    is another recipe.
+    """
     prints = [json.loads(tiny_recipe(tmp_path, start_from=start).fingerprint())["start_from"] for start in ("random", "", "x")]
     assert prints == ["", "mwmae-tiny", "x"]

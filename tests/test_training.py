@@ -40,7 +40,9 @@ def test_schedule(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_muon_is_torchs(dtype):
-    """To the roundings of bfloat16, in which torch always orthogonalises; from the same state, for matrices of several shapes."""
+    """To the roundings of bfloat16, in which torch always orthogonalises; from the same state, for
+    matrices of several shapes.
+    """
     torch.manual_seed(0)
     shapes = [(24, 8), (8, 24), (8, 8), (24, 8)]
     ours, theirs = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
@@ -97,7 +99,8 @@ def test_killed_and_started_again_ends_with_the_same_weights(data, tmp_path):
     recipe = write_recipe(tmp_path / "recipe.toml", steps=40)
     assert forked.run("pretrain", recipe, data, tmp_path / "whole").returncode == 0
     for how in (signal.SIGKILL, signal.SIGTERM):
-        # With a process that reads ahead, and a signal to the whole group, as `timeout` and schedulers of clusters send it.
+        # With a process that reads ahead, and a signal to the whole group, as `timeout` and
+        # schedulers of clusters send it.
         rows = steps_of(tmp_path / "parts")
         process = forked.start("pretrain", recipe, data, tmp_path / "parts", "--set", "workers=1")
         forked.wait_until(lambda least=rows + 3: steps_of(tmp_path / "parts") >= least, process)
@@ -144,7 +147,9 @@ def test_a_model_of_another_rate_than_the_pack(data, tmp_path):
 
 
 def test_one_process_at_a_time(data, tmp_path):
-    """Or each would write what the other reads: a scheduler may start a run anew while the old one still saves."""
+    """Or each would write what the other reads: a scheduler may start a run anew while the old one
+    still saves.
+    """
     (tmp_path / "run").mkdir()
     with FileLock(tmp_path / "run" / ".lock"), pytest.raises(ValueError, match=r"another process is training into .*run"):
         pretrain(tiny_recipe(tmp_path), data, tmp_path / "run")
@@ -160,7 +165,9 @@ def test_a_run_keeps_to_its_data(data, audio_folder, tmp_path):
 
 
 def test_weights_that_are_not_finite_are_not_saved(data, tmp_path, monkeypatch):
-    """The loss of a step is that before its update, so an update that breaks the model shows in the weights first."""
+    """The loss of a step is that before its update, so an update that breaks the model shows in the
+    weights first.
+    """
     recipe = tiny_recipe(tmp_path)
     pretrain(dataclasses.replace(recipe, steps=9), data, tmp_path / "run")
     before = checkpoints(tmp_path / "run")
@@ -244,7 +251,10 @@ def test_interrupting_saves_and_interrupting_again_aborts(monkeypatch):
 
 
 def test_ctrl_c_saves(data, tmp_path):
-    """Of the whole group of processes, as a terminal sends it, while one of them reads ahead. No step is lost."""
+    """Of the whole group of processes, as a terminal sends it, while one of them reads ahead.
+
+    No step is lost.
+    """
     recipe = write_recipe(tmp_path / "recipe.toml", steps=100_000, checkpoint_every=100_000, workers=1)
     process = forked.start("pretrain", recipe, data, tmp_path / "run")
     forked.wait_until(lambda: steps_of(tmp_path / "run") >= 3, process)
@@ -262,7 +272,10 @@ def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):
 
 
 def test_a_full_disk_ends_the_run_with_one_line_and_loses_nothing(data, tmp_path):
-    """The nearest thing to a full disk: no file may grow beyond a limit. What was saved before is whole."""
+    """The nearest thing to a full disk: no file may grow beyond a limit.
+
+    What was saved before is whole.
+    """
     recipe = write_recipe(tmp_path / "recipe.toml", steps=4, decay_steps=1)
     pretrain(Recipe.read(recipe), data, tmp_path / "run")
     before = checkpoints(tmp_path / "run")

@@ -1,4 +1,6 @@
-"""The real hear-validator, which compares with the real tensorflow, on the embedded model and on a model file."""
+"""The real hear-validator, which compares with the real tensorflow, on the embedded model and on a
+model file.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The registry of known weights, and the embedded default model. Installed as ``hear_mwmae.weights``."""
+"""The registry of known weights, and the embedded default model.
+
+Installed as ``hear_mwmae.weights``.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ DEFAULT_MODEL = "mwmae-tiny"
 
 @dataclass(frozen=True)
 class Entry:
-    """One model of ``registry.json``: a directory beside it, or a Hub repository, or a way to get it by hand."""
+    """One model of ``registry.json``: a directory beside it, or a Hub repository, or a way to get
+    it by hand.
+    """
 
     description: str
     licence: str

@@ -2,15 +2,18 @@
 
 For a query q with attention weights a(q, k) over the keys k that a head can see, sum_k a(q, k) = 1:
 
-* distance: mean over q of sum_k a(q, k) d(q, k), with d the distance of the two patches. In pixels it is the "mean attention
-  distance" of Dosovitskiy et al., "An Image is Worth 16x16 Words" (ICLR 2021), and of Raghu et al., "Do Vision Transformers See
-  Like Convolutional Neural Networks?" (NeurIPS 2021). A spectrogram has two axes of different units, so d is given three
-  times: in patches (Euclidean on the grid of time steps and bands), in milliseconds, and in mel bands.
-* entropy: mean over q of -sum_k a(q, k) ln a(q, k), in nats, as in Xie et al., "Revealing the Dark Secrets of Masked Image
-  Modeling" (CVPR 2023); and divided by its largest value, the logarithm of the number of keys that q can see.
+* distance: mean over q of sum_k a(q, k) d(q, k), with d the distance of the two patches. In pixels
+  it is the "mean attention distance" of Dosovitskiy et al., "An Image is Worth 16x16 Words" (ICLR
+  2021), and of Raghu et al., "Do Vision Transformers See Like Convolutional Neural Networks?"
+  (NeurIPS 2021). A spectrogram has two axes of different units, so d is given three times: in
+  patches (Euclidean on the grid of time steps and bands), in milliseconds, and in mel bands.
+* entropy: mean over q of -sum_k a(q, k) ln a(q, k), in nats, as in Xie et al., "Revealing the Dark
+  Secrets of Masked Image Modeling" (CVPR 2023); and divided by its largest value, the logarithm of
+  the number of keys that q can see.
 
-The CLS token of a plain MAE has no place on the grid. It is left out as a query and as a key, and the weights on the patches
-are scaled to sum to 1, so that both kinds of models are measured over the same patches. ``cls`` is its share.
+The CLS token of a plain MAE has no place on the grid. It is left out as a query and as a key, and
+the weights on the patches are scaled to sum to 1, so that both kinds of models are measured over
+the same patches. ``cls`` is its share.
 """
 
 from __future__ import annotations
@@ -68,7 +71,8 @@ def head_statistics(maps: Tensor, positions: Tensor, visible: Tensor, distances:
 
     Args:
         maps: (B, heads, sequence, sequence) attention weights, queries in rows.
-        positions: (B, sequence) int64 numbers of the tokens on the grid; CLS for a CLS token at the beginning.
+        positions: (B, sequence) int64 numbers of the tokens on the grid; CLS for a CLS token at the
+            beginning.
         visible: (heads, sequence, sequence) bool, the keys that each query can see.
         distances: of the grid, on the same device.
     """

@@ -16,7 +16,9 @@ from ..frontend import LogMelFrontend, normalise, reflect_pad
 
 
 def choose_files(paths: Sequence[str], per_path: int, seed: int) -> list[Path]:
-    """The audio files of each path, at most ``per_path`` of them, drawn by ``seed``; 0 takes all."""
+    """The audio files of each path, at most ``per_path`` of them, drawn by ``seed``; 0
+    takes all.
+    """
     chosen = []
     for path in paths:
         files = find_audio([path])
@@ -30,7 +32,8 @@ def choose_files(paths: Sequence[str], per_path: int, seed: int) -> list[Path]:
 def read_crops(files: Sequence[Path], config: ModelConfig, seed: int) -> Tensor:
     """(files, input_frames, n_mels) float32: one crop of every file, at a place drawn by ``seed``.
 
-    Features are normalised over the clip, as at inference. A clip shorter than a crop is continued by reflection.
+    Features are normalised over the clip, as at inference. A clip shorter than a crop is continued
+    by reflection.
 
     Raises HearMwmaeError if a file cannot be read.
     """

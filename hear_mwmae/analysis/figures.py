@@ -1,4 +1,7 @@
-"""Figures of the analysis, readable in print and by the colour-blind. Each is written as PNG and as SVG."""
+"""Figures of the analysis, readable in print and by the colour-blind.
+
+Each is written as PNG and as SVG.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +54,8 @@ def window_colours(windows: Sequence[int]) -> dict[int, str]:
 def heads_over_blocks(models: Sequence[Measured], view: View) -> Figure:
     """Attention distance and normalised entropy of every head over the blocks, a column per model.
 
-    Grey marks (windowed heads) and dotted lines (others) show the distance of uniform attention over all visible keys. Grey lines
-    are the means of blocks.
+    Grey marks (windowed heads) and dotted lines (others) show the distance of uniform attention
+    over all visible keys. Grey lines are the means of blocks.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1.2 + 1.7 * len(models), 3.9), layout="constrained")
@@ -96,7 +99,9 @@ def _dots(axis: Axes, model: Measured, view: View, measure: str) -> None:
 
 
 def similarity_matrix(model: Measured, view: View) -> Figure:
-    """Symmetric PWCCA of all pairs of heads: ordered by block, and by window if the model has windows."""
+    """Symmetric PWCCA of all pairs of heads: ordered by block, and by window if the model has
+    windows.
+    """
     windows, found = model.windows[view.part], model.similarity[view]
     heads = len(windows)
     blocks = len(found.matrices.pwcca) // heads
@@ -131,7 +136,9 @@ def similarity_matrix(model: Measured, view: View) -> Figure:
 
 
 def window_effects(models: Sequence[Measured], view: View) -> Figure:
-    """PWCCA of pairs of heads of different blocks: equal against unequal windows, a column per model that has windows."""
+    """PWCCA of pairs of heads of different blocks: equal against unequal windows, a column per
+    model that has windows.
+    """
     with matplotlib.rc_context(STYLE):
         models = [model for model in models if model.similarity[view].by_window]
         figure = Figure(figsize=(0.8 + 1.9 * len(models), 3.1), layout="constrained")
@@ -211,7 +218,9 @@ def attention_over_spectrogram(
 
 
 def reconstruction_panels(panels: Sequence[tuple[str, np.ndarray]], seconds: float) -> Figure:
-    """Named spectrograms (frames, mels) in natural-log units below one another; the last is an error, with another colour map."""
+    """Named spectrograms (frames, mels) in natural-log units below one another; the last is an
+    error, with another colour map.
+    """
     with matplotlib.rc_context(STYLE | {"axes.spines.top": True, "axes.spines.right": True}):
         figure = Figure(figsize=(7.2, 5.6), layout="constrained")
         axes = figure.subplots(len(panels), 1, sharex=True)

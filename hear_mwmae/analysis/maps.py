@@ -1,7 +1,7 @@
 """Attention maps and head outputs of every encoder and decoder block, in batches of bounded memory.
 
-The model runs unchanged. Hooks keep the input of every attention module and the outputs of its heads before the output
-projection. Maps are computed from the input, block by block, on request.
+The model runs unchanged. Hooks keep the input of every attention module and the outputs of its
+heads before the output projection. Maps are computed from the input, block by block, on request.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class BlockTrace:
     positions: Tensor  #: (B, sequence) int64: number of each token on the time-major patch grid, or CLS
 
     def maps(self) -> Tensor:
-        """(B, heads, sequence, sequence) float32 attention weights, queries in rows; see `attention_maps`."""
+        """(B, heads, sequence, sequence) float32 attention weights, queries in rows; see
+        `attention_maps`.
+        """
         return attention_maps(self.attention, self.inputs)
 
 
@@ -44,13 +46,16 @@ class BlockTrace:
 def trace(
     model: MaskedAutoencoder, spectrograms: Tensor, noise: Tensor | None = None, batch_size: int = 8
 ) -> Iterator[BlockTrace]:
-    """Every block of encoder and decoder, batch by batch; only one batch's activations are kept at a time.
+    """Every block of encoder and decoder, batch by batch; only one batch's activations are kept at
+    a time.
 
     Args:
-        spectrograms: (clips, input_frames, n_mels) float32, normalised; moved to the model's device batch by batch.
-        noise: (clips, tokens) masks as in pretraining: the encoder sees the tokens of smallest noise in the order of their
-            noise, the decoder sees these and mask tokens. Without noise, nothing is masked: both see every token in grid order,
-            as the encoder does for embeddings. The decoder never does so in pretraining.
+        spectrograms: (clips, input_frames, n_mels) float32, normalised; moved to the model's device
+            batch by batch.
+        noise: (clips, tokens) masks as in pretraining: the encoder sees the tokens of smallest
+            noise in the order of their noise, the decoder sees these and mask tokens. Without
+            noise, nothing is masked: both see every token in grid order, as the encoder does for
+            embeddings. The decoder never does so in pretraining.
         batch_size: clips at a time. A block's maps take batch_size * heads * sequence^2 * 4 bytes.
 
     Raises:
@@ -81,7 +86,9 @@ def trace(
 
 @contextmanager
 def _recording(model: MaskedAutoencoder) -> Iterator[dict[tuple[str, int], list]]:
-    """Records [attention, inputs, outputs] of every (part, block) in runs of the model inside the context."""
+    """Records [attention, inputs, outputs] of every (part, block) in runs of the model inside the
+    context.
+    """
     recorded: dict[tuple[str, int], list] = {}
 
     def keep_inputs(key: tuple[str, int], attention: nn.Module, args: tuple[Tensor]) -> None:
@@ -109,9 +116,11 @@ def head_windows(attention: Attention) -> tuple[int, ...]:
 
 @torch.no_grad()
 def attention_maps(attention: Attention, inputs: Tensor) -> Tensor:
-    """(B, sequence, width) -> (B, heads, sequence, sequence) float32: row q holds the weights of query q, which sum to 1.
+    """(B, sequence, width) -> (B, heads, sequence, sequence) float32: row q holds the weights of
+    query q, which sum to 1.
 
-    ``attention_weights`` of the module, head by head in float32, with zeros outside a head's windows.
+    ``attention_weights`` of the module, head by head in float32, with zeros outside a head's
+    windows.
     """
     batch, length, _ = inputs.shape
     maps = inputs.new_zeros(batch, len(head_windows(attention)), length, length, dtype=torch.float32)
@@ -125,7 +134,9 @@ def attention_maps(attention: Attention, inputs: Tensor) -> Tensor:
 
 
 def visible_keys(attention: Attention, length: int, device: torch.device | None = None) -> Tensor:
-    """(heads, length, length) bool: whether a head's query (rows) can see a key at all, in a sequence of ``length`` tokens."""
+    """(heads, length, length) bool: whether a head's query (rows) can see a key at all, in a
+    sequence of ``length`` tokens.
+    """
     device = device or torch.device("cpu")
     visible = torch.ones(len(head_windows(attention)), length, length, dtype=torch.bool, device=device)
     if isinstance(attention, MultiWindowAttention):
@@ -144,7 +155,9 @@ def _order(attention: MultiWindowAttention, window: int, length: int, device: to
 
 
 def _whole(windows: Tensor, order: Tensor) -> Tensor:
-    """Windows side by side (B, windows, w, w) -> (B, length, length) in the order of the sequence, nothing outside them."""
+    """Windows side by side (B, windows, w, w) -> (B, length, length) in the order of the sequence,
+    nothing outside them.
+    """
     batch, count, w, _ = windows.shape
     whole = windows.new_zeros(batch, count, w, count, w)
     number = torch.arange(count, device=windows.device)

@@ -1,4 +1,6 @@
-"""One model over many clips: statistics of every head, similarity of heads, and whether windows explain it."""
+"""One model over many clips: statistics of every head, similarity of heads, and whether windows
+explain it.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ class ByWindow:
 
 @dataclass(frozen=True)
 class HeadSimilarity:
-    """All pairs of heads of a part; head ``number`` is head ``number % heads`` of block ``number // heads``."""
+    """All pairs of heads of a part; head ``number`` is head ``number % heads`` of block ``number //
+    heads``.
+    """
 
     matrices: Matrices
     null: float  #: PWCCA of independent noise of these sizes
@@ -104,7 +108,8 @@ def measure(
     Args:
         clips: (clips, input_frames, n_mels) float32, normalised.
         noise: (clips, tokens of the grid) masks.
-        counts: (draws, clips) for the interval of the effect of windows, of `.resampling.bootstrap_counts`.
+        counts: (draws, clips) for the interval of the effect of windows, of
+            `.resampling.bootstrap_counts`.
 
     Raises:
         HearMwmaeError: there are fewer samples than a head has dimensions.
@@ -139,7 +144,9 @@ def _sample_places(clips: int, config: ModelConfig, settings: Settings) -> Tenso
 def _run(
     model: MaskedAutoencoder, clips: Tensor, noise: Tensor | None, sampled: Tensor, batch_size: int, label: str | bool
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[np.ndarray]]]:
-    """Of each part: statistics, measure -> (clips, blocks, heads); and of every block, outputs (samples, heads, head width)."""
+    """Of each part: statistics, measure -> (clips, blocks, heads); and of every block, outputs
+    (samples, heads, head width).
+    """
     distances = patch_distances(model.config, model.encoder.pos_embed.device)
     statistics: dict[str, dict[str, np.ndarray]] = {}
     outputs: dict[str, list[list[np.ndarray]]] = {}
@@ -183,7 +190,9 @@ def _similarity(
 
 
 def _drawn_difference(bases: list[Basis], heads: int, windows: tuple[int, ...], weights: np.ndarray) -> float:
-    """The effect of windows in one bootstrap sample; the pairs of blocks in one row for each but the last."""
+    """The effect of windows in one bootstrap sample; the pairs of blocks in one row for each but
+    the last.
+    """
     blocks = [bases[first : first + heads] for first in range(0, len(bases), heads)]
     pairs = []
     for number, block in enumerate(blocks[:-1]):

@@ -46,7 +46,8 @@ def reconstruct(path: Path, source: str = "", mask_ratio: float | None = None, s
         mask_ratio: share of the patches to hide; the share of pretraining when None.
 
     Raises:
-        HearMwmaeError: the file or the model cannot be read, or the ratio leaves no visible or no hidden patches.
+        HearMwmaeError: the file or the model cannot be read, or the ratio leaves no visible or no
+            hidden patches.
     """
     model = MaskedAutoencoder.from_pretrained(source, mask_ratio).eval()
     config, frontend = model.config, LogMelFrontend(model.config.frontend)
@@ -65,7 +66,8 @@ def reconstruct(path: Path, source: str = "", mask_ratio: float | None = None, s
 
 
 def write(result: Reconstruction, picture: Path, listen: bool) -> list[Path]:
-    """The picture, the prediction beside it as .npy, and with ``listen`` two .wav; returns what was written.
+    """The picture, the prediction beside it as .npy, and with ``listen`` two .wav; returns what was
+    written.
 
     Raises HearMwmaeError if the picture has another ending than PICTURES, or torchaudio is missing.
     """
@@ -104,8 +106,9 @@ def write(result: Reconstruction, picture: Path, listen: bool) -> list[Path]:
 def estimate_audio(log_mel: Tensor, config: FrontendConfig, samples: int) -> Tensor:
     """(frames, n_mels) log-mel -> (samples,) waveform that sounds roughly like it.
 
-    An estimate: the spectrum within a mel band comes from the filterbank's pseudo-inverse, the phases are those that the
-    algorithm of Griffin and Lim ("Signal estimation from modified short-time Fourier transform", 1984) finds, from a fixed start.
+    An estimate: the spectrum within a mel band comes from the filterbank's pseudo-inverse, the
+    phases are those that the algorithm of Griffin and Lim ("Signal estimation from modified
+    short-time Fourier transform", 1984) finds, from a fixed start.
     """
     try:
         from torchaudio.functional import griffinlim

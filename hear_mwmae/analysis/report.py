@@ -49,7 +49,8 @@ def analyze(
         sources: name -> source for `hear_mwmae.load_model`.
 
     Raises:
-        HearMwmaeError: a model or a file cannot be read, or there are fewer clips than a bootstrap or samples than CCA needs.
+        HearMwmaeError: a model or a file cannot be read, or there are fewer clips than a bootstrap
+            or samples than CCA needs.
     """
     from . import figures  # only here: measuring needs no matplotlib
 
@@ -96,7 +97,9 @@ def masks(clips: int, config: ModelConfig, seed: int) -> Tensor:
 
 
 def _models(sources: dict[str, str], settings: Settings) -> list[tuple[str, bool, MaskedAutoencoder]]:
-    """Name, whether it is trained, and the model; after each one an untrained one of its kind, unless there is one already."""
+    """Name, whether it is trained, and the model; after each one an untrained one of its kind,
+    unless there is one already.
+    """
     models: list[tuple[str, bool, MaskedAutoencoder]] = []
     for name, source in sources.items():
         model = MaskedAutoencoder.from_pretrained(source).eval()
@@ -119,7 +122,9 @@ def _most_eventful(clips: Tensor, config: ModelConfig) -> slice:
 
 @torch.no_grad()
 def _attention_picture(model: MaskedAutoencoder, found: Measured, view: View, clip: Tensor, noise: Tensor) -> Figure:
-    """Heads from the shortest to the longest attention distance, evenly chosen by rank; the query is a loud patch."""
+    """Heads from the shortest to the longest attention distance, evenly chosen by rank; the query
+    is a loud patch.
+    """
     from . import figures
 
     config, windows = model.config, found.windows[view.part]

@@ -13,8 +13,9 @@ INTERVAL = (2.5, 97.5)
 class Estimate(NamedTuple):
     """A value of all clips, and a 95 % interval of bootstrap draws of the clips.
 
-    The interval has the percentiles of the draws, shifted so that the mean of the draws is the value. A draw repeats clips, and
-    repeated samples increase the similarity of unrelated heads. This bias belongs to the draws, not to the value.
+    The interval has the percentiles of the draws, shifted so that the mean of the draws is the
+    value. A draw repeats clips, and repeated samples increase the similarity of unrelated heads.
+    This bias belongs to the draws, not to the value.
     """
 
     value: float
@@ -27,7 +28,9 @@ class Estimate(NamedTuple):
 
 
 class WindowEffect(NamedTuple):
-    """Similarity of heads in different blocks whose windows are equal, against those whose windows are not."""
+    """Similarity of heads in different blocks whose windows are equal, against those whose windows
+    are not.
+    """
 
     equal: float  #: mean similarity
     unequal: float
@@ -53,9 +56,10 @@ def window_difference(similarity: np.ndarray, windows: tuple[int, ...]) -> float
 def window_effect(similarity: dict[tuple[int, int], np.ndarray], windows: tuple[int, ...], draws: int, seed: int) -> WindowEffect:
     """Whether heads of equal windows are more similar across blocks than heads of unequal ones.
 
-    Null hypothesis: the similarity of heads does not depend on their windows. The windows are permuted among the heads of every
-    block except the first. The p-value is the share of the (1 + draws) permutations, the true one included, whose mean similarity
-    of equal windows is at least as large as the true one.
+    Null hypothesis: the similarity of heads does not depend on their windows. The windows are
+    permuted among the heads of every block except the first. The p-value is the share of the (1 +
+    draws) permutations, the true one included, whose mean similarity of equal windows is at least
+    as large as the true one.
 
     Args:
         similarity: for every pair of blocks (a, b), a < b: (heads of a, heads of b).

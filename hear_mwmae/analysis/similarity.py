@@ -1,20 +1,22 @@
 """Similarity of two sets of activations: projection-weighted CCA (PWCCA) and linear CKA.
 
-PWCCA follows Morcos, Raghu and Bengio, "Insights on representational similarity in neural networks with canonical
-correlation" (NeurIPS 2018). For activations X (n, p) and Y (n, q), one row per sample, columns centred:
+PWCCA follows Morcos, Raghu and Bengio, "Insights on representational similarity in neural networks
+with canonical correlation" (NeurIPS 2018). For activations X (n, p) and Y (n, q), one row per
+sample, columns centred:
 
 * canonical correlations rho_1 >= rho_2 >= ... are the singular values of Cxx^-1/2 Cxy Cyy^-1/2,
 * h_i = X Cxx^-1/2 u_i are the canonical variates of X, with u_i the left singular vectors,
-* alpha_i = sum_j |<h_i, x_j>| over the columns x_j of X says how much of X the i-th variate accounts for,
+* alpha_i = sum_j |<h_i, x_j>| over the columns x_j of X says how much of X the i-th variate
+  accounts for,
 * pwcca(X, Y) = sum_i alpha_i rho_i / sum_i alpha_i, with as many terms as the smaller rank.
 
 The first argument determines the weights, so the measure is not symmetric.
 
-Linear CKA follows Kornblith et al., "Similarity of Neural Network Representations Revisited" (ICML 2019):
-||Y'X||^2 / (||X'X|| ||Y'Y||) in Frobenius norms.
+Linear CKA follows Kornblith et al., "Similarity of Neural Network Representations Revisited" (ICML
+2019): ||Y'X||^2 / (||X'X|| ||Y'Y||) in Frobenius norms.
 
-All products are in float64. Each set of activations is decomposed once (X = U L with orthonormal columns in U); a pair of sets
-then costs one product U_x'U_y and the SVD of that small matrix.
+All products are in float64. Each set of activations is decomposed once (X = U L with orthonormal
+columns in U); a pair of sets then costs one product U_x'U_y and the SVD of that small matrix.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ import numpy as np
 
 from ..errors import HearMwmaeError
 
-#: Directions of a length below this many roundings of the activations (in their own precision) are rounding errors.
+#: Directions of a length below this many roundings of the activations (in their own precision) are
+#: rounding errors.
 ROUNDINGS = 100
 #: Directions that a resampling has all but lost: their part of the squared length.
 LOST = 1e-10
@@ -69,11 +72,12 @@ class Matrices(NamedTuple):
 def decompose(activations: np.ndarray) -> Basis:
     """(samples, dimensions) floating-point activations, one row per sample.
 
-    Directions within the rounding of the activations' own precision are dropped: constant columns, copies, sums of others.
+    Directions within the rounding of the activations' own precision are dropped: constant columns,
+    copies, sums of others.
 
     Raises:
-        HearMwmaeError: not a matrix of finite floating-point numbers, or fewer samples than dimensions, for which CCA always
-            finds perfect correlations.
+        HearMwmaeError: not a matrix of finite floating-point numbers, or fewer samples than
+            dimensions, for which CCA always finds perfect correlations.
     """
     x = np.asarray(activations)
     if x.ndim != 2 or not np.issubdtype(x.dtype, np.floating):
@@ -91,17 +95,22 @@ def decompose(activations: np.ndarray) -> Basis:
 
 
 def pwcca(x: np.ndarray, y: np.ndarray) -> float:
-    """PWCCA of activations (samples, p) and (samples, q) with the weights of ``x``, from 0 to 1; errors as `decompose`."""
+    """PWCCA of activations (samples, p) and (samples, q) with the weights of ``x``, from 0 to 1;
+    errors as `decompose`.
+    """
     return compare([decompose(x), decompose(y)]).weighted[0, 1]
 
 
 def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
-    """Linear CKA of activations (samples, p) and (samples, q), from 0 to 1; errors as `decompose`."""
+    """Linear CKA of activations (samples, p) and (samples, q), from 0 to 1; errors as
+    `decompose`.
+    """
     return compare([decompose(x), decompose(y)]).cka[0, 1]
 
 
 def compare(bases: Sequence[Basis], weights: np.ndarray | None = None) -> Matrices:
-    """All pairs of sets of activations of the same samples; a constant set has no similarity to anything, itself included.
+    """All pairs of sets of activations of the same samples; a constant set has no similarity to
+    anything, itself included.
 
     Args:
         weights: (samples,) how often each sample counts, for bootstraps; once when None.
@@ -117,21 +126,27 @@ def compare(bases: Sequence[Basis], weights: np.ndarray | None = None) -> Matric
 
 
 def compare_across(rows: Sequence[Basis], columns: Sequence[Basis], weights: np.ndarray | None = None) -> np.ndarray:
-    """(rows, columns) symmetric PWCCA of the pairs of two lists of sets; ``weights`` as for `compare`."""
+    """(rows, columns) symmetric PWCCA of the pairs of two lists of sets; ``weights`` as for
+    `compare`.
+    """
     everything = _Moments([*rows, *columns], weights)
     others = range(len(rows), len(rows) + len(columns))
     return np.array([[pair.pwcca for pair in everything.row(i, others)] for i in range(len(rows))])
 
 
 def null_level(samples: int, dimensions: tuple[int, int], draws: int = 20, seed: int = 0) -> float:
-    """Mean PWCCA of independent normal noise of so many samples and dimensions: the value for unrelated sets."""
+    """Mean PWCCA of independent normal noise of so many samples and dimensions: the value for
+    unrelated sets.
+    """
     rng = np.random.default_rng(seed)
     p, q = dimensions
     return float(np.mean([pwcca(rng.standard_normal((samples, p)), rng.standard_normal((samples, q))) for _ in range(draws)]))
 
 
 class _Moments:
-    """Sets of activations whose samples count ``weights`` times, by moments in the orthonormal bases: well conditioned."""
+    """Sets of activations whose samples count ``weights`` times, by moments in the orthonormal
+    bases: well conditioned.
+    """
 
     def __init__(self, bases: Sequence[Basis], weights: np.ndarray | None) -> None:
         if len({len(basis.u) for basis in bases}) > 1:

@@ -20,7 +20,9 @@ Row = dict[str, object]
 
 
 def head_rows(measured: Sequence[Measured], counts: np.ndarray) -> list[Row]:
-    """A row per model, view, block and head, with 95 % intervals over clips of distance and normalised entropy."""
+    """A row per model, view, block and head, with 95 % intervals over clips of distance and
+    normalised entropy.
+    """
     rows = []
     weights = counts / counts.sum(axis=1, keepdims=True)
     for model in measured:
@@ -40,7 +42,9 @@ def head_rows(measured: Sequence[Measured], counts: np.ndarray) -> list[Row]:
 
 
 def similarity_rows(measured: Sequence[Measured]) -> list[Row]:
-    """A row per model, part and ordered pair of heads: PWCCA with the weights of the first, symmetric PWCCA, and CKA."""
+    """A row per model, part and ordered pair of heads: PWCCA with the weights of the first,
+    symmetric PWCCA, and CKA.
+    """
     rows = []
     for model in measured:
         for view in COMPARED:
@@ -70,7 +74,9 @@ def window_rows(measured: Sequence[Measured]) -> list[Row]:
 
 
 def window_comparison_rows(measured: Sequence[Measured]) -> list[Row]:
-    """A row per pair of models with windows: how much larger the effect of windows is in the first, the same clips for both."""
+    """A row per pair of models with windows: how much larger the effect of windows is in the first,
+    the same clips for both.
+    """
     rows = []
     for view in COMPARED:
         windowed = [(model.name, found) for model in measured if (found := model.similarity[view].by_window)]
@@ -92,7 +98,9 @@ def spread_rows(measured: Sequence[Measured], counts: np.ndarray) -> list[Row]:
 
 
 def comparison_rows(measured: Sequence[Measured], counts: np.ndarray) -> list[Row]:
-    """Differences and ratios of the spreads of all pairs of models, the same clips drawn for both."""
+    """Differences and ratios of the spreads of all pairs of models, the same clips drawn
+    for both.
+    """
     rows = []
     for a, b in combinations(measured, 2):
         for view in VIEWS:

@@ -1,6 +1,7 @@
 """The `hear-mwmae` command.
 
-The modules import torch and other slow libraries inside their commands, so that `--help` and `--version` are fast.
+The modules import torch and other slow libraries inside their commands, so that `--help` and
+`--version` are fast.
 """
 
 from __future__ import annotations

@@ -43,11 +43,13 @@ def analyze(
 ) -> None:
     """Measure the attention of heads, and the similarity of their outputs, on audio.
 
-    Measures attention distance and entropy of every head, PWCCA and linear CKA between all heads, and the similarity of heads
-    with the same window across blocks. Writes figures (.png, .svg), their tables (.csv) and summary.md to OUT.
+    Measures attention distance and entropy of every head, PWCCA and linear CKA between all heads,
+    and the similarity of heads with the same window across blocks. Writes figures (.png, .svg),
+    their tables (.csv) and summary.md to OUT.
 
     \b
-    hear-mwmae analyze sounds/ speech/ -o analysis --model MW-MAE=mwmae-tiny --model MAE=runs/mae/model
+    hear-mwmae analyze sounds/ speech/ -o analysis \\
+        --model MW-MAE=mwmae-tiny --model MAE=runs/mae/model
     """
     report, clip_files = _load("report"), _load("clips")
     _load("figures")
@@ -70,11 +72,13 @@ def analyze(
 def reconstruct(audio: Path, out: Path | None, model: str, mask_ratio: float | None, seed: int, listen: bool) -> None:
     """Hide patches of AUDIO's spectrogram, and reconstruct them from the others.
 
-    Writes a picture of the first ten seconds (masked input, reconstruction, target and error). A .npy file beside it holds the
-    complete reconstruction: log-mel, (frames, bands) float32, natural logarithm of power. Visible patches are unchanged.
+    Writes a picture of the first ten seconds (masked input, reconstruction, target and error). A
+    .npy file beside it holds the complete reconstruction: log-mel, (frames, bands) float32, natural
+    logarithm of power. Visible patches are unchanged.
 
-    --audio writes .wav files. They are estimates, because phases and the spectrum within a mel band are unknown: Griffin-Lim on
-    the pseudo-inverse of the mel filterbank. NAME-target.wav shows the error of the estimate.
+    --audio writes .wav files. They are estimates, because phases and the spectrum within a mel band
+    are unknown: Griffin-Lim on the pseudo-inverse of the mel filterbank. NAME-target.wav shows the
+    error of the estimate.
     """
     run = _load("reconstruct")
     _load("figures")

@@ -44,15 +44,19 @@ def embed(
 ) -> None:
     """Embed audio: one embedding per clip, or one per 40 ms.
 
-    INPUTS are audio files that libsndfile reads, of any rate (wav, flac, ogg, opus, mp3, ...), folders, manifests (.csv with a
-    column "path"), and local or remote WebDataset and Parquet shards (.tar, .parquet). Channels are mixed down and resampled to
-    16 kHz. Without -o, the command prints one line per clip.
+    INPUTS are audio files that libsndfile reads, of any rate (wav, flac, ogg, opus, mp3, ...),
+    folders, manifests (.csv with a column "path"), and local or remote WebDataset and Parquet
+    shards (.tar, .parquet). Channels are mixed down and resampled to 16 kHz. Without -o, the
+    command prints one line per clip.
 
-    With -o, the table has the columns "path" and "embedding" (float32), and "timestamp" in milliseconds with --timestamps:
-    np.load("clips.npz")["embedding"], or pandas.read_parquet("clips.parquet"). For clips.npy, clips.csv has the other columns.
-    After an interruption or a full disk, the same command resumes the run. torchrun shares a run among processes.
+    With -o, the table has the columns "path" and "embedding" (float32), and "timestamp" in
+    milliseconds with --timestamps: np.load("clips.npz")["embedding"], or
+    pandas.read_parquet("clips.parquet"). For clips.npy, clips.csv has the other columns. After an
+    interruption or a full disk, the same command resumes the run. torchrun shares a run among
+    processes.
 
-    Inputs that cannot be read are listed in OUT.failures.csv and do not stop the others. The exit code is then 1.
+    Inputs that cannot be read are listed in OUT.failures.csv and do not stop the others. The exit
+    code is then 1.
     """
     from ..checkpoint import load_embedder
     from ..data.sources import find_inputs

@@ -27,9 +27,10 @@ TOLERANCE = 1e-4
 def export(model: str, out: Path, dtype: str, pooling: str | None) -> None:
     """Export MODEL, waveform to scene and timestamp embeddings, as one file for other runtimes.
 
-    .onnx is for onnxruntime and other readers of ONNX, .pt2 for torch.export.load. Both take float32 audio (clips, samples) at
-    16 kHz, of any number and length, and compute scene_embeddings, timestamp_embeddings and timestamps. MODEL defaults to the
-    embedded model. The command compares the file with the model.
+    .onnx is for onnxruntime and other readers of ONNX, .pt2 for torch.export.load. Both take
+    float32 audio (clips, samples) at 16 kHz, of any number and length, and compute
+    scene_embeddings, timestamp_embeddings and timestamps. MODEL defaults to the embedded model. The
+    command compares the file with the model.
     """
     from ..checkpoint import load_embedder
     from ..export import export as export_model

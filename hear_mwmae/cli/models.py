@@ -14,8 +14,8 @@ from .options import Command, out_option
 def info(model: str) -> None:
     """Describe MODEL: kind, sizes, windows, front-end, and shape of its embeddings.
 
-    MODEL is a registered name, a directory, a .safetensors file, org/repo[@revision] on the Hugging Face Hub, or a checkpoint of
-    the authors' code. The default is the embedded model.
+    MODEL is a registered name, a directory, a .safetensors file, org/repo[@revision] on the Hugging
+    Face Hub, or a checkpoint of the authors' code. The default is the embedded model.
     """
     from ..checkpoint import read_model
     from ..config import describe_windows
@@ -46,10 +46,12 @@ def info(model: str) -> None:
 @click.argument("destination", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--encoder-heads", type=click.IntRange(1), help="Attention heads, for a width that the paper does not use.")
 def convert(source: Path, destination: Path, encoder_heads: int | None) -> None:
-    """Convert a checkpoint of the authors' JAX code to config.json + model.safetensors in DESTINATION.
+    """Convert a checkpoint of the authors' JAX code to config.json + model.safetensors in
+    DESTINATION.
 
-    SOURCE is a flax checkpoint file, or a directory with a file named "checkpoint". The configuration is inferred from the
-    weights, except the number of encoder heads: for the paper's sizes it follows from the width.
+    SOURCE is a flax checkpoint file, or a directory with a file named "checkpoint". The
+    configuration is inferred from the weights, except the number of encoder heads: for the paper's
+    sizes it follows from the width.
     """
     from ..checkpoint import save_model
     from ..official import describe_heads, load_official
@@ -69,8 +71,9 @@ def convert(source: Path, destination: Path, encoder_heads: int | None) -> None:
 def push(directory: Path, repo: str, private: bool, dry_run: bool, out: Path | None) -> None:
     """Push the model in DIRECTORY to the Hugging Face Hub, with a generated model card.
 
-    Uploads config.json, model.safetensors, loss.png if it exists, and a README.md generated from the configuration and, if it
-    exists, from card.json (licence, data, results, ...). The token comes from HF_TOKEN or `hf auth login`.
+    Uploads config.json, model.safetensors, loss.png if it exists, and a README.md generated from
+    the configuration and, if it exists, from card.json (licence, data, results, ...). The token
+    comes from HF_TOKEN or `hf auth login`.
     """
     from .. import hub
     from ..card import model_card

@@ -23,9 +23,11 @@ def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 class Command(click.Command):
-    """Prints an error that a user can fix as one line on stderr, with exit code 1: HearMwmaeError, or OSError with a file name.
+    """Prints an error that a user can fix as one line on stderr, with exit code 1: HearMwmaeError,
+    or OSError with a file name.
 
-    Any other exception is a bug and keeps its traceback. The option --debug, which this class adds, shows all tracebacks.
+    Any other exception is a bug and keeps its traceback. The option --debug, which this class adds,
+    shows all tracebacks.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -89,7 +91,10 @@ def out_option(help_text: str, *, folder: bool | None = None, required: bool = T
 
 
 def named_models(texts: tuple[str, ...]) -> dict[str, str]:
-    """[NAME=]MODEL texts -> model by name; the embedded model if there are no texts. HearMwmaeError if names repeat."""
+    """[NAME=]MODEL texts -> model by name; the embedded model if there are no texts.
+
+    HearMwmaeError if names repeat.
+    """
     models = dict(named_model(text) for text in texts or ("",))
     if len(models) < len(texts):
         raise HearMwmaeError(f"two models have the same name: give them names, as in --model NAME={texts[-1]}")
@@ -97,7 +102,10 @@ def named_models(texts: tuple[str, ...]) -> dict[str, str]:
 
 
 def named_model(text: str) -> tuple[str, str]:
-    """NAME=MODEL or MODEL -> name, model. The default name is the last part of the path, or "embedded"."""
+    """NAME=MODEL or MODEL -> name, model.
+
+    The default name is the last part of the path, or "embedded".
+    """
     name, separator, source = text.partition("=")
     if separator and name and "/" not in name:
         return name, source

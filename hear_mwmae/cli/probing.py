@@ -22,11 +22,13 @@ BASELINES = (
 @DEVICE
 @click.option("--markdown", is_flag=True, help="Print one Markdown table of all models.")
 def probe(tasks: tuple[Path, ...], models: tuple[str, ...], pooling: str | None, device: str, markdown: bool) -> None:
-    """Probe models on the HEAR task folders TASKS with a linear classifier: seconds to minutes, not HEAR's own protocol.
+    """Probe models on the HEAR task folders TASKS with a linear classifier: seconds to minutes, not
+    HEAR's own protocol.
 
-    A score is accuracy, or mean average precision if clips have several labels, in percent: the mean over the tested splits. Each
-    score has a 95 % bootstrap interval over the tested clips. All models are scored on the same draws of the clips, so the
-    interval of a difference of means is paired.
+    A score is accuracy, or mean average precision if clips have several labels, in percent: the
+    mean over the tested splits. Each score has a 95 % bootstrap interval over the tested clips. All
+    models are scored on the same draws of the clips, so the interval of a difference of means is
+    paired.
 
     \b
     hear-mwmae probe TASKS/* --model run/model --model untrained --model log-mel --markdown
@@ -58,8 +60,9 @@ def probe(tasks: tuple[Path, ...], models: tuple[str, ...], pooling: str | None,
 def compare(tasks: tuple[Path, ...], a: tuple[str, ...], b: tuple[str, ...], device: str) -> None:
     """Compare two kinds of models by linear probes, with several pretraining seeds of each kind.
 
-    TASKS have one label per clip. The 95 % bootstrap intervals draw the seeds of each kind and the clips of each split, the same
-    clips for both kinds. With few seeds they are too narrow rather than too wide.
+    TASKS have one label per clip. The 95 % bootstrap intervals draw the seeds of each kind and the
+    clips of each split, the same clips for both kinds. With few seeds they are too narrow rather
+    than too wide.
 
     \b
     hear-mwmae compare TASK -a MAE -a MAE_OTHER_SEED -b MWMAE -b MWMAE_OTHER_SEED

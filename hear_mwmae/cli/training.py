@@ -27,11 +27,13 @@ CHANGES = click.option(
 )
 @jobs_option()
 def pack(sources: tuple[str, ...], out: Path, codec: str, kind: str, shard_size: int, jobs: int) -> None:
-    """Pack audio for `pretrain`: 16 kHz mono clips of at most ten seconds, in WebDataset shards with an index, in the folder OUT.
+    """Pack audio for `pretrain`: 16 kHz mono clips of at most ten seconds, in WebDataset shards
+    with an index, in the folder OUT.
 
-    SOURCES are folders, audio files, manifests (.csv: path, and optionally kind and further columns), or local or remote shards
-    (.tar, .parquet), such as 'hf://datasets/confit/audioset-16khz-wds/2m/train/*.tar'. The same command resumes an interrupted
-    pack. Sources that cannot be read are listed in OUT/skipped.csv.
+    SOURCES are folders, audio files, manifests (.csv: path, and optionally kind and further
+    columns), or local or remote shards (.tar, .parquet), such as
+    'hf://datasets/confit/audioset-16khz-wds/2m/train/*.tar'. The same command resumes an
+    interrupted pack. Sources that cannot be read are listed in OUT/skipped.csv.
     """
     try:
         from ..data.packing import pack as run_packing
@@ -78,10 +80,11 @@ def pretrain(
 ) -> None:
     """Pretrain a model as RECIPE says, on the audio in DATA, into RUN.
 
-    RECIPE is a .toml file, or the name of a recipe in the package, such as mwmae-tiny-cpu. DATA is a pack made by
-    `hear-mwmae pack`: a folder or its URL (https, s3, gs, hf, ...). RUN receives checkpoints/, log.csv, tensorboard/, pictures/
-    of reconstructions, probes.csv and finally model/. The same command resumes an interrupted run. For several processes, on one
-    or many machines: torchrun --nproc-per-node 8 --no-python hear-mwmae pretrain RECIPE DATA RUN.
+    RECIPE is a .toml file, or the name of a recipe in the package, such as mwmae-tiny-cpu. DATA is
+    a pack made by `hear-mwmae pack`: a folder or its URL (https, s3, gs, hf, ...). RUN receives
+    checkpoints/, log.csv, tensorboard/, pictures/ of reconstructions, probes.csv and finally
+    model/. The same command resumes an interrupted run. For several processes, on one or many
+    machines: torchrun --nproc-per-node 8 --no-python hear-mwmae pretrain RECIPE DATA RUN.
     """
     try:
         from ..training.checkpoints import newest_checkpoint
@@ -119,10 +122,12 @@ def pretrain(
 @POOLING
 @click.option("--limits", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Text file, one limit per line.")
 def publish(**options: Any) -> None:
-    """Make a model directory of a finished RUN on the pack DATA: float16 weights, results on TASKS, model card.
+    """Make a model directory of a finished RUN on the pack DATA: float16 weights, results on TASKS,
+    model card.
 
-    The command computes all numbers of the card: hours and licences from the labels of the pack's clips, steps, time and loss
-    from the log, and scores by linear probes of the written weights and of two baselines.
+    The command computes all numbers of the card: hours and licences from the labels of the pack's
+    clips, steps, time and loss from the log, and scores by linear probes of the written weights and
+    of two baselines.
 
     \b
     hear-mwmae publish RECIPE PACK RUN TASK... -o weights/mwmae-tiny --licence apache-2.0 \\

@@ -1,4 +1,6 @@
-"""Clips of a pack -> batches of random crops: the draws, the reads (ahead or resident), and log-mel on the device."""
+"""Clips of a pack -> batches of random crops: the draws, the reads (ahead or resident), and log-mel
+on the device.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 
 #: So many unreadable clips in a row mean that the pack is bad.
 MOST_BAD = 100
-#: Largest denominator of speeds, which keeps the filters short. The coarsest steps, next to 1, are 0.7 of a semitone.
+#: Largest denominator of speeds, which keeps the filters short. The coarsest steps, next to 1, are
+#: 0.7 of a semitone.
 FINEST_SPEED = 24
 #: Batches that every worker process reads ahead.
 AHEAD = 2
@@ -54,10 +57,12 @@ class Batch(NamedTuple):
 
 
 class StepSampler:
-    """``sampler[step]`` is what process ``rank`` of ``world`` draws for that step's batch: crops rank, rank + world, ... of it.
+    """``sampler[step]`` is what process ``rank`` of ``world`` draws for that step's batch: crops
+    rank, rank + world, ... of it.
 
-    The clips of a batch, their speeds and the places of their crops are a pure function of seed and step. So a run resumes at any
-    step without a saved position, and a batch is the same for any number of processes and workers.
+    The clips of a batch, their speeds and the places of their crops are a pure function of seed and
+    step. So a run resumes at any step without a saved position, and a batch is the same for any
+    number of processes and workers.
 
     Raises HearMwmaeError when the pack lacks a kind of the recipe, or has another sample rate.
     """
@@ -81,7 +86,8 @@ class StepSampler:
         if self.semitones:
             shifts = rng.uniform(-self.semitones, self.semitones, len(clips))
             speeds = [Fraction(2 ** (shift / 12)).limit_denominator(FINEST_SPEED) for shift in shifts]
-        # All of the batch is drawn, so that the share of a process does not depend on how many there are.
+        # All of the batch is drawn, so that the share of a process does not depend on how many
+        # there are.
         return [
             Draw(clip, speed, self._start(played_length(int(self.samples[clip]), speed), rng))
             for clip, speed in zip(clips, speeds, strict=True)
@@ -105,10 +111,11 @@ def used_clips(pack: Pack, recipe: Recipe) -> np.ndarray:
 
 
 class ByKind:
-    """(step, generator) -> places of its batch's clips, drawn with replacement: the recipe's share of each kind.
+    """(step, generator) -> places of its batch's clips, drawn with replacement: the recipe's share
+    of each kind.
 
-    Within a kind, clips are drawn in proportion to the square root of their length: a ten-second clip offers more crops than a
-    drum hit, but not fifty times as much to learn.
+    Within a kind, clips are drawn in proportion to the square root of their length: a ten-second
+    clip offers more crops than a drum hit, but not fifty times as much to learn.
     """
 
     def __init__(self, clips: np.ndarray, kinds: list[str], recipe: Recipe) -> None:
@@ -131,7 +138,9 @@ class ByKind:
 
 
 class ByEpoch:
-    """(step, generator) -> places of its batch's clips: every clip once per epoch, in a new order; a batch may span epochs."""
+    """(step, generator) -> places of its batch's clips: every clip once per epoch, in a new order;
+    a batch may span epochs.
+    """
 
     def __init__(self, count: int, recipe: Recipe) -> None:
         self.count, self.seed, self.batch_size = count, recipe.seed, recipe.batch_size
@@ -149,10 +158,12 @@ def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 class Clips(Dataset):
-    """``clips[draw]`` is (audio as played, (samples,) int16; start of its crop; clips that could not be read before it).
+    """``clips[draw]`` is (audio as played, (samples,) int16; start of its crop; clips that could
+    not be read before it).
 
-    A clip that cannot be read is replaced by the next one of its kind among ``numbers``. Raises HearMwmaeError when
-    MOST_BAD in a row cannot be read, when a shard is missing, and when a server keeps failing.
+    A clip that cannot be read is replaced by the next one of its kind among ``numbers``. Raises
+    HearMwmaeError when MOST_BAD in a row cannot be read, when a shard is missing, and when a server
+    keeps failing.
     """
 
     def __init__(self, pack: Pack, numbers: np.ndarray) -> None:
@@ -176,9 +187,11 @@ class Clips(Dataset):
 
 
 class ResidentClips(Dataset):
-    """The same ``clips[draw]``, from one tensor on ``device`` into which all of ``clips`` are decoded at the start.
+    """The same ``clips[draw]``, from one tensor on ``device`` into which all of ``clips`` are
+    decoded at the start.
 
-    Clips at other speeds are copied to the CPU, where `play` resamples them. Every process holds the whole pack.
+    Clips at other speeds are copied to the CPU, where `play` resamples them. Every process holds
+    the whole pack.
 
     Args:
         workers: processes that read while it is loaded.
@@ -232,7 +245,9 @@ def played_length(samples: int, speed: Fraction) -> int:
 
 
 def play(pcm: np.ndarray, speed: Fraction) -> np.ndarray:
-    """(samples,) int16 as a tape at ``speed`` would sound, lower and longer below 1: (played_length(samples, speed),) int16."""
+    """(samples,) int16 as a tape at ``speed`` would sound, lower and longer below 1:
+    (played_length(samples, speed),) int16.
+    """
     if speed == 1:
         return pcm
     played = resample_poly(pcm.astype(np.float32), speed.denominator, speed.numerator)
@@ -248,7 +263,8 @@ def collate(clips: Iterable[tuple[Tensor, int, int]]) -> Batch:
 def read_batches(
     clips: Clips | ResidentClips, draws: Iterable[list[Draw]], workers: int, pin_memory: bool = False
 ) -> Iterator[Batch]:
-    """A batch for each of ``draws``, in their order, read ahead by ``workers`` processes; 0 reads them as they are asked for.
+    """A batch for each of ``draws``, in their order, read ahead by ``workers`` processes; 0 reads
+    them as they are asked for.
 
     Raises HearMwmaeError when a batch cannot be read, or a worker is killed.
     """
@@ -270,20 +286,25 @@ def read_batches(
         # The message of an error from a worker is a traceback, which ends with the message.
         raise HearMwmaeError(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from error
     finally:
-        # A traceback keeps its frames alive, and with them workers, for which the process would wait at its end.
+        # A traceback keeps its frames alive, and with them workers, for which the process would
+        # wait at its end.
         if isinstance(ahead, _MultiProcessingDataLoaderIter):
             ahead._shutdown_workers()
 
 
 def _ignore_signals(worker: int) -> None:
-    """Ignore the signals that stop a run: they are often sent to all processes, and readers must outlive the saving."""
+    """Ignore the signals that stop a run: they are often sent to all processes, and readers must
+    outlive the saving.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def worker_errors() -> Iterator[None]:
-    """Turns torch's RuntimeError about a killed reading process, which it raises at any moment, into a HearMwmaeError."""
+    """Turns torch's RuntimeError about a killed reading process, which it raises at any moment,
+    into a HearMwmaeError.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -293,10 +314,11 @@ def worker_errors() -> Iterator[None]:
 
 
 def log_mel_crops(frontend: LogMelFrontend, batch: Batch, crop_frames: int) -> Tensor:
-    """(B, crop_frames, n_mels) float32 on the device of ``frontend``: each clip's log-mel, normalised as a whole, then cropped.
+    """(B, crop_frames, n_mels) float32 on the device of ``frontend``: each clip's log-mel,
+    normalised as a whole, then cropped.
 
-    A clip shorter than a crop is extended by repeated reflection, exactly as at inference. Where a clip was replaced by a shorter
-    one, its crop begins as late as it can.
+    A clip shorter than a crop is extended by repeated reflection, exactly as at inference. Where a
+    clip was replaced by a shorter one, its crop begins as late as it can.
     """
     audio = batch.audio.to(frontend.window.device, non_blocking=True).float() / 32768
     clips = audio.split(batch.lengths)

@@ -1,10 +1,11 @@
-"""A pack, local or on a server: its format, its index in memory, and reads of single clips by their offsets in the shards.
+"""A pack, local or on a server: its format, its index in memory, and reads of single clips by their
+offsets in the shards.
 
 A pack is a folder:
 
     shard-000000.tar, ...   per clip KEY.flac (or .opus) and KEY.json: its labels
-    index.csv               a row per clip: where its audio lies in which shard, its samples, its kind
-    labels.jsonl            a line per clip, in the same order: kind, path, other labels, start in seconds
+    index.csv               a row per clip: its shard, where its audio lies in it, samples, kind
+    labels.jsonl            a line per clip, in the same order: kind, path, start, other labels
     skipped.csv             what could not be packed, and why
     manifest.csv            the manifests among its sources, joined
     pack.json               sources, settings and the SHA-256 of every file; written last
@@ -55,9 +56,11 @@ class Pack:
     A clip's ``shard`` and ``kind`` are places in ``shards`` and ``kinds``.
 
     Args:
-        url: the folder that `hear-mwmae pack` made: a path, or a URL of any file system that fsspec knows (https, s3, hf, ...).
+        url: the folder that `hear-mwmae pack` made: a path, or a URL of any file system that fsspec
+            knows (https, s3, hf, ...).
 
-    Raises HearMwmaeError when there is no pack, or a shard is missing or of another size than it was.
+    Raises HearMwmaeError when there is no pack, or a shard is missing or of another size than it
+    was.
     """
 
     def __init__(self, url: str | os.PathLike) -> None:
@@ -68,11 +71,16 @@ class Pack:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of the index, which holds every clip's checksum, kind, size and offset: it changes with any sample."""
+        """SHA-256 of the index, which holds every clip's checksum, kind, size and offset: it
+        changes with any sample.
+        """
         return self.about["files"][INDEX]["sha256"]
 
     def labels(self) -> Iterator[dict]:
-        """The labels of each clip, in the order of ``clips``. Raises HearMwmaeError for a pack of format 1."""
+        """The labels of each clip, in the order of ``clips``.
+
+        Raises HearMwmaeError for a pack of format 1.
+        """
         if self.about["format"] == 1:
             raise HearMwmaeError(
                 f"{self.url} is of format 1, without {LABELS}: pack the audio again (FLAC gives the same index again, by which a "
@@ -81,7 +89,10 @@ class Pack:
         yield from map(json.loads, self._fetch_whole(LABELS).splitlines())
 
     def read(self, number: int) -> np.ndarray:
-        """The samples of clip ``number``, (samples,) int16. Raises BadRecord; HearMwmaeError when its shard is gone."""
+        """The samples of clip ``number``, (samples,) int16.
+
+        Raises BadRecord; HearMwmaeError when its shard is gone.
+        """
         try:
             return self._read(self.clips[number])
         except BadRecord:
@@ -91,7 +102,10 @@ class Pack:
         return self.__dict__ | {"_connection": None, "_process": 0}
 
     def _connect(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        """The file system and the folder in it. A connection does not outlive a fork: every worker process makes its own."""
+        """The file system and the folder in it.
+
+        A connection does not outlive a fork: every worker process makes its own.
+        """
         if self._process != os.getpid():
             try:
                 filesystem, root = fsspec.core.url_to_fs(self.url, **connection_options(self.url))
@@ -122,7 +136,8 @@ class Pack:
     def _fetch(self, name: str, begin: int | None = None, end: int | None = None) -> bytes:
         """Bytes of a file; a server that fails is asked again, but not for what is not there."""
         filesystem, root = self._connect()
-        # File systems that read through an open file (the Hub's is one) would fetch megabytes ahead.
+        # File systems that read through an open file (the Hub's is one) would fetch megabytes
+        # ahead.
         unbuffered = {} if filesystem.async_impl else {"cache_type": "none"}
         failed = retrying(lambda error: not isinstance(error, FileNotFoundError))
         try:
@@ -181,5 +196,7 @@ class Pack:
 
 
 def to_pcm(audio: np.ndarray) -> np.ndarray:
-    """Float samples -> int16, times 2^15, the inverse of reading 16-bit audio: 16-bit audio is unchanged."""
+    """Float samples -> int16, times 2^15, the inverse of reading 16-bit audio: 16-bit audio is
+    unchanged.
+    """
     return (audio * 32768).round().clip(-32768, 32767).astype(np.int16)

@@ -1,6 +1,8 @@
-"""Audio from anywhere -> a pack (pack.py): WebDataset shards of clips of at most ten seconds at 16 kHz, with an index.
+"""Audio from anywhere -> a pack (pack.py): WebDataset shards of clips of at most ten seconds at 16
+kHz, with an index.
 
-Shards are written under another name and moved into place. What an interrupted `pack` finished, the same command keeps.
+Shards are written under another name and moved into place. What an interrupted `pack` finished, the
+same command keeps.
 """
 
 from __future__ import annotations
@@ -58,10 +60,11 @@ class Packed:
 def pack(
     sources: Sequence[str], out: Path, codec: str = "flac", kind: str = "audio", shard_bytes: int = 256 << 20, jobs: int = 1
 ) -> Packed:
-    """Pack the inputs that `sources.find_inputs` finds into the folder ``out``, with ``jobs`` processes.
+    """Pack the inputs that `sources.find_inputs` finds into the folder ``out``, with ``jobs``
+    processes.
 
-    A shard holds ``shard_bytes`` of source files, or one source shard. Raises HearMwmaeError when nothing can be packed, and when
-    ``out`` holds a pack of something else.
+    A shard holds ``shard_bytes`` of source files, or one source shard. Raises HearMwmaeError when
+    nothing can be packed, and when ``out`` holds a pack of something else.
     """
     if re.match(r"\w{2,}:/", str(out)):  # as a path, a URL has one slash
         raise HearMwmaeError(f"a pack is made in a local folder, and copied from there; got {out}")
@@ -93,7 +96,9 @@ def _plan(units: list[list[Item]], codec: str) -> str:
 
 
 def _check_folder(out: Path, unfinished: Path, plan: str) -> None:
-    """HearMwmaeError when ``out`` holds anything but the pack of this plan, finished or unfinished."""
+    """HearMwmaeError when ``out`` holds anything but the pack of this plan, finished or
+    unfinished.
+    """
     for file in (out / ABOUT, unfinished):
         if file.is_file():
             try:
@@ -143,7 +148,10 @@ def _pack_units(units: list[list[Item]], out: Path, codec: str, jobs: int) -> No
 
 
 def begin_worker() -> None:
-    """One thread per process. No process outlives the command: it would keep writing, or wait for ever."""
+    """One thread per process.
+
+    No process outlives the command: it would keep writing, or wait for ever.
+    """
     torch.set_num_threads(1)
     parent = parent_process()
     assert parent is not None  # this is a worker
@@ -151,7 +159,9 @@ def begin_worker() -> None:
 
 
 def pack_shard(unit: list[Item], out: Path, number: int, codec: str) -> None:
-    """Write shard ``number``, and then its part of the other files, which marks the shard as complete."""
+    """Write shard ``number``, and then its part of the other files, which marks the shard as
+    complete.
+    """
     name = _shard(number)
     index: list[tuple] = []
     labels: list[str] = []
@@ -260,7 +270,8 @@ def _part(out: Path, number: int) -> Path:
 
 
 def _write_rows(path: Path, fields: Sequence[str], rows: Iterable[Sequence]) -> None:
-    # A file name may hold bytes that are not UTF-8: they are kept, so that the written name finds the file.
+    # A file name may hold bytes that are not UTF-8: they are kept, so that the written name finds
+    # the file.
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
         writer = csv.writer(stream)
         writer.writerow(fields)

@@ -1,7 +1,7 @@
 """Where audio comes from: folders and manifests, WebDataset and Parquet shards here or on a server.
 
-Only shards need more than the embedding of files does: fsspec, aiohttp, pyarrow, tenacity and webdataset are imported where they
-are used.
+Only shards need more than the embedding of files does: fsspec, aiohttp, pyarrow, tenacity and
+webdataset are imported where they are used.
 """
 
 from __future__ import annotations
@@ -82,11 +82,13 @@ class Inputs:
 
 
 def find_inputs(sources: Sequence[str], kind: str = "audio") -> Inputs:
-    """The files and shards of ``sources``, in a fixed order; ``kind`` labels clips of sources without labels.
+    """The files and shards of ``sources``, in a fixed order; ``kind`` labels clips of sources
+    without labels.
 
-    A source is a folder, an audio file or a manifest (.csv) on a local disk, or shards (.tar, .parquet): a path or URL of any
-    file system that fsspec knows (https, s3, gs, hf, ...), with * where it can list, and {000..123}. Missing and
-    unreadable sources do not stop the others. Raises Unreachable where a server fails.
+    A source is a folder, an audio file or a manifest (.csv) on a local disk, or shards (.tar,
+    .parquet): a path or URL of any file system that fsspec knows (https, s3, gs, hf, ...), with *
+    where it can list, and {000..123}. Missing and unreadable sources do not stop the others. Raises
+    Unreachable where a server fails.
     """
     found, beside = Inputs(), Found()
     for source in sources:
@@ -111,9 +113,11 @@ def find_inputs(sources: Sequence[str], kind: str = "audio") -> Inputs:
 
 
 def read_item(item: Item, sample_rate: int, skip: int = 0) -> Iterator[Recording]:
-    """The recordings in a file or shard, one after the other. A damaged one is yielded with its problem, and the rest follows.
+    """The recordings in a file or shard, one after the other. A damaged one is yielded with its
+    problem, and the rest follows.
 
-    Reads from a failing server are repeated. Raises Unreachable when the server keeps failing: the data may be good.
+    Reads from a failing server are repeated. Raises Unreachable when the server keeps failing: the
+    data may be good.
 
     Args:
         skip: number of recordings at the beginning to skip without decoding.
@@ -137,7 +141,9 @@ def read_item(item: Item, sample_rate: int, skip: int = 0) -> Iterator[Recording
 
 
 def retrying(worthwhile: Callable[[BaseException], bool]) -> Retrying:
-    """Retries up to ATTEMPTS times, with pauses, errors for which ``worthwhile`` is true; the last error is raised unchanged."""
+    """Retries up to ATTEMPTS times, with pauses, errors for which ``worthwhile`` is true; the last
+    error is raised unchanged.
+    """
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
     wait = wait_exponential(multiplier=PATIENCE)
@@ -191,7 +197,9 @@ def _shards(source: str, kind: str) -> list[Item]:
 
 
 def _manifest(path: Path, kind: str) -> list[Item]:
-    """Rows of a CSV: path (relative to the CSV), and labels of the clip; the label kind is ``kind`` where a row has none."""
+    """Rows of a CSV: path (relative to the CSV), and labels of the clip; the label kind is ``kind``
+    where a row has none.
+    """
     try:
         # A file name may hold bytes that are no UTF-8.
         with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
@@ -235,10 +243,12 @@ def _entries(item: Item) -> Iterator[tuple[str, bytes, dict]]:
 
 
 def _tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
-    """(name, content, labels) of a WebDataset shard: members of one key are one entry, .json among them its labels.
+    """(name, content, labels) of a WebDataset shard: members of one key are one entry, .json among
+    them its labels.
 
-    WebDataset ends a key at the first dot. Names of clips may contain more dots (seconds, mostly), so only the text after the
-    last dot counts as a type. WebDataset treats a repeated member name as damage: such members are not read as audio.
+    WebDataset ends a key at the first dot. Names of clips may contain more dots (seconds, mostly),
+    so only the text after the last dot counts as a type. WebDataset treats a repeated member name
+    as damage: such members are not read as audio.
     """
     import fsspec
     from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
@@ -269,7 +279,9 @@ def _tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
 
 
 def _parquet_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
-    """(name, content, labels) of a Parquet file as the Hub's `datasets` writes it: audio is a struct of bytes and path."""
+    """(name, content, labels) of a Parquet file as the Hub's `datasets` writes it: audio is a
+    struct of bytes and path.
+    """
     import fsspec
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -1,1 +1,3 @@
-"""`hear-mwmae embed`: many audio files -> one table of embeddings, in parts that survive any interruption."""
+"""`hear-mwmae embed`: many audio files -> one table of embeddings, in parts that survive any
+interruption.
+"""

@@ -23,7 +23,9 @@ class Lines:
         self.steps = False
 
     def append(self, embeddings: np.ndarray, timestamps: np.ndarray | None = None) -> None:
-        """(n, size) rows of the next group: one per clip, or with timestamps the rows of one clip or of a piece of it."""
+        """(n, size) rows of the next group: one per clip, or with timestamps the rows of one clip
+        or of a piece of it.
+        """
         self.steps = timestamps is not None
         self.sums += [(len(embeddings), embeddings.sum(axis=0))] if self.steps else [(1, row) for row in embeddings]
 

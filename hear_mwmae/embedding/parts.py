@@ -2,11 +2,11 @@
 
 The list of inputs alone determines the parts of a run. A part is two append-only files:
 
-    part-00012.rows     float32 rows: the timestamp in milliseconds, if the run has timestamps, then the embedding
-    part-00012.jsonl    a line per group of recordings: its clips, with the number of their rows, and its failures
+    part-00012.rows     float32 rows: the timestamp in milliseconds, if any, then the embedding
+    part-00012.jsonl    a line per group of recordings: its clips, their rows, its failures
 
-Invariant: the rows of a group are on the disk before the line that counts them. A resumed run truncates both files after the
-last complete line, and embeds the following recordings again.
+Invariant: the rows of a group are on the disk before the line that counts them. A resumed run
+truncates both files after the last complete line, and embeds the following recordings again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Part:
-    """Part ``number`` of the run with its parts in ``folder``; a row has ``columns`` float32 numbers."""
+    """Part ``number`` of the run with its parts in ``folder``; a row has ``columns`` float32
+    numbers.
+    """
 
     folder: Path
     number: int
@@ -123,13 +125,18 @@ class PartWriter:
         self._log.close()
 
     def append(self, embeddings: np.ndarray, timestamps: np.ndarray | None = None) -> None:
-        """Rows of the next group: (n, size) embeddings, and (n,) timestamps if the part has them."""
+        """Rows of the next group: (n, size) embeddings, and (n,) timestamps if the part
+        has them.
+        """
         columns = embeddings if timestamps is None else np.concatenate([timestamps[:, None], embeddings], axis=1)
         assert columns.shape[1] == self.part.columns
         _write(self._rows, np.ascontiguousarray(columns, "<f4").data.cast("B"))
 
     def commit(self, group: Group) -> None:
-        """Assign the rows since the last commit to ``group``. Both are on the disk when this returns."""
+        """Assign the rows since the last commit to ``group``.
+
+        Both are on the disk when this returns.
+        """
         os.fsync(self._rows)
         line = json.dumps({"clips": group.clips, "failures": group.failures}) + "\n"
         _write(self._log, memoryview(line.encode()))
@@ -179,7 +186,9 @@ class Rows:
         return (failure for part in self.parts for group in part.groups() for failure in group.failures)
 
     def blocks(self) -> Iterator[Block]:
-        """Blocks of ``BLOCK_ROWS`` rows across parts and clips; each block is valid until the next one."""
+        """Blocks of ``BLOCK_ROWS`` rows across parts and clips; each block is valid until the next
+        one.
+        """
         buffer = np.empty((BLOCK_ROWS, self.parts[0].columns), "<f4")
         paths: list[str] = []
         counts: list[int] = []

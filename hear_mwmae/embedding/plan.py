@@ -21,7 +21,10 @@ FEWEST_FILES, MOST_FILES, MOST_BYTES = 64, 256, 64 << 20
 
 
 def cut(items: Sequence[Item]) -> list[list[Item]]:
-    """Cut the items into parts: files by number and size, a shard alone. A function of the list alone."""
+    """Cut the items into parts: files by number and size, a shard alone.
+
+    A function of the list alone.
+    """
     most = min(max(len(items) // 64, FEWEST_FILES), MOST_FILES)
     parts: list[list[Item]] = []
     filled = 0
@@ -35,7 +38,9 @@ def cut(items: Sequence[Item]) -> list[list[Item]]:
 
 
 def make_plan(model: Embedder, items: Sequence[Item], timestamps: bool) -> dict[str, object]:
-    """Everything that determines the rows, except their last bits, which also depend on device and batch size."""
+    """Everything that determines the rows, except their last bits, which also depend on device and
+    batch size.
+    """
     inputs = hashlib.sha256()
     for item in items:
         inputs.update(repr((item.name, item.url, item.size, item.modified)).encode("utf-8", "backslashreplace"))

@@ -11,7 +11,8 @@ from typing import Any
 
 from ..errors import HearMwmaeError
 
-#: How long a finished process waits for the others. A process that ends breaks its connections, so nobody waits for it.
+#: How long a finished process waits for the others. A process that ends breaks its connections, so
+#: nobody waits for it.
 PATIENCE = timedelta(days=30)
 
 
@@ -37,7 +38,9 @@ class Ranks:
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """The processes of the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); one without these variables."""
+    """The processes of the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); one without
+    these variables.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()
         return

@@ -92,10 +92,11 @@ class Outcome:
 
 
 def embed_to(output: Output, model: Embedder, inputs: Inputs, timestamps: bool, progress: bool = True) -> Outcome | None:
-    """Embed ``inputs`` into ``output``, together with the other processes of torchrun; None except in the first process.
+    """Embed ``inputs`` into ``output``, together with the other processes of torchrun; None except
+    in the first process.
 
-    Raises HearMwmaeError if the folder holds the parts of another run, or if the disk, a server or another process fails. The
-    progress is kept.
+    Raises HearMwmaeError if the folder holds the parts of another run, or if the disk, a server or
+    another process fails. The progress is kept.
     """
     plan, items = make_plan(model, inputs.items, timestamps), cut(inputs.items)
     columns = model.timestamp_embedding_size + 1 if timestamps else model.scene_embedding_size

@@ -1,7 +1,8 @@
-"""Tables of embeddings: .npz, .npy with a .csv of names, .csv, .parquet. Written as streams, atomically.
+"""Tables of embeddings: .npz, .npy with a .csv of names, .csv, .parquet. Written as streams,
+atomically.
 
-Scenes: the columns ``path`` and ``embedding``, a row per clip. Timestamps: ``path``, ``timestamp`` (milliseconds) and
-``embedding``, a row per time step.
+Scenes: the columns ``path`` and ``embedding``, a row per clip. Timestamps: ``path``, ``timestamp``
+(milliseconds) and ``embedding``, a row per time step.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Baselines of a pretrained model: the same encoder with random weights, and statistics of its input."""
+"""Baselines of a pretrained model: the same encoder with random weights, and statistics of its
+input.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,11 @@ STEP, WIDTH = 5, 21
 
 
 class LogMel(nn.Module):
-    """Statistics over time of the normalised log-mel spectrogram, behind HEAR's model interface, without learning.
+    """Statistics over time of the normalised log-mel spectrogram, behind HEAR's model interface,
+    without learning.
 
-    Scenes cover the clip. Timestamp embeddings are mean and deviation of the 200 ms around every 50th millisecond.
+    Scenes cover the clip. Timestamp embeddings are mean and deviation of the 200 ms around every
+    50th millisecond.
 
     Args:
         pooling: as of a model: "mean", "std", "max", joined by "+".
@@ -67,7 +71,8 @@ def load_probed(source: str, pooling: str | None = None, device: str = "cpu") ->
     """A model to probe: a baseline, or a source of ``load_embedder``.
 
     Args:
-        source: ``"log-mel"``, ``"untrained"`` (the embedded model's architecture), ``"untrained:PRESET"``, or a trained model.
+        source: ``"log-mel"``, ``"untrained"`` (the embedded model's architecture),
+            ``"untrained:PRESET"``, or a trained model.
         pooling: the model's own when None. Baselines then have the embedded model's.
     """
     embedded = read_config(WEIGHTS_DIR / DEFAULT_MODEL / CONFIG_NAME)

@@ -1,6 +1,7 @@
 """Scores of several models on several tasks, with bootstrap intervals over clips.
 
-All models are scored on the same bootstrap draws of the clips, so that their differences have paired intervals.
+All models are scored on the same bootstrap draws of the clips, so that their differences have
+paired intervals.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def score_models(tasks: Sequence[ProbeTask], models: dict[str, Embeds]) -> list[
 
 
 def table(tasks: Sequence[ProbeTask], scores: list[dict[str, Scored]]) -> list[dict[str, str]]:
-    """A row per task with the score and 95 % interval of every model, and rows of the means over several tasks."""
+    """A row per task with the score and 95 % interval of every model, and rows of the means over
+    several tasks.
+    """
     rows = [
         {"task": task.folder.resolve().name, "metric": metric(task), **{name: str(one) for name, one in row.items()}}
         for task, row in zip(tasks, scores, strict=True)
@@ -74,8 +77,9 @@ def table(tasks: Sequence[ProbeTask], scores: list[dict[str, Scored]]) -> list[d
 def compare_kinds(a: list[list[Outcome]], b: list[list[Outcome]], seed: int = 0) -> dict[str, Estimate]:
     """Mean scores in percent of two kinds of models, "a" and "b", and "b - a".
 
-    Each bootstrap draw resamples the clips of every split, the same clips for all models, and the models of each kind. With few
-    models of a kind, the intervals are too narrow rather than too wide.
+    Each bootstrap draw resamples the clips of every split, the same clips for all models, and the
+    models of each kind. With few models of a kind, the intervals are too narrow rather than too
+    wide.
 
     Args:
         a, b: for every model of a kind, its predictions for every tested split.

@@ -1,11 +1,13 @@
 """Linear probes on HEAR tasks: seconds to minutes, instead of hours with the evaluation kit.
 
-A linear model on standardised embeddings is trained on all splits except one, and tested on that split: on each fold in turn, or
-on the test split if the task has one. The score of a task is the mean over its tested splits.
+A linear model on standardised embeddings is trained on all splits except one, and tested on that
+split: on each fold in turn, or on the test split if the task has one. The score of a task is the
+mean over its tested splits.
 
-One label per clip: logistic regression on scene embeddings, scored by accuracy. Any number of labels: ridge regression of all
-labels at once, scored by mean average precision over labels. It uses scene embeddings for clips, and for events the timestamp
-embedding at every 100th millisecond. Unlike HEAR's own score, this does not measure where exactly an event begins.
+One label per clip: logistic regression on scene embeddings, scored by accuracy. Any number of
+labels: ridge regression of all labels at once, scored by mean average precision over labels. It
+uses scene embeddings for clips, and for events the timestamp embedding at every 100th millisecond.
+Unlike HEAR's own score, this does not measure where exactly an event begins.
 
 The probes compare models during development. They are not HEAR's own protocol.
 """
@@ -31,7 +33,8 @@ from .tasks import Event, ProbeTask
 INVERSE_REGULARISATION = 0.05
 #: Penalty of ridge regression per row: 0.3 of a dimension's variance.
 SHRINKAGE = 0.3
-#: Milliseconds between the moments at which events are probed; the first is half as far from the beginning.
+#: Milliseconds between the moments at which events are probed; the first is half as far from the
+#: beginning.
 MOMENTS = 100.0
 #: Bootstrap draws per step, which bounds the memory.
 DRAWS_AT_ONCE = 100
@@ -64,7 +67,9 @@ class Classified:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Predictions for one tested split whose clips have any number of labels; scored by mean average precision."""
+    """Predictions for one tested split whose clips have any number of labels; scored by mean
+    average precision.
+    """
 
     truth: np.ndarray  #: (rows, labels) bool
     ranking: np.ndarray  #: (rows, labels), higher where a label is more likely
@@ -72,7 +77,9 @@ class Ranked:
     clips: int
 
     def scores(self, counts: np.ndarray) -> np.ndarray:
-        """(draws, clips), how often each clip counts -> (draws,) means over the labels in each draw, 0 to 1."""
+        """(draws, clips), how often each clip counts -> (draws,) means over the labels in each
+        draw, 0 to 1.
+        """
         parts = np.array_split(counts, -(-len(counts) // DRAWS_AT_ONCE))
         return np.concatenate([self._mean_precision(part[:, self.clip_of_row]) for part in parts])
 
@@ -86,7 +93,8 @@ Outcome = Classified | Ranked
 
 
 def average_precision(truth: np.ndarray, ranking: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """As scikit-learn's ``average_precision_score`` with ``sample_weight``, for many weights at once; NaN without positives.
+    """As scikit-learn's ``average_precision_score`` with ``sample_weight``, for many weights at
+    once; NaN without positives.
 
     Args:
         truth: (rows,) bool.
@@ -103,7 +111,9 @@ def average_precision(truth: np.ndarray, ranking: np.ndarray, weights: np.ndarra
 
 
 def probe(task: ProbeTask, model: Embeds) -> list[float]:
-    """Accuracy or mean average precision, 0 to 1, on each tested split; :func:`metric` says which."""
+    """Accuracy or mean average precision, 0 to 1, on each tested split; :func:`metric`
+    says which.
+    """
     return split_scores(predict(task, model))
 
 
@@ -151,7 +161,9 @@ def _others(splits: list[np.ndarray], held_out: int) -> np.ndarray:
 
 
 def _rows(task: ProbeTask, split: dict[Path, list], model: Embeds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Embeddings (rows, D), labels (rows, labels) bool and clip (rows,) of all clips of a split, or of their moments."""
+    """Embeddings (rows, D), labels (rows, labels) bool and clip (rows,) of all clips of a split, or
+    of their moments.
+    """
     labels = np.array(task.labels)
     if task.events:
         x, y = zip(*(_moments(path, events, labels, model) for path, events in split.items()), strict=True)
@@ -174,7 +186,9 @@ def _audio(path: Path, model: Embeds) -> Tensor:
 
 
 def _moments(path: Path, events: list[Event], labels: np.ndarray, model: Embeds) -> tuple[np.ndarray, np.ndarray]:
-    """The embeddings nearest to regular moments, which are the same for every model, and the labels at these moments."""
+    """The embeddings nearest to regular moments, which are the same for every model, and the labels
+    at these moments.
+    """
     audio = _audio(path, model)
     embeddings, times = (part[0].cpu().numpy() for part in model.timestamp_embeddings(audio))
     moments = np.arange(MOMENTS / 2, 1000 * audio.shape[1] / model.sample_rate, MOMENTS)

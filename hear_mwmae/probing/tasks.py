@@ -1,4 +1,6 @@
-"""HEAR task folders on disk: task_metadata.json, <split>.json with the labels, <sample rate>/<split>/ with the audio."""
+"""HEAR task folders on disk: task_metadata.json, <split>.json with the labels, <sample
+rate>/<split>/ with the audio.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ class AudioHeader(NamedTuple):
 
 
 class TaskFolder:
-    """A HEAR task on disk, or its labels beside embeddings. Each file and each audio header is read once.
+    """A HEAR task on disk, or its labels beside embeddings. Each file and each audio header is read
+    once.
 
     Properties raise HearMwmaeError if their file is missing or damaged.
     """
@@ -101,7 +104,8 @@ def _read_header(path: Path, sample_rate: int) -> AudioHeader:
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """One of HEAR's three kinds of task: one label per clip, any number of labels per clip, or events in time.
+    """One of HEAR's three kinds of task: one label per clip, any number of labels per clip, or
+    events in time.
 
     Attributes:
         name: HEAR's ``task_name``.
@@ -129,7 +133,10 @@ class ProbeTask:
 
 
 def read_task(folder: str | Path) -> ProbeTask:
-    """Read a task. HearMwmaeError if ``folder`` is not a task, lacks audio, or cannot be learned."""
+    """Read a task.
+
+    HearMwmaeError if ``folder`` is not a task, lacks audio, or cannot be learned.
+    """
     try:
         return _read(TaskFolder(folder))
     except (ValueError, KeyError, TypeError, AttributeError) as error:

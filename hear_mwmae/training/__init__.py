@@ -1,1 +1,3 @@
-"""Pretraining: gather audio, turn it into features, train a masked autoencoder, probe what it has learned."""
+"""Pretraining: gather audio, turn it into features, train a masked autoencoder, probe what it has
+learned.
+"""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -20,7 +21,9 @@ CHECKPOINTS = "checkpoints"
 
 
 class Checkpoints:
-    """``RUN/checkpoints/step-N.pt``, each the complete state after N updates; the recipe says which ones are kept."""
+    """``RUN/checkpoints/step-N.pt``, each the complete state after N updates; the recipe says which
+    ones are kept.
+    """
 
     def __init__(self, fabric: Fabric, run_dir: Path, recipe: Recipe, pack: Pack) -> None:
         self.fabric, self.run_dir, self.recipe, self.pack = fabric, run_dir, recipe, pack
@@ -28,7 +31,8 @@ class Checkpoints:
     def load(self, state: dict) -> None:
         """Fill the entries of ``state`` from the newest checkpoint, if there is one.
 
-        Raises HearMwmaeError when it is damaged, belongs to another run, or is not what the first process sees.
+        Raises HearMwmaeError when it is damaged, belongs to another run, or is not what the first
+        process sees.
         """
         path = newest_checkpoint(self.run_dir)
         name = path.name if path else ""
@@ -39,7 +43,10 @@ class Checkpoints:
             self.fabric.load(path, state, weights_only=True)
 
     def save(self, state: dict) -> None:
-        """Write ``state`` atomically, then remove older checkpoints. Every process calls this; the first one writes."""
+        """Write ``state`` atomically, then remove older checkpoints.
+
+        Every process calls this; the first one writes.
+        """
         path = self.run_dir / CHECKPOINTS / f"step-{state['step']:08d}.pt"
         first = self.fabric.is_global_zero
         if first:
@@ -74,18 +81,22 @@ def run_identity(recipe: Recipe, pack: Pack) -> dict[str, str]:
 
 
 def saved_identity(path: Path) -> dict[str, str]:
-    """The `run_identity` in the checkpoint at ``path``; HearMwmaeError when it is damaged."""
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch writes checksums into the archive, and does not verify them
-            if damaged := archive.testzip():
-                raise HearMwmaeError(f"{damaged} in it has another checksum")
+    """The `run_identity` in the checkpoint at ``path``, of which nothing else is read.
+
+    Raises HearMwmaeError for a file that is no checkpoint.
+    """
+    with _damage_of(path):
         return dict(torch.load(path, weights_only=True, mmap=True, map_location="cpu")["identity"])
-    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise HearMwmaeError(f"{path} is no checkpoint of a run, or damaged; remove it to go on from the one before") from error
 
 
 def check_identity(path: Path, recipe: Recipe, pack: Pack) -> None:
-    """HearMwmaeError when the checkpoint at ``path`` is damaged, or belongs to a run of another recipe or other data."""
+    """HearMwmaeError when the checkpoint at ``path`` is damaged, or belongs to a run of another
+    recipe or other data.
+    """
+    with _damage_of(path), zipfile.ZipFile(path) as archive:
+        # torch writes checksums into the archive, and does not verify them
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} in it has another checksum")
     saved = saved_identity(path)
     now = run_identity(recipe, pack)
     if saved.get("recipe") != now["recipe"]:
@@ -94,6 +105,15 @@ def check_identity(path: Path, recipe: Recipe, pack: Pack) -> None:
         raise HearMwmaeError(f"{path} belongs to another recipe: {changes}")
     if saved.get("data") != now["data"]:
         raise HearMwmaeError(f"{path} belongs to a run on other data than {pack.url}")
+
+
+@contextmanager
+def _damage_of(path: Path) -> Iterator[None]:
+    """Turns what zipfile and torch raise for a damaged checkpoint into one HearMwmaeError."""
+    try:
+        yield
+    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        raise HearMwmaeError(f"{path} is no checkpoint of a run, or damaged; remove it to go on from the one before") from error
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:

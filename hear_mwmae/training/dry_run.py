@@ -22,7 +22,8 @@ from .optim import make_optimisers
 from .precision import settle_precision
 from .recipe import Recipe
 
-#: Crops of a computed update, and number of updates: enough for an estimate, few enough for a laptop.
+#: Crops of a computed update, and number of updates: enough for an estimate, few enough for a
+#: laptop.
 TRIAL_CROPS, TRIAL_STEPS = 16, 3
 GIB = 1 << 30
 
@@ -80,7 +81,9 @@ def dry_run(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, st
 
 
 def largest_block_bytes(model: MaskedAutoencoder) -> float:
-    """Bytes per crop of the largest block: activation checkpointing recomputes one block at a time."""
+    """Bytes per crop of the largest block: activation checkpointing recomputes one block
+    at a time.
+    """
     config, cls, device = model.config, int(model.config.encoder.cls_token), model.encoder.pos_embed.device
     inputs = (
         (model.encoder.blocks[0], torch.randn(1, config.num_kept + cls, config.encoder.width, device=device)),
@@ -90,7 +93,8 @@ def largest_block_bytes(model: MaskedAutoencoder) -> float:
 
 
 def bytes_per_crop(model: torch.nn.Module, spectrogram: Tensor) -> float:
-    """Bytes that a forward pass keeps for each crop, by the difference between two numbers of crops.
+    """Bytes that a forward pass keeps for each crop, by the difference between two numbers of
+    crops.
 
     What is kept once, such as autocast's copies of the weights, so drops out.
     """
@@ -99,7 +103,9 @@ def bytes_per_crop(model: torch.nn.Module, spectrogram: Tensor) -> float:
 
 
 def _saved_bytes(model: torch.nn.Module, spectrogram: Tensor) -> int:
-    """Bytes that a forward pass keeps for the backward pass, each storage counted once, weights not."""
+    """Bytes that a forward pass keeps for the backward pass, each storage counted once, weights
+    not.
+    """
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     storages: dict[int, int] = {}
 

@@ -1,6 +1,7 @@
 """Processes and devices of a run: one process or many, CPU or GPU.
 
-A process computes its share of a global batch; `torchrun --nproc-per-node N ... hear-mwmae pretrain` starts N of them.
+A process computes its share of a global batch; `torchrun --nproc-per-node N ... hear-mwmae
+pretrain` starts N of them.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ def make_fabric(recipe: Recipe, accelerator: str = "auto") -> Fabric:
 
 
 class WritesInPlace(TorchCheckpointIO):
-    """Writes a checkpoint directly to its path; Fabric's own writes through memory and the folder for temporary files."""
+    """Writes a checkpoint directly to its path; Fabric's own writes through memory and the folder
+    for temporary files.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         with open(path, "wb") as stream:  # torch loses the system's error when it opens the file by itself
@@ -74,7 +77,9 @@ class WritesInPlace(TorchCheckpointIO):
 
 
 def share_weights(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """FSDP2: each process keeps a part of every weight, and gathers a block only while it computes it."""
+    """FSDP2: each process keeps a part of every weight, and gathers a block only while it computes
+    it.
+    """
     for module in [*(module for module in model.modules() if isinstance(module, Block)), model]:
         fully_shard(module, mesh=mesh["data_parallel"])
     return model
@@ -83,8 +88,9 @@ def share_weights(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
 def keep_freed_memory() -> None:
     """Keep freed memory in this process, so that a step reuses the memory of the step before.
 
-    glibc returns large blocks to the system at once, and the system zeroes each page when it is used again. This took a tenth
-    of a step of the recipe `mwmae-tiny-cpu` (docs/experiments.md). Without glibc, this function does nothing.
+    glibc returns large blocks to the system at once, and the system zeroes each page when it is
+    used again. This took a tenth of a step of the recipe `mwmae-tiny-cpu` (docs/experiments.md).
+    Without glibc, this function does nothing.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -93,7 +99,9 @@ def keep_freed_memory() -> None:
 
 
 def check_shares(recipe: Recipe, world: int) -> None:
-    """HearMwmaeError where ``world`` processes cannot have equal shares of a batch, each in as many equal parts as it says."""
+    """HearMwmaeError where ``world`` processes cannot have equal shares of a batch, each in as many
+    equal parts as it says.
+    """
     if recipe.batch_size % (world * recipe.accumulate):
         raise HearMwmaeError(
             f"batch_size {recipe.batch_size} cannot be shared by {world} processes with accumulate = {recipe.accumulate}: "

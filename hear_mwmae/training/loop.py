@@ -36,7 +36,8 @@ from .recipe import RANDOM, Recipe
 from .start import start_from
 
 LOCK = ".lock"
-#: A second SIGINT within these seconds counts as the first: `timeout` signals a process, and then its group.
+#: A second SIGINT within these seconds counts as the first: `timeout` signals a process, and then
+#: its group.
 SAME_SIGNAL = 1.0
 
 
@@ -48,19 +49,23 @@ def pretrain(
     look_every: int = 0,
     tasks: tuple[Path, ...] = (),
 ) -> Path:
-    """Train, or resume from the newest of ``run_dir/checkpoints``; returns the directory of the finished model.
+    """Train, or resume from the newest of ``run_dir/checkpoints``; returns the directory of the
+    finished model.
 
-    Batches and masks are functions of the seed and the step, for any number of processes. So an interrupted run that is
-    started again with the same arguments ends with the same weights, bit for bit, as an uninterrupted one. SIGTERM and
-    SIGINT (Ctrl-C) save a checkpoint and stop (SystemExit); a second Ctrl-C aborts at once (KeyboardInterrupt).
+    Batches and masks are functions of the seed and the step, for any number of processes. So an
+    interrupted run that is started again with the same arguments ends with the same weights, bit
+    for bit, as an uninterrupted one. SIGTERM and SIGINT (Ctrl-C) save a checkpoint and stop
+    (SystemExit); a second Ctrl-C aborts at once (KeyboardInterrupt).
 
     Raises HearMwmaeError when the loss is no longer finite, when a shard is gone, when the
-    checkpoint is damaged, of another recipe or other data, or beyond the recipe's last step, when another process trains into
-    ``run_dir``, and when the model to start from is of another architecture.
+    checkpoint is damaged, of another recipe or other data, or beyond the recipe's last step, when
+    another process trains into ``run_dir``, and when the model to start from is of another
+    architecture.
 
     Args:
         data: a pack, see `data.pack.Pack`.
-        accelerator: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for the accelerator of this machine.
+        accelerator: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for the accelerator of this
+            machine.
         look_every: steps between pictures of reconstructions and probes of ``tasks``; 0 for none.
         tasks: HEAR-format task folders for linear probes while the run goes on.
     """
@@ -104,7 +109,9 @@ def pretrain(
 
 
 def _begin(fabric: Fabric, recipe: Recipe, run_dir: Path) -> dict:
-    """The state of a run before its first step, as a checkpoint holds it; model and optimisers are set up for ``fabric``."""
+    """The state of a run before its first step, as a checkpoint holds it; model and optimisers are
+    set up for ``fabric``.
+    """
     torch.manual_seed(recipe.seed)
     weights = MaskedAutoencoder(recipe.model_config())
     if recipe.start_from != RANDOM and not newest_checkpoint(run_dir):
@@ -118,7 +125,9 @@ def _begin(fabric: Fabric, recipe: Recipe, run_dir: Path) -> dict:
 def _read(
     fabric: Fabric, recipe: Recipe, clips: Clips | ResidentClips, sampler: StepSampler, frontend: LogMelFrontend, first: int
 ) -> Iterator[tuple[int, Tensor, Tensor, int]]:
-    """(step, spectrogram, mask noise, clips that could not be read) of this process's share, from step ``first`` on."""
+    """(step, spectrogram, mask noise, clips that could not be read) of this process's share, from
+    step ``first`` on.
+    """
     config = recipe.model_config()
     pinned = fabric.device.type == "cuda" and not recipe.resident
     ahead = read_batches(clips, sampler.steps(first, recipe.steps), 0 if recipe.resident else recipe.workers, pinned)
@@ -191,7 +200,8 @@ def train_step(
 ) -> Tensor:
     """One update on a process's share of a batch; returns its loss before it, ().
 
-    Shares are equal, and each crop has equally many masked patches: the mean of the processes' losses is the loss of the whole.
+    Shares are equal, and each crop has equally many masked patches: the mean of the processes'
+    losses is the loss of the whole.
 
     Args:
         spectrogram: (B, frames, mels), anywhere.
@@ -221,7 +231,9 @@ def mask_noise(recipe: Recipe, num_tokens: int, step: int) -> Tensor:
 
 
 def _check_weights(fabric: Fabric, model: nn.Module, step: int) -> None:
-    """HearMwmaeError if a weight is not finite: the logged loss precedes the update, and does not show it."""
+    """HearMwmaeError if a weight is not finite: the logged loss precedes the update, and does not
+    show it.
+    """
     finite = all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
     if cast(Tensor, fabric.all_reduce(torch.tensor(float(finite), device=fabric.device))) < 1:
         raise HearMwmaeError(f"the weights are no longer finite after step {step}: lower the learning rate, or look at the data")

@@ -42,8 +42,8 @@ def hidden_matrices(model: nn.Module) -> set[str]:
 class Muon(torch.optim.Muon):
     """torch's Muon, which orthogonalises the matrices of one shape together, in ``dtype``.
 
-    torch orthogonalises them one by one, always in bfloat16. Where bfloat16 products are slow, this takes a seventh of a
-    step (docs/experiments.md).
+    torch orthogonalises them one by one, always in bfloat16. Where bfloat16 products are slow, this
+    takes a seventh of a step (docs/experiments.md).
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float, dtype: torch.dtype) -> None:
@@ -76,7 +76,8 @@ class Muon(torch.optim.Muon):
 
 
 def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
-    """(B, rows, columns) -> the same, with singular values near 1, by ``steps`` of a quintic Newton-Schulz iteration.
+    """(B, rows, columns) -> the same, with singular values near 1, by ``steps`` of a quintic
+    Newton-Schulz iteration.
 
     Source: Keller Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
     """
@@ -91,7 +92,9 @@ def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float], st
 
 
 def schedule(step: int, recipe: Recipe) -> float:
-    """Factor on the peak rates at ``step``, from 0: linear warm-up from 0, constant, then a cosine to 0 at the last step."""
+    """Factor on the peak rates at ``step``, from 0: linear warm-up from 0, constant, then a cosine
+    to 0 at the last step.
+    """
     warmup, decay = recipe.warmup_and_decay
     if step < warmup:
         return step / warmup

@@ -17,11 +17,13 @@ from ..errors import HearMwmaeError
 from .checkpoints import newest_checkpoint, saved_identity
 from .recipe import AUTO, Recipe
 
-#: Rows, inputs and outputs of the measured product: the MLP of the base model, with enough rows for any device.
+#: Rows, inputs and outputs of the measured product: the MLP of the base model, with enough rows for
+#: any device.
 ROWS, INPUTS, OUTPUTS = 8000, 768, 3072
 #: Measurements of each precision, after one that warms up.
 ROUNDS = 3
-#: Least ratio of the rates: the conversions of autocast take time, and rounding changes the result a little.
+#: Least ratio of the rates: the conversions of autocast take time, and rounding changes the result
+#: a little.
 WORTH = 1.25
 
 
@@ -45,7 +47,8 @@ def timed(run: Callable[[], object], device: str = "cpu") -> float:
 
 
 def faster_precision(device: str) -> str:
-    """ "bfloat16" where its products on ``device`` reach WORTH times the rate of float32's, else "float32".
+    """ "bfloat16" where its products on ``device`` reach WORTH times the rate of float32's, else
+    "float32".
 
     Rates are medians of interleaved measurements, one or two seconds in all.
     """
@@ -64,7 +67,9 @@ def default_device() -> str:
 
 
 def settle_precision(recipe: Recipe, run_dir: Path | None = None, accelerator: str = "auto") -> Recipe:
-    """``recipe`` with a precision in place of "auto": the one in the newest checkpoint of ``run_dir``, or the faster one."""
+    """``recipe`` with a precision in place of "auto": the one in the newest checkpoint of
+    ``run_dir``, or the faster one.
+    """
     if recipe.precision != AUTO:
         return recipe
     if run_dir and (checkpoint := newest_checkpoint(run_dir)):

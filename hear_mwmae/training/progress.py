@@ -1,6 +1,7 @@
 """The progress of a run: a log, TensorBoard, pictures of reconstructions, and linear probes.
 
-Nothing here moves torch's random generator or changes the model: a watched run ends with the weights of any other.
+Nothing here moves torch's random generator or changes the model: a watched run ends with the
+weights of any other.
 """
 
 from __future__ import annotations
@@ -29,20 +30,22 @@ from ..probing.tasks import ProbeTask
 #: Clips in the picture, and the seed of their masks.
 PICTURED, MASK_SEED = 4, 0
 PANELS = ("masked input", "reconstruction", "target")
-#: Columns of log.csv, a row per update: its number from 0, the loss before it, the factor on the rates, and the unreadable clips
-#: and seconds of the run so far.
+#: Columns of log.csv, a row per update: its number from 0, the loss before it, the factor on the
+#: rates, and the unreadable clips and seconds of the run so far.
 LOG_FIELDS = ("step", "loss", "rate", "bad_clips", "seconds")
 #: Columns of probes.csv: updates before the probe, task, and what was measured of it.
 PROBE_FIELDS = ("step", "task", "metric", "score")
 
 
 class Progress:
-    """Writes ``log.csv``, ``tensorboard/``, ``pictures/step-N.png`` and ``probes.csv`` below a run; the first process only.
+    """Writes ``log.csv``, ``tensorboard/``, ``pictures/step-N.png`` and ``probes.csv`` below a run;
+    the first process only.
 
     Args:
         span: the steps that the run begins or goes on at, and ends at.
         every: steps between pictures and probes, which also come at the end; 0 for none.
-        clips: (B, input_frames, n_mels) spectrograms for the pictures; None where there are to be none.
+        clips: (B, input_frames, n_mels) spectrograms for the pictures; None where there are to be
+            none.
         tasks: those to probe.
     """
 
@@ -64,7 +67,8 @@ class Progress:
             noise = torch.rand(len(clips), config.num_tokens, generator=torch.Generator().manual_seed(MASK_SEED))
             self.noise = noise.to(clips.device)
         if writes:
-            # Rows after the checkpoint will be written again. A row of the log precedes its update; a row of probes follows it.
+            # Rows after the checkpoint will be written again. A row of the log precedes its update;
+            # a row of probes follows it.
             self.log = StepTable(run_dir / "log.csv", LOG_FIELDS, first)
             self.probes = StepTable(run_dir / "probes.csv", PROBE_FIELDS, first + 1) if tasks else None
             self.board = Board(run_dir / "tensorboard", first + 1)
@@ -82,7 +86,9 @@ class Progress:
 
     @torch.no_grad()
     def look(self, step: int, model: nn.Module) -> None:
-        """A picture, and a probe of every task, after ``step`` updates, if due; every process has to call it."""
+        """A picture, and a probe of every task, after ``step`` updates, if due; every process has
+        to call it.
+        """
         if self.clips is None or not self.is_due(step):
             return
         model.eval()
@@ -127,7 +133,8 @@ class Progress:
 
 
 class StepTable:
-    """A CSV whose first column is a step. Rows of ``first`` and later steps are dropped, because a resumed run writes them again.
+    """A CSV whose first column is a step. Rows of ``first`` and later steps are dropped, because a
+    resumed run writes them again.
 
     Raises HearMwmaeError when there is one of other columns.
     """
@@ -161,8 +168,8 @@ class StepTable:
 class Board:
     """TensorBoard's event file, written in the calling thread, so that a full disk raises OSError.
 
-    tensorboardX's SummaryWriter hands events to a thread through a short queue; once that thread has failed, the queue fills up
-    and the run stands still.
+    tensorboardX's SummaryWriter hands events to a thread through a short queue; once that thread
+    has failed, the queue fills up and the run stands still.
     """
 
     def __init__(self, folder: Path, first: int) -> None:

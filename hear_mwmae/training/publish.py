@@ -1,7 +1,8 @@
 """A finished run -> a model directory: float16 weights, measured results, model card.
 
-All numbers of the card are computed here: hours and licences from what the pack says of its clips, steps, time and loss from the
-log, scores by the probes on the HEAR-format tasks, of the very weights that are written, beside two baselines.
+All numbers of the card are computed here: hours and licences from what the pack says of its clips,
+steps, time and loss from the log, scores by the probes on the HEAR-format tasks, of the very
+weights that are written, beside two baselines.
 """
 
 from __future__ import annotations
@@ -49,10 +50,11 @@ LOSS_WINDOW = 200
 
 
 def describe_data(pack: Pack, recipe: Recipe, origin: str) -> str:
-    """Markdown about the training audio: hours per kind, and a table of hours for each combination of LABELS.
+    """Markdown about the training audio: hours per kind, and a table of hours for each combination
+    of LABELS.
 
-    None of these need be known: what some clips say and others do not is "not stated" for the others. Raises HearMwmaeError for a
-    pack of format 1, which has no table of labels.
+    None of these need be known: what some clips say and others do not is "not stated" for the
+    others. Raises HearMwmaeError for a pack of format 1, which has no table of labels.
 
     Args:
         origin: where the audio comes from, in words.
@@ -165,7 +167,8 @@ def publish_run(
 ) -> list[str]:
     """Write the model directory ``out``; returns lines about its results and files.
 
-    Raises HearMwmaeError where the run is not finished, or of another recipe or pack; ``out`` is then left as it was.
+    Raises HearMwmaeError where the run is not finished, or of another recipe or pack; ``out`` is
+    then left as it was.
 
     Args:
         recipe, changes: as of the command that made the run.

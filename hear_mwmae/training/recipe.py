@@ -1,4 +1,6 @@
-"""A recipe: one small TOML file that describes a pretraining run, or its departures from another file."""
+"""A recipe: one small TOML file that describes a pretraining run, or its departures from another
+file.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,10 @@ Amount = Annotated[float, Field(ge=0)]
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, allow_inf_nan=False))
 class Recipe:
-    """Everything that decides the weights, except the audio itself. Fields are the keys of the file; defaults are the paper's."""
+    """Everything that decides the weights, except the audio itself.
+
+    Fields are the keys of the file; defaults are the paper's.
+    """
 
     preset: str  #: a model of the paper, see `hear_mwmae.config.preset_names`
     steps: Count
@@ -49,7 +54,8 @@ class Recipe:
     start_from: str = RANDOM  #: "random" weights, or those of a model, as `load_model` takes it ("" is the embedded one)
     kinds: dict[str, Amount] = field(default_factory=dict)  #: shares of the crops by kind, which sum to 1; empty: epochs
     data_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  #: part of the clips that is used, chosen by the seed
-    #: Each clip is played slower or faster, by a draw of up to this many semitones either way. 0 changes nothing.
+    #: Each clip is played slower or faster, by a draw of up to this many semitones either way. 0
+    #: changes nothing.
     semitones: Annotated[float, Field(ge=0, le=12)] = 0.0
     warmup_steps: WholeNumber | None = None  #: linear rise from 0; by default a tenth of the steps
     decay_steps: Count | None = None  #: final cosine to 0, by default all the rest; the rate is constant before it
@@ -61,7 +67,8 @@ class Recipe:
     clip_gradient: Amount = 0.0  #: largest norm of the whole gradient; 0 does not clip
     precision: Literal["auto", "float32", "bfloat16"] = AUTO  #: of the forward pass, by autocast; "auto" measures which is faster
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
-    # The fields below change the layout of the computation, not its result; a run may resume with other values.
+    # The fields below change the layout of the computation, not its result; a run may resume with
+    # other values.
     checkpoint_every: Count = 1000  #: steps
     keep_last: Count = 2  #: number of newest checkpoints to keep
     keep_every: WholeNumber = 0  #: steps between checkpoints that are kept for good, a multiple of checkpoint_every; 0: none
@@ -85,7 +92,9 @@ class Recipe:
 
     @property
     def warmup_and_decay(self) -> tuple[int, int]:
-        """Steps of the warm-up and of the final cosine; both shortened in proportion where ``steps`` has no room for them."""
+        """Steps of the warm-up and of the final cosine; both shortened in proportion where
+        ``steps`` has no room for them.
+        """
         warmup = self.steps // 10 if self.warmup_steps is None else self.warmup_steps
         decay = max(self.steps - warmup, 1) if self.decay_steps is None else self.decay_steps
         if warmup + decay > self.steps:
@@ -100,9 +109,13 @@ class Recipe:
         return self.base_learning_rate * scale, self.base_muon_learning_rate * scale
 
     def fingerprint(self) -> str:
-        """The fields that must not change in a resumed run. Its end, its checkpoints and its hardware may change."""
+        """The fields that must not change in a resumed run.
+
+        Its end, its checkpoints and its hardware may change.
+        """
         decides = dataclasses.asdict(self) | {"warmup_steps": self.warmup_and_decay[0]}
-        # The embedded model by its name. Random weights are "", as they were in the recipes of the first checkpoints.
+        # The embedded model by its name. Random weights are "", as they were in the recipes of the
+        # first checkpoints.
         decides |= {"start_from": {"": DEFAULT_MODEL, RANDOM: ""}.get(self.start_from, self.start_from)}
         # Constants, because the fingerprints in the first checkpoints have these keys.
         decides |= {"steps": 1 << 40, "decay_steps": 1, "strategy": "ddp", "accumulate": 1}
@@ -112,7 +125,9 @@ class Recipe:
         return json.dumps(decides, sort_keys=True)
 
     def model_config(self) -> ModelConfig:
-        """The preset with this recipe's departures; raises HearMwmaeError when they are not valid."""
+        """The preset with this recipe's departures; raises HearMwmaeError when they are
+        not valid.
+        """
         time, mels = self.patch_size
         decoder = self.model.get("decoder")
         if isinstance(decoder, dict) and "window_sizes" in decoder:  # not every number of patches has windows to derive
@@ -123,12 +138,13 @@ class Recipe:
 
     @classmethod
     def read(cls, path: str | Path, changes: Iterable[str] = ()) -> Recipe:
-        """Parse a recipe: a file, or one of the package's by its name, such as ``"mwmae-base-audioset"``.
+        """Parse a recipe: a file, or one of the package's by its name, such as
+        ``"mwmae-base-audioset"``.
 
         ``changes``, such as ``"steps=100"`` or ``"model.decoder.depth=2"``, come on top.
 
-        A file may begin with ``extends``, naming another file (relative to its own folder) or one of the package's recipes, and
-        then gives departures only.
+        A file may begin with ``extends``, naming another file (relative to its own folder) or one
+        of the package's recipes, and then gives departures only.
         Raises HearMwmaeError on unknown or missing keys and on values of a wrong type.
         """
         values = _read_file(_find(path))

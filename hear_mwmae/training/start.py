@@ -13,17 +13,20 @@ from ..errors import HearMwmaeError
 from ..mae import MaskedAutoencoder
 from ..weights import DEFAULT_MODEL
 
-#: Weights whose meaning depends on the patches, and which a model of other patches does not take over.
+#: Weights whose meaning depends on the patches, and which a model of other patches does not take
+#: over.
 OF_PATCHES = re.compile(r"(^|\.)(pos_embed|decoder_pos_embed|decoder_pred\..*|relative_position_bias_table\..*)$")
 PATCH_EMBEDDING = "encoder.patch_embed.weight"
 
 
 def start_from(model: MaskedAutoencoder, source: str) -> None:
-    """Give ``model`` the weights of ``source``. HearMwmaeError if that model is of another architecture.
+    """Give ``model`` the weights of ``source``. HearMwmaeError if that model is of another
+    architecture.
 
-    The configurations may differ in masking, comparison and pooling, and in the size of the patches together with the decoder's
-    windows. For other patches, the weights of the patch embedding are resized; position tables, window biases and the prediction
-    layer of ``model`` remain as they are.
+    The configurations may differ in masking, comparison and pooling, and in the size of the patches
+    together with the decoder's windows. For other patches, the weights of the patch embedding are
+    resized; position tables, window biases and the prediction layer of ``model`` remain as they
+    are.
     """
     config, state = read_model(source)
     wanted = model.config
@@ -42,9 +45,11 @@ def start_from(model: MaskedAutoencoder, source: str) -> None:
 
 
 def resize_patches(weight: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """(width, old frames * old bands) -> (width, new frames * new bands): a new patch is embedded as if resized to the old size.
+    """(width, old frames * old bands) -> (width, new frames * new bands): a new patch is embedded
+    as if resized to the old size.
 
-    Bilinear. Source of the idea: "FlexiViT: One Model for All Patch Sizes" (Beyer et al., CVPR 2023).
+    Bilinear. Source of the idea: "FlexiViT: One Model for All Patch Sizes" (Beyer et al., CVPR
+    2023).
     """
     pixels = torch.eye(new[0] * new[1]).unflatten(1, (1, *new))
     resizing = torch.nn.functional.interpolate(pixels, size=old, mode="bilinear").flatten(1)
