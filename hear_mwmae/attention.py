@@ -173,10 +173,11 @@ class RecomputedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, bias = ctx.saved_tensors
+        *tensors, bias = ctx.saved_tensors
+        # Once, where each of the products below would make its own copy.
+        q, k, v, grad = (tensor.contiguous() for tensor in (*tensors, grad))
         weights, scale = _weights(q, k, bias), q.shape[-1] ** -0.5
-        grad_weights = grad @ v.transpose(-2, -1)
-        grad_scores = weights * (grad_weights - (grad_weights * weights).sum(dim=-1, keepdim=True))
+        grad_scores = torch._softmax_backward_data(grad @ v.transpose(-2, -1), weights, -1, weights.dtype)
         return (
             grad_scores @ k * scale,
             grad_scores.transpose(-2, -1) @ q * scale,
@@ -187,7 +188,7 @@ class RecomputedAttention(torch.autograd.Function):
 
 def _weights(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
     scores = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)
-    return (scores if bias is None else scores + bias).softmax(dim=-1)
+    return (scores if bias is None else scores.add_(bias)).softmax(dim=-1)
 
 
 class Group(NamedTuple):
