@@ -1,12 +1,12 @@
-"""Four small tasks in HEAR's format, for tuning recipes. Pretraining uses none of their sources.
+"""Four small tasks in HEAR's format, for tuning recipes. The recipes use none of their sources.
 
     python -m corpora.dev_tasks DEST [--task NAME ...]
 
-pitch: 960 notes of 96 instruments of TimGM6mb in 48 classes. Folds have different instruments.
-tuning: 720 drum hits of TimGM6mb in noise, in six classes of tuning, 0.8 semitones apart.
-words: 30 words of a dictionary, said by four synthetic voices. Folds have different voices.
-everyday: ten kinds of sounds from two Debian packages (everyday.csv): birds, pets, vehicles,
-things, people and others.
+* pitch: 960 notes of 96 instruments of TimGM6mb in 48 classes. Folds have different instruments.
+* tuning: 720 drum hits of TimGM6mb in noise, in six classes of tuning, 0.8 semitones apart.
+* words: 30 words of a dictionary, said by four synthetic voices. Folds have different voices.
+* everyday: ten kinds of sounds from two Debian packages (everyday.csv): birds, pets, vehicles,
+  things, people and others.
 
 The tasks are not a benchmark: a drum hit occurs several times, with another loudness and other
 noise.

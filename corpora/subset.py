@@ -1,8 +1,8 @@
 """At most so many hours of a kind: a draw from manifests, when there is more audio than a run can
 hear.
 
-    python -m corpora.subset data/{debian,procedural,notes,speech}/manifest.csv --hours music=4
-    --hours speech=6
+    python -m corpora.subset data/{debian,procedural,notes,speech}/manifest.csv \\
+        --hours music=4 --hours speech=6
 
 writes subset.csv beside each manifest, for `hear-mwmae pack`.
 """

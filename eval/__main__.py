@@ -26,7 +26,9 @@ from .tasks import find_tasks, problems_of, registry
 RESULTS = click.argument("results", type=click.Path(file_okay=False, path_type=Path))
 TASKS_DIR = click.argument("tasks_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
 TASK = click.option("--task", "names", multiple=True, metavar="FOLDER", help="Only this task. Repeatable.")
-PROTOCOL = click.option("--protocol", type=click.Choice(list(PROTOCOLS)), default="paper", show_default=True)
+PROTOCOL = click.option(
+    "--protocol", type=click.Choice(list(PROTOCOLS)), default="paper", show_default=True, help="Grid of predictors."
+)
 
 
 class Seeds(click.ParamType):
@@ -47,7 +49,7 @@ class Seeds(click.ParamType):
             self.fail(f"{value!r} is not like 0-9 or 0,4,7", param, ctx)
 
 
-SEEDS = click.option("--seeds", type=Seeds(), default="0-9", show_default=True)
+SEEDS = click.option("--seeds", type=Seeds(), default="0-9", show_default=True, help="Of predictors, such as 0-9 or 0,4,7.")
 
 
 @click.group(cls=Group, context_settings={"max_content_width": 110})
@@ -151,8 +153,9 @@ def embed_command(
     batch_size: int | None,
     names: tuple[str, ...],
 ) -> None:
-    """Embed tasks with a model into the folder RESULTS, which is named after the model. Existing
-    embeddings are kept.
+    """Embed tasks with a model into the folder RESULTS, which is named after the model.
+
+    Existing embeddings are kept.
 
     Under torchrun (python -m torch.distributed.run --nproc-per-node 8 -m eval embed ...) the
     processes share the clips of a task. Each process uses one GPU, if the machine has GPUs.
@@ -218,9 +221,7 @@ def predict_command(results: Path, protocol: str, seeds: list[int], names: tuple
 @SEEDS
 @TASK
 def plan_command(results: Path, protocol: str, seeds: list[int], names: tuple[str, ...]) -> None:
-    """List the commands of the jobs that `predict` would run, one per line, for the array jobs of a
-    cluster.
-    """
+    """List the jobs that `predict` would run, one command per line, for a cluster's array jobs."""
     for one in predict.missing_predictions(results, protocol, seeds, names):
         click.echo(shlex.join([sys.executable, "-m", "eval", "job", str(one.task_dir), protocol, str(one.seed)]))
 

@@ -1,5 +1,6 @@
-"""Downloads HEAR's tasks from their public record, checks, unpacks and resamples them. Every step
-is resumable.
+"""Downloads HEAR's tasks from their public record, checks, unpacks and resamples them.
+
+Every step is resumable.
 
 A task appears in the tasks folder when it is complete. Until then it is in ``.fetch/`` of that
 folder:

@@ -1,6 +1,4 @@
-"""Stored scores, and whether new scores fall below them by more than chance: `python -m
-eval gate`.
-"""
+"""`python -m eval gate`: stored scores, and whether new ones are lower by more than chance."""
 
 from __future__ import annotations
 

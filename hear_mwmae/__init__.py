@@ -112,7 +112,7 @@ def get_scene_embeddings(audio: Tensor, model: Embedder, lengths: Sequence[int] 
 
 
 def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Tensor]:
-    """One embedding per time step of 40 ms.
+    """One embedding per time step, of 40 ms with patches of 4 frames.
 
     Args:
         audio: (clips, samples) floating point in [-1, 1], at ``model.sample_rate``; moved to the

@@ -240,9 +240,7 @@ def plan_groups(length: int, window_sizes: tuple[int, ...], shift: bool, device:
 
 
 def _bias_index(length: int, tile: int, sizes: list[int], shifted: bool) -> Tensor:
-    """Index of the bias of each pair of positions in [table of head 0, table of head 1, ...,
-    outside].
-    """
+    """Index of each pair of positions into [table of head 0, table of head 1, ..., outside]."""
     position = torch.arange(length).view(-1, tile)  # (tiles, tile)
     if not shifted:
         position = position[:1]  # all tiles are alike

@@ -154,8 +154,9 @@ def read_audio(source: str | Path | BinaryIO, sample_rate: int) -> Tensor:
 
 
 def read_blocks(source: str | Path | BinaryIO, sample_rate: int, seconds: float = 60.0) -> Iterator[Tensor]:
-    """`read_audio` in blocks of ``seconds``, the last one shorter. The joined blocks equal its
-    result.
+    """`read_audio` in blocks of ``seconds``, the last one shorter.
+
+    The joined blocks equal its result.
 
     The memory is one block and a few megabytes, for any length of the file. Raises as `read_audio`
     does; the error of a truncated file may come after its last block.

@@ -198,9 +198,7 @@ def _hashes(tensors: dict[str, Tensor], config: str) -> dict[str, str]:
 
 
 def _sort_metadata(file: Path) -> None:
-    """safetensors writes the metadata in a random order; the same model should give the
-    same bytes.
-    """
+    """Sort the metadata, which safetensors writes in a random order: equal models, equal bytes."""
     with open(file, "r+b") as stream:
         size = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(size))
@@ -252,8 +250,9 @@ def _read_official(path: Path, prefix: str) -> tuple[ModelConfig, dict[str, Tens
 
 
 def _read_safetensors(path: Path, config: ModelConfig | None, prefix: str) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Only the tensors under ``prefix`` are read from disk. The configuration in the file's
-    metadata must equal ``config``.
+    """Only the tensors under ``prefix`` are read from disk.
+
+    The configuration in the file's metadata must equal ``config``.
 
     Shapes are not enough: other heads, other patches of the same size or another mel scale fit the
     same weights.

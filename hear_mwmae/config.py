@@ -76,9 +76,7 @@ def parse_pooling(pooling: object) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class FrontendConfig:
-    """Log-mel front-end: 25 ms windows every 10 ms at 16 kHz, 80 HTK mel bands, natural
-    logarithm.
-    """
+    """Log-mel front-end: 25 ms windows every 10 ms, 16 kHz, 80 HTK mel bands, natural logarithm."""
 
     sample_rate: int = 16000
     n_fft: int = 400

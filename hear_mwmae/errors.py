@@ -7,8 +7,9 @@ from difflib import get_close_matches
 
 
 class HearMwmaeError(ValueError):
-    """Bad input: a file, an option, audio, weights or a recipe. The message says what was wrong and
-    what is expected.
+    """Bad input: a file, an option, audio, weights or a recipe.
+
+    The message says what was wrong and what is expected.
 
     The commands print it as one line. Any other exception is a bug, and keeps its traceback.
     """

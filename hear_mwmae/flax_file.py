@@ -77,8 +77,9 @@ def _flatten(tree: dict) -> dict[str, np.ndarray]:
 
 
 def _join_chunks(path: str, node: dict) -> np.ndarray:
-    """Flax cuts arrays above 2^30 bytes: {"shape": {"0": ...}, "chunks": {"0": flat array,
-    ...}}.
+    """Join an array that flax has cut, because it is above 2^30 bytes.
+
+    Its form: {"shape": {"0": ...}, "chunks": {"0": flat array, ...}}.
     """
     try:
         shape, chunks = ([node[name][str(i)] for i in range(len(node[name]))] for name in ("shape", "chunks"))

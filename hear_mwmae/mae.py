@@ -29,9 +29,7 @@ class MaskedAutoencoderOutput(NamedTuple):
 
 
 class Decoder(nn.Module):
-    """(B, [1 +] kept, encoder width) latent -> (B, tokens, patch values) prediction of
-    every patch.
-    """
+    """(B, [1 +] kept, encoder width) latent -> (B, tokens, patch values): every patch, predicted."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -117,8 +115,9 @@ class MaskedAutoencoder(nn.Module):
 
 
 def reconstruction(config: ModelConfig, model: nn.Module, clips: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Masked input (NaN where masked), reconstruction (predicted where masked) and target, each (B,
-    frames, mels).
+    """Masked input (NaN where masked), reconstruction (predicted where masked) and target.
+
+    Each is (B, frames, mels).
     """
     out = model(clips, noise)
     patches, masked = patchify(clips, config.patch_size), out.mask[:, :, None].bool()
@@ -133,8 +132,6 @@ def reconstruction(config: ModelConfig, model: nn.Module, clips: Tensor, noise: 
 
 
 def lecun_normal_(weight: Tensor) -> None:
-    """Flax's default initialiser: a normal truncated at two deviations, rescaled to a variance of 1
-    / fan_in.
-    """
+    """Flax's default: a normal truncated at two deviations, rescaled to a variance of 1 / fan_in."""
     std = weight.shape[1] ** -0.5 / 0.87962566103423978
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)

@@ -68,8 +68,9 @@ class ByWindow:
 
 @dataclass(frozen=True)
 class HeadSimilarity:
-    """All pairs of heads of a part; head ``number`` is head ``number % heads`` of block ``number //
-    heads``.
+    """All pairs of heads of a part.
+
+    Head ``number`` is head ``number % heads`` of block ``number // heads``.
     """
 
     matrices: Matrices

@@ -26,7 +26,7 @@ def main() -> None:
     \b
     hear-mwmae embed talk.wav                    show the embedding of one file
     hear-mwmae embed clips/ -o clips.npz         one embedding per file of a folder
-    hear-mwmae embed talk.mp3 --timestamps -o talk.parquet     one embedding per 40 ms
+    hear-mwmae embed talk.mp3 --timestamps -o talk.parquet     one embedding per time step
     hear-mwmae info                              describe the embedded model
     """
 

@@ -18,7 +18,7 @@ from .options import DEVICE, MODEL, POOLING, Command, out_option
 @click.command(cls=Command, short_help="Audio files to a table of embeddings.")
 @click.argument("inputs", nargs=-1, required=True)
 @out_option("Table (.npz, .npy, .csv, .parquet) or folder of Parquet files to write.", required=False)
-@click.option("--timestamps", is_flag=True, help="One embedding per 40 ms instead of one per clip.")
+@click.option("--timestamps", is_flag=True, help="One embedding per time step instead of one per clip.")
 @MODEL
 @POOLING
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Precision.")
@@ -42,10 +42,10 @@ def embed(
     batch_size: int,
     quiet: bool,
 ) -> None:
-    """Embed audio: one embedding per clip, or one per 40 ms.
+    """Embed audio: one embedding per clip, or one per time step.
 
-    INPUTS are audio files that libsndfile reads, of any rate (wav, flac, ogg, opus, mp3, ...),
-    folders, manifests (.csv with a column "path"), and local or remote WebDataset and Parquet
+    INPUTS are audio files of any rate (wav, flac, ogg, opus, mp3, ...; with PyAV also m4a, webm,
+    ...), folders, manifests (.csv with a column "path"), and local or remote WebDataset and Parquet
     shards (.tar, .parquet). Channels are mixed down and resampled to 16 kHz. Without -o, the
     command prints one line per clip.
 

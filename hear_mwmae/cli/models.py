@@ -49,9 +49,9 @@ def convert(source: Path, destination: Path, encoder_heads: int | None) -> None:
     """Convert a checkpoint of the authors' JAX code to config.json + model.safetensors in
     DESTINATION.
 
-    SOURCE is a flax checkpoint file, or a directory with a file named "checkpoint". The
-    configuration is inferred from the weights, except the number of encoder heads: for the paper's
-    sizes it follows from the width.
+    SOURCE is a flax checkpoint file, or a directory with a file "checkpoint" or "checkpoint_STEP".
+    The configuration is inferred from the weights, except the number of encoder heads: for the
+    paper's sizes it follows from the width.
     """
     from ..checkpoint import save_model
     from ..official import describe_heads, load_official

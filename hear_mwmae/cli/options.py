@@ -70,7 +70,9 @@ MODEL_HELP = (
 TASKS = click.argument("tasks", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 MODEL = click.option("--model", default="", metavar="MODEL", help=MODEL_HELP)
 DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps, ...")
-POOLING = click.option("--pooling", metavar="WAYS", help="Over time: mean, std, max, joined by +. The model's by default.")
+POOLING = click.option(
+    "--pooling", metavar="WAYS", help="Pooling over time: mean, std, max, joined by +. The default is the model's."
+)
 
 
 def models_option(more_help: str = "") -> Callable:

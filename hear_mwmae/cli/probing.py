@@ -31,7 +31,7 @@ def probe(tasks: tuple[Path, ...], models: tuple[str, ...], pooling: str | None,
     paired.
 
     \b
-    hear-mwmae probe TASKS/* --model run/model --model untrained --model log-mel --markdown
+    hear-mwmae probe TASKS/* --model run/model --model untrained --model log-mel --pooling mean
     """
     try:
         from tabulate import tabulate
@@ -54,8 +54,8 @@ def probe(tasks: tuple[Path, ...], models: tuple[str, ...], pooling: str | None,
 
 @click.command(cls=Command, short_help="Compare two kinds of models, several pretraining seeds each.")
 @TASKS
-@click.option("-a", "a", multiple=True, required=True, metavar="MODEL", help="As --model of `probe`. Repeatable.")
-@click.option("-b", "b", multiple=True, required=True, metavar="MODEL", help="The other kind.")
+@click.option("-a", "a", multiple=True, required=True, metavar="MODEL", help="A model of one kind. Repeatable.")
+@click.option("-b", "b", multiple=True, required=True, metavar="MODEL", help="A model of the other kind. Repeatable.")
 @DEVICE
 def compare(tasks: tuple[Path, ...], a: tuple[str, ...], b: tuple[str, ...], device: str) -> None:
     """Compare two kinds of models by linear probes, with several pretraining seeds of each kind.

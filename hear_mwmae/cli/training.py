@@ -23,7 +23,7 @@ CHANGES = click.option(
 @click.option("--codec", type=click.Choice(["flac", "opus"]), default="flac", show_default=True, help="flac is lossless.")
 @click.option("--kind", default="audio", show_default=True, help="Kind of clips without one; recipes set shares by kind.")
 @click.option(
-    "--shard-size", type=click.IntRange(1), default=256, show_default=True, metavar="MIB", help="Source files per shard."
+    "--shard-size", type=click.IntRange(1), default=256, show_default=True, metavar="MIB", help="MiB of source files per shard."
 )
 @jobs_option()
 def pack(sources: tuple[str, ...], out: Path, codec: str, kind: str, shard_size: int, jobs: int) -> None:
@@ -33,7 +33,8 @@ def pack(sources: tuple[str, ...], out: Path, codec: str, kind: str, shard_size:
     SOURCES are folders, audio files, manifests (.csv: path, and optionally kind and further
     columns), or local or remote shards (.tar, .parquet), such as
     'hf://datasets/confit/audioset-16khz-wds/2m/train/*.tar'. The same command resumes an
-    interrupted pack. Sources that cannot be read are listed in OUT/skipped.csv.
+    interrupted pack. A missing source is an error. Recordings that cannot be read are listed in
+    OUT/skipped.csv.
     """
     try:
         from ..data.packing import pack as run_packing

@@ -113,8 +113,9 @@ def find_inputs(sources: Sequence[str], kind: str = "audio") -> Inputs:
 
 
 def read_item(item: Item, sample_rate: int, skip: int = 0) -> Iterator[Recording]:
-    """The recordings in a file or shard, one after the other. A damaged one is yielded with its
-    problem, and the rest follows.
+    """The recordings in a file or shard, one after the other.
+
+    A damaged one is yielded with its problem, and the rest follows.
 
     Reads from a failing server are repeated. Raises Unreachable when the server keeps failing: the
     data may be good.

@@ -45,8 +45,9 @@ def embed_items(
     skip: int = 0,
     progress: Callable[[float], object] = lambda seconds: None,
 ) -> None:
-    """Embed the recordings of files, or of one shard, in their order. Unreadable recordings become
-    failures of their group.
+    """Embed the recordings of files, or of one shard, in their order.
+
+    Unreadable recordings become failures of their group.
 
     Args:
         seconds: length of files by the items' url; None if unknown.

@@ -1,5 +1,6 @@
-"""Tables of embeddings: .npz, .npy with a .csv of names, .csv, .parquet. Written as streams,
-atomically.
+"""Tables of embeddings: .npz, .npy with a .csv of names, .csv, .parquet.
+
+Written as streams, atomically.
 
 Scenes: the columns ``path`` and ``embedding``, a row per clip. Timestamps: ``path``, ``timestamp``
 (milliseconds) and ``embedding``, a row per time step.

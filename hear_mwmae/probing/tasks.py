@@ -30,8 +30,9 @@ class AudioHeader(NamedTuple):
 
 
 class TaskFolder:
-    """A HEAR task on disk, or its labels beside embeddings. Each file and each audio header is read
-    once.
+    """A HEAR task on disk, or its labels beside embeddings.
+
+    Each file and each audio header is read once.
 
     Properties raise HearMwmaeError if their file is missing or damaged.
     """

@@ -1,3 +1,1 @@
-"""Pretraining: gather audio, turn it into features, train a masked autoencoder, probe what it has
-learned.
-"""
+"""Pretraining: recipes, optimisers, the loop, checkpoints, progress, and publishing a run."""

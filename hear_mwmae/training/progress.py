@@ -133,8 +133,9 @@ class Progress:
 
 
 class StepTable:
-    """A CSV whose first column is a step. Rows of ``first`` and later steps are dropped, because a
-    resumed run writes them again.
+    """A CSV whose first column is a step.
+
+    Rows of ``first`` and later steps are dropped, because a resumed run writes them again.
 
     Raises HearMwmaeError when there is one of other columns.
     """

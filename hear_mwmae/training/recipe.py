@@ -1,6 +1,4 @@
-"""A recipe: one small TOML file that describes a pretraining run, or its departures from another
-file.
-"""
+"""A recipe: a small TOML file that describes a pretraining run, or changes to another file."""
 
 from __future__ import annotations
 

@@ -20,8 +20,9 @@ PATCH_EMBEDDING = "encoder.patch_embed.weight"
 
 
 def start_from(model: MaskedAutoencoder, source: str) -> None:
-    """Give ``model`` the weights of ``source``. HearMwmaeError if that model is of another
-    architecture.
+    """Give ``model`` the weights of ``source``.
+
+    HearMwmaeError if that model is of another architecture.
 
     The configurations may differ in masking, comparison and pooling, and in the size of the patches
     together with the decoder's windows. For other patches, the weights of the patch embedding are
