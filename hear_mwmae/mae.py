@@ -29,7 +29,7 @@ class MaskedAutoencoderOutput(NamedTuple):
 
 
 class Decoder(nn.Module):
-    """(B, [1 +] kept, encoder width) latent -> (B, tokens, patch values): every patch, predicted."""
+    """(B, [1 +] kept, encoder width) latent -> (B, tokens, patch values), every one predicted."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -132,6 +132,6 @@ def reconstruction(config: ModelConfig, model: nn.Module, clips: Tensor, noise: 
 
 
 def lecun_normal_(weight: Tensor) -> None:
-    """Flax's default: a normal truncated at two deviations, rescaled to a variance of 1 / fan_in."""
+    """Flax's default: a normal cut off at two deviations, rescaled to a variance of 1 / fan_in."""
     std = weight.shape[1] ** -0.5 / 0.87962566103423978
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)

@@ -28,7 +28,7 @@ def unpatchify(patches: Tensor, patch_size: tuple[int, int], grid_size: tuple[in
 
 
 def sincos_1d(width: int, positions: Tensor) -> Tensor:
-    """(tokens,) -> (tokens, width) float32: sines, then cosines, of wavelengths 2 pi to 20000 pi."""
+    """(tokens,) -> (tokens, width) float32: sines, then cosines; wavelengths 2 pi to 20000 pi."""
     if width % 2:
         raise HearMwmaeError(f"a sin-cos table needs an even width, got {width}")
     omega = 1.0 / 10000.0 ** (torch.arange(width // 2, dtype=torch.float32) / (width / 2))
