@@ -20,7 +20,7 @@ demo: $(VENV)/.installed
 	$(BIN)/hear-mwmae embed tests/data/audio/piano.flac
 
 test: lint docs validate
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.tested-with
 	$(BIN)/ruff check .

@@ -9,6 +9,9 @@ import os
 # authors' outputs were computed on the path of processors without AVX2 kernels of MKL's own (AMD's,
 # for example). With this every x86 processor takes it, and parity shows to 1e-6.
 os.environ["MKL_CBWR"] = "AVX"
+# The workers of pytest-xdist share the cores, and so do the commands that their tests start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 # Nothing in the tests may reach for the network.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -33,8 +36,7 @@ from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig, derive_
 from hear_mwmae.embedder import Embedder
 from hear_mwmae.mae import MaskedAutoencoder
 
-# The workers of pytest-xdist share the cores.
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
+torch.set_num_threads(min(2, int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))))
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def run(name: str, *args: object) -> str:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment.pop("MKL_CBWR", None)  # conftest's, for parity: a slow path of MKL
     command = [sys.executable, str(ROOT / "examples" / name), *map(str, args)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -57,9 +58,9 @@ def test_classifier(tones):
 
 
 def test_finetune(tones, tmp_path):
-    output = run("finetune.py", tones / "tones", "--epochs", 2, "-o", tmp_path / "tuned.safetensors").splitlines()
-    assert output[0].startswith("linear layer: ") and output[2].startswith("epoch 2: loss ") and len(output) == 3
-    assert float(output[2].split(", ")[1].rstrip("%")) > 90
+    output = run("finetune.py", tones / "tones", "--epochs", 1, "-o", tmp_path / "tuned.safetensors").splitlines()
+    assert output[0].startswith("linear layer: ") and output[1].startswith("epoch 1: loss ") and len(output) == 2
+    assert float(output[1].split(", ")[1].rstrip("%")) > 90
     tuned, before = load_file(tmp_path / "tuned.safetensors"), load_model().encoder.state_dict()
     moved = [not value.equal(tuned[f"embedder.encoder.{name}"]) for name, value in before.items()]
     assert all(moved)  # what has no gradient stays where it was
