@@ -45,6 +45,7 @@ DRUM_SHARE = 0.2
 
 
 def between(r: np.random.Generator, ends: tuple[int, int]) -> int:
+    """A random whole number from one end to the other, both included."""
     return int(r.integers(ends[0], ends[1] + 1))
 
 

@@ -21,10 +21,12 @@ Play = Callable[[float, int], np.ndarray]
 
 
 def log_uniform(r: Random, low: float, high: float) -> float:
+    """A random number, uniform on a logarithmic scale."""
     return float(np.exp(r.uniform(np.log(low), np.log(high))))
 
 
 def seconds(n: int) -> np.ndarray:
+    """The times of ``n`` samples, (n,) float64."""
     return np.arange(n) / RATE
 
 
@@ -56,6 +58,7 @@ def phases(r: Random, count: int) -> np.ndarray:
 
 
 def bandpass(x: np.ndarray, low: float, high: float) -> np.ndarray:
+    """``x`` between two frequencies in hertz, by a Butterworth filter of second order."""
     return sosfilt(butter(2, [low, min(high, 7900)], "band", fs=RATE, output="sos"), x)
 
 
@@ -155,6 +158,7 @@ def subtractive(r: Random) -> Play:
 
 
 def fm(r: Random) -> Play:
+    """Frequency modulation: one sine modulates the phase of another, less and less."""
     phase, ratio = draw_pitch_curve(r), r.choice([0.5, 1, 1, 2, 3, 1.41, r.uniform(0.3, 5)])
     index, decay = r.uniform(0.3, 6), r.uniform(0, 6)
 

@@ -70,15 +70,7 @@ def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelC
     if not isinstance(source, (str, os.PathLike)) or len(os.fspath(source)) > 4000 or "\0" in str(source):
         raise HearMwmaeError(f"a model is named by a string or a path, got {source!r:.100}")
     name = os.fspath(source) or DEFAULT_MODEL
-    try:
-        path = Path(name).expanduser()
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass  # a name, then
-    except PermissionError as error:
-        raise HearMwmaeError(f"no model {name!r}: permission denied") from error
-    except (OSError, RuntimeError) as error:  # too long for a name, a home of nobody
-        raise HearMwmaeError(f"no model {name!r}: {error}") from error
+    path = _possible_path(name)
     if name in registry():
         if path.exists():
             warnings.warn(f"{name!r} is the registered model; './{name}' loads the local path", stacklevel=4)
@@ -108,6 +100,20 @@ def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelC
     # The configuration first: its errors explain errors of the weights.
     config = read_config(config_file) if config_file else None
     return _read_safetensors(weights_file, config, prefix)
+
+
+def _possible_path(name: str) -> Path:
+    """``name`` as a path, which need not exist: it may be another kind of name."""
+    try:
+        path = Path(name).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except PermissionError as error:
+        raise HearMwmaeError(f"no model {name!r}: permission denied") from error
+    except (OSError, RuntimeError) as error:  # too long for a name, a home of nobody
+        raise HearMwmaeError(f"no model {name!r}: {error}") from error
+    return path
 
 
 def save_model(directory: str | Path, config: ModelConfig, state: dict[str, Tensor], dtype: torch.dtype | None = None) -> None:

@@ -60,6 +60,7 @@ def _check_whole(name: str, value: object, least: int) -> None:
 
 
 def to_plain(value: object) -> object:
+    """``value`` as JSON has it: tuples become lists."""
     if isinstance(value, dict):
         return {key: to_plain(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value

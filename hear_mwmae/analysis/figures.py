@@ -41,6 +41,7 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 
 
 def window_name(window: int) -> str:
+    """The size of a window as figures and tables show it; 0 is global."""
     return str(window) if window else "global"
 
 

@@ -117,6 +117,7 @@ def comparison_rows(measured: Sequence[Measured], counts: np.ndarray) -> list[Ro
 
 
 def about(model: Measured, view: View) -> Row:
+    """The first columns of every table: model, part and situation."""
     return {"model": model.name, "trained": model.trained, "part": view.part, "masked": view.masked}
 
 
