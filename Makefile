@@ -34,7 +34,8 @@ export SOURCE
 validate: $(VENV)/.tested-with
 	$(BIN)/hear-validator hear_mwmae $(if $(SOURCE),--model "$$SOURCE")
 
-dist: $(VENV)/.tested-with
+dist: $(VENV)/.installed
+	$(PIP) build twine
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
@@ -65,7 +66,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 # tests use the check of an encoder, which needs none of the gigabytes that its tasks do. mteb comes whole:
 # it cannot be imported without what it depends on.
 $(VENV)/.tested-with: $(VENV)/.installed
-	$(PIP) --editable '.[parquet,onnx,train,eval,docs,dev]'
+	$(PIP) --editable '.[parquet,onnx,train,analysis,eval,docs,dev]'
 	$(PIP) --no-deps --ignore-requires-python heareval==2021.1.3 hearvalidator==2021.0.6
 	$(PIP) --no-deps xares==0.1.3
 	$(PIP) 'mteb==2.26.24; python_version >= "3.11"'

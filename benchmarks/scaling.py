@@ -13,6 +13,7 @@ bootstrap interval over clips; OUT/scaling.png and .svg show the means over the 
 from __future__ import annotations
 
 import csv
+import json
 from itertools import product
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from matplotlib.figure import Figure
 
 from hear_mwmae.analysis.figures import BLUE, ORANGE, STYLE, save
 from hear_mwmae.cli.options import TASKS, Command
-from hear_mwmae.files import replacing
+from hear_mwmae.errors import HearMwmaeError
+from hear_mwmae.files import replacing, write_text
 from hear_mwmae.probing.baselines import load_probed
 from hear_mwmae.probing.comparison import mean, score_models
 from hear_mwmae.probing.tasks import ProbeTask, read_task
@@ -35,6 +37,8 @@ FIELDS = ("kind", "size", "fraction", "seed", "task", "score", "low", "high")
 #: The task of the rows of the means.
 MEAN = "mean"
 MARKS = "osD^v"
+#: All that must not change while a grid goes on.
+SETTINGS = "settings.json"
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -123,6 +127,10 @@ def main(
 ) -> None:
     read = [read_task(task) for task in tasks]
     out.mkdir(parents=True, exist_ok=True)
+    settings = json.dumps([pack, sorted(str(task.resolve()) for task in tasks), recipe, changes, steps, pooling], indent=1)
+    if (out / SETTINGS).is_file() and (out / SETTINGS).read_text() != settings:
+        raise HearMwmaeError(f"{out} holds a grid with other settings: {out / SETTINGS}")
+    write_text(out / SETTINGS, settings)
     table, rows = out / "scaling.csv", read_rows(out / "scaling.csv")
     # Both kinds of a cell after each other: what an interrupted grid has can be compared.
     for size, seed, fraction, kind in product(sizes, seeds, fractions, kinds):

@@ -38,7 +38,7 @@ import click
 import numpy as np
 import soundfile
 
-from hear_mwmae.cli.options import Command
+from hear_mwmae.cli.options import Command, jobs_option
 from hear_mwmae.data.packing import begin_worker
 from hear_mwmae.files import write_text
 
@@ -113,10 +113,9 @@ def convert(source: Path, target: Path) -> Clip:
             return Clip(dropped="unreadable")
         if np.abs(samples).max() < MIN_PEAK:
             return Clip(dropped="silent")
-        seconds = write_flac(target, samples)
     except Exception:  # decoders raise all sorts of errors on broken files
         return Clip(dropped="unreadable")
-    return Clip(seconds=seconds, sha256=hashlib.sha256(to_pcm(samples).tobytes()).hexdigest())
+    return Clip(seconds=write_flac(target, samples), sha256=hashlib.sha256(to_pcm(samples).tobytes()).hexdigest())
 
 
 def download(package: str, folder: Path) -> Path | None:
@@ -241,10 +240,19 @@ def manifest_rows(records: dict[str, dict], packages: dict[str, dict[str, str]])
             yield f"audio/{package}/{name}", seconds, package, record["version"], kind, listed["licence"]
 
 
+def echo_record(package: str, record: dict) -> None:
+    """Print what was found in a package."""
+    hours = sum(record["files"].values()) / 3600
+    dropped = ", ".join(f"{record[reason]} {reason}" for reason in ("short", "silent", "duplicate"))
+    click.echo(f"{package}: {len(record['files'])} files, {hours:.2f} hours (dropped: {dropped})")
+    for name in record["unreadable"]:
+        click.echo(f"  unreadable: {name}")
+
+
 @click.command(cls=Command, help="Collect the audio of Debian packages in the folder DEST as 16 kHz mono FLAC.")
 @click.argument("dest", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--package", "only", multiple=True, help="Convert only this package of the list (repeatable).")
-@click.option("--jobs", default=2, show_default=True, help="Number of decoding processes.")
+@jobs_option("Number of decoding processes.")
 def main(dest: Path, only: tuple[str, ...], jobs: int) -> None:
     """Run the command line."""
     packages = {name: row for name, row in read_package_list().items() if row["kind"] != DEVELOPMENT}
@@ -255,25 +263,25 @@ def main(dest: Path, only: tuple[str, ...], jobs: int) -> None:
     record_files = {name: dest / "records" / f"{name}.json" for name in packages}
     records = {name: json.loads(path.read_text()) for name, path in record_files.items() if path.exists()}
     seen = {digest for record in records.values() for digest in record["hashes"]}
-    todo = [name for name in only or packages if name not in records]
+    todo = [name for name in dict.fromkeys(only or packages) if name not in records]
     unavailable = []
 
     spawn = multiprocessing.get_context("spawn")  # forking is unsafe beside the download thread
     workers = ProcessPoolExecutor(jobs, mp_context=spawn, initializer=begin_worker)
     with ThreadPoolExecutor(1) as downloads, workers as pool:
         debs = [downloads.submit(download, name, dest / "debs") for name in todo]
-        for package, deb in zip(todo, debs, strict=True):
-            if deb.result() is None:
-                unavailable.append(package)
-                continue
-            record = records[package] = convert_package(deb.result(), dest, seen, pool)
-            write_manifest(dest, manifest_rows(records, packages))
-            write_text(record_files[package], json.dumps(record, indent=1))
-            hours = sum(record["files"].values()) / 3600
-            dropped = ", ".join(f"{record[reason]} {reason}" for reason in ("short", "silent", "duplicate"))
-            click.echo(f"{package}: {len(record['files'])} files, {hours:.2f} hours (dropped: {dropped})")
-            for name in record["unreadable"]:
-                click.echo(f"  unreadable: {name}")
+        try:
+            for package, deb in zip(todo, debs, strict=True):
+                if deb.result() is None:
+                    unavailable.append(package)
+                    continue
+                record = records[package] = convert_package(deb.result(), dest, seen, pool)
+                write_manifest(dest, manifest_rows(records, packages))
+                write_text(record_files[package], json.dumps(record, indent=1))
+                echo_record(package, record)
+        except BaseException:
+            downloads.shutdown(wait=False, cancel_futures=True)  # else all other packages come first
+            raise
 
     write_manifest(dest, manifest_rows(records, packages))
     print_hours(manifest_rows(records, packages))

@@ -18,9 +18,9 @@ import click
 import numpy as np
 import soundfile
 import torch
-import torchaudio
 from tqdm import tqdm
 
+from hear_mwmae import audio
 from hear_mwmae.cli.options import Command
 from hear_mwmae.data.packing import begin_worker
 from hear_mwmae.errors import HearMwmaeError
@@ -42,10 +42,7 @@ class Source(NamedTuple):
 
 def resample(samples: np.ndarray, rate: int) -> np.ndarray:
     """(samples,) float32 at ``rate`` -> float32 at ``SAMPLE_RATE``."""
-    # The filter bank grows with rate / gcd(rate, 16000); old effects come at odd rates such as
-    # 11127 Hz, and a pitch error of 0.1 % is inaudible.
-    rate = max(25, round(rate / 25) * 25)
-    return torchaudio.functional.resample(torch.from_numpy(samples), rate, SAMPLE_RATE).numpy()
+    return audio.resample(torch.from_numpy(samples), rate, SAMPLE_RATE).numpy()
 
 
 def to_pcm(samples: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from hear_mwmae.cli.options import Command
+from hear_mwmae.cli.options import Command, jobs_option
 from hear_mwmae.errors import HearMwmaeError
 
 from .manifest import Source, render_batches
@@ -118,10 +118,14 @@ def render_batch(batch: tuple[int, int, str, bool]) -> Iterator[tuple[str, np.nd
 @click.command(cls=Command, help=__doc__)
 @click.argument("dest", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
-    "--batches", default=120, show_default=True, help=f"Of {NOTES_EACH} notes or {SCORES_EACH} pieces, one soundfont each."
+    "--batches",
+    default=120,
+    show_default=True,
+    type=click.IntRange(1),
+    help=f"Of {NOTES_EACH} notes or {SCORES_EACH} pieces, one soundfont each.",
 )
-@click.option("--seed", default=0, show_default=True)
-@click.option("--jobs", default=2, show_default=True, help="Number of processes.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@jobs_option()
 def main(dest: Path, batches: int, seed: int, jobs: int) -> None:
     """Run the command line."""
     if missing := [font for font in FONTS if not (FOLDER / font).is_file()]:
@@ -134,7 +138,7 @@ def main(dest: Path, batches: int, seed: int, jobs: int) -> None:
         package, licence, *_ = FONTS[font]
         source = Source(package, versions[package], "scores" if index % 2 else "rendered", licence)
         todo[f"{index:04d}"] = source, (seed, index, font, bool(index % 2))
-    render_batches(dest, todo, render_batch, {"seed": seed, "versions": versions}, jobs)
+    render_batches(dest, todo, render_batch, {"seed": seed, "versions": versions, "resampler": "soxr"}, jobs)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import click
 import numpy as np
 from scipy.signal import fftconvolve
 
-from hear_mwmae.cli.options import Command
+from hear_mwmae.cli.options import Command, jobs_option
 
 from . import synthesis
 from .manifest import SAMPLE_RATE, Source, render_batches
@@ -171,14 +171,20 @@ def render_batch(batch: tuple[int, range]) -> Iterator[tuple[str, np.ndarray]]:
 
 @click.command(cls=Command, help=__doc__)
 @click.argument("dest", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--clips", default=9000, show_default=True, help="Number of clips; a larger number extends a smaller corpus.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--jobs", default=2, show_default=True, help="Number of processes.")
+@click.option(
+    "--clips",
+    default=9000,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Number of clips; a larger number extends a smaller corpus.",
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@jobs_option()
 def main(dest: Path, clips: int, seed: int, jobs: int) -> None:
     """Run the command line."""
     source = Source("corpora.procedural", str(VERSION), KIND, "CC0-1.0")
-    batches = {f"{start:06d}-{clips - start}": range(start, min(start + BATCH, clips)) for start in range(0, clips, BATCH)}
-    batches = {f"{chosen.start:06d}-{chosen.stop:06d}": (source, (seed, chosen)) for chosen in batches.values()}
+    ranges = [range(start, min(start + BATCH, clips)) for start in range(0, clips, BATCH)]
+    batches = {f"{chosen.start:06d}-{chosen.stop:06d}": (source, (seed, chosen)) for chosen in ranges}
     render_batches(dest, batches, render_batch, {"seed": seed, "version": VERSION}, jobs)
 
 

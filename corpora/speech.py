@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from hear_mwmae.cli.options import Command
+from hear_mwmae.cli.options import Command, jobs_option
 from hear_mwmae.errors import HearMwmaeError
 
 from .manifest import SAMPLE_RATE, Source, render_batches
@@ -142,16 +142,18 @@ def version_of(package: str) -> str:
 
 @click.command(cls=Command, help=__doc__)
 @click.argument("dest", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--batches", default=400, show_default=True, help=f"Of {BATCH} utterances, one voice each.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--jobs", default=2, show_default=True, help="Number of processes.")
+@click.option("--batches", default=400, show_default=True, type=click.IntRange(1), help=f"Of {BATCH} utterances, one voice each.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@jobs_option()
 def main(dest: Path, batches: int, seed: int, jobs: int) -> None:
     """Run the command line."""
     chosen = plan(batches, seed)
-    versions = {voice.package: version_of(voice.package) for voice in chosen}
+    # Of all voices, drawn or not: a larger number of batches extends a smaller corpus.
+    packages = {voice.package for voice in (*FLITE, *FESTIVAL, *chosen) if voice not in HELD_OUT}
+    versions = {package: version_of(package) for package in sorted(packages)}
     sources = {package: Source(package, version, KIND, LICENCES[package]) for package, version in versions.items()}
     todo = {f"{index:04d}": (sources[voice.package], (seed, index, voice)) for index, voice in enumerate(chosen)}
-    render_batches(dest, todo, render_batch, {"seed": seed, "versions": versions}, jobs)
+    render_batches(dest, todo, render_batch, {"seed": seed, "versions": versions, "resampler": "soxr"}, jobs)
 
 
 if __name__ == "__main__":

@@ -52,8 +52,12 @@ def limit(context: click.Context, option: click.Option, values: tuple[str, ...])
 def main(manifests: tuple[Path, ...], hours: dict[str, float], seed: int) -> None:
     """Run the command line."""
     generator, kept = random.Random(seed), []
-    for manifest in manifests:
-        rows = [[row[column] for column in COLUMNS] for row in draw(list(read_manifest(manifest)), hours, generator)]
+    contents = {manifest: list(read_manifest(manifest)) for manifest in manifests}
+    kinds = {row["kind"] for rows in contents.values() for row in rows}
+    if unknown := sorted(hours.keys() - kinds):
+        raise click.UsageError(f"no kind {', '.join(unknown)} in the manifests; there are: {', '.join(sorted(kinds))}")
+    for manifest, content in contents.items():
+        rows = [[row[column] for column in COLUMNS] for row in draw(content, hours, generator)]
         write_manifest(manifest.parent, rows, SUBSET)
         kept += rows
     print_hours(kept)

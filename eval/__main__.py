@@ -14,14 +14,18 @@ import click
 
 from hear_mwmae.cli.options import Group, jobs_option, out_option
 from hear_mwmae.errors import HearMwmaeError
+from hear_mwmae.extras import needs
 from hear_mwmae.files import write_text
 from hear_mwmae.probing.tasks import TaskFolder
 
-from . import fetch, gate, predict, report, scores
-from .embed import Model, check_complete, disk_needed, hours_of, is_embedded, join_group, memory_needed, write_embeddings
-from .kit import PROTOCOLS
-from .results import Prediction
-from .tasks import find_tasks, problems_of, registry
+try:
+    from . import fetch, gate, predict, report, scores
+    from .embed import Model, check_complete, disk_needed, hours_of, is_embedded, join_group, memory_needed, write_embeddings
+    from .kit import PROTOCOLS
+    from .results import Prediction
+    from .tasks import find_tasks, problems_of, registry
+except ModuleNotFoundError as error:
+    sys.exit(f"Error: {needs('the evaluation', error.name, 'eval')}")
 
 RESULTS = click.argument("results", type=click.Path(file_okay=False, path_type=Path))
 TASKS_DIR = click.argument("tasks_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))

@@ -70,14 +70,19 @@ class Model:
         """
         model = self.embedding.model
         if isinstance(model, torch.nn.Module):
-            digest = hashlib.sha256()
-            for name, value in sorted(model.state_dict().items()):
-                digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-            return digest.hexdigest()
+            return hash_weights(model)
         if self.model and Path(self.model).exists():
             return _hash_files(Path(self.model))
         return f"of {self.model or 'the module itself'}"
+
+
+def hash_weights(model: torch.nn.Module) -> str:
+    """SHA-256 of the names, types, shapes and values of all weights and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def is_embedded(model: Model, task: TaskFolder, results: Path) -> bool:

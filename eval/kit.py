@@ -53,8 +53,10 @@ def load(module: str, model: str | None, options: dict) -> Any:
     """The kit's ``Embedding``: a HEAR module by its import name, with its model loaded from
     ``model`` and ``options``.
     """
-    from heareval.embeddings import task_embeddings as kit
-
+    try:
+        from heareval.embeddings import task_embeddings as kit
+    except ImportError as error:
+        raise HearMwmaeError(f"heareval cannot be imported; `make test` installs it: {error}") from error
     try:
         return kit.Embedding(module, model, options)
     except (ImportError, TypeError, AttributeError) as error:

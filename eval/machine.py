@@ -37,8 +37,16 @@ def available_memory() -> int:
     limits = [psutil.virtual_memory().available]
     for most, used in CGROUP_FILES:
         if (CGROUP / most).is_file() and (text := (CGROUP / most).read_text().strip()) != "max":
-            limits.append(int(text) - int((CGROUP / used).read_text()))
+            limits.append(int(text) - int((CGROUP / used).read_text()) + _reclaimable((CGROUP / used).with_name("memory.stat")))
     return max(min(limits), 0)
+
+
+def _reclaimable(stat: Path) -> int:
+    """Bytes of a container's page cache that it gives back when memory is asked for."""
+    if not stat.is_file():
+        return 0
+    values = dict(line.split() for line in stat.read_text().splitlines())
+    return int(values.get("total_inactive_file", values.get("inactive_file", 0)))
 
 
 def peak_memory() -> int:

@@ -22,6 +22,8 @@ from mteb.models.model_meta import ScoringFunction
 
 import hear_mwmae
 
+from .embed import hash_weights
+
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
@@ -45,7 +47,7 @@ class MwMaeEncoder(AbsEncoder):
         **_: object,
     ) -> None:
         self.model = hear_mwmae.load_model(source, device=device, pooling=pooling)
-        self.mteb_model_meta = model_meta(source, pooling)
+        self.mteb_model_meta = _describe(self.model, source, pooling)
 
     def encode(self, inputs: DataLoader, **_: object) -> np.ndarray:
         """Embeds the column "audio" of every batch; mteb's arguments on tasks and prompts are
@@ -61,13 +63,17 @@ class MwMaeEncoder(AbsEncoder):
 
 def model_meta(source: str = "", pooling: str | None = None) -> ModelMeta:
     """mteb's description of the model, which also loads it."""
-    model = hear_mwmae.load_model(source, pooling=pooling)
+    return _describe(hear_mwmae.load_model(source, pooling=pooling), source, pooling)
+
+
+def _describe(model: hear_mwmae.Embedder, source: str, pooling: str | None) -> ModelMeta:
     parameters = sum(weight.numel() for weight in model.encoder.parameters())
     return ModelMeta(
         loader=MwMaeEncoder,  # type: ignore[arg-type]  # a class that mteb calls, and then asks for encode()
         loader_kwargs={"source": source, "pooling": pooling},
         name=f"hear-mwmae/{Path(source).name or 'embedded'}-{model.config.pooling}",
-        revision=hear_mwmae.__version__,
+        # mteb keeps scores by name and revision, and many models are in a folder named "model".
+        revision=f"{hear_mwmae.__version__}-{hash_weights(model)[:12]}",
         release_date=None,
         languages=None,
         n_parameters=parameters,

@@ -43,6 +43,10 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, help="where the trained weights go, .safetensors")
     args = parser.parse_args()
 
+    if args.batch_size < 2:
+        parser.error("--batch-size must be 2 or above: BatchNorm knows no deviation of a single clip")
+    if args.out and not args.out.parent.is_dir():
+        parser.error(f"no folder {args.out.parent}")
     task = read_task(args.task)
     if task.multilabel:
         parser.error(f"{task.name} has several labels per clip; this example takes one")

@@ -188,7 +188,7 @@ def audio_seconds(path: str | Path) -> float | None:
     header.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     try:
         with open(path, "rb", buffering=0) as stream, soundfile.SoundFile(_for_sndfile(stream)) as file:
@@ -236,6 +236,8 @@ def _decoded(source: str | Path | BinaryIO) -> Iterator[tuple[int, np.ndarray]]:
         yield from _decoded_stream(source, getattr(source, "name", "audio"))
         return
     path = Path(source)
+    if "\0" in str(path):
+        raise HearMwmaeError(f"{str(path)!r} is not the name of a file")
     try:
         if path.exists() and not path.is_file():
             raise HearMwmaeError(f"{path}: not a file")  # a folder, or a pipe, which might block

@@ -57,7 +57,7 @@ def clip_blocks(clip: Clip, rate: int | None, sample_rate: int, device: torch.de
     HearMwmaeError if it is no clip.
     """
     if isinstance(clip, str | os.PathLike):
-        return read_blocks(Path(clip).expanduser(), sample_rate)
+        return read_blocks(Path(os.path.expanduser(clip)), sample_rate)
     if isinstance(clip, np.ndarray) and clip.dtype.kind in "fiu":
         # torch knows neither other orders of bytes nor long doubles.
         kind = np.float64 if clip.dtype.kind == "f" and clip.itemsize > 8 else clip.dtype.newbyteorder("=")

@@ -163,7 +163,7 @@ class Embedder(nn.Module):
         if not chosen or not all(-depth <= number < depth for number in chosen):
             raise HearMwmaeError(f"blocks must be a list of numbers from {-depth} to {depth - 1}, got {blocks}")
         audio = self.check_audio(audio)
-        with self._gradients():
+        with self._gradients(), torch.autocast(audio.device.type, enabled=False):
             outputs = []
             for chunks, _, _ in self._chunks(self.frontend(audio)):
                 layers = self.encoder.forward_layers(chunks)

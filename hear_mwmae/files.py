@@ -48,7 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def check_writable(path: Path) -> None:
     """OSError if `replacing` could not write ``path``: checked before hours of work."""
-    temporary = path.with_name(f".{path.name}{UNFINISHED}")
+    temporary = path.with_name(f".{path.name}.check{UNFINISHED}")  # not a name that a process may be writing
     temporary.touch()
     temporary.unlink()
 

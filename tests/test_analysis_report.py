@@ -192,6 +192,7 @@ def test_crops_are_parts_of_the_normalised_clip(small_config, tmp_path):
     ("text", "expected"),
     [
         ("", ("embedded", "")),
+        (".", (Path.cwd().name, ".")),
         ("mwmae-tiny", ("mwmae-tiny", "mwmae-tiny")),
         ("runs/a/model", ("model", "runs/a/model")),
         ("MAE=runs/a=b/model", ("MAE", "runs/a=b/model")),
@@ -256,6 +257,15 @@ def test_reconstruct_writes_picture_array_and_sound(tmp_path, monkeypatch):
     for name in names[2:]:
         sound, rate = soundfile.read(name)
         assert rate == 16000 and len(sound) == len(audio)
+
+
+def test_reconstruct_does_not_replace_its_input(tmp_path):
+    """Its sound would have the name of the recording."""
+    sound = tmp_path / "talk.wav"
+    sound.write_bytes(Path(CLIPS[1]).read_bytes())
+    done = CliRunner().invoke(main, ["reconstruct", str(sound), "-o", str(tmp_path / "talk.png"), "--audio"])
+    assert done.exit_code == 1 and "it is the input" in done.output
+    assert [*tmp_path.iterdir()] == [sound] and sound.read_bytes() == Path(CLIPS[1]).read_bytes()
 
 
 def test_more_hidden_is_harder_and_the_seed_is_the_masks():

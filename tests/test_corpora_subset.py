@@ -34,3 +34,8 @@ def test_a_limit_holds_for_its_kind_only(manifest):
 def test_a_bad_limit_is_named(manifest):
     result = CliRunner().invoke(main, [str(manifest), "--hours", "music"])
     assert result.exit_code == 2 and "expected KIND=HOURS, got music" in result.output
+
+
+def test_a_kind_that_is_not_there_is_named(manifest):
+    result = CliRunner().invoke(main, [str(manifest), "--hours", "musik=4"])
+    assert result.exit_code == 2 and "no kind musik in the manifests; there are: music, notes" in result.output

@@ -134,6 +134,17 @@ def test_manifests_folders_and_files_together(model, tmp_path):
     assert packed.exit_code == 0 and "not read: 1 .tak" in packed.stderr  # the same reader
 
 
+def test_parts_without_a_plan_are_not_taken_for_this_run(model, tmp_path):
+    """Of a folder that was only partly removed: its rows may be another model's."""
+    out = tmp_path / "out.npz"
+    parts = tmp_path / "out.npz.parts"
+    parts.mkdir()
+    (parts / "part-00000.rows").write_bytes(bytes(4 * hear_mwmae.load_model(model).scene_embedding_size))
+    (parts / "part-00000.jsonl").write_text('{"clips": [["stale.wav", 1]], "failures": []}\n{"end": true}\n')
+    assert run(AUDIO / "crow.wav", "-o", out, "--model", model).exit_code == 0
+    assert read(out)["path"].tolist() == [str(AUDIO / "crow.wav")]
+
+
 def test_nothing_could_be_embedded(model, tmp_path):
     (tmp_path / "bad.wav").write_bytes(b"no audio")
     result = run(tmp_path / "bad.wav", "-o", tmp_path / "out.npz", "--model", model)

@@ -255,6 +255,8 @@ def test_memory_of_a_container(tmp_path, monkeypatch, limit, used, expected):
     (tmp_path / "memory.current").write_text(f"{used}\n")
     monkeypatch.setattr(machine, "CGROUP", tmp_path)
     assert machine.available_memory() == expected
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 1000\n")  # page cache, which is given back
+    assert machine.available_memory() == expected + 1000 * (limit != "max")
 
 
 def test_jobs_at_a_time_are_those_that_memory_holds(embedded, monkeypatch):

@@ -116,7 +116,7 @@ def test_a_batch_that_cannot_be_shared(data, tmp_path):
 def test_an_accelerator_that_is_not_there(tmp_path, accelerator):
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         pytest.skip("has one")
-    recipe = str(write_recipe(tmp_path / "recipe.toml"))
+    recipe = str(write_recipe(tmp_path / "recipe.toml", precision="auto"))
     result = CliRunner().invoke(main, ["pretrain", recipe, "--dry-run", "--device", accelerator])
     assert result.exit_code == 1 and f"accelerator '{accelerator}' cannot be had here" in result.output
 

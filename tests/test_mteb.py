@@ -16,7 +16,7 @@ def clips(number: int, rng: np.random.Generator) -> dict[str, list]:
     return {"audio": audio, "label": [n % 2 for n in range(number)]}
 
 
-def test_mteb_evaluates_the_encoder():
+def test_mteb_evaluates_the_encoder(saved_model):
     from datasets import Dataset, DatasetDict
     from mteb.mocks import MockAudioClassification
     from mteb.models.models_protocols import EncoderProtocol
@@ -32,6 +32,7 @@ def test_mteb_evaluates_the_encoder():
 
     meta = model_meta(pooling="mean+std")
     assert meta.name == "hear-mwmae/embedded-mean+std" and meta.embed_dim == 1920
+    assert meta.revision == model_meta().revision != model_meta(str(saved_model)).revision  # by which mteb keeps scores
     encoder = meta.load_model()
     assert isinstance(encoder, MwMaeEncoder) and isinstance(encoder, EncoderProtocol)
     results = mteb.evaluate(encoder, Tones(), cache=None, show_progress_bar=False)

@@ -40,3 +40,5 @@ def test_a_grid_goes_on_where_it_stopped(data, task, tmp_path, monkeypatch):
         assert float(row["low"]) <= float(row["score"]) <= float(row["high"])
     assert rows[0]["score"] == rows[1]["score"]  # the mean over one task
     assert matplotlib.image.imread(tmp_path / "out" / "scaling.png").std() > 0.01
+    result = CliRunner().invoke(scaling.main, [*arguments, "--pooling", "mean"])
+    assert result.exit_code == 1 and "holds a grid with other settings" in result.output

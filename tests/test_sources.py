@@ -206,3 +206,33 @@ def test_sources_that_are_not_there(tmp_path, source):
     source = source if "://" in source else tmp_path / source
     code, output = run(source, tmp_path / "out")
     assert code == 1 and output.startswith("Error: ") and "none" in output and output.count("\n") == 1
+
+
+def test_a_shard_behind_a_link_of_another_name(tmp_path):
+    """As in the Hub's cache, where only the link has the ending."""
+    audioset_tar(tmp_path / "blob")
+    (tmp_path / "train.tar").symlink_to("blob")
+    assert run(str(tmp_path / "train.tar"), tmp_path / "out")[0] == 0
+    assert len(Pack(tmp_path / "out").clips) == 2
+
+
+def test_names_that_no_file_can_have_do_not_stop_the_others(tmp_path):
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    os.mkfifo(tmp_path / "pipe.wav")
+    names = ["loop.wav", "pipe.wav", f"{'x' * 300}.wav", str(AUDIO / "crow.wav")]
+    (tmp_path / "list.csv").write_text("path\n" + "\n".join(names))
+    code, output = run(str(tmp_path / "list.csv"), tmp_path / "out")
+    assert code == 0, output
+    assert len(Pack(tmp_path / "out").clips) == 1 and len(rows(tmp_path / "out" / "skipped.csv")) == 3
+
+
+def test_braces_that_do_not_match(tmp_path):
+    code, output = run("x{0..3.tar", tmp_path / "out")
+    assert code == 1 and output.startswith("Error: x{0..3.tar: ")
+
+
+def test_labels_that_nest_without_end_are_none(tmp_path):
+    with webdataset.TarWriter(str(tmp_path / "a.tar"), encoder=False) as writer:
+        writer.write({"__key__": "a", "wav": (AUDIO / "crow.wav").read_bytes(), "json": b"[" * 100_000})
+    assert run(str(tmp_path / "a.tar"), tmp_path / "out")[0] == 0
+    assert len(Pack(tmp_path / "out").clips) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import resource
 import signal
@@ -306,6 +307,16 @@ def test_a_full_disk_does_not_stall_the_events(tmp_path):
             write_until_full()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_an_unforeseen_error_leaves_no_process_behind(data, tmp_path, monkeypatch):
+    """A traceback is kept, and with it the frames that hold the readers; the process would never
+    end.
+    """
+    monkeypatch.setattr(loop, "train_step", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as kept:
+        pretrain(tiny_recipe(tmp_path, workers=1), data, tmp_path / "run")
+    assert kept.value.__traceback__ and not multiprocessing.active_children()
 
 
 def test_resume_does_not_begin_a_run(data, tmp_path):

@@ -21,7 +21,7 @@ from ..files import replacing
 from .measure import ByWindow, HeadSimilarity, Measured, View
 
 #: Of Okabe and Ito's palette for all kinds of colour vision.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "0.55"
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "0.55"
 #: Where a spectrogram is masked.
 HIDDEN = "#CFE3F1"
 #: Dots per inch of the PNG.
@@ -61,10 +61,12 @@ def heads_over_blocks(models: Sequence[Measured], view: View) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1.2 + 1.7 * len(models), 3.9), layout="constrained")
         axes = figure.subplots(2, len(models), squeeze=False, sharey="row")
+        shown = sorted({w for model in models for w in model.windows[view.part]}, key=lambda w: w or np.inf)
+        colours = window_colours(shown)
         for column, model in enumerate(models):
             axes[0, column].set_title(model.name)
             for axis, measure in zip(axes[:, column], ("distance", "entropy_normalised"), strict=True):
-                _dots(axis, model, view, measure)
+                _dots(axis, model, view, measure, colours)
                 axis.xaxis.get_major_locator().set_params(integer=True)
             axes[1, column].set_xlabel(f"{view.part} block")
             axes[0, column].tick_params(labelbottom=False)
@@ -72,19 +74,17 @@ def heads_over_blocks(models: Sequence[Measured], view: View) -> Figure:
         axes[1, 0].set_ylabel("entropy / ln(visible keys)")
         axes[0, 0].set_ylim(bottom=0)
         axes[1, 0].set_ylim(0, 1.03)
-        shown = sorted({w for model in models for w in model.windows[view.part]}, key=lambda w: w or np.inf)
         if any(shown):
-            colours = window_colours(shown)
             marks = [axes[0, 0].plot([], [], "o", color=colours[w], label=window_name(w), ms=4)[0] for w in shown]
             marks += axes[0, 0].plot([], [], "_", color=GREY, label="uniform", ms=7)
             figure.legend(handles=marks, title="window (tokens)", loc="outside right center", frameon=False)
     return figure
 
 
-def _dots(axis: Axes, model: Measured, view: View, measure: str) -> None:
+def _dots(axis: Axes, model: Measured, view: View, measure: str, colours: dict[int, str]) -> None:
     windows, values = model.windows[view.part], model.heads(view, measure)
     blocks, heads = values.shape
-    colours = window_colours(windows) if any(windows) else {0: BLUE}
+    colours = colours if any(windows) else {0: BLUE}
     places = np.arange(1, blocks + 1)
     # Beside one another, so that none hides another.
     for head, shift in enumerate(np.linspace(-0.3, 0.3, heads) if heads > 1 else [0.0]):

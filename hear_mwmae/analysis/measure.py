@@ -73,9 +73,10 @@ class HeadSimilarity:
     Head ``number`` is head ``number % heads`` of block ``number // heads``.
     """
 
+    samples: int  #: tokens over all clips
     matrices: Matrices
     null: float  #: PWCCA of independent noise of these sizes
-    by_window: ByWindow | None  #: None without windows, or with a single block
+    by_window: ByWindow | None  #: None where all windows are equal, or with a single block
 
 
 @dataclass
@@ -178,16 +179,17 @@ def _similarity(
     heads, width = outputs[0].shape[1:]
     bases = [decompose(block[:, head]) for block in outputs for head in range(heads)]
     matrices = compare(bases)
-    null = null_level(len(clip_of_sample), (width, width), seed=seed)
-    if not any(windows) or len(outputs) < 2:
-        return HeadSimilarity(matrices, null, None)
+    samples = len(clip_of_sample)
+    null = null_level(samples, (width, width), seed=seed)
+    if len(set(windows)) < 2 or len(outputs) < 2:
+        return HeadSimilarity(samples, matrices, null, None)
     pairs = {
         (a, b): matrices.pwcca[a * heads : (a + 1) * heads, b * heads : (b + 1) * heads]
         for b in range(len(outputs))
         for a in range(b)
     }
     draws = [_drawn_difference(bases, heads, windows, drawn[clip_of_sample].astype(np.float64)) for drawn in counts]
-    return HeadSimilarity(matrices, null, ByWindow(window_effect(pairs, windows, DEALS, seed), np.array(draws)))
+    return HeadSimilarity(samples, matrices, null, ByWindow(window_effect(pairs, windows, DEALS, seed), np.array(draws)))
 
 
 def _drawn_difference(bases: list[Basis], heads: int, windows: tuple[int, ...], weights: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,16 +66,25 @@ def reconstruct(path: Path, source: str = "", mask_ratio: float | None = None, s
     return Reconstruction(masked, predicted, log_mel[0].numpy(), float(loss), len(audio), config.frontend)
 
 
+def check_output(audio: Path, picture: Path, listen: bool) -> None:
+    """HearMwmaeError, before any work, if `write` could not write, or would replace ``audio``."""
+    if picture.suffix not in PICTURES:
+        raise HearMwmaeError(f"a picture must end in {', '.join(PICTURES)}, got {picture}")
+    ends = (picture.suffix, ".npy", ".wav", "-target.wav")
+    if audio.resolve() in {picture.with_name(picture.stem + end).resolve() for end in ends}:
+        raise HearMwmaeError(f"cannot write {audio}: it is the input")
+    if listen:
+        load_griffinlim()
+
+
 def write(result: Reconstruction, picture: Path, listen: bool) -> list[Path]:
     """The picture, the prediction beside it as .npy, and with ``listen`` two .wav; returns what was
     written.
 
-    Raises HearMwmaeError if the picture has another ending than PICTURES, or torchaudio is missing.
+    Raises HearMwmaeError if torchaudio is missing.
     """
     from .figures import DPI, reconstruction_panels  # only here: reconstructing needs no matplotlib
 
-    if picture.suffix not in PICTURES:
-        raise HearMwmaeError(f"a picture must end in {', '.join(PICTURES)}, got {picture}")
     hop = result.frontend.hop_length / result.frontend.sample_rate
     shown = slice(0, round(PICTURED_SECONDS / hop))
     panels = [
@@ -103,6 +113,17 @@ def write(result: Reconstruction, picture: Path, listen: bool) -> list[Path]:
     return written
 
 
+def load_griffinlim() -> Callable[..., Tensor]:
+    """torchaudio's; HearMwmaeError if it is missing, or was built for another torch."""
+    try:
+        from torchaudio.functional import griffinlim
+    except ModuleNotFoundError as error:
+        raise needs("an estimate of the sound", error.name, "analysis") from error
+    except (ImportError, OSError, RuntimeError) as error:
+        raise HearMwmaeError(f"an estimate of the sound needs a torchaudio of this torch: {error}") from error
+    return griffinlim
+
+
 def estimate_audio(log_mel: Tensor, config: FrontendConfig, samples: int) -> Tensor:
     """(frames, n_mels) log-mel -> (samples,) waveform that sounds roughly like it.
 
@@ -110,10 +131,7 @@ def estimate_audio(log_mel: Tensor, config: FrontendConfig, samples: int) -> Ten
     phases are those that the algorithm of Griffin and Lim ("Signal estimation from modified
     short-time Fourier transform", 1984) finds, from a fixed start.
     """
-    try:
-        from torchaudio.functional import griffinlim
-    except ModuleNotFoundError as error:
-        raise needs("an estimate of the sound", error.name, "analysis") from error
+    griffinlim = load_griffinlim()
     frontend = LogMelFrontend(config)
     power = (log_mel.exp() - config.log_offset).clamp(min=0) @ torch.linalg.pinv(frontend.filterbank)
     return griffinlim(

@@ -57,6 +57,8 @@ def analyze(
     if len(files) < 2:
         raise HearMwmaeError(f"intervals over clips need 2 clips or more, got {len(files)}")
     models = _models(sources, settings)
+    if len({_file_name(name) for name, *_ in models}) < len(models):
+        raise HearMwmaeError(f"two models have one name in files: {', '.join(name for name, *_ in models)}")
     out.mkdir(parents=True, exist_ok=True)
     counts = bootstrap_counts(len(files), settings.draws, settings.seed)
     measured = []
@@ -76,6 +78,9 @@ def analyze(
         )
     if any(model.similarity[DECODING].by_window for model in measured):
         figures.save(figures.window_effects(measured, DECODING), out, "windows-decoder")
+    else:
+        for suffix in (".png", ".svg"):
+            (out / f"windows-decoder{suffix}").unlink(missing_ok=True)  # of an earlier analysis
     tables = {
         "heads": head_rows(measured, counts),
         "similarity": similarity_rows(measured),
@@ -87,6 +92,8 @@ def analyze(
     for name, rows in tables.items():
         if rows:
             write_text(out / f"{name}.csv", csv_text(rows))
+        else:
+            (out / f"{name}.csv").unlink(missing_ok=True)
     write_text(out / "summary.md", summary(measured, tables, len(files), settings))
     return measured
 
@@ -151,9 +158,10 @@ def _attention_picture(model: MaskedAutoencoder, found: Measured, view: View, cl
 
 def summary(measured: Sequence[Measured], tables: dict[str, list[Row]], clips: int, settings: Settings) -> str:
     """The main numbers as Markdown."""
+    tokens = sorted({found.samples for model in measured for found in model.similarity.values()})
     lines = [
-        f"{clips} clips, one crop of each; {settings.tokens:,} tokens for similarities; 95 % intervals of {settings.draws} "
-        f"bootstrap draws of the clips; seed {settings.seed}.",
+        f"{clips} clips, one crop of each; {' or '.join(f'{n:,}' for n in tokens)} tokens for similarities; 95 % intervals of "
+        f"{settings.draws} bootstrap draws of the clips; seed {settings.seed}.",
     ]
     for name, unit in zip(SPREAD_MEASURES, ("attention distance, patches", "attention entropy / ln(visible keys)"), strict=True):
         rows = [row for row in tables["spread"] if row["measure"] == name]

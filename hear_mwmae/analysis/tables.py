@@ -111,7 +111,8 @@ def comparison_rows(measured: Sequence[Measured], counts: np.ndarray) -> list[Ro
                     row: Row = {"model_a": a.name, "model_b": b.name, "part": view.part, "masked": view.masked}
                     row |= {"measure": name, "spread": kind}
                     row |= _interval("a_minus_b", Estimate.of(one - other, drawn - drawn_other))
-                    row |= _interval("a_over_b", Estimate.of(one / other, drawn / drawn_other))
+                    with np.errstate(divide="ignore", invalid="ignore"):  # a block of one head has no spread
+                        row |= _interval("a_over_b", Estimate.of(np.divide(one, other), drawn / drawn_other))
                     rows.append(row)
     return rows
 

@@ -83,6 +83,7 @@ def reconstruct(audio: Path, out: Path | None, model: str, mask_ratio: float | N
     run = _load("reconstruct")
     _load("figures")
     picture = out or Path(f"{audio.stem}-reconstruction.png")
+    run.check_output(audio, picture, listen)
     result = run.reconstruct(audio, model, mask_ratio, seed)
     for file in run.write(result, picture, listen):
         click.echo(file)

@@ -111,4 +111,4 @@ def named_model(text: str) -> tuple[str, str]:
     name, separator, source = text.partition("=")
     if separator and name and "/" not in name:
         return name, source
-    return (Path(text).name or "embedded"), text
+    return (Path(text).resolve().name if text else "embedded"), text

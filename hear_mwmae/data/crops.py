@@ -4,10 +4,11 @@ on the device.
 
 from __future__ import annotations
 
+import os
 import re
 import signal
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -147,8 +148,8 @@ class ByEpoch:
 
     def __call__(self, step: int, rng: np.random.Generator) -> np.ndarray:
         epochs, places = np.divmod(np.arange(step * self.batch_size, (step + 1) * self.batch_size), self.count)
-        orders = {epoch: _epoch_order(self.seed, epoch, self.count) for epoch in set(epochs.tolist())}
-        return np.array([orders[epoch][place] for epoch, place in zip(epochs.tolist(), places, strict=True)])
+        orders = (_epoch_order(self.seed, epoch, self.count) for epoch in epochs.tolist())
+        return np.array([order[place] for order, place in zip(orders, places, strict=True)])
 
 
 @lru_cache(maxsize=2)  # a batch is of one epoch, mostly, as are those after it
@@ -207,8 +208,9 @@ class ResidentClips(Dataset):
         self.audio = _allocate(int(self.ends.max()), device)
         groups = [numbers[start : start + LOADED_CLIPS].tolist() for start in range(0, len(numbers), LOADED_CLIPS)]
         draws = ([Draw(number, Fraction(1), 0) for number in group] for group in groups)
-        with worker_errors(), tqdm(total=len(numbers), desc="load", unit="clip", disable=not show) as bar:
-            for group, batch in zip(groups, read_batches(clips, draws, workers), strict=True):
+        bar = tqdm(total=len(numbers), desc="load", unit="clip", disable=not show)
+        with worker_errors(), closing(read_batches(clips, draws, workers)) as batches, bar:
+            for group, batch in zip(groups, batches, strict=True):
                 self.bad[group] = batch.bad
                 for number, audio in zip(group, batch.audio.split(batch.lengths), strict=True):
                     if not self.bad[number]:
@@ -230,7 +232,10 @@ class ResidentClips(Dataset):
 
 def _allocate(samples: int, device: torch.device) -> Tensor:
     """(samples,) int16. Raises HearMwmaeError when the device has too little free memory."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:  # of every process of this machine
+        free = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if 2 * samples > free:
         raise HearMwmaeError(
             f"resident = true needs {2 * samples / 1e9:.2f} GB on {device} for the pack's samples, where {free / 1e9:.2f} GB are "
@@ -262,7 +267,7 @@ def collate(clips: Iterable[tuple[Tensor, int, int]]) -> Batch:
 
 def read_batches(
     clips: Clips | ResidentClips, draws: Iterable[list[Draw]], workers: int, pin_memory: bool = False
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """A batch for each of ``draws``, in their order, read ahead by ``workers`` processes; 0 reads
     them as they are asked for.
 
@@ -329,5 +334,7 @@ def log_mel_crops(frontend: LogMelFrontend, batch: Batch, crop_frames: int) -> T
         for position, frames in zip(members, features, strict=True):
             start = min(batch.starts[position], max(len(frames) - crop_frames, 0))
             piece = frames[start : start + crop_frames]
-            crops[position] = piece[reflect_index(len(piece), 0, crop_frames, piece.device)]
+            if len(piece) < crop_frames:
+                piece = piece[reflect_index(len(piece), 0, crop_frames, piece.device)]
+            crops[position] = piece
     return torch.stack([crops[position] for position in range(len(clips))])

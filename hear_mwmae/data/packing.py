@@ -241,7 +241,7 @@ def _finish(out: Path, about: dict, sources: Sequence[str], shards: int) -> None
     with replacing(out / LABELS) as temporary, open(temporary, "w", encoding="utf-8") as stream:
         stream.writelines(f"{line}\n" for line in rows(LABELS))
     others = [INDEX, LABELS, SKIPPED]
-    if manifests := [Path(source) for source in sources if source.endswith(".csv")]:
+    if manifests := [Path(source) for source in sources if source.lower().endswith(".csv")]:
         _join_manifests(manifests, out / MANIFEST)
         others.append(MANIFEST)
     for path in (out / name for name in others):

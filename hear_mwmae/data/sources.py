@@ -7,6 +7,7 @@ webdataset are imported where they are used.
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import tarfile
@@ -148,7 +149,12 @@ def retrying(worthwhile: Callable[[BaseException], bool]) -> Retrying:
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
     wait = wait_exponential(multiplier=PATIENCE)
-    return Retrying(stop=stop_after_attempt(ATTEMPTS), wait=wait, retry=retry_if_exception(worthwhile), reraise=True)
+    return Retrying(
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait,
+        retry=retry_if_exception(lambda error: isinstance(error, Exception) and worthwhile(error)),
+        reraise=True,
+    )
 
 
 def connection_options(url: str) -> dict:
@@ -162,8 +168,9 @@ def connection_options(url: str) -> dict:
 
 
 def _local(file: Path, about: dict) -> Item:
-    found = file.stat() if file.is_file() else None  # a missing file is listed as a problem when it is read
-    return Item(str(file), str(file.resolve()), found.st_size if found else 0, found.st_mtime_ns if found else 0, about)
+    found = file.stat() if os.path.isfile(file) else None  # a missing file is a problem when it is read
+    # Links are not followed: the Hub's cache has a shard's ending in the name of the link alone.
+    return Item(str(file), os.path.abspath(file), found.st_size if found else 0, found.st_mtime_ns if found else 0, about)
 
 
 def _shards(source: str, kind: str) -> list[Item]:
@@ -175,8 +182,12 @@ def _shards(source: str, kind: str) -> list[Item]:
     except ModuleNotFoundError as error:
         raise needs(f"reading {source}", str(error.name), "shards") from error
 
+    try:
+        patterns = list(braceexpand(source))
+    except ValueError as error:
+        raise HearMwmaeError(f"{source}: {error}") from error
     items = []
-    for pattern in braceexpand(source):
+    for pattern in patterns:
         try:
             filesystem, path = fsspec.core.url_to_fs(pattern, **connection_options(pattern))
             paths = sorted(filesystem.glob(path)) if "*" in pattern else [path]
@@ -216,7 +227,13 @@ def _manifest(path: Path, kind: str) -> list[Item]:
         raise HearMwmaeError(f"{path} lists no audio")
     if short := [number for number, row in enumerate(rows, 2) if not row["path"]]:
         raise HearMwmaeError(f"{path}: row {short[0]} names no path")
+    if odd := [number for number, row in enumerate(rows, 2) if "\0" in row["path"]]:
+        raise HearMwmaeError(f"{path}: row {odd[0]} has a NUL in its path")
     return [_local(path.parent / row["path"], {"kind": kind} | {k: v for k, v in row.items() if k and v}) for row in rows]
+
+
+#: Errors of opening a file that are about its name or its rights, and not about the disk.
+OF_THE_NAME = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 
 
 class _Damaged(Exception):
@@ -227,7 +244,7 @@ def _entries(item: Item) -> Iterator[tuple[str, bytes, dict]]:
     """(name, content, labels) of a shard; a retry skips the entries that have been read."""
 
     def worthwhile(error: BaseException) -> bool:
-        return "://" in item.url and isinstance(error, Exception) and not _is_damage(error)
+        return "://" in item.url and not _is_damage(error)
 
     read = _tar_entries if item.url.lower().endswith(".tar") else _parquet_entries
     done = 0
@@ -238,7 +255,8 @@ def _entries(item: Item) -> Iterator[tuple[str, bytes, dict]]:
                     done += 1
                     yield entry
     except Exception as error:
-        if _is_damage(error):
+        closed = "://" not in item.url and isinstance(error, (PermissionError, IsADirectoryError))
+        if closed or _is_damage(error):
             raise _Damaged(_reason(error)) from error
         raise Unreachable(f"{item.url} cannot be read: {_reason(error)}") from error
 
@@ -306,7 +324,7 @@ def _parquet_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
 def _labels(content: bytes | None) -> dict:
     try:
         labels = json.loads(content or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return {name: value for name, value in labels.items() if value is not None} if isinstance(labels, dict) else {}
 
@@ -319,7 +337,7 @@ def _fits_json(value: object) -> bool:
         return False
 
 
-def _is_damage(error: Exception) -> bool:
+def _is_damage(error: BaseException) -> bool:
     """Whether an error in reading a shard is about its content, and not about its disk or server.
 
     pyarrow raises OSError for both, and for content without a number.
@@ -340,9 +358,12 @@ def _nothing(item: Item, name: str, problem: str) -> Recording:
 
 def _decode_file(item: Item, sample_rate: int) -> Recording:
     try:
-        os.close(os.open(item.url, os.O_RDONLY))  # otherwise an error of the disk would count as damage
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return _nothing(item, "", why_unreadable(item.url))
+        # Otherwise an error of the disk would count as damage. A pipe must not block.
+        os.close(os.open(item.url, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
+    except OSError as error:
+        if error.errno not in OF_THE_NAME:
+            raise
+        return _nothing(item, "", why_unreadable(item.url) or str(error.strerror))
     return _decode(item.url, item.url, item.about, sample_rate)
 
 

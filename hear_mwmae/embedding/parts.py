@@ -74,10 +74,6 @@ class Part:
         except FileNotFoundError:
             return False
 
-    def writer(self) -> PartWriter:
-        """A writer that appends after the last complete group."""
-        return PartWriter(self)
-
     def damage(self) -> HearMwmaeError:
         """The error of missing rows."""
         return HearMwmaeError(f"{self.rows_file} is shorter than {self.log_file} says: remove both to embed the part again")

@@ -20,7 +20,7 @@ from ..errors import HearMwmaeError
 from ..files import FULL, check_writable, one_at_a_time, printable, write_text
 from .groups import embed_items
 from .lines import Lines
-from .parts import Part, Rows
+from .parts import Part, PartWriter, Rows
 from .plan import PLAN, check_plan, cut, make_plan
 from .ranks import Ranks, joined
 from .tables import TABLE_SUFFIXES, table_files, write_failures, write_table
@@ -109,11 +109,8 @@ def embed_to(output: Output, model: Embedder, inputs: Inputs, timestamps: bool, 
         lock = output.parts / f".rank-{ranks.rank}.lock"
         with one_at_a_time(lock, f"another process is embedding into {output.path}"):
             _embed_parts(output, model, parts, items, timestamps, ranks, progress)
-        ranks.wait()
-    if ranks.rank:
-        return None
-    with _complaints(output):
-        return _finish(output, Rows(parts, timestamps), inputs)
+            ranks.wait()
+            return None if ranks.rank else _finish(output, Rows(parts, timestamps), inputs)
 
 
 def show(model: Embedder, inputs: Inputs, timestamps: bool, progress: bool = True) -> list[tuple[str, str]]:
@@ -131,6 +128,8 @@ def _begin(output: Output, plan: dict[str, object]) -> None:
     if (output.parts / PLAN).is_file():
         check_plan(output.parts / PLAN, plan)
     else:
+        for stale in output.parts.glob("part-*"):  # of a folder that was not removed completely
+            stale.unlink()
         write_text(output.parts / PLAN, json.dumps(plan, indent=1) + "\n")
 
 
@@ -143,7 +142,7 @@ def _embed_parts(
     seconds = _seconds(left)
     with _bar(seconds, left, progress and ranks.rank == 0) as advance:
         for part in own:
-            with part.writer() as writer:
+            with PartWriter(part) as writer:
                 embed_items(model, items[part.number], seconds, timestamps, writer, writer.recordings, advance)
                 writer.finish()
             _is_finished(output, part, timestamps)

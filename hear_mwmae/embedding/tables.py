@@ -36,7 +36,8 @@ def write_table(output: Path, rows: Rows) -> None:
         ".parquet": _write_parquet,
     }
     with ExitStack() as moved, ExitStack() as closed:  # closed first
-        files = [moved.enter_context(replacing(file)) for file in table_files(output)]
+        # The table itself is moved first: names alone would be those of another table.
+        files = [moved.enter_context(replacing(file)) for file in reversed(table_files(output))][::-1]
         writers[output.suffix](rows, *(closed.enter_context(open(file, "wb")) for file in files))
 
 

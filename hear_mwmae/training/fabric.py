@@ -10,6 +10,7 @@ import ctypes
 import os
 import platform
 import warnings
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -47,7 +48,7 @@ def make_fabric(recipe: Recipe, accelerator: str = "auto") -> Fabric:
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         strategy = ModelParallelStrategy(share_weights, world, 1, save_distributed_checkpoint=False)
     else:
-        strategy = DDPStrategy()
+        strategy = DDPStrategy(timeout=timedelta(hours=4))  # others wait while the first one probes
     try:
         fabric = Fabric(
             accelerator=accelerator,

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -99,8 +99,10 @@ def pretrain(
         if look_every:
             pictured = log_mel_crops(frontend, collate(clips[draw] for draw in sampler[0][:PICTURED]), config.input_frames)
         span = state["step"], recipe.steps
-        with closing(Progress(run_dir, config, span, look_every, pictured, probed, fabric.is_global_zero)) as progress:
-            _loop(fabric, recipe, state, _read(fabric, recipe, clips, sampler, frontend, state["step"]), checkpoints, progress)
+        steps = _read(fabric, recipe, clips, sampler, frontend, state["step"])
+        progress = Progress(run_dir, config, span, look_every, pictured, probed, fabric.is_global_zero)
+        with closing(progress), closing(steps):  # a traceback would keep the reading processes alive
+            _loop(fabric, recipe, state, steps, checkpoints, progress)
         weights = _whole_weights(state["model"].module)
         if fabric.is_global_zero:
             save_model(run_dir / "model", config, weights)
@@ -124,7 +126,7 @@ def _begin(fabric: Fabric, recipe: Recipe, run_dir: Path) -> dict:
 
 def _read(
     fabric: Fabric, recipe: Recipe, clips: Clips | ResidentClips, sampler: StepSampler, frontend: LogMelFrontend, first: int
-) -> Iterator[tuple[int, Tensor, Tensor, int]]:
+) -> Generator[tuple[int, Tensor, Tensor, int]]:
     """(step, spectrogram, mask noise, clips that could not be read) of this process's share, from
     step ``first`` on.
     """

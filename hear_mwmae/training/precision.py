@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,7 @@ def faster_precision(device: str) -> str:
     Rates are medians of interleaved measurements, one or two seconds in all.
     """
     rates: dict[str, list[float]] = {"float32": [], "bfloat16": []}
-    with torch.random.fork_rng():  # a run with a measurement has the weights of one without
+    with torch.random.fork_rng(devices=[]):  # a run with a measurement has the weights of one without
         for number in range(ROUNDS + 1):
             for name, found in rates.items():
                 found += [product_rate(getattr(torch, name), device)] * (number > 0)
@@ -75,7 +76,11 @@ def settle_precision(recipe: Recipe, run_dir: Path | None = None, accelerator: s
     if run_dir and (checkpoint := newest_checkpoint(run_dir)):
         precision = json.loads(saved_identity(checkpoint)["recipe"])["precision"]
     else:
-        precision = faster_precision(default_device() if accelerator == "auto" else accelerator)
+        device = default_device() if accelerator == "auto" else accelerator
+        if device == "cuda" and torch.cuda.is_available():  # each process of torchrun on its own GPU
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        # Fabric refuses a device that is not there.
+        precision = faster_precision(device) if device in ("cpu", default_device()) else "float32"
     return dataclasses.replace(recipe, precision=precision)
 
 
