@@ -20,7 +20,8 @@ from hear_mwmae.cli.options import Command, jobs_option
 
 from . import synthesis
 from .manifest import SAMPLE_RATE, Source, render_batches
-from .synthesis import Play, Random, draw_envelope, log_uniform
+from .signals import Random, draw_envelope, log_uniform
+from .synthesis import Play
 
 KIND = "procedural"
 SECONDS = 10

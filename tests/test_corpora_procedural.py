@@ -9,14 +9,14 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
-from corpora import manifest, procedural, synthesis
+from corpora import manifest, procedural, signals, synthesis
 from corpora.manifest import MANIFEST, read_manifest
 
 
 def loudest(sound: np.ndarray) -> float:
     """Frequency of the highest peak of the spectrum, in hertz."""
     spectrum = np.abs(np.fft.rfft(sound * np.hanning(len(sound)), 2**18))
-    return float(np.argmax(spectrum)) * synthesis.RATE / 2**18
+    return float(np.argmax(spectrum)) * signals.RATE / 2**18
 
 
 def test_a_clip_is_a_function_of_seed_and_index():
@@ -50,10 +50,10 @@ def test_strings_are_in_tune(f):
 
 def test_damped_modes():
     """Against the sines themselves, and nothing beyond the top."""
-    n, t = 1000, np.arange(1000) / synthesis.RATE
+    n, t = 1000, np.arange(1000) / signals.RATE
     f, decays, amplitudes = np.array([100.0, 3000.0, 7900.0]), np.array([0.05, 0.5, 1.0]), np.array([1.0, 0.5j, 1.0])
     expected = np.exp(-t / 0.05) * np.cos(2 * np.pi * 100 * t) - 0.5 * np.exp(-t / 0.5) * np.sin(2 * np.pi * 3000 * t)
-    np.testing.assert_allclose(synthesis.damped(f, decays, amplitudes, n), expected, atol=1e-9)
+    np.testing.assert_allclose(signals.damped(f, decays, amplitudes, n), expected, atol=1e-9)
 
 
 def test_pitches_are_uniform_from_a0_to_c8():

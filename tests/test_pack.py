@@ -22,7 +22,7 @@ from packing import rows
 from tiny_run import write_recipe
 
 from hear_mwmae.cli import main
-from hear_mwmae.data import sources
+from hear_mwmae.data import shards
 from hear_mwmae.data.crops import Batch, Clips, StepSampler, read_batches, worker_errors
 from hear_mwmae.data.pack import BadRecord, Pack
 from hear_mwmae.errors import HearMwmaeError
@@ -40,7 +40,7 @@ def batches_of(pack: Pack, recipe: Recipe) -> tuple[Callable[..., Iterator[Batch
 
 def test_a_pack_on_a_server(data, tmp_path, monkeypatch):
     """Only what is wanted of it is asked for; a server that fails for a while is asked again."""
-    monkeypatch.setattr(sources, "PATIENCE", 0.01)
+    monkeypatch.setattr(shards, "PATIENCE", 0.01)
     recipe = Recipe.read(write_recipe(tmp_path / "recipe.toml"))
     here, _ = batches_of(Pack(data), recipe)
     expected = list(here(0, 3))
@@ -56,7 +56,7 @@ def test_a_pack_on_a_server(data, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="cannot be read after 4 attempts"):
             next(there(0, 1))
         server.failures, server.silent = 0, True
-        monkeypatch.setattr(sources, "SILENT_SECONDS", 0.2)
+        monkeypatch.setattr(shards, "SILENT_SECONDS", 0.2)
         began = time.monotonic()
         with pytest.raises(HearMwmaeError, match="cannot be read after 4 attempts"):
             Pack(server.url)

@@ -23,7 +23,7 @@ from packing import rows, run
 from reference import AUDIO
 
 from hear_mwmae.audio import read_audio
-from hear_mwmae.data import sources
+from hear_mwmae.data import shards, sources
 from hear_mwmae.data.pack import Pack
 from hear_mwmae.data.packing import pack
 
@@ -71,7 +71,7 @@ def test_a_shard_that_is_cut_short_gives_what_it_has(tmp_path):
 
 def test_a_server_that_fails_for_a_while_is_asked_again(tmp_path, monkeypatch):
     """And no clip comes twice, where the shard broke off after some of them."""
-    monkeypatch.setattr(sources, "PATIENCE", 0.01)
+    monkeypatch.setattr(shards, "PATIENCE", 0.01)
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 640000)
     soundfile.write(tmp_path / "noise.wav", noise, 16000)
     with webdataset.TarWriter(str(tmp_path / "0.tar"), encoder=False) as writer:
@@ -129,7 +129,7 @@ def test_labels_that_json_cannot_hold_are_left_out(tmp_path):
 
 
 def test_a_server_that_fails_ends_the_pack_with_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "PATIENCE", 0.01)
+    monkeypatch.setattr(shards, "PATIENCE", 0.01)
     for number in range(2):
         audioset_tar(tmp_path / f"{number}.tar")
     with FileServer(tmp_path) as server:

@@ -66,12 +66,17 @@ def reconstruct(path: Path, source: str = "", mask_ratio: float | None = None, s
     return Reconstruction(masked, predicted, log_mel[0].numpy(), float(loss), len(audio), config.frontend)
 
 
+def output_files(picture: Path, listen: bool) -> list[Path]:
+    """The files of a reconstruction, in the order of `write`: picture, array, and two sounds."""
+    ends = (picture.suffix, ".npy", *((".wav", "-target.wav") if listen else ()))
+    return [picture.with_name(picture.stem + end) for end in ends]
+
+
 def check_output(audio: Path, picture: Path, listen: bool) -> None:
     """HearMwmaeError, before any work, if `write` could not write, or would replace ``audio``."""
     if picture.suffix not in PICTURES:
         raise HearMwmaeError(f"a picture must end in {', '.join(PICTURES)}, got {picture}")
-    ends = (picture.suffix, ".npy", ".wav", "-target.wav")
-    if audio.resolve() in {picture.with_name(picture.stem + end).resolve() for end in ends}:
+    if audio.resolve() in {file.resolve() for file in output_files(picture, listen)}:
         raise HearMwmaeError(f"cannot write {audio}: it is the input")
     if listen:
         load_griffinlim()
@@ -97,19 +102,15 @@ def write(result: Reconstruction, picture: Path, listen: bool) -> list[Path]:
         )
     ]
     figure = reconstruction_panels(panels, len(panels[0][1]) * hop)
+    written = output_files(picture, listen)
     with replacing(picture) as temporary:
         figure.savefig(temporary, format=picture.suffix[1:], dpi=DPI)
-    written = [picture, picture.with_suffix(".npy")]
     with replacing(written[1]) as temporary, open(temporary, "wb") as stream:
         np.save(stream, result.predicted)
-    if listen:
-        for name, log_mel in (("", result.predicted), ("-target", result.target)):
-            written.append(picture.with_name(f"{picture.stem}{name}.wav"))
-            sound = estimate_audio(torch.from_numpy(log_mel), result.frontend, result.samples)
-            with replacing(written[-1]) as temporary:
-                soundfile.write(
-                    temporary, sound.clamp(-1, 1).numpy(), result.frontend.sample_rate, format="WAV", subtype="PCM_16"
-                )
+    for path, log_mel in zip(written[2:], (result.predicted, result.target), strict=False):
+        sound = estimate_audio(torch.from_numpy(log_mel), result.frontend, result.samples)
+        with replacing(path) as temporary:
+            soundfile.write(temporary, sound.clamp(-1, 1).numpy(), result.frontend.sample_rate, format="WAV", subtype="PCM_16")
     return written
 
 

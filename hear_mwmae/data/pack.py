@@ -30,7 +30,7 @@ from pyarrow.csv import ConvertOptions, read_csv
 
 from ..config import FrontendConfig
 from ..errors import HearMwmaeError
-from .sources import ATTEMPTS, connection_options, retrying
+from .shards import ATTEMPTS, connection_options, retrying
 
 #: Version of the layout above, and those that can be read. Packs of format 1 have no labels.jsonl.
 FORMAT, READABLE = 2, (1, 2)

@@ -8,37 +8,22 @@ from __future__ import annotations
 
 import csv
 import errno
-import json
 import os
-import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import torch
 
-from ..audio import AUDIO_SUFFIXES, Found, read_audio, search_audio
+from ..audio import Found, read_audio, search_audio
 from ..errors import HearMwmaeError
 from ..extras import needs
 from ..files import why_unreadable
-
-if TYPE_CHECKING:
-    from tenacity import Retrying
+from .shards import Damaged, Unreachable, connection_options, read_entries, reason_of
 
 SHARD_SUFFIXES = (".tar", ".parquet")
-#: Rows of a Parquet file in memory at a time.
-PARQUET_ROWS = 16
-#: Seconds until a server has to answer, and between its data.
-CONNECT_SECONDS, SILENT_SECONDS = 10, 30
-#: Attempts at a server, and seconds before the second one; the pause doubles every time.
-ATTEMPTS, PATIENCE = 4, 1.0
-
-
-class Unreachable(HearMwmaeError):
-    """A server or a disk fails."""
 
 
 @dataclass(frozen=True)
@@ -130,41 +115,16 @@ def read_item(item: Item, sample_rate: int, skip: int = 0) -> Iterator[Recording
         return
     read = 0
     try:
-        for name, content, labels in _entries(item):
+        for name, content, labels in read_entries(item.url):
             read += 1
             if read <= skip:
                 continue
             # Shard and member together identify the recording.
             about = item.about | labels | {"shard": item.url}
             yield _decode_bytes(name, content, about, sample_rate) if content else _nothing(item, name, "holds no audio")
-    except _Damaged as error:
+    except Damaged as error:
         if read >= skip:  # otherwise it belongs to the skipped ones
             yield _nothing(item, "", f"damaged, what follows is lost: {error}")
-
-
-def retrying(worthwhile: Callable[[BaseException], bool]) -> Retrying:
-    """Retries up to ATTEMPTS times, with pauses, errors for which ``worthwhile`` is true; the last
-    error is raised unchanged.
-    """
-    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
-
-    wait = wait_exponential(multiplier=PATIENCE)
-    return Retrying(
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=wait,
-        retry=retry_if_exception(lambda error: isinstance(error, Exception) and worthwhile(error)),
-        reraise=True,
-    )
-
-
-def connection_options(url: str) -> dict:
-    """Options of fsspec for a server: timeouts."""
-    if not url.startswith(("http://", "https://")):
-        return {}
-    import aiohttp
-
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS)
-    return {"client_kwargs": {"timeout": timeout}}
 
 
 def _local(file: Path, about: dict) -> Item:
@@ -202,7 +162,7 @@ def _shards(source: str, kind: str) -> list[Item]:
             reason = "" if isinstance(error, FileNotFoundError) else f" ({error})"
             raise HearMwmaeError(f"no such shard: {pattern}{reason}") from error
         except Exception as error:  # every file system has its own
-            raise Unreachable(f"{pattern} cannot be listed: {_reason(error)}") from error
+            raise Unreachable(f"{pattern} cannot be listed: {reason_of(error)}") from error
         if not paths:
             raise HearMwmaeError(f"no such shard: {pattern}")
     return items
@@ -234,122 +194,6 @@ def _manifest(path: Path, kind: str) -> list[Item]:
 
 #: Errors of opening a file that are about its name or its rights, and not about the disk.
 OF_THE_NAME = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
-
-
-class _Damaged(Exception):
-    """A shard has another format than its name says, from some point on."""
-
-
-def _entries(item: Item) -> Iterator[tuple[str, bytes, dict]]:
-    """(name, content, labels) of a shard; a retry skips the entries that have been read."""
-
-    def worthwhile(error: BaseException) -> bool:
-        return "://" in item.url and not _is_damage(error)
-
-    read = _tar_entries if item.url.lower().endswith(".tar") else _parquet_entries
-    done = 0
-    try:
-        for attempt in retrying(worthwhile):
-            with attempt:
-                for entry in islice(read(item.url), done, None):
-                    done += 1
-                    yield entry
-    except Exception as error:
-        closed = "://" not in item.url and isinstance(error, (PermissionError, IsADirectoryError))
-        if closed or _is_damage(error):
-            raise _Damaged(_reason(error)) from error
-        raise Unreachable(f"{item.url} cannot be read: {_reason(error)}") from error
-
-
-def _tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
-    """(name, content, labels) of a WebDataset shard: members of one key are one entry, .json among
-    them its labels.
-
-    WebDataset ends a key at the first dot. Names of clips may contain more dots (seconds, mostly),
-    so only the text after the last dot counts as a type. WebDataset treats a repeated member name
-    as damage: such members are not read as audio.
-    """
-    import fsspec
-    from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
-
-    names: set[tuple[str, str]] = set()
-    repeated: list[str] = []
-
-    def members(stream: BinaryIO) -> Iterator[dict]:
-        for member in tar_file_expander([{"url": url, "stream": stream}]):
-            key, end = base_plus_ext(member.get("fname", ""))
-            name = key, (end or "").lower()
-            if key is not None and name in names:
-                repeated.append(f"{member['fname']} (again)")
-            else:  # entries without a name; they also end a shard
-                names.add(name)
-                yield member
-
-    with fsspec.open(url, "rb", **connection_options(url)) as stream:
-        for sample in group_by_keys(members(stream)):
-            ends = [end for end in sample if not end.startswith("__")]
-            audio = [end for end in ends if f".{end.rpartition('.')[2]}" in AUDIO_SUFFIXES]
-            for end in audio:
-                stem = end.rpartition(".")[0]
-                yield f"{sample['__key__']}.{end}", sample[end], _labels(sample.get(f"{stem}.json" if stem else "json"))
-            if not audio:
-                yield f"{sample['__key__']} ({', '.join(ends)})", b"", {}
-    yield from ((name, b"", {}) for name in repeated)
-
-
-def _parquet_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
-    """(name, content, labels) of a Parquet file as the Hub's `datasets` writes it: audio is a
-    struct of bytes and path.
-    """
-    import fsspec
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with fsspec.open(url, "rb", **connection_options(url)) as stream:
-        file = pq.ParquetFile(stream)
-        audio = [
-            field.name
-            for field in file.schema_arrow
-            if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
-        ]
-        if not audio:
-            raise HearMwmaeError(f"no column of audio (a struct with bytes), but {', '.join(file.schema_arrow.names)}")
-        for number, batch in enumerate(file.iter_batches(PARQUET_ROWS)):
-            for place, row in enumerate(batch.to_pylist()):
-                entry = row[audio[0]] or {}
-                labels = {name: value for name, value in row.items() if name != audio[0] and _fits_json(value)}
-                yield entry.get("path") or f"row {number * PARQUET_ROWS + place}", entry.get("bytes") or b"", labels
-
-
-def _labels(content: bytes | None) -> dict:
-    try:
-        labels = json.loads(content or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return {name: value for name, value in labels.items() if value is not None} if isinstance(labels, dict) else {}
-
-
-def _fits_json(value: object) -> bool:
-    """Whether a label can be kept: it holds no null, bytes or time, at any depth."""
-    try:
-        return json.dumps(value) != "null"
-    except (TypeError, ValueError):
-        return False
-
-
-def _is_damage(error: BaseException) -> bool:
-    """Whether an error in reading a shard is about its content, and not about its disk or server.
-
-    pyarrow raises OSError for both, and for content without a number.
-    """
-    if isinstance(error, OSError):
-        return error.errno is None and not isinstance(error, (TimeoutError, ConnectionError)) and type(error) is OSError
-    return isinstance(error, (tarfile.TarError, ValueError))
-
-
-def _reason(error: Exception) -> str:
-    """The error without the name of the file, which webdataset appends to its arguments."""
-    return f"{type(error).__name__}: {error.args[0] if error.args else error}"
 
 
 def _nothing(item: Item, name: str, problem: str) -> Recording:
