@@ -83,33 +83,34 @@ class MultiWindowAttention(nn.Module):
             nn.init.trunc_normal_(table, std=(0.02 / len(table)) ** 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, length, width = x.shape
-        heads = len(self.window_sizes)
-        qkv = self.qkv(x).view(batch, length, 3, heads, width // heads)
+        batch, length, _ = x.shape
         groups = self.plan(length, x.device)
-        outputs = []
-        for group, chosen in zip(groups, _split(qkv, groups), strict=True):
-            if group.order is not None:
-                chosen = _take(chosen, group.order)
-            # (3, B, tiles, heads of this group, tile, head width)
-            q, k, v = chosen.unflatten(1, (-1, group.tile)).permute(3, 0, 1, 4, 2, 5)
-            # Four dimensions, as the fused kernels want them. Tiles are clips where all take the
-            # same bias, else they are heads.
-            first = 0 if group.order is None else 1
-            q, k, v = (part.flatten(first, first + 1) for part in (q, k, v))
-            bias = self.bias(group, q.dtype)
-            if bias is not None and group.order is not None:
-                bias = bias.flatten(0, 1)
-            y = attend(q, k, v, bias)
-            if group.order is not None:
-                y = y.unflatten(1, (-1, len(group.head_list)))
-            y = y.transpose(-3, -2).reshape(batch, length, -1, width // heads)
-            outputs.append(y if group.order is None else _put_back(y, group.order))
-        y = torch.cat(outputs, dim=2)
+        qkv = self.qkv(x).view(batch, length, 3, len(self.window_sizes), -1)
+        parts = zip(groups, _split(qkv, groups), strict=True)
+        y = torch.cat([self._attend_in_tiles(group, chosen) for group, chosen in parts], dim=2)
         order = [head for group in groups for head in group.head_list]
         if order != sorted(order):
             y = y[:, :, torch.tensor(order, device=x.device).argsort()]
         return self.proj(y.flatten(2))
+
+    def _attend_in_tiles(self, group: Group, qkv: Tensor) -> Tensor:
+        """The heads of one group, (B, tokens, 3, heads, d) -> (B, tokens, heads, d).
+
+        The fused kernels of `attend` take four dimensions, so that tiles are joined with another
+        one.
+        """
+        batch, length, _, heads, d = qkv.shape
+        if group.order is not None:
+            qkv = _take(qkv, group.order)
+        q, k, v = qkv.unflatten(1, (-1, group.tile)).permute(3, 0, 1, 4, 2, 5)  # (B, tiles, heads, tile, d)
+        bias = self.bias(group, q.dtype)
+        if group.order is None:  # tiles become clips, because all take the same bias
+            y = attend(*(part.flatten(0, 1) for part in (q, k, v)), bias)
+            return y.transpose(1, 2).reshape(batch, length, heads, d)
+        assert bias is not None  # only windowed heads are shifted
+        y = attend(*(part.flatten(1, 2) for part in (q, k, v)), bias.flatten(0, 1))  # tiles become heads
+        y = y.unflatten(1, (-1, heads)).transpose(2, 3).reshape(batch, length, heads, d)
+        return _put_back(y, group.order)
 
     def plan(self, length: int, device: torch.device) -> list[Group]:
         """How the heads are grouped for a sequence of ``length`` tokens."""

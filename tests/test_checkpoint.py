@@ -242,9 +242,11 @@ def test_the_embedded_model_is_the_same_by_name_folder_and_file(tmp_path):
         MaskedAutoencoder.from_pretrained(str(damaged.parent))
 
 
-def test_the_embedded_models_card_is_what_card_json_gives():
-    folder = WEIGHTS_DIR / DEFAULT_MODEL
-    assert (folder / "README.md").read_text() == model_card(folder, DEFAULT_MODEL)
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in WEIGHTS_DIR.glob("*/config.json")))
+def test_a_model_of_weights_loads_and_has_the_card_that_card_json_gives(name):
+    folder = WEIGHTS_DIR / name
+    assert hear_mwmae.load_model(str(folder)).config == read_model(folder)[0]
+    assert (folder / CARD_NAME).read_text() == model_card(folder, name if name in registry() else f"weights/{name}")
 
 
 def test_available_models():

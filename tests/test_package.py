@@ -75,6 +75,8 @@ def test_the_wheel_carries_model_recipes_and_lists(wheel):
     assert not [
         name for name in names if name.split("/")[0] not in ("hear_mwmae", f"hear_mwmae-{hear_mwmae.__version__}.dist-info")
     ]
+    assert len(list((ROOT / "weights").glob("*/config.json"))) > 1  # a checkout has more than the embedded model
+    assert {name.split("/")[2] for name in names if re.match("hear_mwmae/weights/.+/", name)} == {"mwmae-tiny"}
     assert wheel.stat().st_size < 30e6
 
 

@@ -131,6 +131,8 @@ def test_compare(task, data, tmp_path):
     result = CliRunner().invoke(main, ["compare", str(task), "-a", str(model), "-b", "", "-b", str(model)])
     assert result.exit_code == 0, result.output
     assert [line.split()[1] for line in result.output.splitlines()[-3:]] == ["a", "b", "b"] and "[" in result.output
+    failed = CliRunner().invoke(main, ["compare", str(task), "-a", "", "-b", "", "--pooling", "median"])
+    assert failed.exit_code == 1 and "median" in failed.output  # the option reaches the models
 
 
 def test_publish_a_finished_run(data, task, tmp_path):

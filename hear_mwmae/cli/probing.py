@@ -56,8 +56,9 @@ def probe(tasks: tuple[Path, ...], models: tuple[str, ...], pooling: str | None,
 @TASKS
 @click.option("-a", "a", multiple=True, required=True, metavar="MODEL", help="A model of one kind. Repeatable.")
 @click.option("-b", "b", multiple=True, required=True, metavar="MODEL", help="A model of the other kind. Repeatable.")
+@POOLING
 @DEVICE
-def compare(tasks: tuple[Path, ...], a: tuple[str, ...], b: tuple[str, ...], device: str) -> None:
+def compare(tasks: tuple[Path, ...], a: tuple[str, ...], b: tuple[str, ...], pooling: str | None, device: str) -> None:
     """Compare two kinds of models by linear probes, with several pretraining seeds of each kind.
 
     TASKS have one label per clip. The 95 % bootstrap intervals draw the seeds of each kind and the
@@ -78,7 +79,7 @@ def compare(tasks: tuple[Path, ...], a: tuple[str, ...], b: tuple[str, ...], dev
         name = f"{task.folder.name:32}"
         kinds = []
         for models in (a, b):
-            kinds.append([predict_clips(task, load_probed(model, device=device)) for model in models])
+            kinds.append([predict_clips(task, load_probed(model, pooling, device)) for model in models])
             for model, outcomes in zip(models, kinds[-1], strict=True):
                 click.echo(f"{name} {score(outcomes, 0).score:5.1f}   {model}")
         for kind, estimate in compare_kinds(kinds[0], kinds[1]).items():
