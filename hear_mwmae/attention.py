@@ -105,10 +105,10 @@ class MultiWindowAttention(nn.Module):
         q, k, v = qkv.unflatten(1, (-1, group.tile)).permute(3, 0, 1, 4, 2, 5)  # (B, tiles, heads, tile, d)
         bias = self.bias(group, q.dtype)
         if group.order is None:  # tiles become clips, because all take the same bias
-            y = attend(*(part.flatten(0, 1) for part in (q, k, v)), bias)
+            y = attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), bias)
             return y.transpose(1, 2).reshape(batch, length, heads, d)
         assert bias is not None  # only windowed heads are shifted
-        y = attend(*(part.flatten(1, 2) for part in (q, k, v)), bias.flatten(0, 1))  # tiles become heads
+        y = attend(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2), bias.flatten(0, 1))  # tiles become heads
         y = y.unflatten(1, (-1, heads)).transpose(2, 3).reshape(batch, length, heads, d)
         return _put_back(y, group.order)
 
