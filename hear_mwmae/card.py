@@ -4,6 +4,7 @@ card_template.md.
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -29,6 +30,14 @@ _KEYS = {
 
 #: Jinja2.
 _TEMPLATE = Path(__file__).with_name("card_template.md")
+#: 100 columns, of which a list takes two.
+_WRAPPER = textwrap.TextWrapper(98, break_long_words=False, break_on_hyphens=False)
+
+
+def _wrap(markdown: str) -> str:
+    """Long lines broken at spaces, but for the rows of tables."""
+    lines = markdown.split("\n")
+    return "\n".join(line if line.startswith("|") or len(line) <= _WRAPPER.width else _WRAPPER.fill(line) for line in lines)
 
 
 def model_card(directory: str | Path, load_from: str) -> str:
@@ -81,6 +90,7 @@ def model_card(directory: str | Path, load_from: str) -> str:
             decoder=config.decoder,
             windows=describe_windows(config.decoder.window_sizes),
             papers_pooling=PAPERS_POOLING,
+            wrap=_wrap,
         )
         + "\n"
     )

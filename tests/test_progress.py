@@ -144,7 +144,7 @@ def test_publish_a_finished_run(data, task, tmp_path):
     arguments += ["--pooling", "mean+max"]
     result = CliRunner().invoke(main, ["publish", *map(str, arguments)])
     assert result.exit_code == 0, result.output
-    card = re.sub(" +", " ", (tmp_path / "out" / "README.md").read_text())  # tables are padded
+    card = re.sub(" +", " ", (tmp_path / "out" / "README.md").read_text())
     assert (
         "license: cc0-1.0" in card
         and "- own\n" in card

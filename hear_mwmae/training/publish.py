@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
-from tabulate import tabulate
 
 from ..card import CARD_SOURCE, model_card
 from ..checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_embedder, read_model, save_model
@@ -82,7 +81,8 @@ def describe_data(pack: Pack, recipe: Recipe, origin: str) -> str:
             for row, kinds in sorted(hours.items(), key=lambda item: -sum(item[1].values()))
         ]
         head = [*(LABELS[place] for place in stated), "hours"]
-        lines += ["", tabulate(body, head, tablefmt="github", disable_numparse=True)]
+        rows = [f"| {' | '.join(row)} |" for row in (head, *body)]  # unpadded, because licences are long
+        lines += ["", rows[0], "|---" * len(head) + "|", *rows[1:]]
     if LICENCE not in (LABELS[place] for place in stated):
         lines += ["", f"Licence of the audio: {NOT_STATED}."]
     return "\n".join(lines)
