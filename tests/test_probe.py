@@ -20,7 +20,7 @@ from hear_mwmae.cli import main
 from hear_mwmae.config import preset
 from hear_mwmae.probing.baselines import LogMel, untrained
 from hear_mwmae.probing.comparison import score
-from hear_mwmae.probing.linear_probe import Classified, Ranked, average_precision, probe
+from hear_mwmae.probing.linear_probe import Classified, Ranked, average_precision, predict, probe
 from hear_mwmae.probing.tasks import read_task
 from hear_mwmae.training.loop import pretrain
 
@@ -83,6 +83,23 @@ def test_several_labels_by_hand(tasks):
     assert score == pytest.approx(mean_average_precision(rows[0] + rows[1], rows[2]), abs=1e-6) and score < 0.97
 
 
+def test_the_ridge_classifier_by_hand(tasks):
+    """Its normal equations, with targets of 1 and -1."""
+    task = read_task(tasks["multiclass"])
+    x = [
+        np.stack([Rough().scene_embeddings(read_audio(path, 16000)[None])[0].numpy() for path in split]) for split in task.splits
+    ]
+    y = [np.array([label for (label,) in split.values()]) for split in task.splits]
+    for held_out, outcome in zip(task.tested, predict(task, Rough(), "ridge"), strict=True):
+        inputs, labels = (np.concatenate(part[:held_out] + part[held_out + 1 :]) for part in (x, y))
+        mean, std = inputs.mean(0, dtype=float), inputs.std(0, dtype=float)
+        z, targets = (inputs - mean) / std, np.where(labels[:, None] == np.unique(labels), 1.0, -1.0)
+        weights = np.linalg.solve(z.T @ z + z.shape[1] * np.eye(z.shape[1]), z.T @ (targets - targets.mean(0)))
+        scores = (x[held_out] - mean) / std @ weights + targets.mean(0)
+        assert 0 < outcome.right.mean() < 1
+        assert (outcome.right == (np.unique(labels)[scores.argmax(1)] == y[held_out])).all()
+
+
 def test_events_by_hand(tasks, tmp_path):
     """Events that overlap, twice the same one, one that only the test split has, one that it has
     not.
@@ -128,6 +145,15 @@ def test_the_command(tasks):
     assert [line[:2] for line in lines] == [["tones", "accuracy"], ["multilabel", "mAP"], ["event", "mAP"]]
     assert all(float(line[2]) > 90 for line in lines) and len(lines[0]) == 2 + 3 + 3
     assert float(mean[1]) == pytest.approx(np.mean([float(line[2]) for line in lines]), abs=0.1)
+
+
+def test_the_command_with_another_classifier(tasks):
+    results = [run("probe", tasks["multiclass"], "--model", "log-mel", *more) for more in ([], ["--classifier", "ridge"])]
+    compared = run("compare", tasks["multiclass"], "-a", "log-mel", "-b", "log-mel", "--classifier", "ridge")
+    assert [result.exit_code for result in [*results, compared]] == [0, 0, 0]
+    assert all(float(result.output.splitlines()[1].split()[2]) > 90 for result in results)
+    wrong = run("probe", tasks["multiclass"], "--classifier", "svm")
+    assert wrong.exit_code == 2 and "'svm' is not one of 'logistic', 'ridge'" in wrong.output
 
 
 def test_a_table_of_several_models(tasks):

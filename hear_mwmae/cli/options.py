@@ -73,6 +73,13 @@ DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, c
 POOLING = click.option(
     "--pooling", metavar="WAYS", help="Pooling over time: mean, std, max, joined by +. The default is the model's."
 )
+CLASSIFIER = click.option(
+    "--classifier",
+    type=click.Choice(["logistic", "ridge"]),
+    default="logistic",
+    show_default=True,
+    help="Of tasks with one label per clip.",
+)
 
 
 def models_option(more_help: str = "") -> Callable:

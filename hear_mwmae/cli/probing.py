@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ..extras import needs
-from .options import DEVICE, POOLING, TASKS, Command, models_option, named_models
+from .options import CLASSIFIER, DEVICE, POOLING, TASKS, Command, models_option, named_models
+
+if TYPE_CHECKING:
+    from ..probing.linear_probe import Classifier
 
 BASELINES = (
     " Also 'log-mel' (statistics of the input), 'untrained' (random weights of the embedded model's architecture) and "
@@ -19,9 +23,12 @@ BASELINES = (
 @TASKS
 @models_option(BASELINES)
 @POOLING
+@CLASSIFIER
 @DEVICE
 @click.option("--markdown", is_flag=True, help="Print one Markdown table of all models.")
-def probe(tasks: tuple[Path, ...], models: tuple[str, ...], pooling: str | None, device: str, markdown: bool) -> None:
+def probe(
+    tasks: tuple[Path, ...], models: tuple[str, ...], pooling: str | None, classifier: Classifier, device: str, markdown: bool
+) -> None:
     """Probe models on the HEAR task folders TASKS with a linear classifier: seconds to minutes, not
     HEAR's own protocol.
 
@@ -43,7 +50,7 @@ def probe(tasks: tuple[Path, ...], models: tuple[str, ...], pooling: str | None,
         raise needs("probing", error.name, "train") from error
 
     sources, read = named_models(models), [read_task(task) for task in tasks]
-    scores = score_models(read, {name: load_probed(source, pooling, device) for name, source in sources.items()})
+    scores = score_models(read, {name: load_probed(source, pooling, device) for name, source in sources.items()}, classifier)
     rows = table(read, scores)
     if not markdown:
         for row, scored in zip(rows, scores, strict=False):
@@ -57,8 +64,11 @@ def probe(tasks: tuple[Path, ...], models: tuple[str, ...], pooling: str | None,
 @click.option("-a", "a", multiple=True, required=True, metavar="MODEL", help="A model of one kind. Repeatable.")
 @click.option("-b", "b", multiple=True, required=True, metavar="MODEL", help="A model of the other kind. Repeatable.")
 @POOLING
+@CLASSIFIER
 @DEVICE
-def compare(tasks: tuple[Path, ...], a: tuple[str, ...], b: tuple[str, ...], pooling: str | None, device: str) -> None:
+def compare(
+    tasks: tuple[Path, ...], a: tuple[str, ...], b: tuple[str, ...], pooling: str | None, classifier: Classifier, device: str
+) -> None:
     """Compare two kinds of models by linear probes, with several pretraining seeds of each kind.
 
     TASKS have one label per clip. The 95 % bootstrap intervals draw the seeds of each kind and the
@@ -79,7 +89,7 @@ def compare(tasks: tuple[Path, ...], a: tuple[str, ...], b: tuple[str, ...], poo
         name = f"{task.folder.name:32}"
         kinds = []
         for models in (a, b):
-            kinds.append([predict_clips(task, load_probed(model, pooling, device)) for model in models])
+            kinds.append([predict_clips(task, load_probed(model, pooling, device), classifier) for model in models])
             for model, outcomes in zip(models, kinds[-1], strict=True):
                 click.echo(f"{name} {score(outcomes, 0).score:5.1f}   {model}")
         for kind, estimate in compare_kinds(kinds[0], kinds[1]).items():

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..analysis.resampling import Estimate, bootstrap_counts
 from ..errors import HearMwmaeError
-from .linear_probe import Embeds, Outcome, metric, predict, split_scores
+from .linear_probe import Classifier, Embeds, Outcome, metric, predict, split_scores
 from .tasks import ProbeTask
 
 DRAWS = 2000
@@ -51,9 +51,14 @@ def score(outcomes: list[Outcome], seed: int) -> Scored:
     return Scored(float(np.mean(splits)), 100 * np.mean(drawn, axis=0), tuple(splits))
 
 
-def score_models(tasks: Sequence[ProbeTask], models: dict[str, Embeds]) -> list[dict[str, Scored]]:
+def score_models(
+    tasks: Sequence[ProbeTask], models: dict[str, Embeds], classifier: Classifier = "logistic"
+) -> list[dict[str, Scored]]:
     """For every task, the scores of every model. Tasks are drawn independently of each other."""
-    return [{name: score(predict(task, model), number) for name, model in models.items()} for number, task in enumerate(tasks)]
+    return [
+        {name: score(predict(task, model, classifier), number) for name, model in models.items()}
+        for number, task in enumerate(tasks)
+    ]
 
 
 def table(tasks: Sequence[ProbeTask], scores: list[dict[str, Scored]]) -> list[dict[str, str]]:
@@ -94,8 +99,8 @@ def compare_kinds(a: list[list[Outcome]], b: list[list[Outcome]], seed: int = 0)
     return {name: scored.estimate for name, scored in (("a", kinds[0]), ("b", kinds[1]), ("b - a", kinds[1] - kinds[0]))}
 
 
-def predict_clips(task: ProbeTask, model: Embeds) -> list[Outcome]:
+def predict_clips(task: ProbeTask, model: Embeds, classifier: Classifier = "logistic") -> list[Outcome]:
     """As :func:`predict`; HearMwmaeError if clips have more than one label."""
     if task.multilabel:
         raise HearMwmaeError(f"{task.folder}: a comparison needs one label per clip")
-    return predict(task, model)
+    return predict(task, model, classifier)

@@ -4,10 +4,11 @@ A linear model on standardised embeddings is trained on all splits except one, a
 split: on each fold in turn, or on the test split if the task has one. The score of a task is the
 mean over its tested splits.
 
-One label per clip: logistic regression on scene embeddings, scored by accuracy. Any number of
-labels: ridge regression of all labels at once, scored by mean average precision over labels. It
-uses scene embeddings for clips, and for events the timestamp embedding at every 100th millisecond.
-Unlike HEAR's own score, this does not measure where exactly an event begins.
+One label per clip: logistic regression (or a ridge classifier) on scene embeddings, scored by
+accuracy. Any number of labels: ridge regression of all labels at once, scored by mean average
+precision over labels. It uses scene embeddings for clips, and for events the timestamp embedding at
+every 100th millisecond. Unlike HEAR's own score, this does not measure where exactly an event
+begins.
 
 The probes compare models during development. They are not HEAR's own protocol.
 """
@@ -17,11 +18,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.pipeline import make_pipeline
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
@@ -31,6 +32,8 @@ from .tasks import Event, ProbeTask
 
 #: Strong regularisation: there are a few hundred clips and about a thousand dimensions.
 INVERSE_REGULARISATION = 0.05
+#: Penalty of the ridge classifier per dimension: of tasks with one label per clip.
+SHRINKAGE_PER_DIMENSION = 1.0
 #: Penalty of ridge regression per row: 0.3 of a dimension's variance.
 SHRINKAGE = 0.3
 #: Milliseconds between the moments at which events are probed; the first is half as far from the
@@ -38,6 +41,9 @@ SHRINKAGE = 0.3
 MOMENTS = 100.0
 #: Bootstrap draws per step, which bounds the memory.
 DRAWS_AT_ONCE = 100
+
+#: Classifiers of tasks with one label per clip.
+Classifier = Literal["logistic", "ridge"]
 
 
 class Embeds(Protocol):
@@ -127,20 +133,29 @@ def metric(task: ProbeTask) -> str:
     return "mAP" if task.multilabel else "accuracy"
 
 
-def predict(task: ProbeTask, model: Embeds) -> list[Outcome]:
-    """Train on all other splits and predict, for each tested split."""
-    return _rank(task, model) if task.multilabel else _classify(task, model)
+def predict(task: ProbeTask, model: Embeds, classifier: Classifier = "logistic") -> list[Outcome]:
+    """Train on all other splits and predict, for each tested split.
+
+    Args:
+        classifier: for a task with one label per clip.
+    """
+    return _rank(task, model) if task.multilabel else _classify(task, model, classifier)
 
 
-def _classify(task: ProbeTask, model: Embeds) -> list[Outcome]:
+def _classify(task: ProbeTask, model: Embeds, classifier: Classifier) -> list[Outcome]:
     x = [np.stack([_scene(path, model) for path in split]) for split in task.splits]
     y = [np.array([label for (label,) in split.values()]) for split in task.splits]
     outcomes: list[Outcome] = []
     for held_out in task.tested:
-        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_REGULARISATION, max_iter=2000))
-        classifier.fit(_others(x, held_out), _others(y, held_out))
-        outcomes.append(Classified(classifier.predict(x[held_out]) == y[held_out]))
+        fitted = _make(classifier, x[0].shape[1]).fit(_others(x, held_out), _others(y, held_out))
+        outcomes.append(Classified(fitted.predict(x[held_out]) == y[held_out]))
     return outcomes
+
+
+def _make(classifier: Classifier, dimensions: int) -> Pipeline:
+    if classifier == "ridge":
+        return make_pipeline(StandardScaler(), RidgeClassifier(SHRINKAGE_PER_DIMENSION * dimensions))
+    return make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_REGULARISATION, max_iter=2000))
 
 
 def _rank(task: ProbeTask, model: Embeds) -> list[Outcome]:
