@@ -2,7 +2,7 @@
 product rate, and data.
 
     python benchmarks/pretrain.py [--rounds 7] [--size tiny] [--batch-size 32] [--threads 2]
-    [--device cuda]
+    [--device cuda] [--compile]
 
 With the paper's decoder and AdamW, update included, on noise. The models are run in turn, round
 after round, so that a change of the machine's speed meets all of them; medians are printed, and the
@@ -98,9 +98,12 @@ def crops_per_second(batch_size: int, workers: int) -> float:
 @click.option("--batch-size", default=32, show_default=True)
 @click.option("--threads", default=torch.get_num_threads(), show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda, which is untested.")
+@click.option("--compile", "compiled", is_flag=True, help="Compile the models, as a recipe with compile = true does.")
 @click.option("--give-back", is_flag=True, help="Leave freed memory to glibc, which returns it to the system.")
 @click.option("--where", is_flag=True, help="Say where the time of the MW-MAE step goes, by operation.")
-def main(rounds: int, size: str, batch_size: int, threads: int, device: str, where: bool, give_back: bool) -> None:
+def main(
+    rounds: int, size: str, batch_size: int, threads: int, device: str, where: bool, compiled: bool, give_back: bool
+) -> None:
     torch.set_num_threads(threads)
     if not give_back:
         keep_freed_memory()  # as in training
@@ -109,6 +112,13 @@ def main(rounds: int, size: str, batch_size: int, threads: int, device: str, whe
     optimisers = {kind: torch.optim.AdamW(model.parameters(), 1e-5) for kind, model in models.items()}
     batch = torch.randn(batch_size, 200, 80, device=device)
     seconds: dict[tuple[str, str], list[float]] = {(kind, name): [] for name in PRECISIONS for kind in models}
+    kept = {}
+    for kind, name in seconds:
+        with torch.autocast(batch.device.type, PRECISIONS[name], enabled=name != "float32"):
+            kept[kind, name] = bytes_per_crop(models[kind], batch) / (1 << 20)
+    if compiled:
+        for model in models.values():
+            model.compile()
     rates: dict[str, list[float]] = {name: [] for name in PRECISIONS}
     for number in range(rounds + 1):
         for name, dtype in PRECISIONS.items():
@@ -118,15 +128,13 @@ def main(rounds: int, size: str, batch_size: int, threads: int, device: str, whe
             seconds[kind, name] += [duration] * (number > 0)  # the first round warms up
 
     machine = f"{processor(device)}, {threads} threads, torch {torch.__version__}"
-    print(f"{machine}, {size}, batch {batch_size}, medians of {rounds} rounds")
+    print(f"{machine}, {size}, batch {batch_size}, medians of {rounds} rounds" + ", compiled" * compiled)
     print(f"{'model':8}{'precision':12}{'crops / s':>10}{'GFLOP/s':>9}{'share':>7}{'MiB kept / crop':>17}{'time to MAE':>13}")
     for (kind, name), durations in seconds.items():
         model, duration, peak = models[kind], statistics.median(durations), statistics.median(rates[name])
         rate = flops.update(model.config, kind != "floor") * batch_size / duration / 1e9
-        with torch.autocast(batch.device.type, PRECISIONS[name], enabled=name != "float32"):
-            kept = bytes_per_crop(model, batch) / (1 << 20)
         ratio = statistics.median(a / b for a, b in zip(durations, seconds["mae", name], strict=True))
-        print(f"{kind:8}{name:12}{batch_size / duration:10.1f}{rate:9.0f}{rate / peak:7.0%}{kept:17.1f}{ratio:13.2f}")
+        print(f"{kind:8}{name:12}{batch_size / duration:10.1f}{rate:9.0f}{rate / peak:7.0%}{kept[kind, name]:17.1f}{ratio:13.2f}")
     for workers in (0, 1, 2):
         print(f"data alone, {workers} workers: {crops_per_second(batch_size, workers):.0f} crops / s")
     print("matrix products: " + ", ".join(f"{name} {statistics.median(values):.0f} GFLOP/s" for name, values in rates.items()))

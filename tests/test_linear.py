@@ -40,3 +40,25 @@ def test_gradients_and_hooks_work():
 def test_autocast_keeps_its_meaning():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert Linear(8, 8)(torch.randn(2, 8)).dtype == torch.bfloat16
+
+
+def test_the_compiled_gelu_is_the_same_function():
+    """In training only: exported models and inference keep the operator."""
+    torch.manual_seed(0)
+    layer, graphs = Linear(8, 64, gelu=True).double(), []
+
+    def backend(graph, example_inputs):
+        graphs.append(graph.code)
+        return graph.forward
+
+    compiled = torch.compile(layer, backend=backend)
+    x = (4 * torch.randn(100, 8)).double().requires_grad_()
+    results = []
+    for call in (compiled, layer):
+        y = call(x)
+        results.append((y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])))
+    assert "sigmoid" in graphs[0] and "gelu" not in graphs[0]
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), results[1][0], rtol=1e-12, atol=1e-12)
+    assert "gelu" in graphs[1]
