@@ -2,7 +2,7 @@
 product rate, and data.
 
     python benchmarks/pretrain.py [--rounds 7] [--size tiny] [--batch-size 32] [--threads 2]
-    [--device cuda] [--compile]
+    [--device cuda] [--precision bfloat16] [--compile]
 
 With the paper's decoder and AdamW, update included, on noise. The models are run in turn, round
 after round, so that a change of the machine's speed meets all of them; medians are printed, and the
@@ -98,20 +98,30 @@ def crops_per_second(batch_size: int, workers: int) -> float:
 @click.option("--batch-size", default=32, show_default=True)
 @click.option("--threads", default=torch.get_num_threads(), show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda, which is untested.")
+@click.option("--precision", "names", type=click.Choice(list(PRECISIONS)), multiple=True, help="Only this one.")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the models, as a recipe with compile = true does.")
 @click.option("--give-back", is_flag=True, help="Leave freed memory to glibc, which returns it to the system.")
 @click.option("--where", is_flag=True, help="Say where the time of the MW-MAE step goes, by operation.")
 def main(
-    rounds: int, size: str, batch_size: int, threads: int, device: str, where: bool, compiled: bool, give_back: bool
+    rounds: int,
+    size: str,
+    batch_size: int,
+    threads: int,
+    device: str,
+    names: tuple[str, ...],
+    compiled: bool,
+    give_back: bool,
+    where: bool,
 ) -> None:
     torch.set_num_threads(threads)
     if not give_back:
         keep_freed_memory()  # as in training
     torch.manual_seed(0)
     models = {kind: make_model(kind, size).to(device) for kind in ("mae", "mwmae", "floor")}
-    optimisers = {kind: torch.optim.AdamW(model.parameters(), 1e-5) for kind, model in models.items()}
+    optimisers = {kind: torch.optim.AdamW(model.parameters(), 1e-5, fused=True) for kind, model in models.items()}
     batch = torch.randn(batch_size, 200, 80, device=device)
-    seconds: dict[tuple[str, str], list[float]] = {(kind, name): [] for name in PRECISIONS for kind in models}
+    precisions = {name: PRECISIONS[name] for name in names or PRECISIONS}
+    seconds: dict[tuple[str, str], list[float]] = {(kind, name): [] for name in precisions for kind in models}
     kept = {}
     for kind, name in seconds:
         with torch.autocast(batch.device.type, PRECISIONS[name], enabled=name != "float32"):
@@ -119,9 +129,9 @@ def main(
     if compiled:
         for model in models.values():
             model.compile()
-    rates: dict[str, list[float]] = {name: [] for name in PRECISIONS}
+    rates: dict[str, list[float]] = {name: [] for name in precisions}
     for number in range(rounds + 1):
-        for name, dtype in PRECISIONS.items():
+        for name, dtype in precisions.items():
             rates[name] += [product_rate(dtype, device)] * (number > 0)
         for kind, name in seconds:
             duration = timed(partial(step, models[kind], optimisers[kind], batch, PRECISIONS[name]), device)
@@ -139,7 +149,7 @@ def main(
         print(f"data alone, {workers} workers: {crops_per_second(batch_size, workers):.0f} crops / s")
     print("matrix products: " + ", ".join(f"{name} {statistics.median(values):.0f} GFLOP/s" for name, values in rates.items()))
     if where:
-        for name, dtype in PRECISIONS.items():
+        for name, dtype in precisions.items():
             with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (device == "cuda")]) as profiled:
                 step(models["mwmae"], optimisers["mwmae"], batch, dtype)
             print(f"\nMW-MAE, {name}")

@@ -115,6 +115,8 @@ def prepare(fabric: Fabric, model: nn.Module, recipe: Recipe) -> _FabricModule:
     if recipe.activation_checkpointing:
         checkpoint_blocks(model)
     if recipe.compile:
+        # attention.plan_groups is a pure function: traced, it gives what its cache gives.
+        warnings.filterwarnings("ignore", "(?s).*functools.lru_cache")
         model = cast(nn.Module, torch.compile(model))
     return fabric.setup_module(model)
 

@@ -24,7 +24,8 @@ def make_optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
         groups[name in hidden].append(parameter)
-    optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups[False], learning_rate, BETAS, EPS, recipe.weight_decay)]
+    adamw = torch.optim.AdamW(groups[False], learning_rate, BETAS, EPS, recipe.weight_decay, fused=True)
+    optimisers: list[torch.optim.Optimizer] = [adamw]
     if hidden:
         dtype = torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32
         optimisers.append(Muon(groups[True], muon_learning_rate, recipe.weight_decay, dtype))
