@@ -73,7 +73,7 @@ MUTATIONS = {
     "unbiased variance in norm_pix_loss": ("mae.py", "correction=0", "correction=1"),
     "loss over all patches": ("mae.py", "(error * mask).sum() / mask.sum()", "error.mean()"),
     "decoder without positions": ("mae.py", "dim=1) + self.decoder_pos_embed", "dim=1)"),
-    "no weight decay": ("training/optim.py", "BETAS, EPS, recipe.weight_decay)", "BETAS, EPS, 0.0)"),
+    "no weight decay": ("training/optim.py", "BETAS, EPS, recipe.weight_decay,", "BETAS, EPS, 0.0,"),
 }
 
 
