@@ -12,12 +12,14 @@ import torch
 from click.testing import CliRunner, Result
 from hear_tasks import make_task
 from reference import AUDIO
+from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import average_precision_score
 from tiny_run import tiny_recipe
 
 from hear_mwmae.audio import read_audio
 from hear_mwmae.cli import main
 from hear_mwmae.config import preset
+from hear_mwmae.probing import linear_probe
 from hear_mwmae.probing.baselines import LogMel, untrained
 from hear_mwmae.probing.comparison import score
 from hear_mwmae.probing.linear_probe import Classified, Ranked, average_precision, predict, probe
@@ -54,17 +56,24 @@ def test_probe(tasks, embedded_model, kind, splits):
         assert len(scores) == splits and np.mean(scores) > (0.9 if kind == "event" else 0.99)
 
 
+def ridge(x: np.ndarray, y: np.ndarray, tested: np.ndarray, penalty: float) -> np.ndarray:
+    """Predictions (rows, labels) of ridge regression on standardised inputs, by its normal
+    equations.
+    """
+    mean, std = x.mean(0, dtype=float), x.std(0, dtype=float)
+    z = (x - mean) / std
+    weights = np.linalg.solve(z.T @ z + penalty * np.eye(z.shape[1]), z.T @ (y - y.mean(0)))
+    return (tested - mean) / std @ weights + y.mean(0)
+
+
 def mean_average_precision(train: list, test: list) -> float:
-    """Of ridge regression by its normal equations.
+    """Of ridge regression.
 
     Rows are pairs: the embedding, and whether each label holds.
     """
     (x, y), (tested, truth) = (map(np.array, zip(*rows, strict=True)) for rows in (train, test))
-    mean, std = x.mean(0, dtype=float), x.std(0, dtype=float)
-    z, centred = (x - mean) / std, y - y.mean(0)
-    weights = np.linalg.solve(z.T @ z + 0.3 * len(z) * np.eye(z.shape[1]), z.T @ centred)
     precisions = []
-    for ranking, holds in zip(((tested - mean) / std @ weights).T, truth.T, strict=True):
+    for ranking, holds in zip(ridge(x, y, tested, 0.3 * len(x)).T, truth.T, strict=True):
         hits = holds[np.argsort(-ranking)]
         if np.ptp(ranking) == 0:  # a label that nothing was learned of
             precisions.append(holds.mean())
@@ -92,10 +101,8 @@ def test_the_ridge_classifier_by_hand(tasks):
     y = [np.array([label for (label,) in split.values()]) for split in task.splits]
     for held_out, outcome in zip(task.tested, predict(task, Rough(), "ridge"), strict=True):
         inputs, labels = (np.concatenate(part[:held_out] + part[held_out + 1 :]) for part in (x, y))
-        mean, std = inputs.mean(0, dtype=float), inputs.std(0, dtype=float)
-        z, targets = (inputs - mean) / std, np.where(labels[:, None] == np.unique(labels), 1.0, -1.0)
-        weights = np.linalg.solve(z.T @ z + z.shape[1] * np.eye(z.shape[1]), z.T @ (targets - targets.mean(0)))
-        scores = (x[held_out] - mean) / std @ weights + targets.mean(0)
+        targets = np.where(labels[:, None] == np.unique(labels), 1.0, -1.0)
+        scores = ridge(inputs, targets, x[held_out], inputs.shape[1])
         assert 0 < outcome.right.mean() < 1
         assert (outcome.right == (np.unique(labels)[scores.argmax(1)] == y[held_out])).all()
 
@@ -147,9 +154,13 @@ def test_the_command(tasks):
     assert float(mean[1]) == pytest.approx(np.mean([float(line[2]) for line in lines]), abs=0.1)
 
 
-def test_the_command_with_another_classifier(tasks):
+def test_the_command_with_another_classifier(tasks, monkeypatch):
+    made: list[float] = []
+    monkeypatch.setattr(linear_probe, "RidgeClassifier", lambda alpha: made.append(alpha) or RidgeClassifier(alpha))
     results = [run("probe", tasks["multiclass"], "--model", "log-mel", *more) for more in ([], ["--classifier", "ridge"])]
+    assert made == 3 * [3 * 80]  # one for each split, of mean, std and max of the bands; none for the default
     compared = run("compare", tasks["multiclass"], "-a", "log-mel", "-b", "log-mel", "--classifier", "ridge")
+    assert len(made) == 3 + 2 * 3
     assert [result.exit_code for result in [*results, compared]] == [0, 0, 0]
     assert all(float(result.output.splitlines()[1].split()[2]) > 90 for result in results)
     wrong = run("probe", tasks["multiclass"], "--classifier", "svm")

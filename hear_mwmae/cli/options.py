@@ -6,12 +6,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from ..errors import HearMwmaeError
 from ..files import printable
+from ..probing import Classifier
 
 #: Key of --debug in a context.
 DEBUG = "hear_mwmae.debug"
@@ -75,7 +76,7 @@ POOLING = click.option(
 )
 CLASSIFIER = click.option(
     "--classifier",
-    type=click.Choice(["logistic", "ridge"]),
+    type=click.Choice(get_args(Classifier)),
     default="logistic",
     show_default=True,
     help="Of tasks with one label per clip.",

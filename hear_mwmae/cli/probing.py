@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from ..extras import needs
+from ..probing import Classifier
 from .options import CLASSIFIER, DEVICE, POOLING, TASKS, Command, models_option, named_models
-
-if TYPE_CHECKING:
-    from ..probing.linear_probe import Classifier
 
 BASELINES = (
     " Also 'log-mel' (statistics of the input), 'untrained' (random weights of the embedded model's architecture) and "

@@ -13,7 +13,8 @@ import numpy as np
 
 from ..analysis.resampling import Estimate, bootstrap_counts
 from ..errors import HearMwmaeError
-from .linear_probe import Classifier, Embeds, Outcome, metric, predict, split_scores
+from . import Classifier
+from .linear_probe import Embeds, Outcome, metric, predict, split_scores
 from .tasks import ProbeTask
 
 DRAWS = 2000

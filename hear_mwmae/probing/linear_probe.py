@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ..audio import read_audio
 from ..errors import HearMwmaeError
+from . import Classifier
 from .tasks import Event, ProbeTask
 
 #: Strong regularisation: there are a few hundred clips and about a thousand dimensions.
@@ -41,9 +42,6 @@ SHRINKAGE = 0.3
 MOMENTS = 100.0
 #: Bootstrap draws per step, which bounds the memory.
 DRAWS_AT_ONCE = 100
-
-#: Classifiers of tasks with one label per clip.
-Classifier = Literal["logistic", "ridge"]
 
 
 class Embeds(Protocol):
