@@ -7,9 +7,10 @@ product rate, and data.
 With the paper's decoder and AdamW, update included, on noise. The models are run in turn, round
 after round, so that a change of the machine's speed meets all of them; medians are printed, and the
 ratio is the median of each round's own. Memory is what the forward pass keeps for the backward
-pass, not compiled. "floor" is MAE with a decoder that computes queries, keys and values, but attends to nothing:
-no windows can be cheaper than that. Data are clips of ten seconds of pink noise in a pack on disk,
-read and turned into normalised log-mel crops as in training, with nothing else going on.
+pass, not compiled. "floor" is MAE with a decoder that computes queries, keys and values, but
+attends to nothing: no windows can be cheaper than that. Data are clips of ten seconds of pink noise
+in a pack on disk, read and turned into normalised log-mel crops as in training, with nothing else
+going on.
 """
 
 from __future__ import annotations
