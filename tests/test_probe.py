@@ -21,6 +21,7 @@ from hear_mwmae.cli import main
 from hear_mwmae.config import preset
 from hear_mwmae.probing import linear_probe
 from hear_mwmae.probing.baselines import LogMel, untrained
+from hear_mwmae.probing.blocks import BlockOutput
 from hear_mwmae.probing.comparison import score
 from hear_mwmae.probing.linear_probe import Classified, Ranked, average_precision, predict, probe
 from hear_mwmae.probing.tasks import read_task
@@ -183,6 +184,34 @@ def test_a_table_of_several_models(tasks):
     assert result.exit_code == 1 and "two models have the same name" in result.output
     result = run("probe", tasks["event"], "--model", "untrained:mae-big")
     assert result.exit_code == 1 and "mae-big" in result.output
+
+
+def test_blocks(tasks, embedded_model):
+    """The layer norm makes the embedding of the last block's output, and not of the first's."""
+    audio = read_audio(AUDIO / "crow.wav", 16000)[None, :7480]  # the last time step's centre is in it
+    last, first = BlockOutput(embedded_model, -1), BlockOutput(embedded_model, 0)
+    expected, times = embedded_model.timestamp_embeddings(audio)
+    width = embedded_model.config.encoder.width
+    for block, same in ((last, True), (first, False)):
+        steps, at = block.timestamp_embeddings(audio)
+        assert steps.shape == expected.shape and torch.equal(at, times)
+        normed = embedded_model.encoder.norm(steps.unflatten(2, (-1, width))).flatten(2)
+        assert torch.allclose(normed, expected, atol=1e-4) is same
+    assert len(times[0]) == embedded_model.layers(audio, [0])[0].shape[1]
+    steps, scenes = first.timestamp_embeddings(audio)[0], first.scene_embeddings(audio)
+    pooled = torch.cat([steps.mean(1), steps.std(1, correction=0), steps.amax(1)], dim=1)
+    assert torch.allclose(scenes, pooled, atol=1e-4)
+
+
+def test_the_command_on_blocks(tasks):
+    result = run("probe", *tasks.values(), "--model", "", "--block", 0, "--block", "-1", "--markdown")
+    assert result.exit_code == 0, result.output
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in result.output.splitlines()]
+    assert head[2:] == ["embedded block 0", "embedded block -1"]
+    assert all(float(cell.split()[0]) > 60 for row in rows[:-1] for cell in row[2:])
+    for model, depth in (("", 12), ("log-mel", 0)):
+        wrong = run("probe", tasks["multiclass"], "--model", model, "--block", 12)
+        assert wrong.exit_code == 1 and f"the model has {depth} encoder blocks and no block 12" in wrong.output
 
 
 def test_average_precision_is_scikit_learns():

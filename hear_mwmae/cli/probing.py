@@ -15,6 +15,11 @@ BASELINES = (
     "'untrained:PRESET'."
 )
 
+BLOCK_HELP = (
+    "Probe the output of this encoder block in place of the embeddings: 0 is the first, -1 the last without its layer norm. "
+    "Repeatable."
+)
+
 
 @click.command(cls=Command, short_help="Linear probes of models on HEAR tasks, with intervals.")
 @TASKS
@@ -22,9 +27,16 @@ BASELINES = (
 @POOLING
 @CLASSIFIER
 @DEVICE
+@click.option("--block", "blocks", type=int, multiple=True, metavar="N", help=BLOCK_HELP)
 @click.option("--markdown", is_flag=True, help="Print one Markdown table of all models.")
 def probe(
-    tasks: tuple[Path, ...], models: tuple[str, ...], pooling: str | None, classifier: Classifier, device: str, markdown: bool
+    tasks: tuple[Path, ...],
+    models: tuple[str, ...],
+    pooling: str | None,
+    classifier: Classifier,
+    device: str,
+    blocks: tuple[int, ...],
+    markdown: bool,
 ) -> None:
     """Probe models on the HEAR task folders TASKS with a linear classifier: seconds to minutes, not
     HEAR's own protocol.
@@ -41,13 +53,17 @@ def probe(
         from tabulate import tabulate
 
         from ..probing.baselines import load_probed
+        from ..probing.blocks import BlockOutput
         from ..probing.comparison import score_models, table
         from ..probing.tasks import read_task
     except ModuleNotFoundError as error:
         raise needs("probing", error.name, "train") from error
 
     sources, read = named_models(models), [read_task(task) for task in tasks]
-    scores = score_models(read, {name: load_probed(source, pooling, device) for name, source in sources.items()}, classifier)
+    probed = {name: load_probed(source, pooling, device) for name, source in sources.items()}
+    if blocks:
+        probed = {f"{name} block {block}": BlockOutput(model, block) for name, model in probed.items() for block in blocks}
+    scores = score_models(read, probed, classifier)
     rows = table(read, scores)
     if not markdown:
         for row, scored in zip(rows, scores, strict=False):
