@@ -25,7 +25,7 @@ from hear_mwmae.training.recipe import Recipe
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
-def test_compiled(data, tmp_path):
+def test_compiled(data, tmp_path, recwarn):
     """Looked at on the way, which is inference, and not the compiler's business."""
     model = {"encoder": {"width": 32, "depth": 1, "heads": 2}}
     model["decoder"] = {"width": 32, "depth": 1, "heads": 2, "window_sizes": [25, 0]}  # each window size takes seconds to compile
@@ -34,6 +34,7 @@ def test_compiled(data, tmp_path):
     pretrain(dataclasses.replace(recipe, compile=True), data, tmp_path / "compiled", look_every=2)
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
     assert len(list((tmp_path / "compiled" / "pictures").iterdir())) == 2
+    assert not [warning for warning in recwarn if "lru_cache" in str(warning.message)]
 
 
 @pytest.mark.parametrize(

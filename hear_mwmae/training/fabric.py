@@ -90,7 +90,7 @@ def keep_freed_memory() -> None:
     """Keep freed memory in this process, so that a step reuses the memory of the step before.
 
     glibc returns large blocks to the system at once, and the system zeroes each page when it is
-    used again. This took a tenth of a step of the recipe `mwmae-tiny-cpu` (docs/experiments.md).
+    used again. This took a tenth of a step of the recipe `mwmae-tiny-cpu` (docs/step_cost.md).
     Without glibc, this function does nothing.
     """
     if platform.libc_ver()[0] == "glibc":

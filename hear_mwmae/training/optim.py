@@ -44,7 +44,7 @@ class Muon(torch.optim.Muon):
     """torch's Muon, which orthogonalises the matrices of one shape together, in ``dtype``.
 
     torch orthogonalises them one by one, always in bfloat16. Where bfloat16 products are slow, this
-    takes a seventh of a step (docs/experiments.md).
+    takes a seventh of a step (docs/step_cost.md).
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float, dtype: torch.dtype) -> None:
