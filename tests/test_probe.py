@@ -21,7 +21,7 @@ from hear_mwmae.cli import main
 from hear_mwmae.config import preset
 from hear_mwmae.probing import linear_probe
 from hear_mwmae.probing.baselines import LogMel, untrained
-from hear_mwmae.probing.blocks import BlockOutput
+from hear_mwmae.probing.blocks import end_at_block
 from hear_mwmae.probing.comparison import score
 from hear_mwmae.probing.linear_probe import Classified, Ranked, average_precision, predict, probe
 from hear_mwmae.probing.tasks import read_task
@@ -189,7 +189,8 @@ def test_a_table_of_several_models(tasks):
 def test_blocks(tasks, embedded_model):
     """The layer norm makes the embedding of the last block's output, and not of the first's."""
     audio = read_audio(AUDIO / "crow.wav", 16000)[None, :7480]  # the last time step's centre is in it
-    last, first = BlockOutput(embedded_model, -1), BlockOutput(embedded_model, 0)
+    last, first = end_at_block(embedded_model, -1), end_at_block(embedded_model, 0)
+    assert first.encoder.pos_embed is embedded_model.encoder.pos_embed  # the weights are shared
     expected, times = embedded_model.timestamp_embeddings(audio)
     width = embedded_model.config.encoder.width
     for block, same in ((last, True), (first, False)):

@@ -53,7 +53,7 @@ def probe(
         from tabulate import tabulate
 
         from ..probing.baselines import load_probed
-        from ..probing.blocks import BlockOutput
+        from ..probing.blocks import end_at_block
         from ..probing.comparison import score_models, table
         from ..probing.tasks import read_task
     except ModuleNotFoundError as error:
@@ -62,7 +62,7 @@ def probe(
     sources, read = named_models(models), [read_task(task) for task in tasks]
     probed = {name: load_probed(source, pooling, device) for name, source in sources.items()}
     if blocks:
-        probed = {f"{name} block {block}": BlockOutput(model, block) for name, model in probed.items() for block in blocks}
+        probed = {f"{name} block {block}": end_at_block(model, block) for name, model in probed.items() for block in blocks}
     scores = score_models(read, probed, classifier)
     rows = table(read, scores)
     if not markdown:
