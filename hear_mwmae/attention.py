@@ -77,10 +77,11 @@ class MultiWindowAttention(nn.Module):
         self.qkv = Linear(width, 3 * width)
         self.proj = Linear(width, width)
         self.relative_position_bias_table = nn.ParameterDict(
-            {str(head): nn.Parameter(torch.zeros(2 * w - 1)) for head, w in enumerate(window_sizes) if w}
+            {str(head): nn.Parameter(torch.empty(2 * w - 1)) for head, w in enumerate(window_sizes) if w}
         )
         for table in self.relative_position_bias_table.values():
-            nn.init.trunc_normal_(table, std=(0.02 / len(table)) ** 0.5)
+            if not table.is_meta:
+                nn.init.trunc_normal_(table, std=(0.02 / len(table)) ** 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, length, _ = x.shape

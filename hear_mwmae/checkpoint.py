@@ -25,6 +25,7 @@ from .embedder import Embedder
 from .errors import HearMwmaeError, did_you_mean, differences
 from .files import replacing, why_unreadable, write_text
 from .flax_file import is_official_checkpoint
+from .linear import warn_of_emulation
 from .official import load_official, state_shapes
 from .weights import DEFAULT_MODEL, WEIGHTS_DIR, registry
 
@@ -41,20 +42,22 @@ _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 def load_embedder(source: str | os.PathLike = "", device: str | torch.device | None = None, **options: Any) -> Embedder:
     """`hear_mwmae.load_model`, which documents the arguments; the options go to `Embedder`."""
     config, state = read_model(source, ENCODER_PREFIX)
-    # The initial weights are replaced below; drawing them must not change the caller's random
-    # state. (Building on the meta device would avoid drawing, but makes torch import triton, which
-    # crashes in a process that has loaded tensorflow.)
-    with torch.random.fork_rng(devices=[]):
+    # Without values, because the weights are replaced: drawing them would change torch's random
+    # state and start its threads, after which a forked child may hang.
+    with torch.device("meta"):
         embedder = Embedder(config, **options)
     load_strictly(embedder.encoder, state, str(source) or DEFAULT_MODEL)
-    return embedder if device is None else to_device(embedder, device)
+    device = torch.device("cpu") if device is None else device
+    to_device(embedder, device)
+    warn_of_emulation(embedder.encoder.pos_embed.dtype, embedder.device)
+    return embedder
 
 
 def to_device(model: Model, device: str | torch.device) -> Model:
     """Move the model; HearMwmaeError if the device cannot be used, or holds no values ("meta")."""
     try:
         model.to(torch.device(device))
-        torch.zeros(1, device=device).item()
+        torch.zeros(1, dtype=torch.float32, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise HearMwmaeError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
     return model
@@ -165,13 +168,31 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> Non
     problems += [
         f"{name} holds NaN or infinity"
         for name, value in state.items()
-        if value.is_floating_point() and not torch.isfinite(value).all()
+        if value.is_floating_point() and not all(torch.isfinite(piece).all() for piece in _pieces(value))
     ]
     _refuse(problems, what)
     trainable = {name: weight.requires_grad for name, weight in module.named_parameters()}
-    module.load_state_dict({name: value.to(expected[name].dtype) for name, value in state.items()}, assign=True)
+    module.load_state_dict({name: _cast(value, expected[name].dtype) for name, value in state.items()}, assign=True)
     for name, weight in module.named_parameters():
         weight.requires_grad_(trainable[name])
+
+
+def _pieces(value: Tensor) -> tuple[Tensor, ...]:
+    """A weight in pieces that torch computes in the calling thread.
+
+    A process that has used torch's threads cannot be forked safely, and loading a model should not
+    be what prevents it.
+    """
+    return value.reshape(-1).split(1 << 14)
+
+
+def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    if value.dtype == dtype:
+        return value
+    cast = torch.empty(value.shape, dtype=dtype, device=value.device)
+    for target, piece in zip(_pieces(cast), _pieces(value), strict=True):
+        target.copy_(piece)
+    return cast
 
 
 def _other_shapes(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> list[str]:

@@ -42,6 +42,8 @@ PATCH_SIZES = ((4, 16), (8, 16), (8, 8), (4, 8), (5, 5))
 DECODER_WIDTH, DECODER_DEPTH, DECODER_HEADS = 384, 4, 8
 #: Hidden units of a block, patches of an input, weights of a model (40 GB in float32).
 LARGEST_HIDDEN, MOST_TOKENS, MOST_PARAMETERS = 131_072, 65_536, 10_000_000_000
+#: Windows of a front-end.
+MOST_CHANNELS = 8
 #: Statistics over time that a pooling joins by "+".
 STATISTICS = ("mean", "std", "max")
 PAPERS_POOLING = "mean"
@@ -76,11 +78,14 @@ def parse_pooling(pooling: object) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class FrontendConfig:
-    """Log-mel front-end: 25 ms windows every 10 ms, 16 kHz, 80 HTK mel bands, natural logarithm."""
+    """Log-mel front-end: 25 ms windows every 10 ms, 16 kHz, 80 HTK mel bands, natural logarithm.
+
+    Several ``win_lengths`` give several log-mel spectrograms of the same frames and bands, one
+    input channel each: a long window resolves pitch, a short one onsets. The paper has one.
+    """
 
     sample_rate: int = 16000
-    n_fft: int = 400
-    win_length: int = 400
+    win_lengths: tuple[int, ...] = (400,)  # samples; each window has an FFT of its own length
     hop_length: int = 160
     n_mels: int = 80
     f_min: float = 50.0
@@ -89,16 +94,28 @@ class FrontendConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.win_length > self.n_fft:
-            raise HearMwmaeError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}")
+        if not 1 <= len(self.win_lengths) <= MOST_CHANNELS or min(self.win_lengths) < 2:
+            raise HearMwmaeError(
+                f"win_lengths must be 1 to {MOST_CHANNELS} windows of at least 2 samples, got {list(self.win_lengths)}"
+            )
         if not 0 <= self.f_min < self.f_max <= self.sample_rate / 2:
             raise HearMwmaeError(
                 f"mel range {self.f_min}-{self.f_max} Hz must lie within 0 and half the sample rate, {self.sample_rate / 2} Hz"
             )
         if not 0 < self.log_offset <= 1:
             raise HearMwmaeError(f"log_offset must lie above 0 and not above 1, got {self.log_offset}")
-        if self.hop_length > self.win_length:
-            raise HearMwmaeError(f"hop_length {self.hop_length} leaves gaps between windows of {self.win_length}")
+        if self.hop_length > min(self.win_lengths):
+            raise HearMwmaeError(f"hop_length {self.hop_length} leaves gaps between windows of {min(self.win_lengths)}")
+
+    @property
+    def channels(self) -> int:
+        """Log-mel spectrograms of one clip, one for each window."""
+        return len(self.win_lengths)
+
+    @property
+    def bands(self) -> int:
+        """Values in one frame: the mel bands of all channels, side by side."""
+        return self.channels * self.n_mels
 
     def frames(self, samples: int) -> int:
         """Frames of a clip: they are centred on multiples of the hop, the first on its first
@@ -221,8 +238,8 @@ class ModelConfig:
 
     @property
     def patch_dim(self) -> int:
-        """Values in one patch."""
-        return self.patch_size[0] * self.patch_size[1]
+        """Values in one patch: frames times bands times channels."""
+        return self.patch_size[0] * self.patch_size[1] * self.frontend.channels
 
     @property
     def embedding_size(self) -> int:
@@ -249,6 +266,9 @@ class ModelConfig:
 
         Raises HearMwmaeError on unknown or missing keys and on values of a wrong type.
         """
+        if isinstance(values, dict) and isinstance(frontend := values.get("frontend"), dict) and "n_fft" in frontend:
+            rest = {name: value for name, value in frontend.items() if name not in ("n_fft", "win_length")}
+            values = {**values, "frontend": {**rest, "win_lengths": [frontend.get("win_length")]}}
         return from_plain(cls, values, "config")
 
 

@@ -17,8 +17,7 @@ from .errors import HearMwmaeError
 #: terabytes.
 LIMITS = {
     "sample_rate": 1_000_000,
-    "n_fft": 65_536,
-    "win_length": 65_536,
+    "win_lengths": 65_536,
     "hop_length": 65_536,
     "n_mels": 1024,
     "width": 16_384,

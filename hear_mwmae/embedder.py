@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
 from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
 
-from .clips import Clip, check_audio, clip_blocks, cut, listed_clips, whole_numbers
+from .clips import Clip, check_audio, cut, listed_clips, waveform, whole_numbers
 from .config import ModelConfig, parse_pooling
 from .encoder import Encoder
 from .errors import HearMwmaeError
 from .frontend import LogMelFrontend, reflect_index
-from .pooling import ChunkStatistics
+from .pooling import count_time_steps, pool, time_step_ms
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TIMESTAMPS = ("centred", "official")
@@ -34,7 +33,7 @@ class Embedder(nn.Module):
             of the authors' wrapper (i * duration / T: neither centred nor exactly one time step
             apart).
         max_batch: chunks of ``input_frames`` frames per encoder call. It bounds the memory for any
-            number of clips, except for the spectrogram of a long clip, 115 MB per hour.
+            number of clips; a long clip takes about 0.7 GB per hour.
         trainable: the encoder's weights require gradients, and embeddings carry them.
 
     Attributes:
@@ -53,8 +52,8 @@ class Embedder(nn.Module):
         trainable: bool = False,
     ) -> None:
         super().__init__()
-        names = {name: kind for name, kind in DTYPES.items() if isinstance(dtype, str | torch.dtype) and dtype in (name, kind)}
-        if not names:
+        precision = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+        if precision not in DTYPES.values():
             raise HearMwmaeError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
         if not isinstance(timestamps, str) or timestamps not in TIMESTAMPS:
             raise HearMwmaeError(f"timestamps must be one of {', '.join(TIMESTAMPS)}, got {timestamps!r}")
@@ -69,31 +68,42 @@ class Embedder(nn.Module):
         self.scene_embedding_size: int = config.scene_embedding_size
         self.timestamp_embedding_size: int = config.embedding_size
         self.frontend = LogMelFrontend(config.frontend)
-        self.encoder = Encoder(config).to(next(iter(names.values())))
+        self.encoder = Encoder(config).to(precision)
+        if not self.encoder.pos_embed.is_meta:
+            self.frontend.to(self.encoder.pos_embed.device)
         self.requires_grad_(trainable).eval()
 
     @overload
     def embed(
-        self, clips: Clip | Sequence[Clip], sample_rate: int | Sequence[int] | None = None, timestamps: Literal[False] = False
+        self,
+        clips: Clip | Iterable[Clip],
+        sample_rate: int | Sequence[int] | None = None,
+        timestamps: Literal[False] = False,
     ) -> Tensor: ...
 
     @overload
     def embed(
-        self, clips: Clip | Sequence[Clip], sample_rate: int | Sequence[int] | None = None, *, timestamps: Literal[True]
+        self,
+        clips: Clip | Iterable[Clip],
+        sample_rate: int | Sequence[int] | None = None,
+        *,
+        timestamps: Literal[True],
     ) -> tuple[list[Tensor], list[Tensor]]: ...
 
     def embed(
-        self, clips: Clip | Sequence[Clip], sample_rate: int | Sequence[int] | None = None, timestamps: bool = False
+        self,
+        clips: Clip | Iterable[Clip],
+        sample_rate: int | Sequence[int] | None = None,
+        timestamps: bool = False,
     ) -> Tensor | tuple[list[Tensor], list[Tensor]]:
         """Embed clips of any lengths and rates: files, arrays or tensors, one or a list of them.
 
         Each clip is normalised by itself, so its embedding does not depend on the other clips.
-        Files of any length take bounded memory. Clips are encoded together, ``max_batch`` chunks at
-        a time.
+        Clips are encoded together, ``max_batch`` chunks at a time.
 
         Args:
-            clips: a path, (samples,) floating point in [-1, 1], or a list of these; also (clips,
-                samples).
+            clips: a path, (samples,) floating point in [-1, 1], or a list or generator of these;
+                also (clips, samples).
             sample_rate: Hz of the arrays, one for all or one for each clip; the model's when None.
                 Files have their own.
             timestamps: return one embedding per time step instead of one per clip.
@@ -102,16 +112,21 @@ class Embedder(nn.Module):
             (clips, ``scene_embedding_size``) float32; or, with ``timestamps``, the lists of (T,
             ``timestamp_embedding_size``) and (T,) milliseconds of each clip.
         """
-        streams = self._streams(clips, sample_rate)
-        if not timestamps:
-            return self._scenes(spectrogram for spectrogram, _ in streams)
-        steps, times = [], []
-        for spectrogram, samples in streams:
-            with self._gradients():
-                features = torch.cat(list(self._rows(spectrogram)))
-            times.append(self._timestamps(samples))
-            steps.append(features[: len(times[-1])])
-        return steps, times
+        given = listed_clips(clips, sample_rate)
+        waveforms = (waveform(clip, rate, self.sample_rate, self.device)[None] for clip, rate in given)
+        scenes: list[Tensor] = []
+        features: list[Tensor] = []
+        times: list[Tensor] = []
+        for steps, samples in self._time_steps(waveforms):
+            if not timestamps:
+                scenes.append(self._pooled(steps))
+                continue
+            kept, moments = self._timed(steps, samples)
+            features.append(kept[0])
+            times.append(moments[0])
+        if not scenes and not features:
+            raise HearMwmaeError("no audio: the list of clips is empty")
+        return (features, times) if timestamps else torch.cat(scenes)
 
     def forward(
         self, audio: Tensor, lengths: Sequence[int] | Tensor | None = None, timestamps: bool = False
@@ -120,13 +135,13 @@ class Embedder(nn.Module):
 
         So hooks and `torch.compile` work through the HEAR functions.
         """
+        audio = check_audio(audio, self.device)
+        batches = [audio] if lengths is None else [clip[None] for clip in cut(audio, lengths)]
+        found = self._time_steps(batches)
         if timestamps:
-            return self._timestamp_embeddings(audio)
-        audio = self.check_audio(audio)
-        if lengths is None:
-            with self._gradients():
-                return self._scenes(self.frontend(audio))
-        return self._scenes(self._stream([clip])[0] for clip in cut(audio, lengths))
+            ((steps, samples),) = found
+            return self._timed(steps, samples)
+        return torch.cat([self._pooled(steps) for steps, _ in found])
 
     def scene_embeddings(self, audio: Tensor, lengths: Sequence[int] | Tensor | None = None) -> Tensor:
         """(B, samples) float audio -> (B, scene_embedding_size) float32: each clip's time steps,
@@ -162,172 +177,86 @@ class Embedder(nn.Module):
         chosen = whole_numbers(range(depth) if blocks is None else blocks)
         if not chosen or not all(-depth <= number < depth for number in chosen):
             raise HearMwmaeError(f"blocks must be a list of numbers from {-depth} to {depth - 1}, got {blocks}")
-        audio = self.check_audio(audio)
-        with self._gradients(), torch.autocast(audio.device.type, enabled=False):
-            outputs = []
-            for chunks, _, _ in self._chunks(self.frontend(audio)):
-                layers = self.encoder.forward_layers(chunks)
-                outputs.append(torch.stack([self.encoder.time_steps(layers[number]).float() for number in chosen]))
-            joined = torch.cat(outputs, dim=1).unflatten(1, (len(audio), -1)).flatten(2, 3)
-            return list(joined[:, :, : self._time_steps(audio.shape[1])].unbind())
+        audio = check_audio(audio, self.device)
 
-    @torch.no_grad()
-    def scene_embeddings_of_clips(self, clips: Sequence[Tensor]) -> Tensor:
-        """Clips of any lengths at the model's rate, each (samples,) -> (clips,
-        scene_embedding_size), encoded together.
-        """
-        return self._scenes(spectrogram for spectrogram, _ in self._streams(list(clips), None))
+        def encode(chunks: Tensor) -> Tensor:
+            outputs = self.encoder.forward_layers(chunks)
+            return torch.cat([self.encoder.time_steps(outputs[number]) for number in chosen], dim=2)
 
-    @torch.no_grad()
-    def scene_embedding_of_blocks(self, blocks: Iterable[Tensor], progress: Callable[[float], object] | None = None) -> Tensor:
-        """One clip in blocks, each (samples,) -> (scene_embedding_size,), in bounded memory.
+        ((steps, _),) = self._time_steps([audio], encode)
+        return list(steps.unflatten(2, (len(chosen), -1)).unbind(2))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes; audio is moved there."""
+        return self.frontend.device
+
+    def _time_steps(
+        self, batches: Iterable[Tensor], encode: Callable[[Tensor], Tensor] | None = None
+    ) -> Iterator[tuple[Tensor, int]]:
+        """Batches of clips of one length, (B, samples) -> features (B, T, D) float32 and samples of
+        each batch, in order.
+
+        The chunks of several batches go through the encoder together, up to ``max_batch`` at a
+        time.
 
         Args:
-            progress: called with the seconds of audio of each encoded batch.
+            encode: chunks -> (chunks, time steps, D); the encoder's `forward_features` when None.
         """
-        return self._scenes([self._stream(blocks)[0]], progress)[0]
-
-    @torch.no_grad()
-    def timestamp_blocks(self, blocks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """`timestamp_embeddings` of one clip in blocks, piece by piece, in bounded memory.
-
-        Yields:
-            (t, ``timestamp_embedding_size``) and (t,) milliseconds, of up to ``max_batch`` chunks
-            at a time.
-        """
-        spectrogram, samples = self._stream(blocks)
-        times, first = self._timestamps(samples), 0
-        for rows in self._rows(spectrogram):
-            part = times[first : first + len(rows)]
-            first += len(rows)
-            if len(part):
-                yield rows[: len(part)], part
-
-    def check_audio(self, audio: Tensor) -> Tensor:
-        """The audio as float32 on the model's device; HearMwmaeError if it is not a batch of finite
-        floating-point clips.
-        """
-        return check_audio(audio, self.frontend.window.device)
-
-    def _gradients(self) -> torch.autograd.grad_mode.set_grad_enabled:
-        """Gradients are computed if the caller enables them and a weight of the encoder requires
-        them.
-        """
-        trainable = any(weight.requires_grad for weight in self.encoder.parameters())
-        return torch.set_grad_enabled(torch.is_grad_enabled() and trainable)
-
-    def _timestamp_embeddings(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        audio = self.check_audio(audio)
-        with self._gradients():
-            features = torch.cat([features for features, _, _ in self._features(self.frontend(audio))])
-        times = self._timestamps(audio.shape[1])
-        # A copy, because a view would keep the padding's time steps in memory.
-        features = features.view(len(audio), -1, features.shape[-1])[:, : len(times)].contiguous()
-        return features, times.repeat(len(audio), 1)
-
-    def _streams(self, clips: Clip | Sequence[Clip], sample_rate: int | Sequence[int] | None) -> Iterator[tuple[Tensor, int]]:
-        """For each clip, lazily, its normalised spectrogram (frames, n_mels) and its number of
-        samples.
-        """
-        device = self.frontend.window.device
-        return (
-            self._stream(clip_blocks(clip, rate, self.sample_rate, device)) for clip, rate in listed_clips(clips, sample_rate)
-        )
-
-    def _stream(self, blocks: Iterable[Tensor]) -> tuple[Tensor, int]:
-        """The normalised spectrogram (frames, n_mels) of a clip in blocks, and its number of
-        samples.
-        """
-        lengths = []
-
-        def checked() -> Iterator[Tensor]:
-            for block in blocks:
-                lengths.append(len(block))
-                if len(block):
-                    yield self.check_audio(block[None])[0]
-            if not sum(lengths):
-                raise HearMwmaeError("empty audio: at least 1 sample is needed")
-
-        with torch.no_grad():
-            spectrogram = self.frontend.stream(checked())
-        return spectrogram, sum(lengths)
-
-    def _scenes(self, spectrograms: Iterable[Tensor], progress: Callable[[float], object] | None = None) -> Tensor:
-        """Spectrograms (frames, n_mels) -> (clips, scene_embedding_size): their chunks go through
-        the encoder together.
-        """
-        statistics, owners = ChunkStatistics(parse_pooling(self.config.pooling)), []
-        with self._gradients():
-            for features, valid, numbers in self._features(spectrograms):
-                statistics.add(features, torch.tensor(valid, device=features.device))
-                owners += numbers
-                if progress:
-                    frames = sum(valid) * self.config.patch_size[0]
-                    progress(frames * self.config.frontend.hop_length / self.sample_rate)
-            return statistics.pool([len(list(chunks)) for _, chunks in groupby(owners)])
-
-    def _rows(self, spectrogram: Tensor) -> Iterator[Tensor]:
-        """The time steps of one clip, (t, timestamp_embedding_size), up to max_batch chunks at a
-        time.
-        """
-        for features, valid, _ in self._features([spectrogram]):
-            yield features.flatten(0, 1)[: sum(valid)]  # only a clip's last chunk is padded
-
-    def _features(self, spectrograms: Iterable[Tensor]) -> Iterator[tuple[Tensor, list[int], list[int]]]:
-        """`_chunks`, encoded: float32 (up to max_batch, time steps, bands * width) in place of the
-        chunks.
-        """
-        for chunks, valid, owners in self._chunks(spectrograms):
-            # An ambient autocast would silently change the precision that was asked for.
-            with torch.autocast(chunks.device.type, enabled=False):
-                features = self.encoder.time_steps(self.encoder(chunks)).float()
-            yield features, valid, owners
-
-    def _chunks(self, spectrograms: Iterable[Tensor]) -> Iterator[tuple[Tensor, list[int], list[int]]]:
-        """Spectrograms cut into encoder inputs (up to max_batch, input_frames, n_mels), in order.
-
-        With each chunk come the number of its time steps with frames of the clip, and the number of
-        the clip. The end is padded by repeated reflection over the clip, as in the authors' code;
-        time steps of the padding do not count. Unlike theirs, a clip that fills its last chunk gets
-        no additional chunk.
-        """
-        size, per_step = self.config.input_frames, self.config.patch_size[0]
+        encode = encode or self.encoder.forward_features
         held: list[tuple[Tensor, int, int]] = []
-        for number, spectrogram in enumerate(spectrograms):
-            frames = len(spectrogram)
-            for start in range(0, frames, size):
-                chunk = spectrogram[start : start + size]
-                valid = -(-len(chunk) // per_step)
-                if len(chunk) < size:
-                    chunk = spectrogram[reflect_index(frames, start, start + size, spectrogram.device)]
-                held.append((chunk, valid, number))
-                if len(held) == self.max_batch:
-                    yield _stacked(held)
-                    held = []
+        waiting = 0
+        for audio in batches:
+            with torch.no_grad():
+                chunks = chunked(self.frontend(audio), self.config.input_frames)
+            held.append((chunks.flatten(0, 1), len(audio), audio.shape[1]))
+            waiting += len(held[-1][0])
+            del audio, chunks  # an hour of audio takes hundreds of megabytes
+            if waiting >= self.max_batch:
+                yield from self._encode(held, encode)
+                held, waiting = [], 0
         if held:
-            yield _stacked(held)
+            yield from self._encode(held, encode)
 
-    def _time_steps(self, samples: int) -> int:
-        """Number of time steps with frames of the clip."""
-        return -(-self.config.frontend.frames(samples) // self.config.patch_size[0])
+    def _encode(
+        self, held: list[tuple[Tensor, int, int]], encode: Callable[[Tensor], Tensor]
+    ) -> Iterator[tuple[Tensor, int]]:
+        """(chunks, clips, samples) of batches -> their features and samples, as `_time_steps`
+        yields them.
+        """
+        counts = [len(chunks) for chunks, _, _ in held]
+        chunks = held[0][0] if len(held) == 1 else torch.cat([chunks for chunks, _, _ in held])
+        # Gradients are computed if the caller enables them and a weight of the encoder requires
+        # them. An ambient autocast would silently change the precision that was asked for.
+        trainable = any(weight.requires_grad for weight in self.encoder.parameters())
+        wanted = torch.set_grad_enabled(torch.is_grad_enabled() and trainable)
+        with wanted, torch.autocast(chunks.device.type, enabled=False):
+            features = torch.empty(0, device=chunks.device)
+            for first in range(0, len(chunks), self.max_batch):
+                part = encode(chunks[first : first + self.max_batch]).float()
+                if not first:
+                    features = part.new_empty(len(chunks), *part.shape[1:])
+                features[first : first + len(part)] = part  # a join at the end would take twice the memory
+        for part, (_, clips, samples) in zip(features.split(counts), held, strict=True):
+            steps = part.reshape(clips, -1, part.shape[-1])
+            yield steps[:, : count_time_steps(self.config, samples)], samples
 
-    def _timestamps(self, samples: int) -> Tensor:
-        """(T,) float32 milliseconds; computed in float64, so that nothing drifts over hours."""
-        steps = torch.arange(self._time_steps(samples), dtype=torch.float64)  # on the CPU: not every device has float64
-        duration = 1000.0 * samples / self.sample_rate
-        device = self.frontend.window.device
-        if self.timestamps == "official":
-            return (steps * duration / len(steps)).float().to(device)
-        # The middle of the first and the last frame of a patch; frame f is centred at f * hop. In
-        # half samples, which are whole numbers: a centre that falls on the end of the audio stays.
-        patch, hop = self.config.patch_size[0], self.config.frontend.hop_length
-        count = (2 * samples + (patch + 1) * hop) // (2 * patch * hop)
-        if not count:
-            return torch.tensor([duration / 2], device=device)
-        centres = (steps[:count] * (2 * patch) + (patch - 1)) * hop
-        return (centres * (500.0 / self.sample_rate)).float().to(device)
+    def _pooled(self, steps: Tensor) -> Tensor:
+        return pool(steps, parse_pooling(self.config.pooling))
+
+    def _timed(self, steps: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+        times = time_step_ms(self.config, samples, self.timestamps).to(steps.device)
+        # A copy, because a view would keep the padding's time steps in memory.
+        return steps[:, : len(times)].contiguous(), times.repeat(len(steps), 1)
 
 
-def _stacked(held: list[tuple[Tensor, int, int]]) -> tuple[Tensor, list[int], list[int]]:
-    chunks, valid, owners = zip(*held, strict=True)
-    return torch.stack(chunks), list(valid), list(owners)
+def chunked(spectrogram: Tensor, size: int) -> Tensor:
+    """(B, frames, bands) -> (B, chunks, size, bands): encoder inputs, one after another.
+
+    The end is padded by repeated reflection over the clip, as in the authors' code. Unlike theirs,
+    a clip that fills its last chunk gets no additional chunk.
+    """
+    frames = spectrogram.shape[1]
+    chunks = (frames + size - 1) // size
+    index = reflect_index(frames, 0, chunks * size, spectrogram.device)
+    return spectrogram[:, index].unflatten(1, (chunks, size))

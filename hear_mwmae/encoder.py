@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .attention import MultiWindowAttention, SelfAttention
 from .config import DecoderConfig, EncoderConfig, ModelConfig
 from .errors import HearMwmaeError
-from .linear import Linear
+from .linear import Linear, linear_gelu
 from .patches import patchify, random_masking, sincos_2d
 
 #: As in the authors' flax code; PyTorch's own default is 1e-5.
@@ -16,15 +16,15 @@ LAYER_NORM_EPS = 1e-6
 
 
 class Mlp(nn.Module):
-    """Two linear layers around a GELU."""
+    """Two linear layers around a GELU in its tanh approximation."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = Linear(width, hidden, gelu=True)
+        self.fc1 = Linear(width, hidden)
         self.fc2 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.fc1(x))
+        return self.fc2(linear_gelu(self.fc1, x))
 
 
 class Block(nn.Module):
@@ -62,21 +62,30 @@ class Encoder(nn.Module):
         # = patch.
         self.patch_embed = Linear(config.patch_dim, width)
         # Trained like any weight in the authors' code, hence a parameter that checkpoints carry.
-        positions = sincos_2d(width, config.grid_size)
+        rows = config.num_tokens + int(config.encoder.cls_token)
+        self.pos_embed = nn.Parameter(torch.empty(1, rows, width))
         if config.encoder.cls_token:
-            positions = torch.cat([torch.zeros(1, width), positions])
             self.cls_token = nn.Parameter(torch.empty(1, 1, width))
-            nn.init.normal_(self.cls_token, std=0.02)
-        self.pos_embed = nn.Parameter(positions[None])
         self.blocks = nn.ModuleList(Block(config.encoder, number) for number in range(config.encoder.depth))
         self.norm = nn.LayerNorm(width, LAYER_NORM_EPS)
-        self.apply(init_linear)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initial weights as in the authors' code; the layers inside have theirs already."""
+        if self.pos_embed.is_meta:  # about to be loaded
+            return
+        positions = sincos_2d(self.config.encoder.width, self.config.grid_size, self.pos_embed.device)
+        self.pos_embed.zero_()
+        self.pos_embed[0, -len(positions) :] = positions
+        if self.config.encoder.cls_token:
+            nn.init.normal_(self.cls_token, std=0.02)
         # The fans of a (p, q, 1, width) convolution kernel: p * q and p * q * width.
-        bound = (6 / (config.patch_dim * (1 + width))) ** 0.5
+        bound = (6 / (self.config.patch_dim * (1 + self.config.encoder.width))) ** 0.5
         nn.init.uniform_(self.patch_embed.weight, -bound, bound)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
-        """(B, input_frames, n_mels) -> (B, tokens, width), a CLS token first where the model has
+        """(B, input_frames, channels * n_mels) -> (B, tokens, width), a CLS token first where the model has
         one.
         """
         return self._transform(self._embed(spectrogram))
@@ -89,13 +98,13 @@ class Encoder(nn.Module):
         return self._transform(kept), mask, ids_restore
 
     def forward_features(self, spectrogram: Tensor) -> Tensor:
-        """(B, input_frames, n_mels) -> (B, time steps, bands * width): the tokens of one time step
+        """(B, input_frames, channels * n_mels) -> (B, time steps, bands * width): the tokens of one time step
         side by side.
         """
         return self.time_steps(self(spectrogram))
 
     def forward_layers(self, spectrogram: Tensor) -> list[Tensor]:
-        """(B, input_frames, n_mels) -> for each block (B, tokens, width): its output, before the
+        """(B, input_frames, channels * n_mels) -> for each block (B, tokens, width): its output, before the
         last layer norm.
         """
         tokens, outputs = self._begin(self._embed(spectrogram)), []
@@ -112,13 +121,14 @@ class Encoder(nn.Module):
         return tokens.reshape(tokens.shape[0], self.config.grid_size[0], -1)
 
     def _embed(self, spectrogram: Tensor) -> Tensor:
-        expected = (self.config.input_frames, self.config.frontend.n_mels)
+        frontend = self.config.frontend
+        expected = (self.config.input_frames, frontend.bands)
         if spectrogram.ndim != 3 or spectrogram.shape[1:] != expected or not spectrogram.is_floating_point():
             raise HearMwmaeError(
                 f"the encoder takes floating-point spectrograms of shape (batch, {expected[0]}, {expected[1]}), "
                 f"got {tuple(spectrogram.shape)} of {spectrogram.dtype}"
             )
-        patches = patchify(spectrogram.to(self.pos_embed.dtype), self.config.patch_size)
+        patches = patchify(spectrogram.to(self.pos_embed.dtype), self.config.patch_size, frontend.channels)
         return self.patch_embed(patches) + self.pos_embed[:, int(self.config.encoder.cls_token) :]
 
     def _begin(self, tokens: Tensor) -> Tensor:
@@ -133,10 +143,3 @@ class Encoder(nn.Module):
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens)
-
-
-def init_linear(module: nn.Module) -> None:
-    """Xavier-uniform weights (the fused qkv as one matrix) and zero biases."""
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias)

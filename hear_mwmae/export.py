@@ -19,11 +19,12 @@ from torch.fx.experimental import _config as fx_config
 
 from ._version import __version__
 from .config import parse_pooling
-from .embedder import Embedder
+from .embedder import Embedder, chunked
 from .errors import HearMwmaeError
 from .extras import needs
 from .files import check_writable, replacing
-from .frontend import SILENCE_STD, reflect_index
+from .frontend import LogMel, normalise, reflect_index
+from .pooling import count_time_steps, pool, time_step_ms
 
 SUFFIXES = (".onnx", ".pt2")
 INPUT, OUTPUTS = "audio", ("scene_embeddings", "timestamp_embeddings", "timestamps")
@@ -42,84 +43,58 @@ class ExportableEmbedder(nn.Module):
     embeddings (clips, T, D) and timestamps (clips, T) in milliseconds, all float32 and equal to the
     `Embedder`'s, whose encoder it shares. NaN or infinity in a clip makes its embeddings NaN. All
     chunks go through the encoder at once, so memory grows with the length.
-
-    The spectrum is a product with a table of sines in float64. It is exact where torch's float32
-    transform rounds. The logarithm of nearly empty bands shows the rounding.
     """
-
-    dft: Tensor  #: (n_fft, 2 * (n_fft // 2 + 1)) float64: windowed cosines, then windowed sines
-    filterbank: Tensor  #: (n_fft // 2 + 1, n_mels) float64
 
     def __init__(self, model: Embedder) -> None:
         super().__init__()
         self.config = model.config
         self.timestamps = model.timestamps
-        self.pooling = parse_pooling(model.config.pooling)
+        self.windows = nn.ModuleList(ExportableLogMel(window) for window in model.frontend.windows)
         self.encoder = model.encoder
-        frontend = self.config.frontend
-        n_fft, win_length = frontend.n_fft, frontend.win_length
-        window = torch.zeros(n_fft, dtype=torch.float64)
-        window[(n_fft - win_length) // 2 :][:win_length] = model.frontend.window.double()
-        turns = torch.arange(n_fft)[:, None] * torch.arange(n_fft // 2 + 1) % n_fft  # no full turns: angles stay small
-        angles = turns.double() * (2 * torch.pi / n_fft)
-        self.register_buffer("dft", torch.cat([angles.cos(), angles.sin()], dim=1) * window[:, None])
-        self.register_buffer("filterbank", model.frontend.filterbank.double())
 
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Sizes may be symbols here. Indices of a range stand where slices would do: a slice asks
         # whether its end lies inside.
-        config = self.config
-        clips = audio.shape[0]
-        spectrogram = self._spectrogram(audio)
-        frames, size = spectrogram.shape[1], config.input_frames
-        chunks = (frames + size - 1) // size
-        spectrogram = spectrogram[:, reflect_index(frames, 0, chunks * size, audio.device)]
-        features = self.encoder.forward_features(spectrogram.reshape(clips * chunks, size, -1)).float()
-        steps = (frames + config.patch_size[0] - 1) // config.patch_size[0]
-        features = features.reshape(clips, chunks * config.grid_size[0], -1)[:, torch.arange(steps, device=audio.device)]
-        timestamps = self._timestamps(audio, steps)
-        cut = features[:, torch.arange(timestamps.shape[0], device=audio.device)]
-        return self._scene(features), cut, timestamps.expand(clips, -1)
+        spectrogram = torch.cat([normalise(window(audio).float(), unbiased=True) for window in self.windows], dim=2)
+        chunks = chunked(spectrogram, self.config.input_frames)
+        features = self.encoder.forward_features(chunks.flatten(0, 1)).float()
+        features = features.reshape(audio.shape[0], -1, features.shape[2])
+        steps = count_time_steps(self.config, audio.shape[1])
+        features = features[:, torch.arange(steps, device=audio.device)]
+        times = time_step_ms(self.config, audio.shape[1], self.timestamps)
+        timed = features[:, torch.arange(times.shape[0], device=audio.device)]
+        return pool(features, parse_pooling(self.config.pooling)), timed, times.expand(audio.shape[0], -1)
 
-    def _spectrogram(self, audio: Tensor) -> Tensor:
-        """The front-end: (clips, samples) -> (clips, frames, n_mels) float32, normalised
-        per clip.
-        """
-        config = self.config.frontend
-        samples, half = audio.shape[1], config.n_fft // 2
-        frames = config.frames(samples)
-        padded = audio[:, reflect_index(samples, -half, samples + half, audio.device)]
-        starts = torch.arange(frames, device=audio.device) * config.hop_length
-        pieces = padded[:, starts[:, None] + torch.arange(config.n_fft, device=audio.device)].double()
+
+class ExportableLogMel(nn.Module):
+    """`LogMel` by a product with a table of sines in float64: (clips, samples) -> (clips, frames,
+    n_mels) float64.
+
+    It is exact where torch's float32 transform rounds. The logarithm of nearly empty bands shows
+    the rounding.
+    """
+
+    dft: Tensor  #: (win_length, 2 * (win_length // 2 + 1)) float64: windowed cosines, then windowed sines
+    filterbank: Tensor  #: (win_length // 2 + 1, n_mels) float64
+
+    def __init__(self, log_mel: LogMel) -> None:
+        super().__init__()
+        self.config = log_mel.config
+        self.win_length = length = log_mel.win_length
+        # Without full turns, so that the angles stay small.
+        turns = torch.arange(length)[:, None] * torch.arange(length // 2 + 1) % length
+        angles = turns.double() * (2 * torch.pi / length)
+        table = torch.cat([angles.cos(), angles.sin()], dim=1)
+        self.register_buffer("dft", table * log_mel.window.double()[:, None])
+        self.register_buffer("filterbank", log_mel.filterbank.double())
+
+    def forward(self, audio: Tensor) -> Tensor:
+        samples, half = audio.shape[1], self.win_length // 2
+        padded = audio[:, reflect_index(samples, -half, samples + self.win_length - half, audio.device)]
+        starts = torch.arange(self.config.frames(samples), device=audio.device) * self.config.hop_length
+        pieces = padded[:, starts[:, None] + torch.arange(self.win_length, device=audio.device)].double()
         real, imaginary = (pieces @ self.dft).chunk(2, dim=2)
-        log_mel = torch.log((real.square() + imaginary.square()) @ self.filterbank + config.log_offset)
-        deviation = log_mel - log_mel.mean(dim=(1, 2), keepdim=True)
-        std = (deviation.square().sum(dim=(1, 2), keepdim=True) / (frames * config.n_mels - 1)).sqrt()
-        return torch.where(std <= SILENCE_STD, 0.0, deviation / (std + 1e-8)).float()
-
-    def _scene(self, features: Tensor) -> Tensor:
-        """(clips, time steps, D) -> (clips, S): the statistics over time, side by side."""
-        ways: dict[str, Callable[[], Tensor]] = {
-            "mean": lambda: features.mean(dim=1),
-            "std": lambda: features.std(dim=1, correction=0),
-            "max": lambda: features.amax(dim=1),
-        }
-        return torch.cat([ways[name]() for name in self.pooling], dim=1)
-
-    def _timestamps(self, audio: Tensor, steps: int) -> Tensor:
-        """(T,) milliseconds; centred timestamps are within the audio."""
-        config, patch, samples = self.config.frontend, self.config.patch_size[0], audio.shape[1]
-        length = torch.full((1,), samples, device=audio.device)
-        if self.timestamps == "official":
-            total = torch.full((1,), steps, dtype=torch.float64, device=audio.device)
-            duration = length.double() * 1000.0 / float(config.sample_rate)
-            return (torch.arange(steps, device=audio.device).double() * duration / total).float()
-        # Whole numbers of half samples, so that nothing is rounded where a centre falls on the end.
-        # Step i is centred at (2 i patch + patch - 1) hop half samples; ``count`` centres are
-        # within the length, and at least one.
-        count = torch.sym_max((2 * samples + (patch + 1) * config.hop_length) // (2 * patch * config.hop_length), 1)
-        centres = (torch.arange(count, device=audio.device) * (2 * patch) + (patch - 1)) * config.hop_length
-        return (torch.where(centres <= 2 * length, centres, length).double() * 500.0 / float(config.sample_rate)).float()
+        return torch.log((real.square() + imaginary.square()) @ self.filterbank + self.config.log_offset)
 
 
 def export(model: Embedder, path: str | Path) -> None:

@@ -1,46 +1,85 @@
-"""Linear layers and the GELU, which take the fastest exact path on a CPU."""
+"""The linear layer and the GELU, on the fastest exact path of the processor."""
 
 from __future__ import annotations
 
 import math
-import platform
+import warnings
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import register_flop_formula
 
-#: torch multiplies float32 matrices with MKL, which reaches half the rate of oneDNN on AMD's
-#: processors. Only oneDNN can apply the GELU while the product is still in the cache; otherwise it
-#: takes as long as the product. oneDNN has no backward pass, so training uses torch's layers.
-#: benchmarks/embed.py measures the difference.
-ONEDNN = (
-    platform.machine() in ("x86_64", "AMD64")
-    and torch.backends.mkldnn.is_available()
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-)
-#: oneDNN refuses bfloat16 on processors that would have to emulate it.
-ONEDNN_DTYPES = {torch.float32}
-if ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-    ONEDNN_DTYPES.add(torch.bfloat16)
+#: On processors with AVX-512, oneDNN's product is faster than the one that torch takes by default,
+#: and it can apply the GELU while the product is still in the cache. The operation is private to
+#: torch and has no backward pass, so it is taken at inference only, and torch's own layer
+#: everywhere else. benchmarks/embed.py measures the difference.
+_FUSED = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+
+@lru_cache
+def cpu_capabilities() -> frozenset[str]:
+    """Names of the processor's instruction sets as torch knows them, such as "avx512_f".
+
+    The one place where the package asks what the processor can do.
+    """
+    if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.11
+        return frozenset({"avx512_f"} if torch.backends.cpu.get_cpu_capability() == "AVX512" else ())
+    return frozenset(name for name, has in torch.cpu.get_capabilities().items() if has is True)
+
+
+def cpu_has_fast_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16; others emulate it, at a tenth of float32's
+    speed.
+    """
+    return not cpu_capabilities().isdisjoint(("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
+def warn_of_emulation(dtype: torch.dtype, device: torch.device | str) -> None:
+    """Warn if ``dtype`` is bfloat16 and ``device`` a processor that emulates it."""
+    if dtype == torch.bfloat16 and torch.device(device).type == "cpu" and not cpu_has_fast_bfloat16():
+        warnings.warn("this processor emulates bfloat16, at about a tenth of float32's speed", stacklevel=3)
+
+
+def fuses(x: Tensor, layer: nn.Linear) -> bool:
+    """Whether oneDNN may compute ``layer(x)``: at inference, in plain tensors on a processor that
+    gains.
+    """
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return False
+    if _FUSED is None or not torch.backends.mkldnn.is_available() or "avx512_f" not in cpu_capabilities():
+        return False
+    if type(x) is not Tensor or type(layer.weight) is not nn.Parameter or x.device.type != "cpu":
+        return False
+    if x.dtype != layer.weight.dtype or layer.weight.device.type != "cpu":
+        return False
+    return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and cpu_has_fast_bfloat16())
 
 
 class Linear(nn.Linear):
-    """``nn.Linear``, with ``gelu`` followed by a GELU in its tanh approximation, as in the authors'
-    code.
-    """
+    """``nn.Linear`` on the fastest path, with the initial weights of the authors' code."""
 
-    def __init__(self, in_features: int, out_features: int, gelu: bool = False) -> None:
-        super().__init__(in_features, out_features)
-        self.gelu = gelu
+    def reset_parameters(self) -> None:
+        """Xavier-uniform weights (the fused qkv as one matrix) and zero biases."""
+        if not self.weight.is_meta:  # of a model that is about to be loaded
+            nn.init.xavier_uniform_(self.weight)
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        inference = x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-        inference = inference and not torch.compiler.is_compiling()  # the compiler chooses its own products
-        if ONEDNN and inference and x.dtype == self.weight.dtype and x.dtype in ONEDNN_DTYPES:
-            activation, variant = ("gelu", "tanh") if self.gelu else ("none", "")
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, activation, [], variant)
-        y = super().forward(x)
-        return tanh_gelu(y) if self.gelu else y
+        if fuses(x, self):
+            return _FUSED(x, self.weight, self.bias, "none", [], "")
+        return super().forward(x)
+
+
+def linear_gelu(layer: nn.Module, x: Tensor) -> Tensor:
+    """The GELU of ``layer(x)``, in one operation where ``layer`` is an untouched `Linear` without
+    hooks.
+    """
+    untouched = type(layer) is Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
+    if untouched and fuses(x, layer):
+        return _FUSED(x, layer.weight, layer.bias, "gelu", [], "tanh")
+    return tanh_gelu(layer(x))
 
 
 def tanh_gelu(x: Tensor) -> Tensor:
@@ -50,3 +89,11 @@ def tanh_gelu(x: Tensor) -> Tensor:
         # tanh takes several times as long as exp.
         return x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
     return F.gelu(x, approximate="tanh")
+
+
+if _FUSED is not None:
+
+    @register_flop_formula(_FUSED)
+    def _flops(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
+        """Operations of the product, for torch's FlopCounterMode."""
+        return 2 * math.prod(x) * weight[0]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .checkpoint import load_strictly, read_model
 from .config import ModelConfig
-from .encoder import LAYER_NORM_EPS, Block, Encoder, init_linear
+from .encoder import LAYER_NORM_EPS, Block, Encoder
 from .linear import Linear
 from .patches import patchify, sincos_1d, unpatchify
 
@@ -37,12 +37,20 @@ class Decoder(nn.Module):
         width, cls = config.decoder.width, int(config.encoder.cls_token)
         self.decoder_embed = Linear(config.encoder.width, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
-        positions = sincos_1d(width, torch.arange(config.num_tokens))
-        self.decoder_pos_embed = nn.Parameter(torch.cat([torch.zeros(cls, width), positions])[None])
+        self.decoder_pos_embed = nn.Parameter(torch.empty(1, config.num_tokens + cls, width))
         self.blocks = nn.ModuleList(Block(config.decoder, number) for number in range(config.decoder.depth))
         self.norm = nn.LayerNorm(width, LAYER_NORM_EPS)
         self.decoder_pred = Linear(width, config.patch_dim)
-        self.apply(init_linear)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initial weights as in the authors' code; the layers inside have theirs already."""
+        if self.mask_token.is_meta:  # about to be loaded
+            return
+        tokens = torch.arange(self.config.num_tokens, device=self.mask_token.device)
+        self.decoder_pos_embed.zero_()
+        self.decoder_pos_embed[0, -len(tokens) :] = sincos_1d(self.config.decoder.width, tokens)
         nn.init.normal_(self.mask_token, std=0.02)
         for linear in (self.decoder_embed, self.decoder_pred):
             lecun_normal_(linear.weight)
@@ -80,8 +88,8 @@ class MaskedAutoencoder(nn.Module):
         config, state = read_model(source)
         if mask_ratio is not None:
             config = dataclasses.replace(config, mask_ratio=mask_ratio)
-        with torch.random.fork_rng(devices=[]):  # as in load_embedder
-            model = cls(config)
+        with torch.device("meta"):  # as in load_embedder
+            model = cls(config).float()
         load_strictly(model, state, source or "the embedded model")
         return model
 
@@ -89,7 +97,7 @@ class MaskedAutoencoder(nn.Module):
         """Mask, encode, predict, compare.
 
         Args:
-            spectrogram: (B, input_frames, n_mels) float32, normalised.
+            spectrogram: (B, input_frames, channels * n_mels) float32, normalised.
             noise: (B, tokens) determines the mask: the tokens of smallest noise stay. Random when
                 None.
         """
@@ -98,7 +106,7 @@ class MaskedAutoencoder(nn.Module):
         return MaskedAutoencoderOutput(self.loss(spectrogram, pred, mask), pred, mask, ids_restore, latent)
 
     def forward_features(self, spectrogram: Tensor) -> Tensor:
-        """(B, input_frames, n_mels) -> (B, time steps, bands * width), nothing masked."""
+        """(B, input_frames, channels * n_mels) -> (B, time steps, bands * width), nothing masked."""
         return self.encoder.forward_features(spectrogram)
 
     def loss(self, spectrogram: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
@@ -106,7 +114,7 @@ class MaskedAutoencoder(nn.Module):
 
         With norm_pix_loss, patches are standardised first.
         """
-        target = patchify(spectrogram, self.config.patch_size)
+        target = patchify(spectrogram, self.config.patch_size, self.config.frontend.channels)
         if self.config.norm_pix_loss:
             var, mean = torch.var_mean(target, dim=-1, correction=0, keepdim=True)  # population variance, as jax's
             target = (target - mean) / (var + 1e-6).sqrt()
@@ -120,14 +128,17 @@ def reconstruction(config: ModelConfig, model: nn.Module, clips: Tensor, noise: 
     Each is (B, frames, mels).
     """
     out = model(clips, noise)
-    patches, masked = patchify(clips, config.patch_size), out.mask[:, :, None].bool()
+    channels = config.frontend.channels
+    patches, masked = patchify(clips, config.patch_size, channels), out.mask[:, :, None].bool()
     pred = out.pred.float()
     if config.norm_pix_loss:  # predictions are of standardised patches
         var, mean = torch.var_mean(patches, dim=-1, correction=0, keepdim=True)
         pred = pred * (var + 1e-6).sqrt() + mean
     hidden = patches.masked_fill(masked, float("nan"))
     whole = torch.where(masked, pred, patches)
-    hidden, whole, patches = (unpatchify(part, config.patch_size, config.grid_size) for part in (hidden, whole, patches))
+    hidden, whole, patches = (
+        unpatchify(part, config.patch_size, config.grid_size, channels) for part in (hidden, whole, patches)
+    )
     return hidden, whole, patches
 
 

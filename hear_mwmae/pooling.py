@@ -1,69 +1,58 @@
-"""Pooling over time: the time steps of a clip -> one scene embedding.
-
-Exact over chunks, in one pass, in bounded memory.
-"""
+"""The time steps of a clip: how they are pooled into its scene embedding, and their timestamps."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from .config import ModelConfig
 
-class ChunkStatistics:
-    """Statistics of each chunk, a few numbers per dimension, until all chunks of a clip are pooled.
+
+def pool(features: Tensor, statistics: tuple[str, ...]) -> Tensor:
+    """(clips, time steps, D) -> (clips, D * statistics): the statistics over time, side by side.
 
     Args:
-        names: statistics, from `config.parse_pooling`.
+        statistics: any of "mean", "std" (of the population) and "max", from `config.parse_pooling`.
     """
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.names = names
-        self._pieces: list[dict[str, Tensor]] = []
-
-    def add(self, features: Tensor, valid: Tensor) -> None:
-        """Add chunks.
-
-        Args:
-            features: (chunks, time steps, D).
-            valid: (chunks,) int64, at least 1: the number of leading time steps of audio. The
-                others are padding.
-        """
-        mask = (torch.arange(features.shape[1], device=features.device) < valid[:, None])[:, :, None]
-        sums = (features * mask).sum(dim=1)
-        piece = {"valid": valid, "sum": sums}
-        if "std" in self.names:
-            deviations = (features - (sums / valid[:, None])[:, None]) * mask
-            piece["squares"] = deviations.square().sum(dim=1)
-        if "max" in self.names:
-            piece["max"] = features.masked_fill(~mask, -torch.inf).amax(dim=1)
-        self._pieces.append(piece)
-
-    def pool(self, counts: list[int]) -> Tensor:
-        """(clips, D * statistics): for each clip its statistics side by side.
-
-        Args:
-            counts: chunks of each clip, in the order of `add`.
-        """
-        joined = {name: torch.cat([piece[name] for piece in self._pieces]) for name in self._pieces[0]}
-        if len(set(counts)) == 1:  # one operation for all of a batch
-            return self._pool({name: value.unflatten(0, (len(counts), counts[0])) for name, value in joined.items()})
-        clips = zip(*(value.split(counts) for value in joined.values()), strict=True)
-        return torch.cat([self._pool({k: v[None] for k, v in zip(joined, clip, strict=True)}) for clip in clips])
-
-    def _pool(self, chunks: dict[str, Tensor]) -> Tensor:
-        """Statistics (clips, chunks, D) of chunks -> (clips, D * statistics)."""
-        valid = chunks["valid"][:, :, None]
-        steps = valid.sum(dim=1)
-        mean = chunks["sum"].sum(dim=1) / steps
-        pooled = {"mean": mean}
-        if "std" in self.names:
-            # Squares around each chunk's own mean, plus the spread of these means: no cancellation
-            # for any length.
-            between = valid * (chunks["sum"] / valid - mean[:, None]).square()
-            variance = (chunks["squares"] + between).sum(dim=1) / steps
+    pooled = []
+    for name in statistics:
+        if name == "mean":
+            pooled.append(features.mean(dim=1))
+        elif name == "std":
+            variance = features.var(dim=1, correction=0)
             # The root's gradient at 0, where nothing changes over time, would be infinite.
-            moves = variance > 0
-            pooled["std"] = torch.where(moves, variance, 1).sqrt() * moves
-        if "max" in self.names:
-            pooled["max"] = chunks["max"].amax(dim=1)
-        return torch.cat([pooled[name] for name in self.names], dim=1)
+            still = variance <= 0
+            pooled.append(torch.where(still, 1, variance).sqrt() * ~still)
+        else:
+            pooled.append(features.amax(dim=1))
+    return torch.cat(pooled, dim=1)
+
+
+def count_time_steps(config: ModelConfig, samples: int) -> int:
+    """Time steps that hold frames of a clip; all of them are pooled."""
+    return (config.frontend.frames(samples) + config.patch_size[0] - 1) // config.patch_size[0]
+
+
+def time_step_ms(config: ModelConfig, samples: int, kind: str) -> Tensor:
+    """The timestamps of a clip's time steps: (T,) float32 milliseconds, on the CPU.
+
+    Args:
+        samples: of the clip; a symbol when a model is exported.
+        kind: "centred", the middles of the time steps, within the audio: a last step with its
+            centre beyond the end is left out, and a clip too short for one has one timestamp, at
+            its middle. "official", the authors' i * duration / T.
+    """
+    # In float64, so that nothing drifts over hours; on the CPU, because not every device has it.
+    length = torch.full((1,), samples, device="cpu")
+    rate = float(config.frontend.sample_rate)
+    if kind == "official":
+        total = torch.full((1,), count_time_steps(config, samples), dtype=torch.float64, device="cpu")
+        duration = length.double() * 1000.0 / rate
+        steps = torch.arange(count_time_steps(config, samples), device="cpu")
+        return (steps.double() * duration / total).float()
+    # In half samples, which are whole numbers: a centre that falls on the end of the audio stays.
+    # Frame f is centred at f * hop, so step i at (2 i patch + patch - 1) hop half samples.
+    patch, hop = config.patch_size[0], config.frontend.hop_length
+    count = torch.sym_max((2 * samples + (patch + 1) * hop) // (2 * patch * hop), 1)
+    centres = (torch.arange(count, device="cpu") * (2 * patch) + (patch - 1)) * hop
+    return (torch.where(centres <= 2 * length, centres, length).double() * 500.0 / rate).float()

@@ -51,25 +51,26 @@ MUTATIONS = {
         "sincos_1d(width // 2, time.flatten()), sincos_1d(width // 2, bands.flatten())",
     ),
     "frequency-major tokens": ("patches.py", "grid.reshape(batch, (frames", "grid.transpose(1, 2).reshape(batch, (frames"),
-    "population deviation at inference": ("frontend.py", "unbiased=True)", "unbiased=False)"),
+    "population deviation at inference": ("frontend.py", "unbiased: bool = True)", "unbiased: bool = False)"),
     "Slaney mel scale": (
         "frontend.py",
         "return torch.minimum(rising, falling).clamp(min=0)",
         'return __import__("torchaudio").functional.melscale_fbanks('
-        'config.n_fft // 2 + 1, config.f_min, config.f_max, config.n_mels, config.sample_rate, None, "slaney")',
+        'win_length // 2 + 1, config.f_min, config.f_max, config.n_mels, config.sample_rate, None, "slaney")',
     ),
     "zero padding of the waveform": (
         "frontend.py",
-        "reflect_pad(group, half, half)",
-        "torch.nn.functional.pad(group, (half, half))",
+        "waveform[:, reflect_index(waveform.shape[1], start, stop, waveform.device)]",
+        "torch.nn.functional.pad(waveform, (length // 2, length // 2))"
+        "[:, start + length // 2 : stop + length // 2]",
     ),
     "log offset 1e-6": ("config.py", "log_offset: float = 1.1920929e-07", "log_offset: float = 1e-06"),
     "last chunk padded with zeros": (
         "embedder.py",
-        "spectrogram[reflect_index(frames, start, start + size, spectrogram.device)]",
-        "torch.nn.functional.pad(chunk, (0, 0, 0, size - len(chunk)))",
+        "return spectrogram[:, index].unflatten(1, (chunks, size))",
+        "return torch.nn.functional.pad(spectrogram, (0, 0, 0, chunks * size - frames)).unflatten(1, (chunks, size))",
     ),
-    "padded time steps averaged": ("embedder.py", "-(-len(chunk) // per_step)", "size // per_step"),
+    "padded time steps averaged": ("embedder.py", "steps[:, : count_time_steps(self.config, samples)], samples", "steps, samples"),
     "unbiased variance in norm_pix_loss": ("mae.py", "correction=0", "correction=1"),
     "loss over all patches": ("mae.py", "(error * mask).sum() / mask.sum()", "error.mean()"),
     "decoder without positions": ("mae.py", "dim=1) + self.decoder_pos_embed", "dim=1)"),

@@ -135,7 +135,7 @@ ENCODER = EncoderConfig(32, 2, 4)
 PLAIN = DecoderConfig(32, 1, 2)
 
 
-OTHER_FRONTEND = FrontendConfig(22050, 512, 441, 220, 40, 0.0, 11025.0)
+OTHER_FRONTEND = FrontendConfig(22050, (512, 441), 220, 40, 0.0, 11025.0)
 
 
 @pytest.mark.parametrize(

@@ -1,40 +1,117 @@
-"""The oneDNN path gives what torch's own layers give, and only where it may be taken."""
+"""The fused path gives what torch's own layers give, and is taken only where it may be."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+import hear_mwmae
 from hear_mwmae import linear
-from hear_mwmae.linear import Linear
+from hear_mwmae.encoder import Mlp
+from hear_mwmae.linear import Linear, linear_gelu
+
+AVX2 = frozenset({"avx2", "fma3"})
+
+
+@pytest.fixture
+def plain_processor(monkeypatch):
+    """A processor with AVX2 only, as most desktops have, where the private operation would fail."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("mkldnn: unsupported on this processor")
+
+    monkeypatch.setattr(linear, "_FUSED", refuse)
+    monkeypatch.setattr(linear, "cpu_capabilities", lambda: AVX2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("gelu", [False, True])
-def test_both_paths_agree(dtype, gelu, monkeypatch):
+def test_both_paths_agree(dtype, monkeypatch):
     torch.manual_seed(0)
-    layer = Linear(64, 256, gelu=gelu).to(dtype)
+    layer = Linear(64, 256).to(dtype)
     x = torch.randn(3, 50, 64).to(dtype)
-    with torch.no_grad():
-        fast = layer(x)
-        monkeypatch.setattr(linear, "ONEDNN", False)
-        plain = layer(x)
-    expected = F.linear(x, layer.weight, layer.bias)
-    expected = F.gelu(expected, approximate="tanh") if gelu else expected
-    assert torch.equal(plain, expected)
     tolerance = 2e-6 if dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(fast, expected, atol=tolerance, rtol=tolerance)
+    expected = F.linear(x, layer.weight, layer.bias)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected, atol=tolerance, rtol=tolerance)
+        fused = linear_gelu(layer, x)
+        torch.testing.assert_close(fused, F.gelu(expected, approximate="tanh"), atol=tolerance, rtol=tolerance)
+        monkeypatch.setattr(linear, "cpu_capabilities", lambda: AVX2)
+        assert torch.equal(layer(x), expected)
+        assert torch.equal(linear_gelu(layer, x), F.gelu(expected, approximate="tanh"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_plain_processor_embeds(plain_processor, recwarn, dtype):
+    model = hear_mwmae.load_model(dtype=dtype)
+    said = [str(warning.message) for warning in recwarn if "bfloat16" in str(warning.message)]
+    assert len(said) == (dtype == "bfloat16")  # it is ten times slower there, which is said once
+    assert torch.isfinite(model.embed(torch.rand(2, 9000) - 0.5)).all()
 
 
 def test_gradients_and_hooks_work():
-    layer, seen = Linear(8, 8, gelu=True), []
-    layer.register_forward_hook(lambda module, args, output: seen.append(output.shape))
-    layer(torch.randn(2, 8)).sum().backward()
-    assert layer.weight.grad is not None
+    mlp, seen = Mlp(8, 16), []
+    mlp.fc1.register_forward_hook(lambda module, args, output: seen.append(output))
+    x = torch.randn(2, 8)
+    mlp(x).sum().backward()
+    assert mlp.fc1.weight.grad is not None
     with torch.inference_mode():
-        layer(torch.randn(2, 8))
-    assert seen == [(2, 8), (2, 8)]
+        mlp(x)
+    for output in seen:  # the hook sees a linear map, in training and at inference
+        torch.testing.assert_close(output.detach(), F.linear(x, mlp.fc1.weight, mlp.fc1.bias).detach())
+    assert len(seen) == 2
+
+
+def test_plain_layers_in_place_of_ours_change_nothing(embedded_model):
+    """Tools that replace `nn.Linear` take the weights and nothing else."""
+    audio = torch.rand(2, 20000, generator=torch.Generator().manual_seed(0)) - 0.5
+    expected = embedded_model.embed(audio)
+    model = hear_mwmae.load_model()
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear):
+                other = nn.Linear(child.in_features, child.out_features)
+                other.load_state_dict(child.state_dict())
+                setattr(module, name, other)
+    torch.testing.assert_close(model.embed(audio), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_merged_lora_is_the_unmerged_model(embedded_model):
+    peft = pytest.importorskip("peft")
+    audio = torch.rand(2, 20000, generator=torch.Generator().manual_seed(0)) - 0.5
+    config = peft.LoraConfig(r=4, target_modules=["qkv", "proj", "fc1", "fc2"], init_lora_weights=False)
+    torch.manual_seed(0)
+    model = hear_mwmae.load_model()
+    model.encoder = peft.get_peft_model(model.encoder, config).eval()
+    unmerged = model.embed(audio)
+    assert torch.cosine_similarity(unmerged, embedded_model.embed(audio)).max() < 0.999
+    model.encoder = model.encoder.merge_and_unload()
+    merged = model.embed(audio)
+    torch.testing.assert_close(merged, unmerged, atol=1e-3, rtol=1e-3)
+
+
+class Packed(torch.Tensor):
+    """A weight of another kind, as quantisation makes them: torch's own layer knows what to do."""
+
+
+def test_other_kinds_of_weights_take_torchs_layer(monkeypatch):
+    monkeypatch.setattr(linear, "_FUSED", None if linear._FUSED is None else lambda *_: pytest.fail("taken"))
+    layer = Linear(8, 4)
+    layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Packed), requires_grad=False)
+    with torch.no_grad():
+        assert layer(torch.randn(2, 8)).shape == (2, 4)
+
+
+def test_operations_are_counted(embedded_model):
+    """By torch's FlopCounterMode, whichever path is taken."""
+    chunk = torch.randn(1, 200, 80)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        embedded_model.encoder(chunk)
+    products = sum(m.weight.numel() for m in embedded_model.encoder.modules() if isinstance(m, nn.Linear))
+    assert counter.get_total_flops() >= 2 * 250 * products
 
 
 def test_autocast_keeps_its_meaning():
@@ -45,18 +122,18 @@ def test_autocast_keeps_its_meaning():
 def test_the_compiled_gelu_is_the_same_function():
     """In training only: exported models and inference keep the operator."""
     torch.manual_seed(0)
-    layer, graphs = Linear(8, 64, gelu=True).double(), []
+    mlp, graphs = Mlp(8, 64).double(), []
 
     def backend(graph, example_inputs):
         graphs.append(graph.code)
         return graph.forward
 
-    compiled = torch.compile(layer, backend=backend)
+    compiled = torch.compile(mlp, backend=backend)
     x = (4 * torch.randn(100, 8)).double().requires_grad_()
     results = []
-    for call in (compiled, layer):
+    for call in (compiled, mlp):
         y = call(x)
-        results.append((y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])))
+        results.append((y, *torch.autograd.grad(y.square().sum(), [x, *mlp.parameters()])))
     assert "sigmoid" in graphs[0] and "gelu" not in graphs[0]
     torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
     with torch.no_grad():

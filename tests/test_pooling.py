@@ -12,7 +12,7 @@ from test_hear_api import noise, tone
 import hear_mwmae
 from hear_mwmae.config import ModelConfig, preset
 from hear_mwmae.embedder import Embedder
-from hear_mwmae.pooling import ChunkStatistics
+from hear_mwmae.pooling import pool
 
 ALL = "mean+std+max"
 
@@ -44,10 +44,10 @@ def test_one_time_step_has_no_deviation(pooled):
 
 def test_the_batch_and_its_division_do_not_matter(pooled):
     clips = [noise(70000), tone(5), noise(32000, 2), tone(100000)]
-    together = pooled.scene_embeddings_of_clips(clips)
+    together = pooled.embed(clips)
     narrow = Embedder(pooled.config, timestamps="official", max_batch=2)
     narrow.encoder.load_state_dict(pooled.encoder.state_dict())
-    assert (narrow.scene_embeddings_of_clips(clips) - together).abs().max() < 1e-5
+    assert (narrow.embed(clips) - together).abs().max() < 1e-5
     for clip, scene in zip(clips, together, strict=True):
         assert (pooled.scene_embeddings(clip[None])[0] - scene).abs().max() < 1e-5
 
@@ -55,11 +55,9 @@ def test_the_batch_and_its_division_do_not_matter(pooled):
 def test_std_does_not_cancel_around_a_large_mean():
     """The difference of mean square and square mean would be rounding alone here."""
     values = 1000 + 1e-2 * torch.randn(7, 50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    statistics = ChunkStatistics(("std",))
-    for piece in values.float().split(3):
-        statistics.add(piece, torch.full((len(piece),), 50))
-    exact = values.float().double().flatten(0, 1).std(dim=0, correction=0)
-    assert torch.allclose(statistics.pool([7])[0].double(), exact, rtol=2e-3)
+    steps = values.float().flatten(0, 1)
+    exact = steps.double().std(dim=0, correction=0)
+    assert torch.allclose(pool(steps[None], ("std",))[0].double(), exact, rtol=2e-3)
 
 
 @pytest.mark.parametrize(("pooling", "size"), [("mean", 1), ("max", 1), ("std+max", 2), ("max+mean+std", 3)])

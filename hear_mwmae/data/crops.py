@@ -23,7 +23,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from tqdm import tqdm
 
 from ..errors import HearMwmaeError
-from ..frontend import LogMelFrontend, normalise, reflect_index
+from ..frontend import LogMelFrontend, reflect_index
 from .pack import BadRecord, Pack
 
 if TYPE_CHECKING:
@@ -325,12 +325,12 @@ def log_mel_crops(frontend: LogMelFrontend, batch: Batch, crop_frames: int) -> T
     A clip shorter than a crop is extended by repeated reflection, exactly as at inference. Where a
     clip was replaced by a shorter one, its crop begins as late as it can.
     """
-    audio = batch.audio.to(frontend.window.device, non_blocking=True).float() / 32768
+    audio = batch.audio.to(frontend.device, non_blocking=True).float() / 32768
     clips = audio.split(batch.lengths)
     crops: dict[int, Tensor] = {}
     for length in sorted(set(batch.lengths)):  # clips of one length together; most have ten seconds
         members = [position for position, other in enumerate(batch.lengths) if other == length]
-        features = normalise(frontend.log_mel(torch.stack([clips[position] for position in members])), unbiased=False)
+        features = frontend(torch.stack([clips[position] for position in members]), unbiased=False)
         for position, frames in zip(members, features, strict=True):
             start = min(batch.starts[position], max(len(frames) - crop_frames, 0))
             piece = frames[start : start + crop_frames]

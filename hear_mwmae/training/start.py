@@ -24,14 +24,19 @@ def start_from(model: MaskedAutoencoder, source: str) -> None:
 
     HearMwmaeError if that model is of another architecture.
 
-    The configurations may differ in masking, comparison and pooling, and in the size of the patches
-    together with the decoder's windows. For other patches, the weights of the patch embedding are
-    resized; position tables, window biases and the prediction layer of ``model`` remain as they
-    are.
+    The configurations may differ in masking, comparison and pooling, in the windows of the
+    front-end if ``model`` only adds some, and in the size of the patches together with the
+    decoder's windows. What a new channel contributes to the patch embedding is zero at first, and
+    its prediction keeps the initial weights of ``model``. For other patches, the weights of the
+    patch embedding are resized; position tables, window biases and the prediction layer of
+    ``model`` remain as they are.
     """
     config, state = read_model(source)
     wanted = model.config
     same = dataclasses.replace(config, mask_ratio=wanted.mask_ratio, norm_pix_loss=wanted.norm_pix_loss, pooling=wanted.pooling)
+    old, new = config.frontend.win_lengths, wanted.frontend.win_lengths
+    if old != new and old == new[: len(old)] and config.patch_size == wanted.patch_size:
+        same = dataclasses.replace(same, frontend=dataclasses.replace(same.frontend, win_lengths=new))
     if config.patch_size != wanted.patch_size:
         windows, heads = wanted.decoder.window_sizes, wanted.decoder.heads
         decoder = dataclasses.replace(config.decoder, heads=heads, window_sizes=windows)
@@ -42,7 +47,23 @@ def start_from(model: MaskedAutoencoder, source: str) -> None:
         own = model.state_dict()
         state = {name: own[name] if OF_PATCHES.search(name) else state[name] for name in own}
         state[PATCH_EMBEDDING] = resize_patches(state[PATCH_EMBEDDING], config.patch_size, wanted.patch_size)
+    elif old != new:
+        state = add_channels(state, model.state_dict(), len(old), len(new))
     load_strictly(model, state, source or DEFAULT_MODEL)
+
+
+def add_channels(state: dict[str, Tensor], own: dict[str, Tensor], old: int, new: int) -> dict[str, Tensor]:
+    """The weights of ``state`` for a model of more channels, whose initial weights are ``own``."""
+    state = dict(state)
+    # Channels are the last dimension of a patch.
+    embedding = torch.zeros_like(own[PATCH_EMBEDDING])
+    embedding.unflatten(1, (-1, new))[..., :old] = state[PATCH_EMBEDDING].unflatten(1, (-1, old))
+    state[PATCH_EMBEDDING] = embedding
+    for name in ("decoder.decoder_pred.weight", "decoder.decoder_pred.bias"):
+        prediction = own[name].clone()
+        prediction.unflatten(0, (-1, new))[:, :old] = state[name].unflatten(0, (-1, old))
+        state[name] = prediction
+    return state
 
 
 def resize_patches(weight: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
