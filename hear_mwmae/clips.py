@@ -24,7 +24,7 @@ from .errors import HearMwmaeError
 LOUDEST = 1e12
 #: Magnitude above which audio is probably not in [-1, 1]: integers as floats, for example.
 SUSPICIOUS = 10.0
-#: A batch of more clips than samples, of up to this length, is taken for (samples, channels).
+#: Many clips of so few samples are taken for (samples, channels).
 MOST_CHANNELS = 8
 #: Hz, the largest rate in the headers of audio files. soxr does not end at rates far above it.
 HIGHEST_RATE = (1 << 31) - 1
@@ -158,7 +158,7 @@ def _refuse_channels_last(shape: Sequence[int]) -> None:
     samples.
     """
     clips, samples = shape
-    if clips > samples and samples <= MOST_CHANNELS:
+    if clips > MOST_CHANNELS >= samples:
         raise HearMwmaeError(
             f"audio of shape {tuple(shape)} looks like (samples, channels), where (clips, samples) is expected: "
             "average the channels (audio.mean(1)), or give a list of clips"

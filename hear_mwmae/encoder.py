@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .attention import MultiWindowAttention, SelfAttention
+from .attention import SelfAttention
 from .config import DecoderConfig, EncoderConfig, ModelConfig
 from .errors import HearMwmaeError
 from .linear import Linear, linear_gelu
 from .patches import patchify, random_masking, sincos_2d
+from .tiles import TiledMultiWindowAttention
 
 #: As in the authors' flax code; PyTorch's own default is 1e-5.
 LAYER_NORM_EPS = 1e-6
@@ -37,7 +38,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(config.width, LAYER_NORM_EPS)
         if config.window_sizes:
             shift = config.shift_windows and number % 2 == 1
-            self.attn: MultiWindowAttention | SelfAttention = MultiWindowAttention(config.width, config.window_sizes, shift)
+            self.attn: SelfAttention = TiledMultiWindowAttention(config.width, config.window_sizes, shift)
         else:
             self.attn = SelfAttention(config.width, config.heads)
         self.norm2 = nn.LayerNorm(config.width, LAYER_NORM_EPS)

@@ -55,7 +55,8 @@ class ExportableEmbedder(nn.Module):
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Sizes may be symbols here. Indices of a range stand where slices would do: a slice asks
         # whether its end lies inside.
-        spectrogram = torch.cat([normalise(window(audio).float(), unbiased=True) for window in self.windows], dim=2)
+        parts = [normalise(window(audio).float(), True, window.silence_std) for window in self.windows]
+        spectrogram = torch.cat(parts, dim=2)
         chunks = chunked(spectrogram, self.config.input_frames)
         features = self.encoder.forward_features(chunks.flatten(0, 1)).float()
         features = features.reshape(audio.shape[0], -1, features.shape[2])
@@ -81,6 +82,7 @@ class ExportableLogMel(nn.Module):
         super().__init__()
         self.config = log_mel.config
         self.win_length = length = log_mel.win_length
+        self.silence_std = log_mel.silence_std
         # Without full turns, so that the angles stay small.
         turns = torch.arange(length)[:, None] * torch.arange(length // 2 + 1) % length
         angles = turns.double() * (2 * torch.pi / length)

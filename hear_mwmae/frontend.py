@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .config import FrontendConfig
 
 #: A clip whose log-mel deviates by less than this is silence or a constant: only rounding errors of
-#: the transform remain.
+#: the transform remain. For windows of up to 400 samples; it grows with the square of the length.
 SILENCE_STD = 1e-4
 #: Samples per transform: bounds the memory for long and for many clips, and does not change the
 #: result.
@@ -43,7 +43,8 @@ class LogMelFrontend(nn.Module):
             unbiased: the authors use the unbiased deviation at inference and the population
                 deviation in pretraining.
         """
-        return torch.cat([normalise(window(waveform), unbiased) for window in self.windows], dim=2)
+        parts = [normalise(window(waveform), unbiased, window.silence_std) for window in self.windows]
+        return torch.cat(parts, dim=2)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """(B, samples) -> (B, frames, channels * n_mels): log(power mel spectrogram +
@@ -66,6 +67,7 @@ class LogMel(nn.Module):
         super().__init__()
         self.config = config
         self.win_length = win_length
+        self.silence_std = SILENCE_STD * max(win_length / 400, 1) ** 2
         window = torch.hann_window(win_length, dtype=torch.float32, device="cpu")
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("filterbank", mel_filterbank(config, win_length), persistent=False)
@@ -116,10 +118,10 @@ def mel_filterbank(config: FrontendConfig, win_length: int) -> Tensor:
     return torch.minimum(rising, falling).clamp(min=0)
 
 
-def normalise(log_mel: Tensor, unbiased: bool) -> Tensor:
+def normalise(log_mel: Tensor, unbiased: bool, silence_std: float = SILENCE_STD) -> Tensor:
     """Zero mean and unit deviation over each clip, (B, frames, n_mels); silence becomes zeros."""
     std, mean = torch.std_mean(log_mel, dim=(1, 2), correction=int(unbiased), keepdim=True)
-    return torch.where(std <= SILENCE_STD, 0.0, (log_mel - mean) / (std + 1e-8))  # NaN stays NaN
+    return torch.where(std <= silence_std, 0.0, (log_mel - mean) / (std + 1e-8))  # NaN stays NaN
 
 
 def reflect_index(length: int, start: int, stop: int, device: torch.device | str = "cpu") -> Tensor:

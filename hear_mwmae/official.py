@@ -88,7 +88,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Path and shape of every parameter of such a model in the authors' code."""
     encoder, decoder, rows = config.encoder, config.decoder, config.num_tokens + config.encoder.cls_token
     shapes = {
-        "patch_embed/proj/kernel": (*config.patch_size, 1, encoder.width),
+        "patch_embed/proj/kernel": (*config.patch_size, config.frontend.channels, encoder.width),
         "patch_embed/proj/bias": (encoder.width,),
         "pos_embed": (1, rows, encoder.width),
         "mask_token": (1, 1, decoder.width),

@@ -22,19 +22,23 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: name -> (file, text, replacement)
 MUTATIONS = {
-    "bias tables dropped": ("attention.py", "torch.cat([*tables, outside])", "torch.cat([*(t * 0 for t in tables), outside])"),
+    "bias tables dropped": ("attention.py", "table.to(like.dtype) for", "0 * table.to(like.dtype) for"),
     "bias tables mirrored (j - i)": (
         "attention.py",
-        "position[:, :, None] - position[:, None, :] + w - 1",
-        "position[:, None, :] - position[:, :, None] + w - 1",
+        "relative = token[:, None] - token[None, :]",
+        "relative = token[None, :] - token[:, None]",
     ),
     "shifted windows: wrapped positions not masked": (
         "attention.py",
-        "inside &= wrapped[:, :, None] == wrapped[:, None, :]",
-        "pass",
+        "moved = token - w // 2 if shift else token",
+        "moved = (token - w // 2) % length if shift else token",
     ),
     "bias tables do not learn": ("attention.py", "grad_scores.sum_to_size(bias.shape)", "torch.zeros_like(bias)"),
-    "all heads global": ("attention.py", "index = _bias_index(length, host, sizes, shifted) if host else None", "index = None"),
+    "all heads global": (
+        "attention.py",
+        "torch.where(window[:, None] == window[None, :], relative + first + w - 1, rows + 1)",
+        "torch.full_like(relative, rows)",
+    ),
     "erf GELU": ("linear.py", '"gelu", "tanh"', '"gelu", "none"'),
     "erf GELU, in training": ("linear.py", 'approximate="tanh"', 'approximate="none"'),
     "LayerNorm eps 1e-5": ("encoder.py", "LAYER_NORM_EPS = 1e-6", "LAYER_NORM_EPS = 1e-5"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hear_mwmae.attention import MAX_TILE, MultiWindowAttention, RecomputedAttention, plan_groups
+from hear_mwmae.attention import MultiWindowAttention, RecomputedAttention
 from hear_mwmae.config import (
     PATCH_SIZES,
     DecoderConfig,
@@ -23,6 +23,7 @@ from hear_mwmae.config import (
 from hear_mwmae.encoder import Encoder
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.patches import patchify, random_masking, unpatchify
+from hear_mwmae.tiles import TiledMultiWindowAttention, group_heads
 
 TOTALS = {
     "mwmae-tiny": 12_694_704,
@@ -96,11 +97,12 @@ def naive_multi_window_attention(module: MultiWindowAttention, x: torch.Tensor) 
     return module.proj(out.flatten(2))
 
 
+@pytest.mark.parametrize("kind", [MultiWindowAttention, TiledMultiWindowAttention])
 @pytest.mark.parametrize("shift", [False, True])
 @pytest.mark.parametrize("sizes", [(2, 3, 4, 6, 12, 0), (0, 12, 2, 0, 3, 2), (24, 4), (0, 0), (1, 2, 8, 0)])
-def test_grouped_heads_equal_heads_one_by_one(sizes, shift):
+def test_heads_together_equal_heads_one_by_one(sizes, shift, kind):
     torch.manual_seed(0)
-    module = MultiWindowAttention(4 * len(sizes), sizes, shift)
+    module = kind(4 * len(sizes), sizes, shift)
     for table in module.relative_position_bias_table.values():
         torch.nn.init.normal_(table)
     x = torch.randn(2, 24, 4 * len(sizes), requires_grad=True)
@@ -113,10 +115,10 @@ def test_grouped_heads_equal_heads_one_by_one(sizes, shift):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("bias_shape", [None, (1, 2, 5, 5), (3, 2, 5, 5)])  # global; plain tiles; tiles of shifted windows
+@pytest.mark.parametrize("bias_shape", [None, (2, 5, 5)])  # global; windowed
 def test_gradients_of_recomputed_attention(bias_shape):
     """Numerically, and with masked scores against torch's own."""
-    tensors = [torch.randn(4, 3, 2, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    tensors = [torch.randn(4, 2, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     bias = None
     if bias_shape:
         bias = torch.randn(bias_shape, dtype=torch.float64, requires_grad=True)
@@ -134,13 +136,13 @@ def test_gradients_of_recomputed_attention(bias_shape):
 
 
 def test_small_windows_share_a_tile():
-    groups = plan_groups(250, derive_window_sizes(250), False, "cpu")
-    assert {group.tile: group.head_list for group in groups} == {250: (6, 7), 125: (5,), 50: (0, 1, 2, 3, 4)}
-    assert max(group.tile for group in groups if len(group.head_list) > 2) <= MAX_TILE
+    groups = group_heads(250, derive_window_sizes(250))
+    assert groups == [(50, [0, 1, 2, 3, 4]), (125, [5]), (250, [6, 7])]
 
 
-def test_training_works_after_inference_mode():
-    module = MultiWindowAttention(16, (2, 0))
+@pytest.mark.parametrize("kind", [MultiWindowAttention, TiledMultiWindowAttention])
+def test_training_works_after_inference_mode(kind):
+    module = kind(16, (2, 0))
     with torch.inference_mode():
         module(torch.randn(1, 6, 16))
     module(torch.randn(1, 6, 16)).sum().backward()

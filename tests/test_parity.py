@@ -44,6 +44,19 @@ def embedder(kind: str, **options: object) -> Embedder:
     return model
 
 
+def in_windows(weights: torch.Tensor, w: int, shift: bool) -> torch.Tensor:
+    """(B, tokens, tokens) of a head -> (B * windows, w, w), windows of one clip in a row; global
+    heads as they are.
+    """
+    if not w:
+        return weights
+    if shift:
+        order = torch.arange(weights.shape[1]).roll(-(w // 2))
+        weights = weights[:, order][:, :, order]
+    blocks = weights.unflatten(1, (-1, w)).unflatten(3, (-1, w))
+    return blocks.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2).flatten(0, 1)
+
+
 @pytest.mark.parametrize("label", LENGTHS)
 def test_waveforms_are_regenerated(label):
     fixture = load("frontend.npz")
@@ -104,7 +117,9 @@ def test_multi_window_attention(variant):
         rows = [0, 1, 2, 3, 61, 62, 63, 124, 125, 126, 186, 187, 188, 223, 224, 225, 237, 238, *range(244, 250)]
     scale = np.abs(fixture[f"{variant}_y_sub"]).max()
     assert distance(y[:, rows], fixture[f"{variant}_y_sub"]) < 2e-6 * max(scale, 1)
-    for head, weights in enumerate(module.attention_weights(x)):
+    dense = module.attention_weights(x)
+    per_head = [in_windows(dense[:, head], w, module.shift) for head, w in enumerate(WINDOWS)]
+    for head, weights in enumerate(per_head):
         assert weights.shape == tuple(fixture[f"{variant}_attn{head}_shape"])
         if f"{variant}_attn{head}" in fixture:
             assert distance(weights, fixture[f"{variant}_attn{head}"]) < 5e-6
@@ -112,7 +127,7 @@ def test_multi_window_attention(variant):
         w = weights.double()
         assert [w.mean(), w.std(correction=0), w.norm(), w.max()] == pytest.approx([mean, std, norm, top], rel=1e-4)
     if hot:
-        five = module.attention_weights(x)[5]
+        five = per_head[5]
         assert distance(five[:, [0, 61, 62, 63, 124]], fixture[f"{variant}_attn5_rows"]) < 5e-6
 
 

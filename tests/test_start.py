@@ -87,3 +87,18 @@ def test_fingerprints_of_starts(tmp_path):
     """
     prints = [json.loads(tiny_recipe(tmp_path, start_from=start).fingerprint())["start_from"] for start in ("random", "", "x")]
     assert prints == ["", "mwmae-tiny", "x"]
+
+
+def test_start_from_a_model_of_fewer_windows(saved_model):
+    """The new channel is heard by nobody at first: embeddings and old predictions are the model's."""
+    config, state = read_model(str(saved_model))
+    frontend = dataclasses.replace(config.frontend, win_lengths=(400, 2048))
+    torch.manual_seed(1)
+    model = MaskedAutoencoder(dataclasses.replace(config, frontend=frontend))
+    start_from(model, str(saved_model))
+    old = MaskedAutoencoder(config)
+    old.load_state_dict(state)
+    spectrogram, noise = torch.randn(2, 200, 160), torch.rand(2, 250)
+    ours, theirs = model(spectrogram, noise), old(spectrogram[:, :, :80], noise)
+    torch.testing.assert_close(ours.latent, theirs.latent, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.pred[:, :, ::2], theirs.pred, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,100 @@
+"""Front-ends of several windows: one input channel for each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from test_hear_api import noise, tone
+
+from hear_mwmae.checkpoint import load_embedder, save_model
+from hear_mwmae.config import FrontendConfig, ModelConfig
+from hear_mwmae.embedder import Embedder
+from hear_mwmae.export import ExportableEmbedder
+from hear_mwmae.frontend import LogMelFrontend
+from hear_mwmae.mae import MaskedAutoencoder
+from hear_mwmae.patches import patchify, unpatchify
+
+TWO = FrontendConfig(win_lengths=(400, 2048))
+
+
+@pytest.fixture(scope="module")
+def config(small_config) -> ModelConfig:
+    return dataclasses.replace(small_config, frontend=TWO)
+
+
+@pytest.mark.parametrize("samples", [1, 159, 1023, 16000, 53920])
+def test_each_channel_is_the_front_end_of_its_window(samples):
+    audio = torch.stack([noise(samples), tone(samples)])
+    both = LogMelFrontend(TWO)(audio)
+    assert both.shape == (2, samples // 160 + 1, 160)
+    for number, win_length in enumerate(TWO.win_lengths):
+        alone = LogMelFrontend(dataclasses.replace(TWO, win_lengths=(win_length,)))
+        assert torch.equal(both[:, :, 80 * number : 80 * (number + 1)], alone(audio))
+    assert torch.isfinite(both).all()
+
+
+@pytest.mark.parametrize("samples", [1, 5000, 53920])
+@pytest.mark.parametrize("level", [0.0, 1e-3, -0.5, 1.0])
+def test_silence_and_constants_are_zeros_in_every_channel(samples, level):
+    assert not LogMelFrontend(TWO)(torch.full((1, samples), level)).any()
+    quiet = LogMelFrontend(TWO)(1e-4 * noise(5000)[None])
+    assert (quiet.unflatten(2, (2, 80)).std(dim=(1, 3)) > 0.9).all()
+
+
+def test_a_long_window_resolves_what_a_short_one_does_not():
+    """Two tones 20 Hz apart beat every 50 ms, which 25 ms see and 128 ms do not."""
+    audio = (tone(32000, 510.0) + tone(32000, 530.0))[None] / 2
+    frames = LogMelFrontend(TWO).log_mel(audio)[0, 50:150]
+    short, long = frames[:, 13:17].std(dim=0).mean(), frames[:, 93:97].std(dim=0).mean()
+    assert long < 0.5 * short
+
+
+def test_patches_hold_the_same_place_of_every_channel():
+    spectrogram = torch.randn(2, 200, 160)
+    patches = patchify(spectrogram, (4, 16), 2)
+    assert patches.shape == (2, 250, 128)
+    assert torch.equal(unpatchify(patches, (4, 16), (50, 5), 2), spectrogram)
+    for channel in range(2):
+        alone = patchify(spectrogram[:, :, 80 * channel : 80 * (channel + 1)], (4, 16))
+        assert torch.equal(patches[:, :, channel::2], alone)
+
+
+def test_pretraining_predicts_every_channel(config):
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(config)
+    spectrogram = torch.randn(2, 200, 160)
+    out = model(spectrogram, torch.rand(2, 250))
+    assert out.pred.shape == (2, 250, 128)
+    hidden = (out.pred - patchify(spectrogram, (4, 16), 2))[out.mask.bool()]
+    torch.testing.assert_close(out.loss, hidden.square().mean())
+
+
+def test_such_a_model_is_saved_loaded_and_exported(config, tmp_path):
+    torch.manual_seed(0)
+    autoencoder = MaskedAutoencoder(config)
+    save_model(tmp_path / "model", config, autoencoder.state_dict())
+    model = load_embedder(tmp_path / "model")
+    assert model.config.frontend.win_lengths == (400, 2048)
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    module = ExportableEmbedder(model)
+    for samples in (1, 700, 40000):
+        audio = torch.stack([noise(samples), noise(samples, 1)])
+        with torch.no_grad():
+            scenes, steps, times = module(audio)
+        torch.testing.assert_close(scenes, model.scene_embeddings(audio), atol=2e-3, rtol=1e-3)
+        assert torch.equal(times, model.timestamp_embeddings(audio)[1]) and steps.shape[1] == times.shape[1]
+
+
+def test_one_sample_and_short_clips_have_embeddings(config):
+    model = Embedder(config)
+    for samples in (1, 159, 1000, 2047):
+        assert torch.isfinite(model.embed(noise(samples))).all()
+
+
+@pytest.mark.parametrize(("windows", "message"), [((), "1 to 8 windows"), ((1,), "at least 2"), ((100,), "leaves gaps")])
+def test_impossible_windows_are_refused(windows, message):
+    with pytest.raises(ValueError, match=message):
+        FrontendConfig(win_lengths=windows)
