@@ -26,9 +26,9 @@ from hear_mwmae.analysis.figures import BLUE, ORANGE, STYLE, save
 from hear_mwmae.cli.options import TASKS, Command
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import replacing, write_text
-from hear_mwmae.probing.baselines import load_probed
-from hear_mwmae.probing.comparison import mean, score_models
-from hear_mwmae.probing.tasks import ProbeTask, read_task
+from hear_mwmae.baselines import load_probed
+from hear_mwmae.probe import mean, score_models
+from hear_mwmae.tasks import Task, read_task
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.recipe import Recipe
 
@@ -56,7 +56,7 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
         writer.writerows(rows)
 
 
-def probe_cell(cell: dict[str, str], model: Path, tasks: list[ProbeTask], pooling: str) -> list[dict[str, str]]:
+def probe_cell(cell: dict[str, str], model: Path, tasks: list[Task], pooling: str) -> list[dict[str, str]]:
     """A row per task, and one of their mean."""
     scored = [row["model"] for row in score_models(tasks, {"model": load_probed(str(model), pooling)})]
     named = zip([*(task.folder.resolve().name for task in tasks), MEAN], [*scored, mean(scored)], strict=True)

@@ -29,7 +29,7 @@ import soundfile
 from hear_mwmae.cli.options import Command
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import write_text
-from hear_mwmae.probing.tasks import METADATA, VOCABULARY
+from hear_mwmae.tasks import METADATA, VOCABULARY
 
 from .debian_audio import DEVELOPMENT, PACKAGE_LIST, decode, download, is_audio, read_package_list
 from .manifest import SAMPLE_RATE, resample

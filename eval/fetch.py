@@ -1,14 +1,10 @@
 """Downloads HEAR's tasks from their public record, checks, unpacks and resamples them.
 
-Every step is resumable.
-
 A task appears in the tasks folder when it is complete. Until then it is in ``.fetch/`` of that
-folder:
+folder, where the same command goes on after an interruption:
 
-    KEY.part           an archive during the download
-    KEY                a complete archive, its MD5 checked
-    FOLDER/            its content; 16000/ is filled from 48000/
-    FOLDER/.unpacked   marks a completely unpacked archive
+    KEY.part, KEY        an archive during the download; complete, its MD5 checked
+    FOLDER.part, FOLDER  its content during the unpacking; complete, 16000/ is filled from 48000/
 """
 
 from __future__ import annotations
@@ -16,23 +12,21 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tarfile
-from concurrent.futures import ProcessPoolExecutor
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 
 import requests
 import soundfile
-import torch
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_incrementing
 from tqdm import tqdm
 
 from hear_mwmae.audio import read_audio
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import one_at_a_time, replacing
-from hear_mwmae.probing.tasks import METADATA, SAMPLE_RATE, TaskFolder
+from hear_mwmae.tasks import METADATA, SAMPLE_RATE, read_task
 
-from .tasks import BenchmarkTask, problems_of
+from .check import problems_of
 
 #: "HEAR: Holistic Evaluation of Audio Representations (tasks)", doi 10.5281/zenodo.5885750: all
 #: tasks, at 48 kHz only.
@@ -42,14 +36,10 @@ SOURCE_RATE = 48000
 ATTEMPTS = 4
 #: Seconds before the second attempt; every further pause is longer by as much.
 PAUSE = 2.0
-#: Folder of incomplete tasks, in the folder of tasks.
-WORK = ".fetch"
-#: Marks a folder with the complete content of an archive.
-UNPACKED = ".unpacked"
 #: Seconds that a server may be silent.
 TIMEOUT = 60
-#: Files that a process resamples at a time.
-CHUNK = 64
+#: Folder of incomplete tasks, in the folder of tasks.
+WORK = ".fetch"
 
 
 @dataclass(frozen=True)
@@ -64,115 +54,103 @@ class Archive:
 
 def read_record(url: str = RECORD) -> list[Archive]:
     """The files of a Zenodo record. HearMwmaeError if the record cannot be read."""
+    archives = []
     try:
         response = requests.get(url, timeout=TIMEOUT)
         response.raise_for_status()
-        files = response.json()["files"]
-        return [Archive(f["key"], f["links"]["self"], f["size"], f["checksum"].removeprefix("md5:")) for f in files]
+        for file in response.json()["files"]:
+            md5 = file["checksum"].removeprefix("md5:")
+            archives.append(Archive(file["key"], file["links"]["self"], file["size"], md5))
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
         raise HearMwmaeError(f"cannot read the list of files at {url}: {error!r}") from error
+    return archives
 
 
-def is_fetched(task: BenchmarkTask, tasks_dir: Path) -> bool:
-    """Whether ``tasks_dir/FOLDER`` is complete."""
-    final = tasks_dir / task.folder
-    return final.is_dir() and not (final / UNPACKED).is_file()
-
-
-def fetch_task(task: BenchmarkTask, tasks_dir: Path, archives: list[Archive], jobs: int = 1, keep: bool = False) -> None:
-    """Make ``tasks_dir/FOLDER`` complete at 16 kHz.
+def fetch_task(name: str, tasks_dir: Path, archives: list[Archive], jobs: int = 1) -> None:
+    """Make the task folder ``tasks_dir/name``, complete at 16 kHz.
 
     Raises HearMwmaeError if the record has no such task, or if the download is damaged or
     incomplete.
 
     Args:
-        jobs: processes for resampling.
-        keep: leave the archive and the 48 kHz audio in place.
+        jobs: files to resample at a time.
     """
-    final, work = tasks_dir / task.folder, tasks_dir / WORK
-    found = [archive for archive in archives if task.folder in archive.key]
+    work = tasks_dir / WORK
+    found = [archive for archive in archives if name in archive.key]
     if len(found) != 1:
-        raise HearMwmaeError(f"the record has {len(found)} files for {task.folder}, where one is expected")
+        raise HearMwmaeError(f"the record has {len(found)} files for {name}, not one")
     (archive,) = found
     work.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(work / f"{task.folder}.lock", f"another process is fetching {task.folder}"):
-        if not final.is_dir():
-            _complete(task, archive, work, final, jobs)
-        if not keep:
-            shutil.rmtree(final / str(SOURCE_RATE), ignore_errors=True)
-            (work / archive.key).unlink(missing_ok=True)
-        (final / UNPACKED).unlink(missing_ok=True)  # another process may have completed it
-
-
-def _complete(task: BenchmarkTask, archive: Archive, work: Path, final: Path, jobs: int) -> None:
-    folder = work / task.folder
-    if not (folder / UNPACKED).is_file():
-        unpack(download(archive, work), folder)
-    resample(folder, jobs)
-    if problems := problems_of(TaskFolder(folder)):
-        raise HearMwmaeError(f"{folder} is not complete: {'; '.join(problems)}")
-    folder.rename(final)  # with its mark: the archive and the 48 kHz audio are not removed yet
+    with one_at_a_time(work / f"{name}.lock", f"another process is fetching {name}"):
+        folder = work / name
+        if not folder.is_dir():
+            unpack(download(archive, work), folder)
+        resample(folder, jobs)
+        if problems := problems_of(folder):
+            raise HearMwmaeError(f"{folder} is not complete: {'; '.join(problems)}")
+        (work / archive.key).unlink(missing_ok=True)
+        shutil.rmtree(folder / str(SOURCE_RATE), ignore_errors=True)
+        folder.rename(tasks_dir / name)
 
 
 def download(archive: Archive, folder: Path) -> Path:
     """The complete, checked archive in ``folder``. A partial download is resumed."""
-    whole, part = folder / archive.key, folder / f"{archive.key}.part"
+    whole = folder / archive.key
+    part = folder / f"{archive.key}.part"
     if whole.is_file():
         return whole
-    retry = Retrying(
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=wait_incrementing(PAUSE, PAUSE),
-        retry=retry_if_exception_type(requests.RequestException),
-        reraise=True,
-    )
+    part.touch()
+    failures = 0
     with tqdm(total=archive.size, desc=archive.key, unit="B", unit_scale=True) as bar:
-        try:
-            while _size(part) < archive.size:
-                retry(_append, archive, part, bar)
-        except requests.RequestException as error:
-            raise HearMwmaeError(f"{archive.url} cannot be downloaded: {error}; the same command resumes the download") from error
-    digest = hashlib.md5(usedforsecurity=False)
+        while (had := part.stat().st_size) < archive.size:
+            bar.n = had
+            error = _append(archive, part, bar)
+            if part.stat().st_size > had:
+                failures = 0
+                continue
+            failures += 1
+            if failures == ATTEMPTS:
+                raise HearMwmaeError(
+                    f"{archive.url} cannot be downloaded: {error or 'the file is too short'}; the "
+                    "same command resumes the download"
+                )
+            time.sleep(PAUSE * failures)
     with open(part, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != archive.md5 or part.stat().st_size != archive.size:
+        md5 = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if md5 != archive.md5 or part.stat().st_size != archive.size:
         part.unlink()
-        raise HearMwmaeError(f"{archive.key} arrived damaged (its MD5 is not {archive.md5}) and was removed; try again")
+        raise HearMwmaeError(
+            f"{archive.key} arrived damaged (its MD5 is not {archive.md5}) and was removed"
+        )
     part.rename(whole)
     return whole
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
-def _append(archive: Archive, part: Path, bar: tqdm) -> None:
-    """Download the missing bytes. requests.RequestException if nothing arrives; received bytes are
-    kept.
-    """
-    had = bar.n = _size(part)
+def _append(archive: Archive, part: Path, bar: tqdm) -> requests.RequestException | None:
+    """Download the missing bytes, until the connection breaks; returns the error that broke it."""
+    had = part.stat().st_size
     headers = {"Range": f"bytes={had}-"} if had else {}
     try:
         with requests.get(archive.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
             response.raise_for_status()
             # A server without ranges sends everything again.
-            with open(part, "ab" if response.status_code == requests.codes.partial_content else "wb") as stream:
+            resumes = response.status_code == requests.codes.partial_content
+            with open(part, "ab" if resumes else "wb") as stream:
                 for block in response.iter_content(1 << 14):
                     stream.write(block)
                     bar.update(len(block))
-    except requests.RequestException:
-        if _size(part) <= had:
-            raise
-    if _size(part) <= had:
-        raise requests.ConnectionError("the file of the server is too short")
+    except requests.RequestException as error:
+        return error
+    return None
 
 
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack the task folder of that name from anywhere in an archive: metadata and 48 kHz audio
     only.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    partial = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     try:
         with tarfile.open(archive) as members:
             for member in tqdm(members, desc=f"unpack {folder.name}", unit="file"):
@@ -182,38 +160,32 @@ def unpack(archive: Path, folder: Path) -> None:
                 inside = parts[parts.index(folder.name) + 1 :]
                 if len(inside) == 1 or inside[0] == str(SOURCE_RATE):
                     member.name = "/".join(inside)
-                    members.extract(member, folder, filter="data")  # refuses to write elsewhere
+                    members.extract(member, partial, filter="data")  # refuses to write elsewhere
     except tarfile.TarError as error:
         raise HearMwmaeError(f"{archive} cannot be unpacked: {error}") from error
-    if not (folder / METADATA).is_file():
+    if not (partial / METADATA).is_file():
         raise HearMwmaeError(f"{archive} holds no task {folder.name}")
-    (folder / UNPACKED).touch()
+    partial.rename(folder)
 
 
 def resample(folder: Path, jobs: int) -> None:
     """Make ``16000/`` from ``48000/``, file by file. Existing files are kept."""
     files = []
-    for split in TaskFolder(folder).splits:
+    for split in read_task(folder, audio=False).split_names:
         (folder / str(SAMPLE_RATE) / split).mkdir(parents=True, exist_ok=True)
-        files += [path for path in sorted((folder / str(SOURCE_RATE) / split).iterdir()) if not _target(path).is_file()]
-    chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
-    with tqdm(total=len(files), desc=f"resample {folder.name}", unit="file") as bar:
-        if jobs == 1:
-            for chunk in chunks:
-                bar.update(resample_files(chunk))
-            return
-        with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-            for done in pool.map(resample_files, chunks):
-                bar.update(done)
+        files += sorted((folder / str(SOURCE_RATE) / split).glob("*"))
+    missing = [file for file in files if not _target(file).is_file()]
+    with ThreadPoolExecutor(jobs) as pool:
+        resampled = pool.map(_resample_file, missing)
+        for _ in tqdm(resampled, desc=f"resample {folder.name}", total=len(missing), unit="file"):
+            pass
 
 
-def resample_files(files: list[Path]) -> int:
-    """Write every file at 16 kHz to the folder of that rate; returns their number."""
-    for file in files:
-        with replacing(_target(file)) as temporary:
-            audio = read_audio(file, SAMPLE_RATE).numpy().clip(-1, 1)
-            soundfile.write(temporary, audio, SAMPLE_RATE, format="WAV", subtype=soundfile.info(file).subtype)
-    return len(files)
+def _resample_file(file: Path) -> None:
+    with replacing(_target(file)) as temporary:
+        audio = read_audio(file, SAMPLE_RATE).numpy().clip(-1, 1)
+        subtype = soundfile.info(file).subtype
+        soundfile.write(temporary, audio, SAMPLE_RATE, format="WAV", subtype=subtype)
 
 
 def _target(file: Path) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hear_mwmae.probing.baselines import LogMel
+from hear_mwmae.baselines import LogMel
 
 
 def load_model(model_file_path: str = "", pooling: str = "mean+std") -> LogMel:

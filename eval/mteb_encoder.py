@@ -22,7 +22,7 @@ from mteb.models.model_meta import ScoringFunction
 
 import hear_mwmae
 
-from .embed import hash_weights
+from .provenance import hash_weights
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -57,7 +57,9 @@ class MwMaeEncoder(AbsEncoder):
         if "audio" not in columns:
             raise hear_mwmae.HearMwmaeError(f"mteb gave no audio, but {', '.join(columns)}")
         inputs.collate_fn = AudioCollator(target_sampling_rate=self.model.sample_rate)
-        batches = ([np.asarray(clip["array"]).reshape(-1) for clip in batch["audio"]] for batch in inputs)
+        batches = (
+            [np.asarray(clip["array"]).reshape(-1) for clip in batch["audio"]] for batch in inputs
+        )
         return np.concatenate([self.model.embed(clips).cpu().numpy() for clips in batches])
 
 
@@ -68,25 +70,20 @@ def model_meta(source: str = "", pooling: str | None = None) -> ModelMeta:
 
 def _describe(model: hear_mwmae.Embedder, source: str, pooling: str | None) -> ModelMeta:
     parameters = sum(weight.numel() for weight in model.encoder.parameters())
-    return ModelMeta(
-        loader=MwMaeEncoder,  # type: ignore[arg-type]  # a class that mteb calls, and then asks for encode()
-        loader_kwargs={"source": source, "pooling": pooling},
-        name=f"hear-mwmae/{Path(source).name or 'embedded'}-{model.config.pooling}",
-        # mteb keeps scores by name and revision, and many models are in a folder named "model".
-        revision=f"{hear_mwmae.__version__}-{hash_weights(model)[:12]}",
-        release_date=None,
-        languages=None,
-        n_parameters=parameters,
-        memory_usage_mb=round(4 * parameters / 2**20, 1),
-        max_tokens=None,
-        embed_dim=model.scene_embedding_size,
-        license=None,
-        open_weights=True,
-        public_training_code=None,
-        public_training_data=None,
-        framework=["PyTorch"],
-        similarity_fn_name=ScoringFunction.COSINE,
-        use_instructions=False,
-        training_datasets=None,
-        modalities=["audio"],
+    return ModelMeta.create_empty(
+        {
+            "loader": MwMaeEncoder,
+            "loader_kwargs": {"source": source, "pooling": pooling},
+            "name": f"hear-mwmae/{Path(source).name or 'embedded'}-{model.config.pooling}",
+            # mteb keeps scores by name and revision, and many models are in a folder named "model".
+            "revision": f"{hear_mwmae.__version__}-{hash_weights(model)[:12]}",
+            "n_parameters": parameters,
+            "memory_usage_mb": round(4 * parameters / 2**20, 1),
+            "embed_dim": model.scene_embedding_size,
+            "open_weights": True,
+            "framework": ["PyTorch"],
+            "similarity_fn_name": ScoringFunction.COSINE,
+            "use_instructions": False,
+            "modalities": ["audio"],
+        }
     )

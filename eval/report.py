@@ -5,96 +5,170 @@ The page is report.html, a Jinja2 template.
 
 from __future__ import annotations
 
-import base64
-import io
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from hear_mwmae.files import read_json
+from hear_mwmae.tasks import METADATA, Task, read_task
 
-from .results import ABOUT, EMBEDDINGS, predictions
-from .scores import Score, columns, compare, rows
+from .results import ABOUT, EMBEDDINGS, find_results
+from .scores import ModelScores, columns, compare, filled, rows
+from .tasks import chance, tested_clips
 
-#: Colours of the models' bars, safe for colour-blind readers (Okabe and Ito).
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
-#: Text remains text in the SVG, and equal scores give equal files.
-SVG: dict[Any, str] = {"svg.fonttype": "none", "svg.hashsalt": "report", "font.family": "sans-serif"}
-
-
-def provenance(results: tuple[Path, ...], protocol: str) -> dict[str, str]:
-    """Provenance of the scores: versions, machines and computing time from the results."""
-    found = [read_json(one.file) for path in results for task in predictions(path, protocol).values() for one in task]
-    embedded = [read_json(file) for path in results for file in path.glob(f"*/{EMBEDDINGS}/{ABOUT}")]
-    made = found + embedded
-    versions = dict.fromkeys(", ".join(f"{name} {version}" for name, version in one["versions"].items()) for one in made)
-    hours, embedding = sum(about["hours"] for about in embedded), sum(about["seconds"] for about in embedded) / 60
-    predicting = sum(result["seconds"] for result in found) / 60
-    meaning = {"paper": "the authors': one hidden layer of 1024, rate 1e-4", "hear": "the kit's stock grid"}
-    return {
-        "protocol": f"{protocol} ({meaning[protocol]})",
-        "versions": "; ".join(versions),
-        "machines": "; ".join(dict.fromkeys(one["machine"] for one in made)),
-        "time": f"{embedding:.1f} min for {hours:.2f} h of audio, {predicting:.1f} min for {len(found)} predictions",
-    }
+#: Colors of the models' bars, safe for color-blind readers (Okabe and Ito).
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 
 
-def page(models: dict[str, dict[str, Score]], protocol: str, about: dict[str, str]) -> str:
-    """The HTML of a report."""
-    templates = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    charts = []
-    for folder, head in columns(models).items():
-        scores = [found.get(folder) for found in models.values()]
-        shown = ", ".join(f"{name} {score or 'not computed'}" for name, score in zip(models, scores, strict=True))
-        charts.append((f"{head}: {shown}", base64.b64encode(chart(head, scores).encode()).decode()))
+def page(models: dict[str, ModelScores], protocol: str, folders: dict[str, Path]) -> str:
+    """The HTML of a report.
+
+    Args:
+        models: scores by the names of the models.
+        folders: the results of the models.
+    """
+    tasks = _read_tasks(folders)
+    heads = columns(models)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
     return environment.get_template("report.html").render(
-        names=[(name, _colour(number)) for number, name in enumerate(models)],
+        names=[(name, _color(number)) for number, name in enumerate(models)],
         scores=rows(models, protocol),
-        charts=charts,
-        comparisons=comparisons(models),
-        about=about,
+        spreads=_spreads(models),
+        tasks=[_describe(tasks[name], head) for name, head in heads.items() if name in tasks],
+        charts=[_chart(models, name, head, tasks.get(name)) for name, head in heads.items()],
+        comparisons=_comparisons(models),
+        models=_models(folders),
+        about=_about(folders, protocol),
     )
 
 
-def chart(title: str, scores: list[Score | None]) -> str:
-    """A bar per model with its interval, an SVG."""
-    figure = Figure(figsize=(4.6, 0.4 + 0.25 * len(scores)), layout="constrained")
-    axis = figure.subplots()
-    means = np.array([score.mean if score else 0.0 for score in scores])
-    half_widths = np.array([(score.half_width if score else None) or 0.0 for score in scores])
-    within = np.stack([np.minimum(half_widths, means), np.minimum(half_widths, 100 - means)])  # the intervals end at 0 and 100 %
-    axis.barh(range(len(scores)), means, xerr=within, ecolor="#888", color=[_colour(number) for number in range(len(scores))])
-    axis.set_yticks(range(len(scores)), [str(score or "not computed") for score in scores])
-    axis.yaxis.tick_right()
-    axis.set(xlim=(0, 100), xticks=[])
-    axis.set_title(title.replace("$", r"\$"), loc="left", weight="bold")
-    axis.invert_yaxis()
-    axis.spines[:].set_visible(False)
-    axis.tick_params(length=0)
-    with rc_context(SVG), io.StringIO() as stream:
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-        return stream.getvalue()
+def _read_tasks(folders: dict[str, Path]) -> dict[str, Task]:
+    """The tasks of which embeddings are still there, by folder name."""
+    found = {}
+    for results in folders.values():
+        for file in results.glob(f"*/{EMBEDDINGS}/{METADATA}"):
+            found[file.parents[1].name] = read_task(file.parent, audio=False)
+    return found
 
 
-def comparisons(models: dict[str, dict[str, Score]]) -> list[dict[str, str]]:
+def _describe(task: Task, head: str) -> dict[str, str]:
+    level = chance(task)
+    folds = len(task.tested)
+    return {
+        "task": head,
+        "metric": task.metadata["evaluation"][0],
+        "tested clips": f"{tested_clips(task):,}",
+        "labels": f"{len(task.labels)}",
+        "tested on": f"{folds} folds" if folds > 1 else "the test split",
+        "chance": "unknown" if level is None else f"{level:.1f}",
+    }
+
+
+def _spreads(models: dict[str, ModelScores]) -> list[dict[str, str]]:
+    """A row per model: the standard deviation of its score over the folds of each task."""
+    table = []
+    for model, scores in models.items():
+        row = {"model": model}
+        for name, head in columns(models).items():
+            spread = scores[name].spread if name in scores else None
+            row[head] = "" if spread is None else f"{spread:.1f}"
+        table.append(row)
+    shown = filled(table)
+    return shown if len(shown[0]) > 1 else []
+
+
+def _comparisons(models: dict[str, ModelScores]) -> list[dict[str, str]]:
     """A row for every pair of models: differences, and p of a paired t-test over the seeds."""
     table = []
     for (one, ones), (other, others) in combinations(models.items(), 2):
-        row = {"": f"{other} - {one}"}
-        for folder, head in columns(models).items():
+        row = {"models": f"{other} - {one}"}
+        for name, head in columns(models).items():
             row[head] = ""
-            if folder in ones and folder in others:
-                difference, p = compare(ones[folder], others[folder])
+            if name in ones and name in others:
+                difference, p = compare(ones[name], others[name])
                 row[head] = f"{difference:+.1f}" + (f" (p = {p:.2g})" if p is not None else "")
         table.append(row)
-    return table
+    return filled(table)
 
 
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
+def _embedded(results: Path) -> list[dict[str, Any]]:
+    return [read_json(file) for file in sorted(results.glob(f"*/{EMBEDDINGS}/{ABOUT}"))]
+
+
+def _models(folders: dict[str, Path]) -> list[dict[str, str]]:
+    """What each model is."""
+    table = []
+    for name, results in folders.items():
+        for about in _embedded(results):
+            row = {
+                "model": name,
+                "module": about["module"],
+                "loaded from": about["model"] or "its default",
+                "options": ", ".join(f"{key}={value}" for key, value in about["options"].items()),
+                "pooling": about["pooling"] or "",
+                "embedding size": f"{about['embedding_size']:,}",
+                "weights, SHA-256": about["weights"][:16],
+            }
+            if row not in table:  # all tasks have one model, but perhaps two sizes: clips, moments
+                table.append(row)
+    return filled(table)
+
+
+def _about(folders: dict[str, Path], protocol: str) -> dict[str, str]:
+    """Date, protocol, versions, machines and computing time of the results."""
+    embedded = [about for results in folders.values() for about in _embedded(results)]
+    predicted = []
+    for results in folders.values():
+        for found in find_results(results, protocol).values():
+            predicted += [result.read() for result in found]
+    versions: dict[str, set[str]] = {}
+    for one in embedded + predicted:
+        for name, version in one["versions"].items():
+            versions.setdefault(name, set()).add(version)
+    days = sorted(one["made"][:10] for one in predicted)
+    hours = sum(about["audio_seconds"] for about in embedded) / 3600
+    embedding = sum(about["seconds"] for about in embedded) / 60
+    predicting = sum(result["seconds"] for result in predicted) / 60
+    return {
+        "date": " to ".join(dict.fromkeys([days[0], days[-1]])),
+        "protocol": protocol,
+        "versions": ", ".join(
+            f"{name} {' and '.join(sorted(of))}" for name, of in versions.items()
+        ),
+        "machines": "; ".join(dict.fromkeys(one["machine"] for one in embedded + predicted)),
+        "time": f"{embedding:.1f} min for {hours:.2f} h of audio, "
+        f"{predicting:.1f} min for {len(predicted)} predictions",
+    }
+
+
+def _chart(
+    models: dict[str, ModelScores], name: str, head: str, task: Task | None
+) -> dict[str, Any]:
+    """A bar per model with its interval, in percent of the width."""
+    bars = []
+    for number, scores in enumerate(models.values()):
+        score = scores.get(name)
+        half_width = score.half_width or 0 if score else 0
+        mean = score.mean if score else 0
+        low = max(mean - half_width, 0)
+        bars.append(
+            {
+                "color": _color(number),
+                "mean": mean,
+                "low": low,
+                "width": min(mean + half_width, 100) - low,
+                "text": str(score or "not computed"),
+            }
+        )
+    return {"title": head, "bars": bars, "chance": chance(task) if task else None}
+
+
+def _color(number: int) -> str:
+    return COLORS[number % len(COLORS)]

@@ -5,7 +5,6 @@ published rows.
 from __future__ import annotations
 
 import csv
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,81 +13,89 @@ import numpy as np
 from scipy import stats
 from tabulate import tabulate
 
-from .results import EMBEDDINGS, predictions, tested_clips
+from .results import find_results
 from .tasks import registry
 
 REFERENCES_CSV = Path(__file__).with_name("references.csv")
 CONFIDENCE = 0.95
 
-#: s(m) = the weighted sum of the ten scores in percent, plus a constant: a linear fit over 32 rows
-#: of the paper's appendix, with a root mean square error of 0.02. Reconstructed, not the paper's
-#: own formula.
-S_WEIGHTS = {
-    "BO": 0.21585,
-    "CD": 0.22146,
-    "ESC": 0.11205,
-    "LC": 0.24387,
-    "Mri-S": 0.23927,
-    "Mri-T": 0.15468,
-    "NS": 0.14032,
-    "SC": 0.10615,
-    "F50K": 0.17347,
-    "VL": 0.17423,
-}
+#: s(m) = the sum of the ten scores in percent, weighted by ``s_weight`` of tasks.csv, plus this: a
+#: linear fit over 32 rows of the paper's appendix, with a root mean square error of 0.02.
+#: Reconstructed, not the paper's own formula.
 S_CONSTANT = -47.98116
 #: Protocol of the scores that it was fitted to.
 S_PROTOCOL = "paper"
 
 
 @dataclass(frozen=True)
-class Score:
-    """A task's score over seeds, in percent."""
+class TaskScore:
+    """A model's score on a task over seeds of the predictors, in percent."""
 
     mean: float
     half_width: float | None  #: of the 95 % Student-t interval of the mean; None with one seed
     values: dict[int, float]  #: by seed
-    clips: int | None = None  #: that the task tests, where known
+    spread: float | None = None  #: standard deviation over the tested folds; None with one
 
     def __str__(self) -> str:
-        return f"{self.mean:.1f}" + (f"±{self.half_width:.1f}" if self.half_width is not None else "")
+        return f"{self.mean:.1f}" + (
+            f"±{self.half_width:.1f}" if self.half_width is not None else ""
+        )
 
 
-def primary_score(scores: dict) -> float:
-    """heareval's first score of a task, in percent: the mean over the folds, or the score of the
-    test split.
+#: By the folder name of the task.
+ModelScores = dict[str, TaskScore]
+
+
+def split_scores(scores: dict) -> list[float]:
+    """heareval's first score of every fold, or of the test split, in percent.
 
     An event model that finds nothing has no F-measure, which counts as 0. (The kit's own mean
     excludes such a fold.)
     """
-    tested = [100 * split["test_score"] for split in scores.values() if isinstance(split, dict) and "test_score" in split]
-    return float(np.mean([0.0 if math.isnan(score) else score for score in tested]))
+    tested = []
+    for split in scores.values():
+        if isinstance(split, dict) and "test_score" in split:
+            value = split["test_score"]
+            tested.append(0.0 if math.isnan(value) else 100 * value)
+    return tested
 
 
-def summarise(values: dict[int, float], clips: int | None = None) -> Score:
+def mean_score(scores: dict) -> float:
+    """The mean of :func:`split_scores`: heareval's score of a task."""
+    return float(np.mean(split_scores(scores)))
+
+
+def summarize(values: dict[int, float], spread: float | None = None) -> TaskScore:
     """Mean and Student-t interval of one value per seed."""
     numbers = list(values.values())
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(numbers) - 1)
-    half_width = float(quantile * stats.sem(numbers)) if len(numbers) > 1 else None
-    return Score(float(np.mean(numbers)), half_width, values, clips)
+    half_width = None
+    if len(numbers) > 1:
+        quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(numbers) - 1)
+        half_width = float(quantile * stats.sem(numbers))
+    return TaskScore(float(np.mean(numbers)), half_width, values, spread)
 
 
-def read_scores(results: Path, protocol: str) -> dict[str, Score]:
+def read_scores(results: Path, protocol: str) -> ModelScores:
     """Task folder name -> score, of a model's results under one protocol.
 
     Raises HearMwmaeError if a result belongs to other embeddings than the present ones.
     """
-    return {
-        name: summarise({found.seed: primary_score(found.scores()) for found in seeds}, tested_clips(results / name / EMBEDDINGS))
-        for name, seeds in predictions(results, protocol).items()
-    }
+    scores = {}
+    for name, found in find_results(results, protocol).items():
+        by_seed = {one.seed: split_scores(one.read()["scores"]) for one in found}
+        folds = np.mean(list(by_seed.values()), axis=0)
+        spread = float(np.std(folds, ddof=1)) if len(folds) > 1 else None
+        means = {seed: float(np.mean(values)) for seed, values in by_seed.items()}
+        scores[name] = summarize(means, spread)
+    return scores
 
 
-def overall(scores: dict[str, Score]) -> float | None:
+def overall(scores: ModelScores) -> float | None:
     """s(m), reconstructed; None unless all ten tasks of the paper have scores."""
-    keys = {task.folder: task.key for task in registry().values() if task.in_paper}
-    if not keys.keys() <= scores.keys():
+    weights = {name: row["s_weight"] for name, row in registry().items() if row["s_weight"]}
+    if not weights.keys() <= scores.keys():
         return None
-    return S_CONSTANT + sum(S_WEIGHTS[key] * scores[folder].mean for folder, key in keys.items())
+    return S_CONSTANT + sum(float(weights[name]) * scores[name].mean for name in weights)
 
 
 def references() -> list[dict[str, str]]:
@@ -97,59 +104,64 @@ def references() -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def columns(models: dict[str, dict[str, Score]]) -> dict[str, str]:
+def columns(models: dict[str, ModelScores]) -> dict[str, str]:
     """Task folder -> short name, the paper's tasks in its order and then the others."""
     known = registry()
     found = {folder for scores in models.values() for folder in scores}
-    order = [folder for folder in known if folder in found] + sorted(found - known.keys())
-    keys = {task.key for task in known.values()}
-    # A user's folder with the short name of a paper's task is not that task.
-    return {folder: known[folder].key if folder in known else folder + "/" * (folder in keys) for folder in order}
+    heads = {folder: row["key"] for folder, row in known.items() if folder in found}
+    keys = {row["key"] for row in known.values()}
+    for folder in sorted(found - known.keys()):
+        # A user's folder with the short name of a paper's task is not that task.
+        heads[folder] = f"{folder}/" if folder in keys else folder
+    return heads
 
 
-def rows(models: dict[str, dict[str, Score]], protocol: str) -> list[dict[str, str]]:
-    """A row per model, and the published ones of the same protocol and tasks, with a cell
-    per task.
+def rows(models: dict[str, ModelScores], protocol: str) -> list[dict[str, str]]:
+    """A row per model, and the published ones of the same protocol and tasks, with a cell per
+    task. "≈" marks reconstructed s(m). Columns that are empty in all rows are left out.
     """
     heads = columns(models)
-    table = [own_row(name, scores, protocol, heads) for name, scores in models.items()]
+    table = [_own_row(name, scores, protocol, heads) for name, scores in models.items()]
     for row in references():
         cells = {head: row.get(head) or "" for head in heads.values()}
         if row["protocol"] == protocol and any(cells.values()):
-            about = {"model": row["name"], "protocol": protocol, "seeds": row["seeds"]}
+            about = {"model": row["name"], "seeds": row["seeds"]}
             table.append({**about, **cells, "s(m)": row["s"], "source": row["source"]})
-    return table
+    return filled(table)
 
 
-def own_row(name: str, scores: dict[str, Score], protocol: str, heads: dict[str, str]) -> dict[str, str]:
+def filled(table: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The table without the columns that are empty in all rows."""
+    heads = [head for head in (table[0] if table else ()) if any(row[head] for row in table)]
+    return [{head: row[head] for head in heads} for row in table]
+
+
+def _own_row(
+    name: str, scores: ModelScores, protocol: str, heads: dict[str, str]
+) -> dict[str, str]:
     """The row of a model that was scored here; tasks with fewer seeds than others are named beside
     the number of seeds.
     """
-    counts = {head: len(scores[folder].values) for folder, head in heads.items() if folder in scores}
+    counts = {head: len(scores[task].values) for task, head in heads.items() if task in scores}
     usual = max(counts.values())
-    short = ", ".join(f"{head} {count}" for head, count in counts.items() if count < usual)
-    seeds = f"{usual}" + f" ({short})" * bool(short)
+    fewer = ", ".join(f"{head} {count}" for head, count in counts.items() if count < usual)
+    cells = {head: str(scores.get(task, "")) for task, head in heads.items()}
     value = overall(scores) if protocol == S_PROTOCOL else None
-    cells = {head: str(scores[folder]) if folder in scores else "" for folder, head in heads.items()}
-    s = f"≈{value:.1f}" if value is not None else ""
-    return {"model": name, "protocol": protocol, "seeds": seeds, **cells, "s(m)": s, "source": "computed here"}
+    return {
+        "model": name,
+        "seeds": f"{usual} ({fewer})" if fewer else f"{usual}",
+        **cells,
+        "s(m)": "" if value is None else f"≈{value:.1f}",
+        "source": "",
+    }
 
 
-def markdown(models: dict[str, dict[str, Score]], protocol: str) -> str:
-    """:func:`rows` as a Markdown table. "≈" marks reconstructed s(m)."""
-    return tabulate(rows(models, protocol), headers="keys", tablefmt="github", disable_numparse=True)
+def markdown(table: list[dict[str, str]]) -> str:
+    """A Markdown table."""
+    return tabulate(table, headers="keys", tablefmt="github", disable_numparse=True)
 
 
-def table_csv(models: dict[str, dict[str, Score]], protocol: str) -> str:
-    """:func:`rows` as CSV."""
-    table, text = rows(models, protocol), io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    return text.getvalue()
-
-
-def compare(one: Score, other: Score) -> tuple[float, float | None]:
+def compare(one: TaskScore, other: TaskScore) -> tuple[float, float | None]:
     """Difference of the means, and p of a paired t-test, over the seeds that both have.
 
     Without two common seeds, it is the difference over all seeds, and p is None. p is also None if
@@ -159,5 +171,6 @@ def compare(one: Score, other: Score) -> tuple[float, float | None]:
     if len(seeds) < 2:
         return other.mean - one.mean, None
     ones, others = (np.array([score.values[seed] for seed in seeds]) for score in (one, other))
-    p = None if np.ptp(others - ones) < 1e-9 else float(stats.ttest_rel(others, ones).pvalue)
-    return float((others - ones).mean()), p
+    if np.ptp(others - ones) < 1e-9:
+        return float((others - ones).mean()), None
+    return float((others - ones).mean()), float(stats.ttest_rel(others, ones).pvalue)

@@ -26,7 +26,9 @@ class MwMaeEncoder(nn.Module):
         self.sampling_rate = self.model.sample_rate
         self.output_dim = self.model.timestamp_embedding_size
         config = self.model.config
-        self.hop_size_in_ms = 1000 * config.patch_size[0] * config.frontend.hop_length // config.frontend.sample_rate
+        self.hop_size_in_ms = (
+            1000 * config.patch_size[0] * config.frontend.hop_length // config.frontend.sample_rate
+        )
 
     def forward(self, audio: Tensor) -> Tensor:
         return hear_mwmae.get_timestamp_embeddings(audio, self.model)[0]

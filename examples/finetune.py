@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import hear_mwmae
 from hear_mwmae.audio import read_audio
-from hear_mwmae.probing.tasks import read_task
+from hear_mwmae.tasks import read_task
 
 
 class Classifier(nn.Module):

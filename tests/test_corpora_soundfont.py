@@ -17,7 +17,7 @@ from corpora import dev_tasks, manifest, notes, soundfont
 from corpora.manifest import read_manifest
 from corpora.soundfont import Note
 from hear_mwmae.errors import HearMwmaeError
-from hear_mwmae.probing.tasks import read_task
+from hear_mwmae.tasks import read_task
 
 SYNTH = f"""#!{sys.executable}
 import sys, mido, numpy as np, soundfile

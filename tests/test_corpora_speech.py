@@ -14,7 +14,7 @@ import soundfile
 from corpora import dev_tasks, speech, voices
 from corpora.voices import Utterance, Voice
 from hear_mwmae.errors import HearMwmaeError
-from hear_mwmae.probing.tasks import read_task
+from hear_mwmae.tasks import read_task
 
 # Without numpy and soundfile, whose imports take longer than the tones.
 TONES = f"""#!{sys.executable} -IS

@@ -14,7 +14,7 @@ from .embed import embed
 from .export import export
 from .models import convert, info, push
 from .options import Group
-from .probing import compare, probe
+from .probe import probe, task
 from .training import pack, pretrain, publish
 
 
@@ -31,5 +31,5 @@ def main() -> None:
     """
 
 
-for command in (embed, info, convert, export, push, pack, pretrain, probe, compare, publish, analyze, reconstruct):
+for command in (embed, info, convert, export, push, pack, pretrain, probe, task, publish, analyze, reconstruct):
     main.add_command(command)

@@ -6,13 +6,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 
 from ..errors import HearMwmaeError
 from ..files import printable
-from ..probing import Classifier
 
 #: Key of --debug in a context.
 DEBUG = "hear_mwmae.debug"
@@ -76,7 +75,7 @@ POOLING = click.option(
 )
 CLASSIFIER = click.option(
     "--classifier",
-    type=click.Choice(get_args(Classifier)),
+    type=click.Choice(["logistic", "ridge"]),
     default="logistic",
     show_default=True,
     help="Of tasks with one label per clip.",

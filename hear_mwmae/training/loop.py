@@ -26,7 +26,7 @@ from ..errors import HearMwmaeError
 from ..files import one_at_a_time
 from ..frontend import LogMelFrontend
 from ..mae import MaskedAutoencoder
-from ..probing.tasks import read_task
+from ..tasks import read_task
 from .checkpoints import Checkpoints, newest_checkpoint
 from .fabric import make_fabric, prepare
 from .optim import make_optimisers, schedule

@@ -24,8 +24,8 @@ from ..embedder import Embedder
 from ..errors import HearMwmaeError
 from ..files import naming, replacing
 from ..mae import reconstruction
-from ..probing.linear_probe import metric, probe
-from ..probing.tasks import ProbeTask
+from ..probe import metric, probe
+from ..tasks import Task
 
 #: Clips in the picture, and the seed of their masks.
 PICTURED, MASK_SEED = 4, 0
@@ -56,7 +56,7 @@ class Progress:
         span: tuple[int, int],
         every: int,
         clips: Tensor | None,
-        tasks: tuple[ProbeTask, ...],
+        tasks: tuple[Task, ...],
         writes: bool,
     ) -> None:
         self.run_dir, self.config, self.every = run_dir, config, every

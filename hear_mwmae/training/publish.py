@@ -30,9 +30,9 @@ from ..data.pack import SAMPLE_RATE, Pack
 from ..errors import HearMwmaeError
 from ..files import printable, replacing, write_text
 from ..hub import CARD_NAME, LOSS_NAME, sha256_of
-from ..probing.baselines import LogMel, untrained
-from ..probing.linear_probe import Embeds, metric, probe
-from ..probing.tasks import ProbeTask, read_task
+from ..baselines import LogMel, untrained
+from ..probe import Embeds, metric, probe
+from ..tasks import Task, read_task
 from ..weights import DEFAULT_MODEL, registry
 from .checkpoints import check_identity, newest_checkpoint
 from .precision import settle_precision
@@ -142,7 +142,7 @@ def draw_loss(rows: list[dict[str, str]], path: Path) -> None:
     figure.savefig(path, format="png")
 
 
-def measure(tasks: list[ProbeTask], columns: dict[str, Embeds]) -> list[dict]:
+def measure(tasks: list[Task], columns: dict[str, Embeds]) -> list[dict]:
     """A row per task with the mean score over its splits, in percent, of every column."""
     rows = []
     for task in tasks:
