@@ -21,6 +21,7 @@ from hear_mwmae.files import read_json
 # pytorch-lightning 1.8 reads the checkpoints that it has just written with the torch.load of torch
 # before 2.6.
 os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # by libraries of the kit
 
 import torch
 
@@ -104,9 +105,7 @@ def known_scores() -> set[str]:
 def _import(name: str) -> Any:
     """A module of heareval. Importing takes seconds, so it is done where it is needed."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its libraries' own, about Python and setuptools
-            return importlib.import_module(f"heareval.{name}")
+        return importlib.import_module(f"heareval.{name}")
     except ImportError as error:
         raise HearMwmaeError(
             f"heareval cannot be imported; `make test` installs it: {error}"

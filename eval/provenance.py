@@ -33,9 +33,12 @@ def describe_machine() -> str:
 
 
 def hash_weights(model: torch.nn.Module) -> str:
-    """SHA-256 of the names, types, shapes and values of all weights and buffers."""
+    """SHA-256 of the names, types, shapes and values of all weights; "none" without any."""
+    weights = model.state_dict()
+    if not weights:
+        return "none"
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(weights.items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
         content = value.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(content.numpy().tobytes())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import register_flop_formula
 
 #: On processors with AVX-512, oneDNN's product is faster than the one that torch takes by default,
 #: and it can apply the GELU while the product is still in the cache. The operation is private to
@@ -91,7 +91,10 @@ def tanh_gelu(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-if _FUSED is not None:
+# This module of torch imports triton, which crashes a process that has imported tensorflow before
+# it, as HEAR's kit does.
+if _FUSED is not None and "tensorflow" not in sys.modules:
+    from torch.utils.flop_counter import register_flop_formula
 
     @register_flop_formula(_FUSED)
     def _flops(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:

@@ -22,7 +22,7 @@ from tiny_run import tiny_recipe
 
 from eval import log_mel
 from eval.__main__ import main as eval_main
-from eval.results import Prediction
+from eval.results import Result
 from hear_mwmae import HearMwmaeError
 from hear_mwmae.audio import read_audio
 from hear_mwmae.checkpoint import read_config, read_model
@@ -141,14 +141,13 @@ def test_a_bug_in_a_reading_process_keeps_its_traceback(data, tmp_path, monkeypa
 
 def test_damaged_results_are_named(tmp_path):
     """As left by an editor, say."""
-    prediction = Prediction(tmp_path / "task", "paper", 0)
-    prediction.file.parent.mkdir(parents=True)
-    prediction.embeddings.mkdir()
-    (prediction.embeddings / "about.json").write_text('{"embeddings": "x"}')
-    for text in ("{", "[]", '{"scores": {}}'):
-        prediction.file.write_text(text)
-        with pytest.raises(HearMwmaeError, match=r"seed-0\.json"):
-            prediction.is_done()
+    result = Result(tmp_path / "task", "paper", 0)
+    result.file.parent.mkdir(parents=True)
+    result.embeddings.mkdir()
+    (result.embeddings / "about.json").write_text('{"made": "x"}')
+    result.file.write_text("{")
+    with pytest.raises(HearMwmaeError, match=r"seed-0\.json"):
+        result.is_done()
 
 
 def test_a_damaged_task_is_one_line(tmp_path):
@@ -252,7 +251,6 @@ def test_a_bug_in_embedding_a_task_is_shown_and_stops_no_other(tmp_path, monkeyp
 
     seen, original = [], log_mel.get_scene_embeddings
     monkeypatch.setattr(log_mel, "get_scene_embeddings", scenes)
-    monkeypatch.setattr("eval.__main__.memory_needed", lambda *_: 0)
-    result = run("embed", tmp_path / "tasks", tmp_path / "out", "--module", "eval.log_mel", command=eval_main)
+    result = run("embed", tmp_path / "tasks", "-o", tmp_path / "out", "--module", "eval.log_mel", command=eval_main)
     assert result.exit_code == 1 and f"{bug.__name__}: an injected bug" in result.output and "Traceback" in result.output
     assert "1 of 2 tasks embedded" in result.output

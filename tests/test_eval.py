@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import forked
@@ -20,15 +19,13 @@ from filelock import FileLock
 from hear_tasks import make_task
 from tiny_run import tiny_recipe
 
-from eval import kit, machine
+from eval import kit
 from eval.__main__ import main
-from eval.predict import PROCESS_BYTES, compute, fitting, memory_needed, missing_predictions
-from eval.results import Prediction
+from eval.predict import compute, missing_results
+from eval.results import Result
 from eval.scores import read_scores
-from eval.tasks import find_tasks, problems_of
 from hear_mwmae.checkpoint import save_model
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.probing.tasks import TaskFolder
 
 
 @pytest.fixture(scope="module")
@@ -57,56 +54,39 @@ def unpadded(table: str) -> str:
 def embedded(tasks_dir, tmp_path_factory) -> Path:
     """Results of the log-mel module, embeddings only."""
     results = tmp_path_factory.mktemp("results") / "log-mel"
-    output = run("embed", tasks_dir, results, "--module", "eval.log_mel")
-    assert "event-v1: 0.02 h of audio" in output and "3 tasks embedded" in output
+    output = run("embed", tasks_dir, "-o", results, "--module", "eval.log_mel")
+    assert f"3 of 3 tasks embedded into {results}, 0 already embedded" in output
     return results
 
 
 def test_embeddings(tasks_dir, embedded):
-    """One vector per clip or time step, and nothing else that takes space; what is there
-    is kept.
+    """One vector per clip or time step, and nothing else that takes space; what is there is
+    kept.
     """
     for kind in ("multiclass", "multilabel", "event"):
         folder = embedded / f"{kind}-v1" / "embeddings"
         assert not [path for path in folder.iterdir() if path.is_dir()]
-    dimensions = [json.loads(path.read_text()) for path in sorted(embedded.glob("*/embeddings/*dimensions.json"))]
+    files = sorted(embedded.glob("*/embeddings/*dimensions.json"))
+    dimensions = [json.loads(path.read_text()) for path in files]
     assert dimensions == [[12 * 41, 160]] * 3 + [[12, 160]] * 6
     about = embedded / "event-v1" / "embeddings" / "about.json"
     before = about.stat().st_mtime_ns
-    assert "0 tasks embedded" in run("embed", tasks_dir, embedded, "--module", "eval.log_mel")
+    arguments = ["embed", tasks_dir / "event-v1", tasks_dir, "-o", embedded]
+    assert "3 already embedded" in run(*arguments, "--module", "eval.log_mel")
     assert about.stat().st_mtime_ns == before
-    assert "was made with another module" in run("embed", tasks_dir, embedded, "--module", "hear_mwmae", expect=1)
+    output = run(*arguments, "--module", "hear_mwmae", expect=1)
+    assert "was made with another module, weights, pooling" in output
 
 
 def test_a_model_with_options(tasks_dir, tmp_path):
+    """One task folder, and a model that is not the default."""
     options = json.dumps({"timestamps": "official"})
-    run("embed", tasks_dir, tmp_path / "m", "--model-options", options, "--batch-size", "1", "--task", "event-v1")
-    assert json.loads((tmp_path / "m/event-v1/embeddings/train.embedding-dimensions.json").read_text()) == [12 * 51, 960]
-
-
-def test_processes_share_the_clips(tasks_dir, embedded, tmp_path):
-    """The same files as one process leaves, and the same numbers to rounding."""
-    arguments = [
-        "embed",
-        tasks_dir,
-        tmp_path / "two",
-        "--module",
-        "eval.log_mel",
-        "--task",
-        "event-v1",
-        "--task",
-        "multiclass-v1",
+    run("embed", tasks_dir / "event-v1", "-o", tmp_path / "m", "--model-options", options)
+    embeddings = tmp_path / "m/event-v1/embeddings"
+    assert json.loads((embeddings / "train.embedding-dimensions.json").read_text()) == [
+        12 * 51,
+        960,
     ]
-    done = forked.run_two(*arguments, main=forked.EVAL)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for task in ("event-v1", "multiclass-v1"):
-        one, two = (results / task / "embeddings" for results in (embedded, tmp_path / "two"))
-        assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in two.iterdir())
-        for path in one.iterdir():
-            if path.suffix == ".npy":
-                assert np.allclose(np.fromfile(path, "f4"), np.fromfile(two / path.name, "f4"), atol=1e-5)
-            elif path.name not in ("about.json",) and "filename-timestamps" not in path.name:  # those hold paths
-                assert path.read_bytes() == (two / path.name).read_bytes(), path.name
 
 
 def test_xares():
@@ -127,146 +107,170 @@ def test_predictions_of_every_kind(embedded, tmp_path):
     (results / "broken").mkdir()
     shutil.copytree(results / "multiclass-v1" / "embeddings", results / "broken" / "embeddings")
     (results / "broken" / "embeddings" / "fold01.embeddings.npy").unlink()
-    jobs = missing_predictions(results, "paper", range(2))
-    assert len(jobs) == 8
-    first = next(job for job in jobs if job.task_dir.name == "multiclass-v1")
-    output = run("predict", results, "--seeds", "0", expect=1)
-    assert "3 of 4 predictions done" in output and "failed: broken, paper, seed 0" in output and "fold01.embeddings.npy" in output
+    missing = missing_results(results, "paper", range(2))
+    assert len(missing) == 8
+    first = next(result for result in missing if result.task_dir.name == "multiclass-v1")
+    output = run("predict", results, "--seeds", "0", "--jobs", 2, expect=1)
+    assert "3 of 4 predictions done" in output and "failed: broken, paper, seed 0" in output
+    assert "fold01.embeddings.npy" in output
+    assert re.search(r"^multiclass-v1, paper, seed 0: \d+\.\d$", output, re.M)
     content = first.file.read_bytes()
     run("predict", results, "--seeds", "0,1", "--task", "multiclass-v1")
     assert first.file.read_bytes() == content
     found = read_scores(results, "paper")
-    assert set(found) == {"multiclass-v1", "multilabel-v1", "event-v1"} and len(found["multiclass-v1"].values) == 2
-    assert found["multiclass-v1"].mean > 90 and found["multilabel-v1"].mean > 90 and found["event-v1"].mean > 60
+    assert set(found) == {"multiclass-v1", "multilabel-v1", "event-v1"}
+    assert len(found["multiclass-v1"].values) == 2
+    assert found["multiclass-v1"].mean > 90 and found["multiclass-v1"].spread is not None
+    assert found["multilabel-v1"].mean > 90 and found["event-v1"].mean > 60
     hparams = json.loads(content)["scores"]["hparams"]
-    assert (hparams["lr"], hparams["hidden_layers"], hparams["hidden_dim"]) == (1e-4, 1, 1024) and "xavier_normal" in str(hparams)
-    assert not list(results.rglob(".job-*")) and not list((results / "multiclass-v1" / "embeddings").glob("*predictions*"))
-    assert "| log-mel | paper | 2 (event-v1 1, multilabel-v1 1) |" in unpadded(
-        run("scores", results, "--csv", tmp_path / "min.csv")
-    )
-    assert "no score is below" in run("gate", results, "--min", tmp_path / "min.csv")
-    (tmp_path / "more.csv").write_text("task,protocol,mean,half_width\nmulticlass-v1,paper,101,0.5\n")
-    assert "multiclass-v1: " in run("gate", results, "--min", tmp_path / "more.csv", expect=1)
-    assert "must end in .html" in run("report", results, "-o", tmp_path / "min.csv", expect=1)
+    chosen = (hparams["lr"], hparams["hidden_layers"], hparams["hidden_dim"])
+    assert chosen == (1e-4, 1, 1024) and "xavier_normal" in str(hparams)
+    assert not list(results.rglob(".seed-*/"))
+    assert not list((results / "multiclass-v1" / "embeddings").glob("*predictions*"))
+    table = re.sub(" +", " ", run("scores", results))
+    assert "| log-mel | 2 (event-v1 1, multilabel-v1 1) |" in table
+    assert "must end in .html" in run("report", results, "-o", tmp_path / "report.csv", expect=1)
     run("report", results, "-o", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert unpadded((tmp_path / "report.md").read_text()).startswith("| model | protocol | seeds | event-v1 |")
-    assert (
-        (tmp_path / "report.table.csv")
-        .read_text()
-        .startswith("model,protocol,seeds,event-v1,multiclass-v1,multilabel-v1,s(m),source\n")
-    )
     assert "heareval 2021.1.3" in page and "4 predictions" in page and " cores" in page
+    assert "<td>event-v1</td><td>event_onset_200ms_fms</td><td>12</td>" in page
+    assert page.count("torch 2.") == 1
+    gone = run("predict", results, "--task", "gone", expect=1)
+    assert "has no embeddings of gone" in gone
 
 
-def test_plan_lists_what_is_missing(embedded):
-    lines = run("plan", embedded, "--seeds", "0-2", "--protocol", "hear").splitlines()
-    assert len(lines) == 9 and lines[0].endswith(f"-m eval job {embedded / 'event-v1'} hear 0")
-    assert "has no embeddings of gone" in run("plan", embedded, "--task", "gone", expect=1)
+def check(folder: Path, expect: int) -> str:
+    """The output of `python -m eval check`."""
+    result = CliRunner().invoke(main, ["check", str(folder)])
+    assert result.exit_code == expect and "Traceback" not in result.output
+    return result.output
 
 
 def test_check(tasks_dir, tmp_path):
+    assert check(tasks_dir, 0).splitlines() == [
+        f"{kind}-v1: complete" for kind in ("event", "multiclass", "multilabel")
+    ]
     folder = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "multiclass-v1")
-    assert problems_of(TaskFolder(folder)) == []
+    audio = folder / "16000" / "fold00"
+    (audio / "fold00-0.wav").write_bytes(b"")
+    (audio / "fold00-1.wav").write_bytes(b"RIFF")
+    soundfile.write(audio / "fold00-2.wav", np.zeros(0), 16000)
+    soundfile.write(audio / "fold00-3.wav", np.zeros(24000), 48000)
+    soundfile.write(audio / "fold00-4.wav", np.zeros((8000, 2)), 16000)
     (folder / "16000" / "fold01" / "fold01-3.wav").unlink()
-    (folder / "fold02.json").write_text("{")
     (folder / "labelvocabulary.csv").unlink()
-    result = CliRunner().invoke(main, ["check", str(tmp_path)])
-    assert result.exit_code == 1
+    change(folder / "task_metadata.json", evaluation=["nosuch"], splits=["fold00", "fold01"])
+    output = check(tmp_path, 1)
     for problem in (
+        "16000/fold00: 2 of 12 files unreadable, such as fold00-0.wav",
+        "1 of 12 files empty, such as fold00-2.wav",
+        "1 of 12 files at 48000 Hz, such as fold00-3.wav",
+        "1 of 12 files with 2 channels, such as fold00-4.wav",
         "16000/fold01: 1 of 12 files missing, such as fold01-3.wav",
-        "fold02.json is not JSON: ",
-        "no labelvocabulary.csv",
+        "labelvocabulary.csv needs the columns idx and label: there is none",
+        "evaluation must list scores of aucroc, ",
+        "there must be 3 folds or more",
     ):
-        assert problem in result.output
-    for number, content in enumerate((b"", b"RIFF")):
-        (folder / "16000" / "fold00" / f"fold00-{number}.wav").write_bytes(content)
-    soundfile.write(folder / "16000" / "fold00" / "fold00-2.wav", np.zeros(0), 16000)
-    soundfile.write(folder / "16000" / "fold00" / "fold00-3.wav", np.zeros(99), 48000)
+        assert problem in output
+    (folder / "fold01.json").write_text("{")
+    assert "fold01.json is not JSON: " in check(folder, 1)
+    change(folder / "task_metadata.json", evaluation=None, splits=["train", "test"])
+    for split in ("train", "test"):
+        shutil.copy(folder / "fold00.json", folder / f"{split}.json")
+    change(folder / "task_metadata.json", split_mode="trainvaltest")
+    assert "task_metadata.json has no evaluation" in check(folder, 1)
+    change(folder / "task_metadata.json", evaluation=["top1_acc"])
+    assert "the splits must be train, valid and test, got train, test" in check(folder, 1)
+
+
+def change(file: Path, **values: object) -> None:
+    """Set keys of a JSON object; None removes one."""
+    content = json.loads(file.read_text()) | values
+    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+@pytest.mark.parametrize(
+    ("high", "low"), [("NA", "b"), ("null", "b"), ("060", "72"), ("high", "unknown")]
+)
+def test_check_finds_labels_that_the_kit_does_not(tasks_dir, tmp_path, high, low):
+    """Those that pandas takes for missing values or for other numbers, and those outside the
+    vocabulary.
+    """
+    folder = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "task")
+    for file in folder.glob("fold0*.json"):
+        text = file.read_text().replace('"high"', json.dumps(high))
+        file.write_text(text.replace('"low"', json.dumps(low)))
+    names = (high, "low" if low == "unknown" else low)
+    vocabulary = "".join(f"{number},{name}\n" for number, name in enumerate(names))
+    (folder / "labelvocabulary.csv").write_text(f"idx,label\n{vocabulary}")
+    wrong = low if low == "unknown" else high
+    assert f"labelvocabulary.csv has no {wrong}, as the kit reads it" in check(folder, 1)
+    output = run("embed", folder, "-o", tmp_path / "results", "--module", "eval.log_mel", expect=1)
+    assert "is not complete: labelvocabulary.csv has no" in output
+
+
+@pytest.mark.parametrize("samples", [7000, 7999])
+def test_check_finds_clips_of_another_length(tasks_dir, tmp_path, samples):
+    """The kit stacks the clips of a batch. Lengths that are unknown may differ."""
+    folder = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "task")
+    soundfile.write(folder / "16000" / "fold01" / "fold01-3.wav", np.ones(samples) / 2, 16000)
+    output = check(folder, 1)
+    if samples == 7000:
+        assert "1 of 12 files not 0.5 s long, which is their sample_duration, such as" in output
+    else:
+        assert "clips have 7999 to 8000 samples: the kit needs equal lengths" in output
     metadata = json.loads((folder / "task_metadata.json").read_text())
-    del metadata["evaluation"]
+    metadata["sample_duration"] = None
     (folder / "task_metadata.json").write_text(json.dumps(metadata))
-    problems = " ".join(problems_of(TaskFolder(folder)))
-    for problem in (
-        "2 of 12 files unreadable, such as fold00-0.wav",
-        "1 of 12 files empty",
-        "at 48000 Hz",
-        "task_metadata.json has no evaluation",
-    ):
-        assert problem in problems
-    shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "esc50-v2.0.0-full")
-    (tmp_path / ".fetch" / "fsd50k-v1.0-full").mkdir(parents=True)
-    lines = CliRunner().invoke(main, ["check", str(tmp_path)]).output
-    assert "esc50-v2.0.0-full: complete (36 clips, where HEAR's page lists 2,000)" in lines
-    assert "fsd50k-v1.0-full: incomplete: `fetch` resumes it" in lines and "nsynth_pitch-v2.2.3-5h: missing" in lines
-    with pytest.raises(ValueError, match="holds no HEAR tasks"):
-        find_tasks(tasks_dir / "event-v1")
+    assert check(folder, 0) == "task: complete\n"
 
 
 def test_results_of_other_embeddings_do_not_count(embedded, tmp_path):
     results = shutil.copytree(embedded, tmp_path / "log-mel")
-    (job,) = missing_predictions(results, "paper", [0], ("multiclass-v1",))
-    job.file.parent.mkdir()
-    about = json.loads((job.task_dir / "embeddings" / "about.json").read_text())
-    job.file.write_text(json.dumps({"embeddings": about["embeddings"], "scores": {"test": {"test_score": 0.5}}}))
-    assert (
-        missing_predictions(results, "paper", [0], ("multiclass-v1",)) == []
-        and read_scores(results, "paper")["multiclass-v1"].mean == 50
-    )
-    job.file.write_text(json.dumps({"embeddings": "of others", "scores": {"test": {"test_score": 0.5}}}))
-    assert missing_predictions(results, "paper", [0, 0], ("multiclass-v1",)) == [job]
+    (result,) = missing_results(results, "paper", [0], ("multiclass-v1",))
+    result.file.parent.mkdir()
+    about = json.loads((result.task_dir / "embeddings" / "about.json").read_text())
+    content = {"embeddings": about["made"], "scores": {"test": {"test_score": 0.5}}}
+    result.file.write_text(json.dumps(content))
+    assert missing_results(results, "paper", [0], ("multiclass-v1",)) == []
+    assert read_scores(results, "paper")["multiclass-v1"].mean == 50
+    result.file.write_text(json.dumps(content | {"embeddings": "of others"}))
+    assert missing_results(results, "paper", [0, 0], ("multiclass-v1",)) == [result]
     with pytest.raises(ValueError, match="belongs to other embeddings"):
         read_scores(results, "paper")
 
 
 def test_a_changed_model_or_task_is_another(tasks_dir, embedded, tmp_path):
     """A model is known by its weights, wherever they lie; a task by its labels."""
-    task = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "tasks" / "multiclass-v1")
+    task = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "multiclass-v1")
     small = tiny_recipe(tmp_path).model_config()
     for seed, name in enumerate(("one", "two")):
         torch.manual_seed(seed)
         save_model(tmp_path / name, small, MaskedAutoencoder(small).state_dict())
-    run("embed", tmp_path / "tasks", tmp_path / "results", "--model", tmp_path / "one")
+
+    def embed(name: str, expect: int = 0) -> str:
+        arguments = ["embed", task, "-o", tmp_path / "results", "--model", tmp_path / name]
+        return run(*arguments, expect=expect)
+
+    embed("one")
     (tmp_path / "one").rename(tmp_path / "elsewhere")
-    assert "1 already embedded" in run("embed", tmp_path / "tasks", tmp_path / "results", "--model", tmp_path / "elsewhere")
-    output = run("embed", tmp_path / "tasks", tmp_path / "results", "--model", tmp_path / "two", expect=1)
-    assert "was made with another weights" in output
+    assert "1 already embedded" in embed("elsewhere")
+    assert "was made with another weights" in embed("two", expect=1)
     config = tmp_path / "elsewhere" / "config.json"
     config.write_text(config.read_text().replace('"pooling": "mean"', '"pooling": "max"'))
-    output = run("embed", tmp_path / "tasks", tmp_path / "results", "--model", tmp_path / "elsewhere", expect=1)
-    assert "was made with another pooling" in output
-    results = shutil.copytree(embedded, tmp_path / "log-mel")
+    assert "was made with another pooling" in embed("elsewhere", expect=1)
     (task / "fold01.json").write_text((task / "fold01.json").read_text().replace("high", "low"))
-    assert "was made of another fold01.json" in run("embed", tmp_path / "tasks", results, "--module", "eval.log_mel", expect=1)
+    output = run("embed", task, "-o", embedded, "--module", "eval.log_mel", expect=1)
+    assert "was made of another fold01.json" in output
 
 
 def test_a_task_that_cannot_be_embedded_stops_no_other(tasks_dir, tmp_path):
-    shutil.copytree(tasks_dir, tmp_path / "tasks")
-    (tmp_path / "tasks" / "event-v1" / "16000" / "train" / "train-0.wav").write_bytes(b"no audio")
-    output = run("embed", tmp_path / "tasks", tmp_path / "results", "--module", "eval.log_mel", expect=1)
-    assert "not embedded: " in output and "16000/train: 1 of 12 files unreadable, such as train-0.wav" in output
-    assert "2 of 3 tasks embedded" in output and "Traceback" not in output
-
-
-@pytest.mark.parametrize(("limit", "used", "expected"), [("max", 0, 8 << 30), (3 << 30, 1 << 30, 2 << 30)])
-def test_memory_of_a_container(tmp_path, monkeypatch, limit, used, expected):
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=8 << 30))
-    (tmp_path / "memory.max").write_text(f"{limit}\n")
-    (tmp_path / "memory.current").write_text(f"{used}\n")
-    monkeypatch.setattr(machine, "CGROUP", tmp_path)
-    assert machine.available_memory() == expected
-    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 1000\n")  # page cache, which is given back
-    assert machine.available_memory() == expected + 1000 * (limit != "max")
-
-
-def test_jobs_at_a_time_are_those_that_memory_holds(embedded, monkeypatch):
-    jobs = missing_predictions(embedded, "paper", [0])
-    most = max(map(memory_needed, jobs))
-    assert PROCESS_BYTES < most < 1.1 * PROCESS_BYTES
-    monkeypatch.setattr("eval.predict.available_memory", lambda: int(2.5 * most))
-    assert fitting(jobs) == 2
-    monkeypatch.setattr("eval.predict.available_memory", lambda: 100 * most)
-    assert fitting(jobs) == 100
+    tasks = shutil.copytree(tasks_dir, tmp_path / "tasks")
+    (tasks / "event-v1" / "16000" / "train" / "train-0.wav").write_bytes(b"no audio")
+    output = run("embed", tasks, "-o", tmp_path / "out", "--module", "eval.log_mel", expect=1)
+    assert "not embedded: " in output and "Traceback" not in output
+    assert "16000/train: 1 of 12 files unreadable, such as train-0.wav" in output
+    assert "2 of 3 tasks embedded" in output
 
 
 def test_one_process_at_a_time(tasks_dir, embedded, tmp_path):
@@ -274,29 +278,28 @@ def test_one_process_at_a_time(tasks_dir, embedded, tmp_path):
         FileLock(embedded / "event-v1" / "paper" / ".seed-7.lock"),
         pytest.raises(ValueError, match="another process is computing event-v1"),
     ):
-        compute(Prediction(embedded / "event-v1", "paper", 7))
+        compute(Result(embedded / "event-v1", "paper", 7))
     (tmp_path / "event-v1").mkdir()
     with FileLock(tmp_path / "event-v1" / ".embeddings.lock"):
-        output = run("embed", tasks_dir, tmp_path, "--module", "eval.log_mel", "--task", "event-v1", expect=1)
+        output = run(
+            "embed", tasks_dir / "event-v1", "-o", tmp_path, "--module", "eval.log_mel", expect=1
+        )
     assert "another process is embedding event-v1" in output
 
 
 @pytest.mark.parametrize(
-    ("module", "options", "message"),
+    ("module", "options", "reason"),
     [
-        ("nosuch", "{}", "nosuch is not a HEAR module that can be loaded with these options: No module named 'nosuch'"),
-        ("json", "{}", "json is not a HEAR module"),
-        (
-            "hear_mwmae",
-            '{"nosuch": 1}',
-            "hear_mwmae is not a HEAR module that can be loaded with these options: "
-            "load_model() got an unexpected keyword argument 'nosuch'",
-        ),
+        ("nosuch", "{}", "No module named 'nosuch'"),
+        ("json", "{}", "module 'json' has no attribute 'load_model'"),
+        ("hear_mwmae", '{"no": 1}', "load_model() got an unexpected keyword argument 'no'"),
     ],
 )
-def test_modules_that_cannot_be_used(tasks_dir, tmp_path, module, options, message):
-    output = run("embed", tasks_dir, tmp_path, "--module", module, "--model-options", options, "--task", "event-v1", expect=1)
-    assert f"not embedded: {message}" in output and "Traceback" not in output
+def test_modules_that_cannot_be_used(tasks_dir, tmp_path, module, options, reason):
+    arguments = ["--module", module, "--model-options", options]
+    output = run("embed", tasks_dir, "-o", tmp_path, *arguments, expect=1)
+    expected = f"{module} is not a HEAR module that can be loaded with these options: {reason}"
+    assert f"Error: {expected}" in output and "Traceback" not in output
 
 
 def predict_recorded(folder: Path, protocol: str, seed: int) -> None:
@@ -305,18 +308,38 @@ def predict_recorded(folder: Path, protocol: str, seed: int) -> None:
 
     def short(**arguments: Any) -> object:
         conf = arguments["conf"]
-        seen.append([conf["hidden_layers"], conf["hidden_dim"], conf["lr"], conf["dropout"], conf["initialization"].__name__])
-        return train(**(arguments | {"conf": conf | {"max_epochs": 1, "check_val_every_n_epoch": 1}}))
+        seen.append(
+            [
+                conf["hidden_layers"],
+                conf["hidden_dim"],
+                conf["lr"],
+                conf["dropout"],
+                conf["initialization"].__name__,
+            ]
+        )
+        return train(
+            **(arguments | {"conf": conf | {"max_epochs": 1, "check_val_every_n_epoch": 1}})
+        )
 
     train, seen = task_predictions.task_predictions_train, []
     task_predictions.task_predictions_train = short
     os.chdir(folder.parent)
     scores = kit.predict_task(folder, protocol, seed)
-    print(json.dumps([seen, scores["aggregated_scores"]["validation_score_mean"], scores["fold00"]["test_loss"]]))
+    print(
+        json.dumps(
+            [
+                seen,
+                scores["aggregated_scores"]["validation_score_mean"],
+                scores["fold00"]["test_loss"],
+            ]
+        )
+    )
 
 
 def recorded(embedded: Path, folder: Path, protocol: str, seed: int) -> tuple[list, float, float]:
-    copied = shutil.copytree(embedded / "multiclass-v1" / "embeddings", folder / f"{protocol}-{seed}")
+    copied = shutil.copytree(
+        embedded / "multiclass-v1" / "embeddings", folder / f"{protocol}-{seed}"
+    )
     done = forked.Forked(predict_recorded, copied, protocol, seed).wait()
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -329,7 +352,9 @@ def test_protocols_and_seeds_reach_the_kit(embedded, tmp_path):
     hear, *_ = recorded(embedded, tmp_path, "hear", 0)
     assert len(hear) == 8 + 2 and len({tuple(conf) for conf in hear[:8]}) == 8
     assert (
-        {conf[0] for conf in hear} == {1, 2} and {conf[3] for conf in hear} == {0.1} and len({conf[2] for conf in hear[:8]}) > 2
+        {conf[0] for conf in hear} == {1, 2}
+        and {conf[3] for conf in hear} == {0.1}
+        and len({conf[2] for conf in hear[:8]}) > 2
     )
     runs = [recorded(embedded, tmp_path, "paper", seed) for seed in (0, 1)]
     for paper, *_ in runs:

@@ -16,8 +16,7 @@ from file_server import FileServer
 
 from eval import fetch as fetching
 from eval.__main__ import main
-from eval.tasks import problems_of
-from hear_mwmae.probing.tasks import TaskFolder
+from eval.check import problems_of
 
 FOLDER, CLIPS = "beijing_opera-v1.0-hear2021-full", 236
 KEY = f"hear2021-{FOLDER}-48000.tar.gz"
@@ -28,18 +27,31 @@ def archive() -> bytes:
     """As HEAR has it: tasks/FOLDER with 48 kHz audio in five folds; clips of a hundredth of a
     second.
     """
-    files = {"labelvocabulary.csv": b"idx,label\n0,a\n"}
+    files = {"labelvocabulary.csv": b"idx,label\n0,a\n1,b\n"}
     splits = [f"fold{number:02d}" for number in range(5)]
-    metadata = {"task_name": "beijing_opera", "splits": splits, "split_mode": "presplit_kfold", "sample_duration": 0.01}
-    metadata |= {"embedding_type": "scene", "prediction_type": "multiclass", "evaluation": ["top1_acc"]}
+    metadata = {
+        "task_name": "beijing_opera",
+        "splits": splits,
+        "split_mode": "presplit_kfold",
+        "sample_duration": 0.01,
+    }
+    metadata |= {
+        "embedding_type": "scene",
+        "prediction_type": "multiclass",
+        "evaluation": ["top1_acc"],
+    }
     files["task_metadata.json"] = json.dumps(metadata).encode()
     rng = np.random.default_rng(0)
     for number, split in enumerate(splits):
         names = [f"{clip}.wav" for clip in range(number, CLIPS, 5)]
-        files[f"{split}.json"] = json.dumps({name: ["a"] for name in names}).encode()
+        files[f"{split}.json"] = json.dumps(
+            {name: ["ab"[clip % 2]] for clip, name in enumerate(names)}
+        ).encode()
         for name in names:
             stream = io.BytesIO()
-            soundfile.write(stream, rng.uniform(-0.5, 0.5, 480), 48000, format="WAV", subtype="PCM_16")
+            soundfile.write(
+                stream, rng.uniform(-0.5, 0.5, 480), 48000, format="WAV", subtype="PCM_16"
+            )
             files[f"48000/{split}/{name}"] = stream.getvalue()
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz") as members:
@@ -57,7 +69,12 @@ def server(archive, tmp_path):
     (root / KEY).write_bytes(archive)
     with FileServer(root) as running:
         md5 = hashlib.md5(archive).hexdigest()
-        entry = {"key": KEY, "size": len(archive), "checksum": f"md5:{md5}", "links": {"self": f"{running.url}/{KEY}"}}
+        entry = {
+            "key": KEY,
+            "size": len(archive),
+            "checksum": f"md5:{md5}",
+            "links": {"self": f"{running.url}/{KEY}"},
+        }
         (root / "records" / "1").write_text(json.dumps({"files": [entry]}))
         yield running
 
@@ -68,7 +85,15 @@ def impatient(monkeypatch):
 
 
 def fetch(server: FileServer, tasks: Path, *options: str) -> tuple[int, str]:
-    command = ["fetch", str(tasks), "--task", FOLDER, "--record", f"{server.url}/records/1", *options]
+    command = [
+        "fetch",
+        str(tasks),
+        "--task",
+        FOLDER,
+        "--record",
+        f"{server.url}/records/1",
+        *options,
+    ]
     result = CliRunner().invoke(main, command)
     return result.exit_code, result.output
 
@@ -76,15 +101,22 @@ def fetch(server: FileServer, tasks: Path, *options: str) -> tuple[int, str]:
 def test_fetch(server, tmp_path):
     tasks = tmp_path / "tasks"
     assert fetch(server, tasks)[0] == 0
-    assert problems_of(TaskFolder(tasks / FOLDER)) == []
+    assert problems_of(tasks / FOLDER) == []
     assert sorted(path.name for path in (tasks / FOLDER).iterdir()) == sorted(
-        ["16000", "labelvocabulary.csv", "task_metadata.json", *(f"fold{number:02d}.json" for number in range(5))]
+        [
+            "16000",
+            "labelvocabulary.csv",
+            "task_metadata.json",
+            *(f"fold{number:02d}.json" for number in range(5)),
+        ]
     )
     info = soundfile.info(tasks / FOLDER / "16000" / "fold00" / "0.wav")
     assert (info.samplerate, info.frames, info.subtype) == (16000, 160, "PCM_16")
-    assert [path.suffix for path in (tasks / ".fetch").iterdir()] == [".lock"] and not list((tasks / FOLDER).glob(".*"))
+    assert [path.suffix for path in (tasks / ".fetch").iterdir()] == [".lock"] and not list(
+        (tasks / FOLDER).glob(".*")
+    )
     asked = len(server.asked)
-    assert "already fetched" in fetch(server, tasks)[1]
+    assert "1 tasks were already fetched" in fetch(server, tasks)[1]
     assert len(server.asked) == asked  # for nothing, not even the record
 
 
@@ -93,12 +125,11 @@ def test_a_download_that_is_cut_off_goes_on(server, archive, tmp_path):
     part = tmp_path / "tasks" / ".fetch" / f"{KEY}.part"
     part.write_bytes(archive[:1000])
     server.cuts[f"/{KEY}"] = 3  # these answers end in their middle
-    code, output = fetch(server, tmp_path / "tasks", "--keep")
+    code, output = fetch(server, tmp_path / "tasks")
     assert code == 0, output
     ranges = [wanted for path, wanted in server.asked if path == f"/{KEY}"]
     assert ranges[0] == "bytes=1000-" and len(set(ranges)) == len(ranges) == 4
-    assert (tmp_path / "tasks" / ".fetch" / KEY).read_bytes() == archive
-    assert (tmp_path / "tasks" / FOLDER / "48000").is_dir()
+    assert problems_of(tmp_path / "tasks" / FOLDER) == []
 
 
 def test_what_came_in_damaged_is_not_used(server, tmp_path):
@@ -107,7 +138,11 @@ def test_what_came_in_damaged_is_not_used(server, tmp_path):
     content[2000] ^= 1
     path.write_bytes(content)
     code, output = fetch(server, tmp_path / "tasks")
-    assert code == 1 and "arrived damaged" in output and not list((tmp_path / "tasks" / ".fetch").glob("hear*"))
+    assert (
+        code == 1
+        and "arrived damaged" in output
+        and not list((tmp_path / "tasks" / ".fetch").glob("hear*"))
+    )
 
 
 def test_an_archive_that_would_write_elsewhere(tmp_path):
@@ -140,18 +175,28 @@ def test_interrupted_while_resampling_it_goes_on(server, tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "read_audio", interrupted)
     assert fetch(server, tmp_path / "tasks", "--jobs", "1")[0] == 1  # click's "Aborted!"
     assert not (tmp_path / "tasks" / FOLDER).exists()
-    monkeypatch.setattr(fetching, "read_audio", lambda path, rate: done.append(path) or read(path, rate))
+    monkeypatch.setattr(
+        fetching, "read_audio", lambda path, rate: done.append(path) or read(path, rate)
+    )
     assert fetch(server, tmp_path / "tasks", "--jobs", "1")[0] == 0
-    assert len(done) == len(set(done)) == CLIPS and problems_of(TaskFolder(tmp_path / "tasks" / FOLDER)) == []
+    assert len(done) == len(set(done)) == CLIPS and problems_of(tmp_path / "tasks" / FOLDER) == []
     assert sum(path == f"/{KEY}" for path, _ in server.asked) == 1
 
 
-def test_killed_over_the_cleaning_up(server, tmp_path):
-    """The task is there, and what is no longer needed goes the next time."""
+@pytest.mark.parametrize("step", ["archive", "audio"])
+def test_killed_over_the_cleaning_up(server, archive, tmp_path, step):
+    """Neither is fetched nor resampled again, and nothing is left."""
     tasks = tmp_path / "tasks"
-    assert fetch(server, tasks, "--keep")[0] == 0
-    (tasks / FOLDER / ".unpacked").touch()
     assert fetch(server, tasks)[0] == 0
+    work = tasks / ".fetch" / FOLDER
+    (tasks / FOLDER).rename(work)
+    if step == "archive":
+        (tasks / ".fetch" / KEY).write_bytes(archive)
+    else:
+        (work / "48000" / "fold00").mkdir(parents=True)
+    asked = sum(path == f"/{KEY}" for path, _ in server.asked)
+    assert fetch(server, tasks)[0] == 0
+    assert sum(path == f"/{KEY}" for path, _ in server.asked) == asked
     assert not (tasks / FOLDER / "48000").exists() and not list((tasks / ".fetch").glob("hear*"))
 
 
@@ -164,16 +209,14 @@ def test_an_archive_that_is_too_short(server, tmp_path):
 
 def test_a_task_that_is_not_complete(server, tmp_path):
     tasks = tmp_path / "tasks"
-    assert fetch(server, tasks, "--keep")[0] == 0
+    assert fetch(server, tasks)[0] == 0
     (tasks / FOLDER).rename(tasks / ".fetch" / FOLDER)
-    (tasks / ".fetch" / FOLDER / ".unpacked").touch()
     (tasks / ".fetch" / FOLDER / "16000" / "fold01" / "1.wav").write_bytes(b"")
     code, output = fetch(server, tasks)
-    assert code == 1 and "is not complete: 16000/fold01: 1 of 47 files unreadable, such as 1.wav" in output
-    (tasks / ".fetch" / FOLDER / "16000" / "fold01" / "1.wav").unlink()  # it is made again
-    (tasks / ".fetch" / FOLDER / "fold00.json").write_text("{}")  # what the task itself says counts
-    code, output = fetch(server, tasks)
-    assert code == 0 and "fetched (188 clips, where HEAR's page lists 236)" in output
+    assert (
+        code == 1
+        and "is not complete: 16000/fold01: 1 of 47 files unreadable, such as 1.wav" in output
+    )
     result = CliRunner().invoke(main, ["fetch", str(tasks), "--task", "esc-51"])
     assert result.exit_code == 1 and "no task esc-51" in result.output
 
@@ -181,7 +224,9 @@ def test_a_task_that_is_not_complete(server, tmp_path):
 def test_killed_while_unpacking_it_begins_that_again(server, tmp_path, monkeypatch):
     extract, done = tarfile.TarFile.extract, []
 
-    def interrupted(self: tarfile.TarFile, member: tarfile.TarInfo, *arguments: object, **options: object) -> None:
+    def interrupted(
+        self: tarfile.TarFile, member: tarfile.TarInfo, *arguments: object, **options: object
+    ) -> None:
         if len(done) == 100:
             raise KeyboardInterrupt
         done.append(member.name)
@@ -191,7 +236,7 @@ def test_killed_while_unpacking_it_begins_that_again(server, tmp_path, monkeypat
     assert fetch(server, tmp_path / "tasks")[0] == 1
     monkeypatch.setattr(tarfile.TarFile, "extract", extract)
     assert fetch(server, tmp_path / "tasks")[0] == 0
-    assert problems_of(TaskFolder(tmp_path / "tasks" / FOLDER)) == []
+    assert problems_of(tmp_path / "tasks" / FOLDER) == []
     assert sum(path == f"/{KEY}" for path, _ in server.asked) == 1
 
 
@@ -199,4 +244,4 @@ def test_a_task_that_fails_stops_no_other(server, tmp_path):
     """The record has one of these tasks only."""
     code, output = fetch(server, tmp_path / "tasks", "--task", "fsd50k-v1.0-full", "--task", FOLDER)
     assert code == 1 and "fsd50k-v1.0-full: not fetched: the record has 0 files" in output
-    assert problems_of(TaskFolder(tmp_path / "tasks" / FOLDER)) == []
+    assert problems_of(tmp_path / "tasks" / FOLDER) == []

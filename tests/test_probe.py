@@ -23,7 +23,6 @@ from hear_mwmae.audio import read_audio
 from hear_mwmae.baselines import LogMel, untrained
 from hear_mwmae.checkpoint import read_config
 from hear_mwmae.cli import main
-from hear_mwmae.config import preset
 from hear_mwmae.probe import Predictions, average_precision, predict, probe, score
 from hear_mwmae.tasks import find_tasks, read_task
 from hear_mwmae.training.loop import pretrain
@@ -66,9 +65,9 @@ def tasks(task, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize(("kind", "splits"), [("multiclass", 3), ("multilabel", 1), ("event", 1)])
-def test_probe(tasks, embedded_model, kind, splits):
+def test_probe(tasks, small_config, embedded_model, kind, splits):
     task = read_task(tasks[kind])
-    for model in (LogMel(), untrained(preset("mwmae-tiny")), embedded_model):
+    for model in (LogMel(), untrained(small_config), embedded_model):
         scores = probe(task, model)
         assert len(scores) == splits and np.mean(scores) > (0.9 if kind == "event" else 0.99)
 
@@ -195,22 +194,21 @@ def cells(output: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_the_command(tasks):
+def test_the_command(tasks, saved_model):
     """Each score with its interval, the means and their differences, and what was compared."""
-    result = run("probe", *tasks.values(), "--baselines", "--pooling", "mean")
+    result = run("probe", *tasks.values(), "--model", f"one={saved_model}", "--baselines")
     assert result.exit_code == 0, result.output
     head, rule, *rows = cells(result.output)
-    assert head == ["task", "metric", "embedded", "untrained", "log-mel"] and set(
-        "".join(rule)
-    ) == {"-"}
-    names = ["tones", "multilabel", "event", "mean", "mean, minus embedded"]
+    assert head == ["task", "metric", "one", "untrained", "log-mel"]
+    assert set("".join(rule)) == {"-"}
+    names = ["tones", "multilabel", "event", "mean", "mean, minus one"]
     assert [row[0] for row in rows] == [*names, "embedding size", "embedding size of events"]
     assert [row[1] for row in rows[:3]] == ["accuracy", "mAP", "mAP"]
     for row in rows[:4]:
         for cell in row[2:]:
             value, low, high = map(float, re.findall(r"[\d.]+", cell))
             assert low <= value <= high and value > 60
-    assert [row[2:] for row in rows[5:]] == [["960", "960", "80"], ["960", "960", "160"]]
+    assert [row[2:] for row in rows[5:]] == [["160", "160", "80"], ["160", "160", "160"]]
     assert "Pooling mean, classifier logistic." in result.output
 
 

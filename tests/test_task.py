@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,8 @@ def test_of_a_folder_for_each_label(sounds, tmp_path):
     assert problems_of(tmp_path / "mine") == []
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     probed = run("probe", tmp_path, "--model", "log-mel")
-    assert probed.exit_code == 0 and "| mine   | accuracy | 100.0 [100.0, 100.0] |" in probed.output
+    table = re.sub(" +", " ", probed.output)
+    assert probed.exit_code == 0 and "| mine | accuracy | 100.0 [100.0, 100.0] |" in table
     again = run("task", sounds, "-o", tmp_path / "mine")
     assert again.exit_code == 1 and "mine exists" in again.output
 
@@ -107,7 +109,7 @@ def test_clips_of_any_length(sounds, tmp_path):
         (["path", "label"], [("a.wav", "x"), ("b.wav", "x")], "two labels or more"),
         (["path", "label"], [("a.wav", "x"), ("b.wav", "y")], "2 clips are too few for 5 folds"),
         (["path", "label", "fold"], [("a", "x", "1"), ("b", "y", "2")], "3 folds or more"),
-        (["path", "label", "split"], [("a", "x", "train"), ("b", "y", "dev")], "train, valid, test"),
+        (["path", "label", "split"], [("a", "x", "train"), ("b", "y", "dev")], "must hold train"),
     ],
 )
 def test_a_csv_that_cannot_be_a_task(tmp_path, columns, rows, message):
@@ -123,7 +125,7 @@ def test_labels_that_the_kit_would_misread(sounds, tmp_path, label, other):
     rows = [(sounds / "high" / "0.wav", name) for name in (label, other) for _ in range(5)]
     file = write_csv(tmp_path / "clips.csv", ["path", "label"], rows)
     result = run("task", file, "-o", tmp_path / "mine")
-    assert result.exit_code == 1 and f"HEAR's kit would misread the label '{label}'" in result.output
+    assert result.exit_code == 1 and f"would misread the label '{label}'" in result.output
     assert not (tmp_path / "mine").exists()
 
 

@@ -65,7 +65,7 @@ def probe(
         from ..probe import score_models, table
         from ..tasks import find_tasks, read_task
     except ModuleNotFoundError as error:
-        raise needs("probing", error.name, "train") from error
+        raise needs("probing", error.name, "probe") from error
 
     sources = named_models(models)
     read = [read_task(folder) for folder in find_tasks(tasks)]
@@ -100,7 +100,7 @@ def task(source: Path, out: Path, folds: int) -> None:
     try:
         from ..make_task import make_task
     except ModuleNotFoundError as error:
-        raise needs("making a task", error.name, "train") from error
+        raise needs("making a task", error.name, "probe") from error
 
     made = make_task(source, out, folds)
     clips = [len(split) for split in made.splits]
