@@ -21,9 +21,10 @@ from hear_mwmae.files import read_json
 # pytorch-lightning 1.8 reads the checkpoints that it has just written with the torch.load of torch
 # before 2.6.
 os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # by libraries of the kit
 
 import torch
+
+warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # by libraries of the kit
 
 #: Name -> (points of the grid to try, differences from heareval's grid). Scores of different
 #: protocols are never mixed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -87,21 +88,20 @@ def compute(result: Result) -> None:
 
 def _compute(result: Result) -> None:
     torch.set_num_threads(1)  # processes run side by side, and threads change the last digits
-    folder = result.file.with_name(f".{result.file.stem}")
-    before = Path.cwd()
     began = time.monotonic()
-    shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
-    folder.mkdir()
     # A separate folder: the kit writes its logs, checkpoints and predictions beside links to the
     # embeddings.
-    for file in result.embeddings.iterdir():
-        (folder / file.name).symlink_to(file)
-    os.chdir(folder)
+    folder = result.file.with_name(f".{result.file.stem}")
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
+    folder.mkdir()
     try:
-        scores = predict_task(folder, result.protocol, result.seed)
+        for file in result.embeddings.iterdir():
+            (folder / file.name).symlink_to(file)
+        with contextlib.chdir(folder):
+            scores = predict_task(folder, result.protocol, result.seed)
     finally:
-        os.chdir(before)
-    scores.pop("embedding_path")  # this folder is removed below
+        shutil.rmtree(folder)
+    scores.pop("embedding_path")  # that folder
     content = {
         "task": result.task_dir.name,
         "protocol": result.protocol,
@@ -112,4 +112,3 @@ def _compute(result: Result) -> None:
         **provenance(),
     }
     write_text(result.file, json.dumps(content, indent=1) + "\n")
-    shutil.rmtree(folder)
