@@ -1,62 +1,31 @@
-"""Audio files: find, read as a stream, mix down, resample."""
+"""Audio files: found in folders, decoded as a stream, mixed down and resampled."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import FileIO
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import soundfile
 import soxr
 import torch
 from torch import Tensor
 
-from . import ffmpeg
+from .decoding import BLOCK_SAMPLES, CONTAINERS, Pieces, announced_seconds, decode
 from .errors import HearMwmaeError
-from .extras import install_hint
-from .truncation import UNKNOWN_FRAMES, announced_frames, is_cut_short, is_left_unread
 
-#: libsndfile's formats, and the endings of their files. Excluded are matrices and features (MAT4,
-#: MAT5, HTK), which are rarely audio; sampler dumps (MPC2K, SDS, XI); RAW, which has no header;
-#: SD2, whose sample rate is in a resource fork.
-_SNDFILE_SUFFIXES = {
-    "AIFF": (".aif", ".aiff", ".aifc"),
-    "AU": (".au", ".snd"),
-    "AVR": (".avr",),
-    "CAF": (".caf",),
-    "FLAC": (".flac",),
-    "IRCAM": (".sf", ".ircam"),
-    "MP3": (".mp3", ".mp2"),
-    "NIST": (".nist", ".sph"),
-    "OGG": (".ogg", ".oga", ".opus"),
-    "PAF": (".paf",),
-    "PVF": (".pvf",),
-    "RF64": (".rf64",),
-    "SVX": (".8svx", ".svx"),
-    "VOC": (".voc",),
-    "W64": (".w64",),
-    "WAV": (".wav", ".wave"),
-    "WVE": (".wve",),
-}
-_NO_READER = (".aax", ".dff", ".dsf", ".dts", ".m4p", ".mpc", ".pcm", ".ra", ".rm", ".sd2", ".shn", ".tak")
-#: Endings that are read from a folder: what this libsndfile reads, and FFmpeg if PyAV is installed.
-#: A file that is named itself may have any ending.
-AUDIO_SUFFIXES = frozenset(end for name in soundfile.available_formats() for end in _SNDFILE_SUFFIXES.get(name, ())) | (
-    ffmpeg.SUFFIXES if ffmpeg.is_installed() else frozenset()
+#: Endings that are read from a folder. A file that is named itself may have any ending.
+AUDIO_SUFFIXES = frozenset(suffix for suffixes in CONTAINERS.values() for suffix in suffixes)
+#: Endings of recordings that cannot be read.
+UNREADABLE_SUFFIXES = frozenset(
+    (".aax", ".dff", ".dsf", ".dts", ".m4p", ".mpc", ".pcm", ".ra", ".rm", ".sd2", ".shn", ".tak")
 )
-#: Endings of recordings and videos that no installed library reads.
-UNREADABLE_SUFFIXES = ffmpeg.SUFFIXES.union(_NO_READER, *_SNDFILE_SUFFIXES.values()) - AUDIO_SUFFIXES
-
-#: Samples, over all channels, that are decoded or resampled at a time. It does not depend on any
-#: header.
-BLOCK_SAMPLES = 1 << 18
-#: libsndfile's error codes of unknown formats and codings.
-_UNKNOWN_TO_SNDFILE = (1, 4)
 
 
 @dataclass
@@ -70,14 +39,15 @@ class Found:
     failures: list[tuple[Path, str]] = field(default_factory=list)
 
     def passed_over_line(self) -> str:
-        """``passed_over`` as text, "3 .m4a, 1 .webm (…)"; "" if it is empty."""
-        counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(self.passed_over.items()))
-        return counts + (f" (PyAV reads more: {install_hint('av')})" if ffmpeg.SUFFIXES & self.passed_over.keys() else "")
+        """``passed_over`` as text, "3 .dsf, 1 .ra"; "" if it is empty."""
+        return ", ".join(f"{count} {suffix}" for suffix, count in sorted(self.passed_over.items()))
 
 
 def search_audio(paths: Iterable[str | Path]) -> Found:
-    """Files themselves, and the audio files in folders: at any depth, in sorted order, links
-    followed. Never raises.
+    """Files themselves, and the audio files in folders; never raises.
+
+    Folders are searched at any depth, links are followed, and files are sorted. What a folder
+    hides (names that begin with a dot, ``__MACOSX``) is skipped, unless it is one of ``paths``.
     """
     found = Found()
     for path in map(Path, paths):
@@ -100,8 +70,10 @@ def search_audio(paths: Iterable[str | Path]) -> Found:
             elif suffix in UNREADABLE_SUFFIXES:
                 inside.passed_over[suffix] += 1
         if not inside.files and not inside.failures:
-            others = f"; not read: {inside.passed_over_line()}" if inside.passed_over else ""
-            inside.failures.append((path, f"holds no audio files ({' '.join(sorted(AUDIO_SUFFIXES))}){others}"))
+            reason = f"holds no audio files ({' '.join(sorted(AUDIO_SUFFIXES))})"
+            if inside.passed_over:
+                reason += f"; not read: {inside.passed_over_line()}"
+            inside.failures.append((path, reason))
         found.files += sorted(inside.files)
         found.passed_over += inside.passed_over
         found.failures += inside.failures
@@ -135,105 +107,87 @@ def _files_below(folder: Path, failures: list[tuple[Path, str]]) -> Iterator[Pat
             folders.clear()
             continue
         seen.add((found.st_dev, found.st_ino))
-        folders.sort()  # which of two ways to a folder counts should not depend on the disk
-        yield from (Path(place) / name for name in names)
+        # Sorted: which of two ways to a folder counts should not depend on the disk.
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        yield from (Path(place) / name for name in names if not _is_hidden(name))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def read_audio(source: str | Path | BinaryIO, sample_rate: int) -> Tensor:
-    """Any file that libsndfile reads, or FFmpeg with PyAV -> (samples,) float32 in [-1, 1].
+    """Any audio file -> (samples,) float32 at ``sample_rate``, channels averaged.
 
-    Channels are averaged and resampled to ``sample_rate``: n samples become n * sample_rate / rate,
-    rounded, and at least one. Raises HearMwmaeError for a file that is missing, not audio, empty,
-    or shorter than its header says.
+    n samples become n * sample_rate / rate, rounded, and at least one. The memory is the result and
+    a few megabytes. Raises HearMwmaeError for a file that is missing, not audio, empty, shorter
+    than its header says, or holds samples that are not finite.
 
     Args:
         source: a path, or a file that is open for reading bytes and can seek; its ``name`` is for
             messages.
     """
-    return torch.cat(list(read_blocks(source, sample_rate)))
+    samples = bytearray()  # grows in place: joined arrays would take the memory twice
+    with _opened(source) as (file, name):
+        for piece in _resampled(decode(file, name), sample_rate):
+            if not np.isfinite(piece).all():
+                place = len(samples) / 4 / sample_rate
+                reason = f"holds samples that are not finite (NaN or infinity after {place:.1f} s)"
+                raise HearMwmaeError(f"{name}: {reason}")
+            samples += memoryview(piece)
+    if not samples:
+        raise HearMwmaeError(f"{name}: empty, no samples")
+    return torch.from_numpy(np.frombuffer(samples, np.float32))
 
 
-def read_blocks(source: str | Path | BinaryIO, sample_rate: int, seconds: float = 60.0) -> Iterator[Tensor]:
-    """`read_audio` in blocks of ``seconds``, the last one shorter.
+def audio_seconds(path: str | Path) -> float | None:
+    """Length that a file announces, for progress bars; an estimate if its header has none.
 
-    The joined blocks equal its result.
-
-    The memory is one block and a few megabytes, for any length of the file. Raises as `read_audio`
-    does; the error of a truncated file may come after its last block.
+    None without a length or a readable header. The true length is that of `read_audio`.
     """
-    size = max(round(seconds * sample_rate), 1)
-    held, count = [], 0
-    for piece in _resampled(_decoded(source), sample_rate):
-        while count + len(piece) >= size:
-            held.append(piece[: size - count])
-            piece = piece[size - count :]
-            yield torch.from_numpy(np.concatenate(held))
-            held, count = [], 0
-        held.append(piece)
-        count += len(piece)
-    if count:
-        yield torch.from_numpy(np.concatenate(held))
+    try:
+        with _opened(path) as (file, name):
+            return announced_seconds(file, name)
+    except HearMwmaeError:
+        return None
 
 
 def resample(waveform: Tensor, rate: int, sample_rate: int) -> Tensor:
     """(samples,) at ``rate`` -> (samples * sample_rate / rate, rounded) float32, resampled as
     `read_audio` does.
     """
-    pieces = list(_resampled([(rate, waveform.detach().cpu().float().numpy())], sample_rate))
-    return torch.from_numpy(np.concatenate(pieces)) if pieces else torch.zeros(0)
+    samples = waveform.detach().cpu().float().numpy()
+    return torch.from_numpy(np.concatenate(list(_resampled([(rate, samples)], sample_rate))))
 
 
-def audio_seconds(path: str | Path) -> float | None:
-    """Length that a file's header announces, for progress bars; None without a length or a readable
-    header.
-    """
-    path = Path(path)
-    if not os.path.isfile(path):
-        return None
-    try:
-        with open(path, "rb", buffering=0) as stream, soundfile.SoundFile(_for_sndfile(stream)) as file:
-            frames, rate = announced_frames(file, stream), file.samplerate
-    except soundfile.LibsndfileError as error:
-        return ffmpeg.audio_seconds(path) if error.code in _UNKNOWN_TO_SNDFILE else None
-    except OSError:
-        return None
-    return frames / rate if 0 < frames < UNKNOWN_FRAMES else None
+def _resampled(pieces: Pieces, sample_rate: int) -> Iterator[np.ndarray]:
+    """The rate may change: chained streams of web radio."""
+    for rate, same in groupby(pieces, itemgetter(0)):
+        parts = (part for _, part in same)
+        yield from parts if rate == sample_rate else _resampled_from(rate, parts, sample_rate)
 
 
-def _resampled(pieces: Iterable[tuple[int, np.ndarray]], sample_rate: int) -> Iterator[np.ndarray]:
-    """(rate, (n,) float32) pieces of one recording, all at one rate -> pieces at
-    ``sample_rate``.
-    """
-    stream, made = None, 0
-    for rate, piece in pieces:
-        if rate == sample_rate:
-            yield piece
-            continue
-        stream = stream or soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
-        step = max(BLOCK_SAMPLES * rate // sample_rate, 1)  # a header may say 1 Hz
-        for start in range(0, len(piece), step):
-            out = stream.resample_chunk(np.ascontiguousarray(piece[start : start + step]))
+def _resampled_from(
+    rate: int, parts: Iterable[np.ndarray], sample_rate: int
+) -> Iterator[np.ndarray]:
+    stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
+    step = max(BLOCK_SAMPLES * rate // sample_rate, 1)  # a header may say 1 Hz
+    made = 0
+    for part in parts:
+        for start in range(0, len(part), step):
+            out = stream.resample_chunk(np.ascontiguousarray(part[start : start + step]))
             made += len(out)
             yield out
-    if stream is not None:
-        rest = stream.resample_chunk(np.zeros(0, np.float32), last=True)
-        # A few samples at a high rate are less than one sample at a low rate.
-        yield rest if made + len(rest) else piece.mean(keepdims=True)
+    rest = stream.resample_chunk(np.zeros(0, np.float32), last=True)
+    # A few samples at a high rate are less than one sample at a low rate.
+    yield rest if made + len(rest) else part.mean(keepdims=True)
 
 
-class _Sequential(soundfile.SoundFile):
-    """Reads from front to back: soundfile would seek after every block, which needs the true
-    length.
-    """
-
-    def seekable(self) -> bool:
-        return False
-
-
-def _decoded(source: str | Path | BinaryIO) -> Iterator[tuple[int, np.ndarray]]:
-    """(sample rate, (n,) float32) pieces of a file, channels averaged."""
-    if not isinstance(source, (str, Path)):
-        yield from _decoded_stream(source, getattr(source, "name", "audio"))
+@contextmanager
+def _opened(source: str | Path | BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
+    """The open file, and its name for messages."""
+    if not isinstance(source, str | os.PathLike):
+        yield source, str(getattr(source, "name", "audio"))
         return
     path = Path(source)
     if "\0" in str(path):
@@ -241,64 +195,10 @@ def _decoded(source: str | Path | BinaryIO) -> Iterator[tuple[int, np.ndarray]]:
     try:
         if path.exists() and not path.is_file():
             raise HearMwmaeError(f"{path}: not a file")  # a folder, or a pipe, which might block
-        with open(path, "rb", buffering=0) as stream:
-            yield from _decoded_stream(stream, str(path))
+        with open(path, "rb", buffering=0) as file:
+            yield file, str(path)
     except OSError as error:
         raise HearMwmaeError(f"{path}: {_reason(error)}") from error
-
-
-def _decoded_stream(stream: BinaryIO | FileIO, name: str) -> Iterator[tuple[int, np.ndarray]]:
-    try:
-        yield from _decoded_by_sndfile(stream, name)
-    except soundfile.LibsndfileError as error:
-        if error.code not in _UNKNOWN_TO_SNDFILE or not _may_be_ffmpegs(name):
-            raise HearMwmaeError(
-                f"{name}: not an audio file that libsndfile reads, or damaged ({error.error_string.splitlines()[0]})"
-            ) from error
-        stream.seek(0)
-        yield from ffmpeg.read(stream, name)
-
-
-def _decoded_by_sndfile(stream: BinaryIO | FileIO, name: str) -> Iterator[tuple[int, np.ndarray]]:
-    with _Sequential(_for_sndfile(stream)) as file:
-        announced = announced_frames(file, stream)
-        if is_cut_short(file, stream):
-            raise HearMwmaeError(f"{name}: truncated, it ends before what its header announces")
-        # A header may say 1024 channels and 2^35 frames. Without a length the blocks are small:
-        # libsndfile decodes a complete block before it drops the samples beyond the presumed end.
-        size = max((BLOCK_SAMPLES if announced < UNKNOWN_FRAMES else BLOCK_SAMPLES // 64) // file.channels, 1)
-        done, mix = 0, np.full(file.channels, 1 / file.channels, np.float32)
-        while True:
-            block = file.read(size, dtype="float32", always_2d=True)
-            done += len(block)
-            if len(block):
-                yield file.samplerate, block @ mix
-            if len(block) < size:
-                break
-        if announced >= UNKNOWN_FRAMES and is_left_unread(file, stream):
-            raise HearMwmaeError(f"{name}: libsndfile finds the end of this MP3 too early (varying bit rate, no Xing header)")
-    if done < announced < UNKNOWN_FRAMES:
-        raise HearMwmaeError(f"{name}: truncated, only {done} of {announced} samples could be read")
-    if not done:
-        raise HearMwmaeError(f"{name}: empty, no samples")
-
-
-def _for_sndfile(stream: BinaryIO | FileIO) -> int | str | BinaryIO:
-    """The descriptor of a file on a disk: soundfile would encode a name, and fail if it is not
-    UTF-8.
-    """
-    if not isinstance(stream, FileIO):
-        return stream
-    # A copy for libsndfile to close: 1.2.0 always closes the descriptor of a file that it cannot
-    # read.
-    return os.dup(stream.fileno()) if os.name == "posix" else str(stream.name)
-
-
-def _may_be_ffmpegs(name: str) -> bool:
-    """Whether :mod:`ffmpeg` should try a file that libsndfile does not know, or report that PyAV is
-    missing.
-    """
-    return ffmpeg.is_installed() or Path(name).suffix.lower() in ffmpeg.SUFFIXES
 
 
 def _reason(error: OSError) -> str:

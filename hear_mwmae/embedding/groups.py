@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..audio import read_blocks
+from ..audio import read_audio
 from ..data.sources import Item, read_item
 from ..embedder import Embedder
 from ..errors import HearMwmaeError
@@ -121,7 +121,7 @@ class _Waiting:
 def _embed_long(model: Embedder, item: Item, timestamps: bool, sink: Sink, progress: Callable[[float], object]) -> None:
     name, rows = printable(item.name), 1
     try:
-        blocks = read_blocks(item.url, model.sample_rate)
+        blocks = [read_audio(item.url, model.sample_rate)]
         if timestamps:
             rows = 0
             step = model.config.patch_size[0] * model.config.frontend.hop_length / model.sample_rate
