@@ -214,8 +214,8 @@ def scores_command(results: tuple[Path, ...], protocol: str) -> None:
 @PROTOCOL
 @out_option("The .html to write.", folder=False)
 def report_command(results: tuple[Path, ...], protocol: str, out: Path) -> None:
-    """Write one page about the models in RESULTS...: scores and the paper's scores, bars,
-    comparisons, and what made them.
+    """Write one page about the models in RESULTS...: their scores, the paper's, and what made
+    them.
     """
     if out.suffix != ".html":
         raise HearMwmaeError(f"the page must end in .html, got {out}")

@@ -38,7 +38,8 @@ def problems_of(folder: Path, sample_rate: int = SAMPLE_RATE) -> list[str]:
         task = read_task(folder, sample_rate, audio=False)
     except HearMwmaeError as error:
         return [str(error)]
-    return _metadata_problems(task.metadata) + _label_problems(task) + _audio_problems(task)
+    problems = _metadata_problems(task.metadata) + _label_problems(task)
+    return problems + _audio_problems(task, sample_rate)
 
 
 def _metadata_problems(metadata: dict[str, Any]) -> list[str]:
@@ -47,8 +48,8 @@ def _metadata_problems(metadata: dict[str, Any]) -> list[str]:
     problems = []
     known = known_scores()
     asked = metadata["evaluation"]
-    if not isinstance(asked, list) or not asked or set(asked) - known:
-        problems.append(f"evaluation must list scores of {', '.join(sorted(known))}, got {asked}")
+    if not isinstance(asked, list) or not asked or not all(name in known for name in asked):
+        problems.append(f"evaluation must list scores of {', '.join(known)}, got {asked}")
     mode, splits = metadata["split_mode"], metadata["splits"]
     if mode not in SPLIT_MODES:
         problems.append(f"split_mode must be one of {', '.join(SPLIT_MODES)}, got {mode!r}")
@@ -68,12 +69,12 @@ def _label_problems(task: Task) -> list[str]:
     if not unknown:
         return []
     return [
-        f"{VOCABULARY} has no {', '.join(unknown)}, as the kit reads it (pandas takes words such "
-        "as NA for missing values, and names such as 060 for numbers)"
+        f"{VOCABULARY} lacks {len(unknown)} of {len(task.labels)} labels, such as {unknown[0]}, as "
+        "the kit reads it: by pandas, which takes NA for a missing value and 060 for a number"
     ]
 
 
-def _audio_problems(task: Task) -> list[str]:
+def _audio_problems(task: Task, sample_rate: int) -> list[str]:
     seconds = task.metadata.get("sample_duration")
     if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
         return [f"sample_duration must be seconds, or null, got {seconds!r}"]
@@ -84,7 +85,6 @@ def _audio_problems(task: Task) -> list[str]:
             info = soundfile.info(path)
         except soundfile.SoundFileError:
             return "unreadable" if path.is_file() else "missing"
-        sample_rate = int(path.parent.parent.name)
         if not info.frames:
             return "empty"
         if info.samplerate != sample_rate:

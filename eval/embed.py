@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import soundfile
 import torch
@@ -36,7 +37,7 @@ class Model:
         self.embedding = kit.load(module, model, options)
         loaded = self.embedding.model
         torch_module = isinstance(loaded, torch.nn.Module)
-        self.identity = {
+        self.identity: dict[str, Any] = {
             "module": module,
             "options": options,
             "weights": hash_weights(loaded) if torch_module else model or "the module's own",

@@ -98,9 +98,9 @@ def predict_task(embeddings: Path, protocol: str, seed: int) -> dict:
     return read_json(embeddings / "test.predicted-scores.json")
 
 
-def known_scores() -> set[str]:
+def known_scores() -> list[str]:
     """Names of heareval's scores."""
-    return set(_import("score").available_scores)
+    return sorted(_import("score").available_scores)
 
 
 def _import(name: str) -> Any:

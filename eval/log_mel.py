@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hear_mwmae.baselines import LogMel
+from hear_mwmae.baselines import LogMelStatistics
 
 
-def load_model(model_file_path: str = "", pooling: str = "mean+std") -> LogMel:
+def load_model(model_file_path: str = "", pooling: str = "mean+std") -> LogMelStatistics:
     """Nothing is loaded; ``pooling`` as of a model."""
-    return LogMel(pooling)
+    return LogMelStatistics(pooling)
 
 
-def get_scene_embeddings(audio: Tensor, model: LogMel) -> Tensor:
+def get_scene_embeddings(audio: Tensor, model: LogMelStatistics) -> Tensor:
     """(B, samples) -> (B, 80 * statistics of the pooling)."""
     return model.scene_embeddings(audio)
 
 
-def get_timestamp_embeddings(audio: Tensor, model: LogMel) -> tuple[Tensor, Tensor]:
+def get_timestamp_embeddings(audio: Tensor, model: LogMelStatistics) -> tuple[Tensor, Tensor]:
     """(B, samples) -> (B, T, 160), and (B, T) milliseconds."""
     return model.timestamp_embeddings(audio)

@@ -5,7 +5,6 @@ The page is report.html, a Jinja2 template.
 
 from __future__ import annotations
 
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from hear_mwmae.files import read_json
 from hear_mwmae.tasks import METADATA, Task, read_task
 
 from .results import ABOUT, EMBEDDINGS, find_results
-from .scores import ModelScores, columns, compare, filled, rows
+from .scores import ModelScores, columns, filled, rows
 from .tasks import chance, tested_clips
 
 #: Colors of the models' bars, safe for color-blind readers (Okabe and Ito).
@@ -43,7 +42,6 @@ def page(models: dict[str, ModelScores], protocol: str, folders: dict[str, Path]
         spreads=_spreads(models),
         tasks=[_describe(tasks[name], head) for name, head in heads.items() if name in tasks],
         charts=[_chart(models, name, head, tasks.get(name)) for name, head in heads.items()],
-        comparisons=_comparisons(models),
         models=_models(folders),
         about=_about(folders, protocol),
     )
@@ -82,20 +80,6 @@ def _spreads(models: dict[str, ModelScores]) -> list[dict[str, str]]:
         table.append(row)
     shown = filled(table)
     return shown if len(shown[0]) > 1 else []
-
-
-def _comparisons(models: dict[str, ModelScores]) -> list[dict[str, str]]:
-    """A row for every pair of models: differences, and p of a paired t-test over the seeds."""
-    table = []
-    for (one, ones), (other, others) in combinations(models.items(), 2):
-        row = {"models": f"{other} - {one}"}
-        for name, head in columns(models).items():
-            row[head] = ""
-            if name in ones and name in others:
-                difference, p = compare(ones[name], others[name])
-                row[head] = f"{difference:+.1f}" + (f" (p = {p:.2g})" if p is not None else "")
-        table.append(row)
-    return filled(table)
 
 
 def _embedded(results: Path) -> list[dict[str, Any]]:

@@ -37,9 +37,9 @@ class TaskScore:
     spread: float | None = None  #: standard deviation over the tested folds; None with one
 
     def __str__(self) -> str:
-        return f"{self.mean:.1f}" + (
-            f"±{self.half_width:.1f}" if self.half_width is not None else ""
-        )
+        if self.half_width is None:
+            return f"{self.mean:.1f}"
+        return f"{self.mean:.1f}±{self.half_width:.1f}"
 
 
 #: By the folder name of the task.
@@ -159,18 +159,3 @@ def _own_row(
 def markdown(table: list[dict[str, str]]) -> str:
     """A Markdown table."""
     return tabulate(table, headers="keys", tablefmt="github", disable_numparse=True)
-
-
-def compare(one: TaskScore, other: TaskScore) -> tuple[float, float | None]:
-    """Difference of the means, and p of a paired t-test, over the seeds that both have.
-
-    Without two common seeds, it is the difference over all seeds, and p is None. p is also None if
-    all seeds differ equally.
-    """
-    seeds = sorted(one.values.keys() & other.values.keys())
-    if len(seeds) < 2:
-        return other.mean - one.mean, None
-    ones, others = (np.array([score.values[seed] for seed in seeds]) for score in (one, other))
-    if np.ptp(others - ones) < 1e-9:
-        return float((others - ones).mean()), None
-    return float((others - ones).mean()), float(stats.ttest_rel(others, ones).pvalue)

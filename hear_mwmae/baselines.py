@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 STEP, WIDTH = 5, 21
 
 
-class LogMel(nn.Module):
+class LogMelStatistics(nn.Module):
     """Statistics over time of the normalised log-mel spectrogram, behind HEAR's model interface,
     without learning.
 
@@ -99,7 +99,7 @@ def load_probed(source: str, pooling: str | None = None, device: str = "cpu") ->
     embedded = read_config(WEIGHTS_DIR / DEFAULT_MODEL / CONFIG_NAME)
     pooling = pooling or embedded.pooling
     if source == "log-mel":
-        return LogMel(pooling, embedded.frontend)
+        return LogMelStatistics(pooling, embedded.frontend)
     name = source.partition(":")[2]
     config = dataclasses.replace(preset(name) if name else embedded, pooling=pooling)
     return to_device(untrained(config), device)
@@ -134,5 +134,5 @@ def load_models(
         first = next(iter(trained.values()), None)
         config = dataclasses.replace(first.config if first else embedded, pooling=common)
         models.setdefault("untrained", to_device(untrained(config), device))
-        models.setdefault("log-mel", LogMel(common, config.frontend))
+        models.setdefault("log-mel", LogMelStatistics(common, config.frontend))
     return models, common

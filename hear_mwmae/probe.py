@@ -15,7 +15,7 @@ The probes compare models during development. They are not HEAR's own protocol.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -51,15 +51,17 @@ DRAWS_AT_ONCE = 100
 
 
 class Embeds(Protocol):
-    """A model to probe; `Embedder` documents shapes and units."""
+    """A model to probe: the attributes and the method ``embed`` of `Embedder`.
+
+    ``embed`` takes a list of clips, each (samples,) float32 at ``sample_rate``, and ``timestamps``.
+    """
 
     sample_rate: int
     scene_embedding_size: int
     timestamp_embedding_size: int
 
-    def embed(
-        self, clips: list, sample_rate: int | None = None, timestamps: bool = False
-    ) -> Any: ...
+    @property
+    def embed(self) -> Callable[..., Any]: ...
 
 
 @dataclass(frozen=True)

@@ -201,6 +201,8 @@ def _read_split(
         raise HearMwmaeError(f"{split}.json must be an object with a list of labels for every clip")
     if not found:
         raise HearMwmaeError(f"{split}.json names no clips")
+    if odd := [name for name in found if Path(name).name != name]:
+        raise HearMwmaeError(f"{split}.json has {odd[0]!r}, which is not the name of a file")
     audio = folder / str(sample_rate) / split
     if metadata["embedding_type"] == "event":
         return {audio / name: [_event(event) for event in events] for name, events in found.items()}

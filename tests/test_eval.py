@@ -204,9 +204,9 @@ def test_check_finds_labels_that_the_kit_does_not(tasks_dir, tmp_path, high, low
     vocabulary = "".join(f"{number},{name}\n" for number, name in enumerate(names))
     (folder / "labelvocabulary.csv").write_text(f"idx,label\n{vocabulary}")
     wrong = low if low == "unknown" else high
-    assert f"labelvocabulary.csv has no {wrong}, as the kit reads it" in check(folder, 1)
+    assert f"labelvocabulary.csv lacks 1 of 2 labels, such as {wrong}, as" in check(folder, 1)
     output = run("embed", folder, "-o", tmp_path / "results", "--module", "eval.log_mel", expect=1)
-    assert "is not complete: labelvocabulary.csv has no" in output
+    assert "is not complete: labelvocabulary.csv lacks 1 of 2 labels" in output
 
 
 @pytest.mark.parametrize("samples", [7000, 7999])

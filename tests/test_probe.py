@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from hear_mwmae import probe as probe_module
 from hear_mwmae.audio import read_audio
-from hear_mwmae.baselines import LogMel, untrained
+from hear_mwmae.baselines import LogMelStatistics, untrained
 from hear_mwmae.checkpoint import read_config
 from hear_mwmae.cli import main
 from hear_mwmae.probe import Predictions, average_precision, predict, probe, score
@@ -67,7 +67,7 @@ def tasks(task, tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize(("kind", "splits"), [("multiclass", 3), ("multilabel", 1), ("event", 1)])
 def test_probe(tasks, small_config, embedded_model, kind, splits):
     task = read_task(tasks[kind])
-    for model in (LogMel(), untrained(small_config), embedded_model):
+    for model in (LogMelStatistics(), untrained(small_config), embedded_model):
         scores = probe(task, model)
         assert len(scores) == splits and np.mean(scores) > (0.9 if kind == "event" else 0.99)
 
@@ -174,7 +174,7 @@ def test_events_by_hand(tasks, tmp_path):
 
 
 def test_the_log_mel_baseline():
-    model, audio = LogMel(), read_audio(AUDIO / "crow.wav", 16000)[None]
+    model, audio = LogMelStatistics(), read_audio(AUDIO / "crow.wav", 16000)[None]
     frames = model.frontend(audio)[0].double().numpy()
     assert np.allclose(
         model.scene_embeddings(audio)[0], [*frames.mean(0), *frames.std(0)], atol=1e-5
@@ -273,9 +273,9 @@ def test_progress_is_shown(tasks, monkeypatch):
     monkeypatch.setattr(probe_module, "tqdm", Bar)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     task = read_task(tasks["multilabel"])
-    probe_module.score_models([task], {"log-mel": LogMel()})
+    probe_module.score_models([task], {"log-mel": LogMelStatistics()})
     assert bars[0] == ("multilabel, log-mel", 36, 36)
-    probe(task, LogMel())
+    probe(task, LogMelStatistics())
     assert len(bars) == 1
 
 
@@ -316,7 +316,7 @@ def test_intervals_are_those_of_the_clips():
 
 
 def test_a_model_of_another_rate_hears_audio_of_its_rate(task):
-    model = LogMel()
+    model = LogMelStatistics()
     model.sample_rate, heard = 8000, []
     model.embed = lambda clips: heard.extend(map(len, clips)) or torch.rand(len(clips), 2)
     probe(read_task(task), model)
@@ -331,7 +331,9 @@ def test_labels_that_are_numbers(task, tmp_path):
             fold,
             lambda clips: {clip: [60 if found == ["low"] else 72] for clip, found in clips.items()},
         )
-    assert read_task(copied).labels == ["60", "72"] and probe(read_task(copied), LogMel()) == [
+    assert read_task(copied).labels == ["60", "72"] and probe(
+        read_task(copied), LogMelStatistics()
+    ) == [
         1,
         1,
         1,
@@ -349,7 +351,7 @@ def test_a_test_split_is_never_trained_on(tasks, tmp_path, kind):
             (copied / "16000" / old).rename(copied / "16000" / new)
     metadata |= {"splits": ["train", "valid", "test"], "split_mode": "trainvaltest"}
     (copied / "task_metadata.json").write_text(json.dumps(metadata))
-    (right,) = probe(read_task(copied), LogMel())
+    (right,) = probe(read_task(copied), LogMelStatistics())
     swapped = (
         (copied / "test.json")
         .read_text()
@@ -358,7 +360,7 @@ def test_a_test_split_is_never_trained_on(tasks, tmp_path, kind):
         .replace("other", "low")
     )
     (copied / "test.json").write_text(swapped)
-    (wrong,) = probe(read_task(copied), LogMel())
+    (wrong,) = probe(read_task(copied), LogMelStatistics())
     assert right > 0.9 and wrong < 0.6
 
 
@@ -403,6 +405,7 @@ DAMAGES = {
         "all clips have the label 'low'",
     ),
     "labels": (lambda t: label(t / "fold01.json", ["low", "high"]), "one name"),
+    "path": (lambda t: rewrite(t / "fold01.json", lambda m: {"../x.wav": ["low"]}), "not the name"),
     "no name": (lambda t: label(t / "fold01.json", [{"label": "low"}]), "one name"),
     "times": (
         lambda t: (as_events(t), label(t / "fold01.json", [{"label": "low", "start": 0.0}])),

@@ -30,7 +30,7 @@ from ..data.pack import SAMPLE_RATE, Pack
 from ..errors import HearMwmaeError
 from ..files import printable, replacing, write_text
 from ..hub import CARD_NAME, LOSS_NAME, sha256_of
-from ..baselines import LogMel, untrained
+from ..baselines import LogMelStatistics, untrained
 from ..probe import Embeds, metric, probe
 from ..tasks import Task, read_task
 from ..weights import DEFAULT_MODEL, registry
@@ -209,7 +209,7 @@ def publish_run(
         models: dict[str, Embeds] = {
             "value": load_embedder(rounded),
             "untrained": untrained(config),
-            "log_mel": LogMel(config.pooling),
+            "log_mel": LogMelStatistics(config.pooling),
         }
         if config.pooling != PAPERS_POOLING:
             models["paper_pooling"] = load_embedder(rounded, pooling=PAPERS_POOLING)
