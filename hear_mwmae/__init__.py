@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-# In a checkout the weights lie beside the package; installed, they lie inside it.
-if not Path(__file__).with_name("weights").is_dir():
-    __path__.append(str(Path(__file__).resolve().parents[1]))
 
 from ._version import __version__
 from .errors import HearMwmaeError
@@ -20,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from .attention import MultiWindowAttention
     from .config import preset
     from .embedder import Embedder
     from .mae import MaskedAutoencoder
@@ -28,6 +24,7 @@ __all__ = [
     "Embedder",
     "HearMwmaeError",
     "MaskedAutoencoder",
+    "MultiWindowAttention",
     "__version__",
     "available_models",
     "get_scene_embeddings",
@@ -37,7 +34,12 @@ __all__ = [
 ]
 
 #: Imported on first use: importing torch takes seconds, and `hear-mwmae --help` does not need it.
-_LAZY = {"Embedder": ".embedder", "MaskedAutoencoder": ".mae", "preset": ".config"}
+_LAZY = {
+    "Embedder": ".embedder",
+    "MaskedAutoencoder": ".mae",
+    "MultiWindowAttention": ".attention",
+    "preset": ".config",
+}
 
 
 def __getattr__(name: str) -> object:
@@ -47,7 +49,7 @@ def __getattr__(name: str) -> object:
 
 
 def load_model(
-    source: str | os.PathLike = "",
+    model_file_path: str | os.PathLike = "",
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = "float32",
@@ -59,10 +61,10 @@ def load_model(
     """Load a pretrained model.
 
     Args:
-        source: "" for the model embedded in this package; a name of `available_models`; a directory
-            with config.json and model.safetensors; a self-contained .safetensors file; ``org/repo``
-            or ``org/repo@revision`` on the Hugging Face Hub; or a checkpoint of the authors' JAX
-            code.
+        model_file_path: "" for the model embedded in this package; a name of `available_models`; a
+            folder with config.json and model.safetensors; a .safetensors file; ``org/repo``,
+            ``org/repo@revision``, the same after ``hf://`` or the page of a model on the Hugging
+            Face Hub; or a checkpoint of the authors' JAX code. HEAR's API has this name.
         device: the device of the model; the CPU when None.
         dtype: precision of the encoder, "float32" or "bfloat16", or the torch.dtype. Results are
             always float32.
@@ -80,13 +82,20 @@ def load_model(
         clips of any lengths.
 
     Raises:
-        HearMwmaeError: a ValueError; the source, the weights or an option is invalid. The message
-            says what is expected.
+        HearMwmaeError: a ValueError; there is no such model, or the weights or an option are
+            invalid. The message says what is expected.
     """
     from .checkpoint import load_embedder
 
-    options = {"dtype": dtype, "pooling": pooling, "timestamps": timestamps, "max_batch": max_batch, "trainable": trainable}
-    return load_embedder(source, device, **options)
+    return load_embedder(
+        model_file_path,
+        device,
+        dtype=dtype,
+        pooling=pooling,
+        timestamps=timestamps,
+        max_batch=max_batch,
+        trainable=trainable,
+    )
 
 
 def available_models() -> list[str]:
@@ -96,7 +105,9 @@ def available_models() -> list[str]:
     return [name for name, entry in registry().items() if not entry.unavailable]
 
 
-def get_scene_embeddings(audio: Tensor, model: Embedder, lengths: Sequence[int] | Tensor | None = None) -> Tensor:
+def get_scene_embeddings(
+    audio: Tensor, model: Embedder, lengths: Sequence[int] | Tensor | None = None
+) -> Tensor:
     """One embedding per clip.
 
     Args:

@@ -1,334 +1,354 @@
-"""Models on disk and by name: reads and writes config.json + model.safetensors, and finds them by
-name.
+"""Models on disk and by name: config.json + model.safetensors, found, checked, read and written.
+
+A name is found, its configuration read, and the names and shapes of its weights compared with the
+module that they are for; then the file's hash is compared, and the weights are read.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
-import re
 import warnings
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from . import hub
+from . import hub, official
 from .config import ModelConfig
 from .embedder import Embedder
-from .errors import HearMwmaeError, did_you_mean, differences
-from .files import replacing, why_unreadable, write_text
-from .flax_file import is_official_checkpoint
+from .encoder import Encoder
+from .errors import HearMwmaeError, did_you_mean, differences, reason
+from .files import read_json, replacing, write_text
+from .hub import CONFIG_NAME, WEIGHTS_NAME
 from .linear import warn_of_emulation
-from .official import load_official, state_shapes
 from .weights import DEFAULT_MODEL, WEIGHTS_DIR, registry
 
-CONFIG_NAME, WEIGHTS_NAME = hub.CONFIG_NAME, hub.WEIGHTS_NAME
 ENCODER_PREFIX = "encoder."
-#: Key of the hash of a part, encoder or decoder, in the metadata of a weights file.
-HASH_KEY = "sha256.{}"
+#: The hash of the weights file, beside the configuration in config.json.
+SHA256 = "sha256"
+#: Numbers that torch checks and converts in the calling thread. A process that has used torch's
+#: threads cannot be forked safely, and loading a model should not be what prevents it.
+PIECE = 1 << 14
 
-Model = TypeVar("Model", bound=nn.Module)
-
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
+Module = TypeVar("Module", bound=nn.Module)
 
 
-def load_embedder(source: str | os.PathLike = "", device: str | torch.device | None = None, **options: Any) -> Embedder:
-    """`hear_mwmae.load_model`, which documents the arguments; the options go to `Embedder`."""
-    config, state = read_model(source, ENCODER_PREFIX)
+class Found(NamedTuple):
+    """A model that was found, before its weights are read."""
+
+    name: str
+    config: ModelConfig
+    weights: Path | dict[str, Tensor]  #: model.safetensors, or what a checkpoint of the authors has
+    sha256: str = ""  #: that the file should have, if known
+
+
+def load_embedder(
+    source: str | os.PathLike = "",
+    device: str | torch.device | None = None,
+    *,
+    revision: str | None = None,
+    download: dict[str, Any] | None = None,
+    **options: Any,
+) -> Embedder:
+    """`hear_mwmae.load_model`, which documents the arguments; the options go to `Embedder`.
+
+    Args:
+        revision: of a model on the Hub, instead of ``org/repo@revision``.
+        download: options of `huggingface_hub.hf_hub_download`.
+    """
+    found = find_model(source, revision, **(download or {}))
     # Without values, because the weights are replaced: drawing them would change torch's random
     # state and start its threads, after which a forked child may hang.
     with torch.device("meta"):
-        embedder = Embedder(config, **options)
-    load_strictly(embedder.encoder, state, str(source) or DEFAULT_MODEL)
-    device = torch.device("cpu") if device is None else device
-    to_device(embedder, device)
+        embedder = Embedder(found.config, **options)
+    state = _read_weights(found, embedder.encoder, ENCODER_PREFIX)
+    load_strictly(embedder.encoder, state, found.name)
+    to_device(embedder, torch.device("cpu") if device is None else device)
     warn_of_emulation(embedder.encoder.pos_embed.dtype, embedder.device)
     return embedder
 
 
-def to_device(model: Model, device: str | torch.device) -> Model:
-    """Move the model; HearMwmaeError if the device cannot be used, or holds no values ("meta")."""
-    try:
-        model.to(torch.device(device))
-        torch.zeros(1, dtype=torch.float32, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        raise HearMwmaeError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return model
-
-
-def read_model(source: str | os.PathLike = "", prefix: str = "") -> tuple[ModelConfig, dict[str, Tensor]]:
+def read_model(
+    source: str | os.PathLike = "", prefix: str = ""
+) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Configuration and weights from anywhere: the names that `hear_mwmae.load_model` takes.
 
     Args:
-        prefix: ``"encoder."`` or ``"decoder."`` reads only the weights with this prefix, and strips
-            it.
+        prefix: ``"encoder."`` reads only the encoder's weights, and strips it from their names.
     """
-    if not isinstance(source, (str, os.PathLike)) or len(os.fspath(source)) > 4000 or "\0" in str(source):
-        raise HearMwmaeError(f"a model is named by a string or a path, got {source!r:.100}")
-    name = os.fspath(source) or DEFAULT_MODEL
-    path = _possible_path(name)
-    if name in registry():
-        if path.exists():
-            warnings.warn(f"{name!r} is the registered model; './{name}' loads the local path", stacklevel=4)
-        config_file, weights_file = _registered(name)
-    elif path.is_dir() and not is_official_checkpoint(path):
-        config_file, weights_file = _in_directory(path)
-    elif path.is_file() and path.suffix == ".safetensors":
-        config_file, weights_file = None, path
-    elif path.exists():
-        if why := "" if path.is_dir() else why_unreadable(path):
-            raise HearMwmaeError(f"cannot read {path}: {why}")
-        return _read_official(path, prefix)
-    elif _HUB_ID.fullmatch(name) and path.suffix != ".safetensors":
-        try:
-            repo, _, revision = name.partition("@")
-            config_file, weights_file = hub.download(repo, revision, read_config)
-        except HearMwmaeError as error:
-            if not path.parent.is_dir():
-                raise
-            raise HearMwmaeError(f"{error}{did_you_mean(str(path), _near(path))}") from error  # a folder here may be meant
-    else:
-        raise HearMwmaeError(
-            f"no model {name!r}: it is neither a file or directory, nor one of the registered models "
-            f"({', '.join(registry())}), nor a Hub repository (org/repo or org/repo@revision)"
-            f"{did_you_mean(str(path), _near(path))}"
-        )
-    # The configuration first: its errors explain errors of the weights.
-    config = read_config(config_file) if config_file else None
-    return _read_safetensors(weights_file, config, prefix)
+    from .mae import MaskedAutoencoder  # only here: it imports this module
+
+    found = find_model(source)
+    with torch.device("meta"):
+        module = Encoder(found.config) if prefix else MaskedAutoencoder(found.config)
+    return found.config, _read_weights(found, module, prefix)
 
 
-def _possible_path(name: str) -> Path:
-    """``name`` as a path, which need not exist: it may be another kind of name."""
-    try:
-        path = Path(name).expanduser()
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except PermissionError as error:
-        raise HearMwmaeError(f"no model {name!r}: permission denied") from error
-    except (OSError, RuntimeError) as error:  # too long for a name, a home of nobody
-        raise HearMwmaeError(f"no model {name!r}: {error}") from error
-    return path
+def save_model(
+    directory: str | Path,
+    config: ModelConfig,
+    state: dict[str, Tensor],
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write ``config.json`` and ``model.safetensors``, each atomically.
 
-
-def save_model(directory: str | Path, config: ModelConfig, state: dict[str, Tensor], dtype: torch.dtype | None = None) -> None:
-    """Write ``config.json`` and ``model.safetensors`` atomically.
-
-    The metadata of the weights file hold the configuration and SHA-256 hashes of encoder and
-    decoder, which loading compares. The same weights give the same bytes.
+    The configuration is in both, so that the weights load by themselves too; config.json has the
+    sha256 of the weights file. The same weights give the same bytes.
 
     Args:
-        state: the state dict of a `MaskedAutoencoder`, encoder and decoder.
+        state: the state dict of a `MaskedAutoencoder`, or its ``encoder.*`` alone.
         dtype: precision of the stored weights; unchanged when None.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     values = config.to_dict()
-    tensors = {name: (value if dtype is None else value.to(dtype)).contiguous() for name, value in state.items()}
-    metadata = {"format": "pt", "config": json.dumps(values)}
-    metadata |= {HASH_KEY.format(part): digest for part, digest in _hashes(tensors, metadata["config"]).items()}
+    tensors = {name: value.to(dtype or value.dtype).contiguous() for name, value in state.items()}
     with replacing(directory / WEIGHTS_NAME) as temporary:
         try:
-            save_file(tensors, temporary, metadata)
+            save_file(tensors, temporary, {"config": json.dumps(values)})
         except SafetensorError as error:  # a full disk, say
             raise HearMwmaeError(f"cannot write {directory / WEIGHTS_NAME}: {error}") from error
-        _sort_metadata(temporary)
-        temporary.chmod(0o644)  # safetensors keeps its files to their owner; a shared model is for all
+        temporary.chmod(0o644)  # safetensors keeps its files to their owner
+        values[SHA256] = hub.sha256_of(temporary)
     write_text(directory / CONFIG_NAME, json.dumps(values, indent=2) + "\n")
 
 
 def read_config(path: Path) -> ModelConfig:
     """Parse a config.json. HearMwmaeError names the file and the mistake."""
-    try:
-        return _parse_config(path.read_text(), path)
-    except OSError as error:
-        raise HearMwmaeError(f"cannot read {path}: {why_unreadable(path) or error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise HearMwmaeError(f"{path}: {error}") from error
+    return _read_config(path)[0]
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
     """Give ``module`` the weights of ``state``, in its own precision.
 
-    Raises HearMwmaeError with a list of the weights that are missing, unexpected, of another shape,
-    or not finite floats.
+    Raises HearMwmaeError, which names the first weights that are missing, unexpected, of another
+    shape, or not finite floats.
     """
     expected = module.state_dict()
-    shapes, found = ({name: tuple(value.shape) for name, value in values.items()} for values in (expected, state))
-    problems = _other_shapes(shapes, found)
-    problems += [f"{name} is {value.dtype}" for name, value in state.items() if not value.is_floating_point()]
-    problems += [
-        f"{name} holds NaN or infinity"
-        for name, value in state.items()
-        if value.is_floating_point() and not all(torch.isfinite(piece).all() for piece in _pieces(value))
-    ]
-    _refuse(problems, what)
+    _compare(expected, {name: tuple(value.shape) for name, value in state.items()}, what)
+    bad = [name for name, value in state.items() if not _is_finite(value)]
+    _refuse([f"{name} does not hold finite floating-point numbers" for name in bad], what)
     trainable = {name: weight.requires_grad for name, weight in module.named_parameters()}
-    module.load_state_dict({name: _cast(value, expected[name].dtype) for name, value in state.items()}, assign=True)
+    cast = {name: _cast(value, expected[name].dtype) for name, value in state.items()}
+    module.load_state_dict(cast, assign=True)
     for name, weight in module.named_parameters():
         weight.requires_grad_(trainable[name])
 
 
-def _pieces(value: Tensor) -> tuple[Tensor, ...]:
-    """A weight in pieces that torch computes in the calling thread.
+def to_device(model: Module, device: str | torch.device) -> Module:
+    """Move the model; HearMwmaeError if the device cannot be used, or holds no values ("meta")."""
+    try:
+        model.to(torch.device(device))
+        torch.zeros(1, dtype=torch.float32, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        said = f"device {str(device)!r} cannot be used: {reason(error)}"
+        raise HearMwmaeError(said) from error
+    return model
 
-    A process that has used torch's threads cannot be forked safely, and loading a model should not
-    be what prevents it.
+
+def find_model(
+    source: str | os.PathLike = "", revision: str | None = None, **download: Any
+) -> Found:
+    """The model of a name, as `hear_mwmae.load_model` takes it; see `load_embedder`."""
+    if not isinstance(source, str | os.PathLike):
+        raise HearMwmaeError(f"a model is named by a string or a path, got {source!r:.100}")
+    name = os.fspath(source) or DEFAULT_MODEL
+    path = Path(os.path.expanduser(name))
+    if name in registry():
+        if path.exists():
+            text = f"{name!r} is the registered model; './{name}' loads the local path"
+            warnings.warn(text, stacklevel=4)
+        return _find_registered(name)
+    if os.path.exists(path):
+        with _reading(path):
+            return _find_local(name, path)
+    place = None if _is_path(name) else hub.parse_name(name)
+    if place is None:
+        raise HearMwmaeError(_no_model(name, path))
+    return _find_on_hub(name, place[0], revision or place[1], **download)
+
+
+def _find_local(name: str, path: Path) -> Found:
+    if (path / WEIGHTS_NAME).is_file():
+        return _find_files(name, path / WEIGHTS_NAME)
+    if path.suffix == ".safetensors" and path.is_file():
+        if config := _config_inside(path):
+            return Found(name, config, path)
+        raise HearMwmaeError(f"{path} has no configuration in its metadata; load its folder")
+    if official.is_checkpoint(path):
+        return Found(name, *official.load_official(path))
+    if path.is_dir():
+        raise HearMwmaeError(f"{path} holds no model: {hub.missing_files(path)} missing")
+    raise HearMwmaeError(
+        f"{path} is not a model: expected a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, a "
+        ".safetensors file, or a checkpoint of the authors' JAX code; pickled files (.pt, .pth, "
+        ".ckpt) are never opened, since they can run code"
+    )
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name that is no file can only mean one, so that nothing is asked of the Hub."""
+    if name.startswith(("hf://", "https://", "http://")):
+        return False
+    parent, slash, last = name.partition("@")[0].rpartition("/")
+    return (
+        name.startswith((".", "/", "~"))
+        or "\\" in name
+        or "/" in parent
+        or last.endswith(".safetensors")
+        or (slash == "/" and os.path.isdir(parent))
+    )
+
+
+def _no_model(name: str, path: Path) -> str:
+    beside: list[str] = []
+    why = ""
+    try:
+        beside = [str(path.parent / other) for other in os.listdir(path.parent)]
+        path.stat()
+    except (OSError, ValueError) as error:  # not there, no permission, too long, a zero byte
+        why = reason(error)
+    near = did_you_mean(str(path), [*registry(), *beside])
+    if _is_path(name):
+        elsewhere = f"; hf://{name} is a model on the Hub" if hub.parse_name(name) else ""
+        return f"no model {name!r:.200}: {why}{near}{elsewhere}"
+    known = ", ".join(registry())
+    return f"no model {name!r:.200}: {why}, not registered ({known}), nor org/repo on the Hub{near}"
+
+
+def _find_registered(name: str) -> Found:
+    entry = registry()[name]
+    if entry.unavailable:
+        raise HearMwmaeError(f"{name}: {entry.unavailable}")
+    if entry.repo:
+        found = _find_on_hub(name, entry.repo, entry.revision)
+    else:
+        found = _find_files(name, WEIGHTS_DIR / name / WEIGHTS_NAME)
+    return found._replace(sha256=entry.sha256)
+
+
+def _find_on_hub(name: str, repo: str, revision: str | None, **download: Any) -> Found:
+    """Both files come from one commit, even if the branch moves in between. The weights, which may
+    be large, are not asked for if the configuration is wrong.
     """
-    return value.reshape(-1).split(1 << 14)
+    config = hub.fetch(repo, CONFIG_NAME, revision, **download)
+    read_config(config)
+    return _find_files(name, hub.fetch(repo, WEIGHTS_NAME, config.parent.name, **download))
+
+
+def _find_files(name: str, weights: Path) -> Found:
+    """A weights file with the config.json beside it."""
+    config, sha256 = _read_config(weights.with_name(CONFIG_NAME))
+    inside = _config_inside(weights)
+    # Shapes are not enough: other heads, patches of the same size or another mel scale fit the same
+    # weights. The pooling is no property of the weights.
+    if inside and (inside := dataclasses.replace(inside, pooling=config.pooling)) != config:
+        key, saved, beside = differences(inside.to_dict(), config.to_dict())[0]
+        raise HearMwmaeError(
+            f"{weights} was saved with another configuration than the {CONFIG_NAME} beside it: "
+            f"{key} is {saved} in the weights, {beside} in {CONFIG_NAME}"
+        )
+    return Found(name, config, weights, sha256)
+
+
+def _read_config(path: Path) -> tuple[ModelConfig, str]:
+    """The configuration in a config.json, and the sha256 of the weights beside it, if known."""
+    values = read_json(path)
+    sha256 = values.pop(SHA256, "") if isinstance(values, dict) else ""
+    return _parse_config(values, path), str(sha256)
+
+
+def _parse_config(values: object, path: Path) -> ModelConfig:
+    try:
+        return ModelConfig.from_dict(values)
+    except HearMwmaeError as error:
+        raise HearMwmaeError(f"{path}: {error}") from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except SafetensorError as error:
+        said = f"{path} is damaged, or no safetensors file: {reason(error)}"
+        raise HearMwmaeError(said) from error
+    except OSError as error:
+        raise HearMwmaeError(f"cannot read {path}: {reason(error)}") from error
+
+
+def _config_inside(path: Path) -> ModelConfig | None:
+    """The configuration in the metadata of a weights file, if there is one."""
+    with _reading(path), safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get("config")
+    if text is None:
+        return None
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise HearMwmaeError(f"{path}: its configuration is not JSON: {reason(error)}") from error
+    return _parse_config(values, path)
+
+
+def _read_weights(found: Found, module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """The weights of ``module``, whose names begin with ``prefix``.
+
+    The header of the file and its hash are checked before anything of a declared size is allocated.
+    """
+    if isinstance(found.weights, dict):
+        state = found.weights.items()
+        return {name.removeprefix(prefix): v for name, v in state if name.startswith(prefix)}
+    with _reading(found.weights), safe_open(found.weights, "pt") as file:
+        stored = file.keys()
+        names = {name.removeprefix(prefix): name for name in stored if name.startswith(prefix)}
+        shapes = {name: tuple(file.get_slice(full).get_shape()) for name, full in names.items()}
+        _compare(module.state_dict(), shapes, found.weights)
+        if found.sha256 and (actual := hub.sha256_of(found.weights)) != found.sha256:
+            raise HearMwmaeError(
+                f"{found.weights} is damaged: its sha256 is {actual}, and should be {found.sha256}"
+            )
+        return {name: file.get_tensor(full) for name, full in names.items()}
+
+
+def _compare(
+    expected: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], what: str | Path
+) -> None:
+    problems = []
+    for name in dict.fromkeys([*expected, *shapes]):
+        if name not in shapes:
+            problems.append(f"{name} is missing")
+        elif name not in expected:
+            problems.append(f"{name} is unexpected")
+        elif shapes[name] != tuple(expected[name].shape):
+            wanted = list(expected[name].shape)
+            problems.append(f"{name} is {list(shapes[name])}, and should be {wanted}")
+    _refuse(problems, what)
+
+
+def _refuse(problems: Sequence[str], what: str | Path) -> None:
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise HearMwmaeError(
+            f"the weights of {what} do not match its configuration: {'; '.join(problems[:3])}{more}"
+        )
+
+
+def _is_finite(value: Tensor) -> bool:
+    pieces = value.reshape(-1).split(PIECE)
+    return value.is_floating_point() and all(bool(torch.isfinite(piece).all()) for piece in pieces)
 
 
 def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
     if value.dtype == dtype:
         return value
     cast = torch.empty(value.shape, dtype=dtype, device=value.device)
-    for target, piece in zip(_pieces(cast), _pieces(value), strict=True):
+    pairs = zip(cast.view(-1).split(PIECE), value.reshape(-1).split(PIECE), strict=True)
+    for target, piece in pairs:
         target.copy_(piece)
     return cast
-
-
-def _other_shapes(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> list[str]:
-    problems = [f"missing {name} {list(shape)}" for name, shape in expected.items() if name not in found]
-    problems += [f"unexpected {name} {list(shape)}" for name, shape in found.items() if name not in expected]
-    return problems + [
-        f"{name} is {list(found[name])}, should be {list(shape)}"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]
-
-
-def _refuse(problems: list[str], what: str) -> None:
-    if problems:
-        shown = "\n  ".join(problems[:10] + [f"... and {len(problems) - 10} more"] * (len(problems) > 10))
-        raise HearMwmaeError(f"the weights of {what} do not match its configuration:\n  {shown}")
-
-
-def _hashes(tensors: dict[str, Tensor], config: str) -> dict[str, str]:
-    """SHA-256 of each part of a model, ``"encoder"`` and ``"decoder"``, over the configuration as
-    JSON and then over the name, type, shape and values of every weight in the order of the names.
-    """
-    found: dict[str, hashlib._Hash] = {}
-    for name in sorted(tensors):
-        part, value = name.partition(".")[0], tensors[name].detach().cpu().contiguous()
-        digest = found.setdefault(part, hashlib.sha256(config.encode()))
-        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return {part: digest.hexdigest() for part, digest in found.items()}
-
-
-def _sort_metadata(file: Path) -> None:
-    """Sort the metadata, which safetensors writes in a random order: equal models, equal bytes."""
-    with open(file, "r+b") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        stream.seek(8)
-        stream.write(text.ljust(size))
-
-
-def _near(path: Path) -> list[str]:
-    """Candidates for the corrected name of a file or model that does not exist."""
-    try:
-        beside = [str(other) for other in islice(path.parent.iterdir(), 1000)]
-    except OSError:
-        beside = []
-    return [*registry(), *beside]
-
-
-def _registered(name: str) -> tuple[Path, Path]:
-    entry = registry()[name]
-    if entry.unavailable:
-        raise HearMwmaeError(f"{name}: {entry.unavailable}")
-    if entry.repo:
-        files = hub.download(entry.repo, entry.revision, read_config)
-    else:
-        files = _in_directory(WEIGHTS_DIR / name)
-    for file in files:
-        expected = entry.sha256.get(file.name)
-        if expected and (actual := hub.sha256_of(file)) != expected:
-            raise HearMwmaeError(f"{file} is not the registered {name}: sha256 {actual}, expected {expected}")
-    return files
-
-
-def _in_directory(path: Path) -> tuple[Path, Path]:
-    missing = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if not (path / name).is_file()]
-    if missing:
-        raise HearMwmaeError(f"directory {path} holds no model: {' and '.join(missing)} missing")
-    return path / CONFIG_NAME, path / WEIGHTS_NAME
-
-
-def _read_official(path: Path, prefix: str) -> tuple[ModelConfig, dict[str, Tensor]]:
-    if not is_official_checkpoint(path):
-        raise HearMwmaeError(
-            f"{path} is not a model: expected a directory with {CONFIG_NAME} and {WEIGHTS_NAME}, a .safetensors file, or a "
-            "checkpoint of the authors' JAX code; pickled files (.pt, .pth, .ckpt) are never opened, since they can run code"
-        )
-    config, state = load_official(path)
-    return config, {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def _read_safetensors(path: Path, config: ModelConfig | None, prefix: str) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Only the tensors under ``prefix`` are read from disk.
-
-    The configuration in the file's metadata must equal ``config``.
-
-    Shapes are not enough: other heads, other patches of the same size or another mel scale fit the
-    same weights.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            names, metadata = list(file.keys()), file.metadata() or {}
-            text = metadata.get("config")
-            own_config = _parse_config(text, path) if text is not None else None
-            known = config or own_config
-            if known is None:
-                raise HearMwmaeError(f"{path} has no configuration in its metadata; load the directory with its {CONFIG_NAME}")
-            if config and own_config:  # pooling is not a property of the weights: config.json decides
-                own_config = dataclasses.replace(own_config, pooling=config.pooling)
-            if config and own_config and config != own_config:
-                raise HearMwmaeError(
-                    f"{path} was saved with another configuration than the {CONFIG_NAME} beside it: "
-                    + ", ".join(
-                        f"{key} is {saved} in the weights, {beside} in {CONFIG_NAME}"
-                        for key, saved, beside in differences(own_config.to_dict(), config.to_dict())
-                    )
-                )
-            if strangers := [name for name in names if not name.startswith((ENCODER_PREFIX, "decoder."))]:
-                raise HearMwmaeError(
-                    f"{path} is not an MW-MAE: it holds {', '.join(strangers[:5])}, not only encoder.* and decoder.*"
-                )
-            # By the header alone, before anything of a declared size is allocated.
-            shapes_found = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-            expected, found = (
-                {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
-                for shapes in (state_shapes(known), shapes_found)
-            )
-            _refuse(_other_shapes(expected, found), str(path))
-            tensors = {name: file.get_tensor(name) for name in names if name.startswith(prefix)}
-    except (SafetensorError, OSError) as error:
-        why = why_unreadable(path) or f"not a readable safetensors file (damaged or truncated): {error}"
-        raise HearMwmaeError(f"{path}: {why}") from error
-    for part, digest in _hashes(tensors, text or "").items():
-        if metadata.get(HASH_KEY.format(part), digest) != digest:
-            raise HearMwmaeError(f"{path} is damaged: its {part} is not what was saved (sha256 {digest})")
-    return known, {name.removeprefix(prefix): value for name, value in tensors.items()}
-
-
-def _parse_config(text: str, path: Path) -> ModelConfig:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise HearMwmaeError(f"{path}: {error}") from error
-    try:
-        return ModelConfig.from_dict(values)
-    except (HearMwmaeError, RecursionError, OverflowError) as error:
-        raise HearMwmaeError(f"{path}: {error}") from error

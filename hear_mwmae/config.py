@@ -1,5 +1,5 @@
-"""Configuration of a model: frozen dataclasses, the paper's presets by name, and a strict JSON
-round trip.
+"""Configuration of a model: frozen dataclasses with bounds in their types, the paper's presets by
+name, and a strict JSON round trip.
 
 Source of all numbers: "Masked Autoencoders with Multi-Window Local-Global Attention Are Better
 Audio Learners" (arXiv 2306.00561) and the authors' code.
@@ -8,25 +8,15 @@ Audio Learners" (arXiv 2306.00561) and the authors' code.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+import functools
+import json
+from dataclasses import field
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
-from .config_fields import check_fields, from_plain, to_plain
-from .errors import HearMwmaeError, did_you_mean
+import pydantic.dataclasses
+from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
-__all__ = [
-    "DECODER_WIDTH",
-    "ENCODER_SIZES",
-    "PATCH_SIZES",
-    "STATISTICS",
-    "DecoderConfig",
-    "EncoderConfig",
-    "FrontendConfig",
-    "ModelConfig",
-    "derive_window_sizes",
-    "parse_pooling",
-    "preset",
-    "preset_names",
-]
+from .errors import HearMwmaeError, did_you_mean, invalid_value
 
 #: name -> (width, depth, heads)
 ENCODER_SIZES = {
@@ -39,14 +29,46 @@ ENCODER_SIZES = {
 }
 #: (time frames, mel bands): the paper's default first, then the sizes of its ablation.
 PATCH_SIZES = ((4, 16), (8, 16), (8, 8), (4, 8), (5, 5))
-DECODER_WIDTH, DECODER_DEPTH, DECODER_HEADS = 384, 4, 8
-#: Hidden units of a block, patches of an input, weights of a model (40 GB in float32).
-LARGEST_HIDDEN, MOST_TOKENS, MOST_PARAMETERS = 131_072, 65_536, 10_000_000_000
-#: Windows of a front-end.
-MOST_CHANNELS = 8
 #: Statistics over time that a pooling joins by "+".
 STATISTICS = ("mean", "std", "max")
 PAPERS_POOLING = "mean"
+_CLS_TOKEN = "windows cannot be combined with a CLS token, which belongs to no window"
+
+# Bounds far above real models. Within them a front-end takes up to 150 MB: a damaged or untrusted
+# configuration must not allocate more. The weights of a model are compared with their file first.
+Width = Annotated[int, Field(ge=2, le=16_384)]
+Depth = Annotated[int, Field(ge=1, le=256)]
+Heads = Annotated[int, Field(ge=1, le=1024)]
+Ratio = Annotated[float, Field(ge=0.5, le=64)]
+Bands = Annotated[int, Field(ge=1, le=512)]
+Frames = Annotated[int, Field(ge=1, le=65_536)]
+Samples = Annotated[int, Field(ge=2, le=16_384)]
+Window = Annotated[int, Field(ge=0, le=65_536)]
+#: A tuple that also takes a list, as JSON has it.
+WindowSizes = Annotated[tuple[Window, ...], Strict(False)]
+PatchSize = Annotated[tuple[Frames, Bands], Strict(False)]
+WinLengths = Annotated[tuple[Samples, ...], Strict(False), Field(min_length=1, max_length=8)]
+
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+Config = TypeVar("Config")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def configuration(cls: type[Config]) -> type[Config]:
+    """A frozen dataclass that pydantic checks; HearMwmaeError names the first wrong field."""
+    made: Any = pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)(cls)
+    checked = made.__init__
+
+    @functools.wraps(checked)
+    def init(self: object, *args: object, **values: object) -> None:
+        try:
+            checked(self, *args, **values)
+        except ValidationError as error:
+            names = [known.name for known in dataclasses.fields(made)]
+            raise HearMwmaeError(invalid_value(error, names)) from error
+
+    made.__init__ = init
+    return made
 
 
 def derive_window_sizes(num_tokens: int) -> tuple[int, ...]:
@@ -65,18 +87,21 @@ def describe_windows(window_sizes: tuple[int, ...]) -> str:
     return ", ".join(str(w) if w else "global" for w in window_sizes) or "global"
 
 
-def parse_pooling(pooling: object) -> tuple[str, ...]:
+def parse_pooling(pooling: str) -> tuple[str, ...]:
     """``"mean+std"`` -> ``("mean", "std")``.
 
     Raises HearMwmaeError on anything but distinct names of :data:`STATISTICS`.
     """
-    names = tuple(pooling.split("+")) if isinstance(pooling, str) else ()
-    if not names or set(names) - set(STATISTICS) or len(set(names)) < len(names):
-        raise HearMwmaeError(f"pooling must be one or more of {', '.join(STATISTICS)}, joined by +, got {pooling!r:.100}")
+    names = tuple(pooling.split("+"))
+    if set(names) - set(STATISTICS) or len(set(names)) < len(names):
+        known = ", ".join(STATISTICS)
+        raise HearMwmaeError(
+            f"pooling must be one or more of {known}, joined by +, got {pooling!r:.100}"
+        )
     return names
 
 
-@dataclass(frozen=True)
+@configuration
 class FrontendConfig:
     """Log-mel front-end: 25 ms windows every 10 ms, 16 kHz, 80 HTK mel bands, natural logarithm.
 
@@ -84,28 +109,20 @@ class FrontendConfig:
     input channel each: a long window resolves pitch, a short one onsets. The paper has one.
     """
 
-    sample_rate: int = 16000
-    win_lengths: tuple[int, ...] = (400,)  # samples; each window has an FFT of its own length
-    hop_length: int = 160
-    n_mels: int = 80
-    f_min: float = 50.0
+    sample_rate: Annotated[int, Field(ge=1, le=1_000_000)] = 16000
+    win_lengths: WinLengths = (400,)  # samples; each window has an FFT of its own length
+    hop_length: Samples = 160
+    n_mels: Bands = 80
+    f_min: Annotated[float, Field(ge=0)] = 50.0
     f_max: float = 8000.0
-    log_offset: float = 1.1920929e-07  # float32 machine epsilon: the floor of the logarithm
+    #: The floor of the logarithm: float32's machine epsilon.
+    log_offset: Annotated[float, Field(gt=0, le=1)] = 1.1920929e-07
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        if not 1 <= len(self.win_lengths) <= MOST_CHANNELS or min(self.win_lengths) < 2:
-            raise HearMwmaeError(
-                f"win_lengths must be 1 to {MOST_CHANNELS} windows of at least 2 samples, got {list(self.win_lengths)}"
-            )
-        if not 0 <= self.f_min < self.f_max <= self.sample_rate / 2:
-            raise HearMwmaeError(
-                f"mel range {self.f_min}-{self.f_max} Hz must lie within 0 and half the sample rate, {self.sample_rate / 2} Hz"
-            )
-        if not 0 < self.log_offset <= 1:
-            raise HearMwmaeError(f"log_offset must lie above 0 and not above 1, got {self.log_offset}")
-        if self.hop_length > min(self.win_lengths):
-            raise HearMwmaeError(f"hop_length {self.hop_length} leaves gaps between windows of {min(self.win_lengths)}")
+        highest, shortest = self.sample_rate / 2, min(self.win_lengths)
+        mel_range = f"{self.f_min}-{self.f_max} Hz"
+        _require(self.f_min < self.f_max <= highest, f"{mel_range} must lie within 0-{highest} Hz")
+        _require(self.hop_length <= shortest, f"hop_length leaves gaps between {shortest} samples")
 
     @property
     def channels(self) -> int:
@@ -124,106 +141,90 @@ class FrontendConfig:
         return samples // self.hop_length + 1
 
 
-@dataclass(frozen=True)
-class EncoderConfig:
-    """Pre-norm vision transformer.
+@configuration
+class TransformerConfig:
+    """Pre-norm transformer blocks.
 
-    Empty ``window_sizes`` means plain self-attention, as in the paper's encoder.
+    ``window_sizes`` has one window for each head of MW-MHA, 0 = global; empty means plain
+    self-attention.
     """
 
-    width: int
-    depth: int
-    heads: int
-    mlp_ratio: float = 4.0
+    width: Width
+    depth: Depth
+    heads: Heads
+    mlp_ratio: Ratio = 4.0
+    window_sizes: WindowSizes = ()
+    shift_windows: bool = False
+
+    def __post_init__(self) -> None:
+        width, heads, windows = self.width, self.heads, self.window_sizes
+        _require(width % heads == 0, f"width {width} is not divisible by {heads} heads")
+        _require(len(windows) in (0, heads), f"{heads} heads, but {len(windows)} window_sizes")
+        _require(bool(windows) or not self.shift_windows, "shift_windows needs window_sizes")
+
+
+@configuration
+class EncoderConfig(TransformerConfig):
+    """The encoder; the paper's has no windows, and the plain MAE's a CLS token."""
+
     cls_token: bool = False
-    window_sizes: tuple[int, ...] = ()
-    shift_windows: bool = False
 
     def __post_init__(self) -> None:
-        _check_transformer(self, "encoder")
-        if self.width % 4:
-            raise HearMwmaeError(f"encoder width {self.width} must be a multiple of 4 for the 2-D sin-cos positions")
-        if self.cls_token and self.window_sizes:
-            raise HearMwmaeError("encoder windows cannot be combined with a CLS token: it belongs to no window")
+        super().__post_init__()
+        # Half of the 2-D sin-cos positions are sines.
+        _require(self.width % 4 == 0, f"encoder width {self.width} is not a multiple of 4")
+        _require(not (self.cls_token and self.window_sizes), _CLS_TOKEN)
 
 
-@dataclass(frozen=True)
-class DecoderConfig:
-    """Decoder of pretraining: MW-MHA (one window size per head, 0 = global), or plain
-    self-attention without sizes.
-    """
+@configuration
+class DecoderConfig(TransformerConfig):
+    """The decoder of pretraining; the paper's has windows."""
 
-    width: int = DECODER_WIDTH
-    depth: int = DECODER_DEPTH
-    heads: int = DECODER_HEADS
-    mlp_ratio: float = 4.0
-    window_sizes: tuple[int, ...] = ()
-    shift_windows: bool = False
+    width: Width = 384
+    depth: Depth = 4
+    heads: Heads = 8
 
     def __post_init__(self) -> None:
-        _check_transformer(self, "decoder")
-        if self.width % 2:
-            raise HearMwmaeError(f"decoder width {self.width} must be even for the 1-D sin-cos positions")
+        super().__post_init__()
+        _require(self.width % 2 == 0, f"decoder width {self.width} is not even")
 
 
-@dataclass(frozen=True)
+@configuration
 class ModelConfig:
     """Encoder, decoder and front-end.
 
-    ``to_dict``/``from_dict`` convert to the ``config.json`` of a checkpoint.
+    ``to_dict``/``from_dict`` convert to the ``config.json`` of a model.
     """
 
     encoder: EncoderConfig
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
-    input_frames: int = 200
-    patch_size: tuple[int, int] = (4, 16)
-    mask_ratio: float = 0.8
+    input_frames: Frames = 200
+    patch_size: PatchSize = (4, 16)
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.8
     norm_pix_loss: bool = False
-    #: Statistics over the time steps in a scene: :data:`STATISTICS` joined by +. Older
-    #: configurations lack it.
-    pooling: str = field(default=PAPERS_POOLING, metadata={"optional": True})
+    #: Statistics over the time steps in a scene: :data:`STATISTICS` joined by +.
+    pooling: str = PAPERS_POOLING
 
     def __post_init__(self) -> None:
-        check_fields(self)
         parse_pooling(self.pooling)
-        if len(self.patch_size) != 2 or min(self.patch_size) < 1:
-            raise HearMwmaeError(f"patch_size must be (time frames, mel bands), both above 0, got {self.patch_size}")
-        (frames, bands), n_mels = self.patch_size, self.frontend.n_mels
-        if (tokens := self.input_frames // frames * (n_mels // bands)) > MOST_TOKENS:
-            raise HearMwmaeError(
-                f"input_frames {self.input_frames} in patches of {frames} x {bands} are {tokens} tokens, above {MOST_TOKENS}"
-            )
-        if (parameters := self._roughly_parameters()) > MOST_PARAMETERS:
-            raise HearMwmaeError(f"this is a model of {parameters / 1e9:.1f} billion parameters, above {MOST_PARAMETERS / 1e9:g}")
-        if self.input_frames % frames or n_mels % bands:
-            raise HearMwmaeError(
-                f"patches of {frames} x {bands} do not tile the input of {self.input_frames} frames x {n_mels} mel bands"
-            )
-        if not 0 < self.mask_ratio < 1:
-            raise HearMwmaeError(f"mask_ratio must lie between 0 and 1, got {self.mask_ratio}")
-        if not 0 < self.num_kept < self.num_tokens:
-            raise HearMwmaeError(f"mask_ratio {self.mask_ratio} keeps {self.num_kept} of the {self.num_tokens} tokens")
-        if self.encoder.cls_token and self.decoder.window_sizes:
-            raise HearMwmaeError("a windowed decoder cannot be combined with a CLS token: it belongs to no window")
+        (frames, bands), length, n_mels = self.patch_size, self.input_frames, self.frontend.n_mels
+        tiled = length % frames == 0 and n_mels % bands == 0
+        kept = f"mask_ratio {self.mask_ratio} keeps {self.num_kept} of {self.num_tokens} tokens"
+        _require(
+            tiled, f"patches of {frames} x {bands} do not tile {length} frames x {n_mels} bands"
+        )
+        _require(0 < self.num_kept < self.num_tokens, kept)
+        _require(not (self.encoder.cls_token and self.decoder.window_sizes), _CLS_TOKEN)
         _check_windows(self.encoder.window_sizes, self.num_tokens, "encoder")
         _check_windows(self.encoder.window_sizes, self.num_kept, "encoder (in pretraining)")
         _check_windows(self.decoder.window_sizes, self.num_tokens, "decoder")
 
-    def _roughly_parameters(self) -> float:
-        """Parameters in the matrices of the blocks and in the position tables: 99.9 % of a large
-        model.
-        """
-        blocks = sum(
-            part.depth * (4 * part.width**2 + 2 * part.width * int(part.width * part.mlp_ratio))
-            for part in (self.encoder, self.decoder)
-        )
-        return blocks + self.num_tokens * (self.encoder.width + self.decoder.width)
-
     @property
     def grid_size(self) -> tuple[int, int]:
         """Patches along (time, frequency): (50, 5) in the paper's default."""
-        return self.input_frames // self.patch_size[0], self.frontend.n_mels // self.patch_size[1]
+        frames, bands = self.patch_size
+        return self.input_frames // frames, self.frontend.n_mels // bands
 
     @property
     def num_tokens(self) -> int:
@@ -256,20 +257,24 @@ class ModelConfig:
         """``"mwmae"`` when a window is in use anywhere, else ``"mae"``."""
         return "mwmae" if self.decoder.window_sizes or self.encoder.window_sizes else "mae"
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """JSON-ready nested dictionary; tuples become lists."""
-        return {name: to_plain(value) for name, value in dataclasses.asdict(self).items()}
+        return _ADAPTER.dump_python(self, mode="json")
 
     @classmethod
     def from_dict(cls, values: object) -> ModelConfig:
-        """Inverse of ``to_dict``.
+        """Inverse of ``to_dict``: a configuration from parsed JSON or TOML, which may be anything.
 
-        Raises HearMwmaeError on unknown or missing keys and on values of a wrong type.
+        Keys that are left out have their defaults. Raises HearMwmaeError, which names the key, on
+        unknown keys, and on values of a wrong type or out of bounds.
         """
-        if isinstance(values, dict) and isinstance(frontend := values.get("frontend"), dict) and "n_fft" in frontend:
-            rest = {name: value for name, value in frontend.items() if name not in ("n_fft", "win_length")}
-            values = {**values, "frontend": {**rest, "win_lengths": [frontend.get("win_length")]}}
-        return from_plain(cls, values, "config")
+        try:
+            return _ADAPTER.validate_json(json.dumps(values, default=str))
+        except ValidationError as error:
+            raise HearMwmaeError(invalid_value(error)) from error
+
+
+_ADAPTER = TypeAdapter(ModelConfig)
 
 
 def preset_names() -> list[str]:
@@ -281,37 +286,25 @@ def preset(name: str, patch_size: tuple[int, int] = (4, 16)) -> ModelConfig:
     """A model of the paper by name, such as ``"mwmae-base"``, with decoder windows derived from the
     patch count.
     """
-    if name not in preset_names():
-        raise HearMwmaeError(
-            f"unknown preset {name!r}{did_you_mean(str(name), preset_names())}; there are: {', '.join(preset_names())}"
-        )
+    names = preset_names()
+    if name not in names:
+        near = did_you_mean(name, names)
+        raise HearMwmaeError(f"unknown preset {name!r}{near}; there are: {', '.join(names)}")
     kind, size = name.split("-")
-    width, depth, heads = ENCODER_SIZES[size]
-    config = ModelConfig(EncoderConfig(width, depth, heads, cls_token=kind == "mae"), patch_size=patch_size)
+    encoder = EncoderConfig(*ENCODER_SIZES[size], cls_token=kind == "mae")
+    config = ModelConfig(encoder, patch_size=patch_size)
     if kind == "mae":
         return config
     windows = derive_window_sizes(config.num_tokens)
-    return dataclasses.replace(config, decoder=DecoderConfig(heads=len(windows), window_sizes=windows))
-
-
-def _check_transformer(config: EncoderConfig | DecoderConfig, what: str) -> None:
-    check_fields(config)
-    if config.width % config.heads:
-        raise HearMwmaeError(f"{what} width {config.width} is not divisible by {config.heads} heads")
-    if not 1 <= config.width * config.mlp_ratio <= LARGEST_HIDDEN:
-        raise HearMwmaeError(
-            f"{what} mlp_ratio {config.mlp_ratio} gives a hidden layer of {config.width * config.mlp_ratio:g} units, "
-            f"which must lie between 1 and {LARGEST_HIDDEN}"
-        )
-    if config.window_sizes and len(config.window_sizes) != config.heads:
-        raise HearMwmaeError(
-            f"{what} has {config.heads} heads but {len(config.window_sizes)} window sizes {list(config.window_sizes)}"
-        )
-    if config.shift_windows and not config.window_sizes:
-        raise HearMwmaeError(f"{what} shift_windows needs window_sizes")
+    decoder = DecoderConfig(heads=len(windows), window_sizes=windows)
+    return dataclasses.replace(config, decoder=decoder)
 
 
 def _check_windows(window_sizes: tuple[int, ...], num_tokens: int, what: str) -> None:
-    bad = [w for w in window_sizes if w < 0 or w > num_tokens or (w and num_tokens % w)]
-    if bad:
-        raise HearMwmaeError(f"{what} windows {bad} do not divide its {num_tokens} tokens")
+    bad = [w for w in window_sizes if w and num_tokens % w]
+    _require(not bad, f"{what} windows {bad} do not divide its {num_tokens} tokens")
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise HearMwmaeError(message)

@@ -14,13 +14,14 @@ from .config import ModelConfig, parse_pooling
 from .encoder import Encoder
 from .errors import HearMwmaeError
 from .frontend import LogMelFrontend, reflect_index
+from .hub import HubModel
 from .pooling import count_time_steps, pool, time_step_ms
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TIMESTAMPS = ("centred", "official")
 
 
-class Embedder(nn.Module):
+class Embedder(nn.Module, HubModel):
     """A pretrained encoder behind HEAR's model interface. Calling it gives scene embeddings.
 
     Args:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class HearMwmaeError(ValueError):
@@ -13,6 +17,39 @@ class HearMwmaeError(ValueError):
 
     The commands print it as one line. Any other exception is a bug, and keeps its traceback.
     """
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in one line: the system's words of a file, or the first line of a
+    message.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def invalid_value(error: ValidationError, names: Sequence[str] = ()) -> str:
+    """The first problem that pydantic found, in one line that names the key: "frontend.n_mels
+    should be less than or equal to 512, got 5000".
+
+    Args:
+        names: of the fields, for arguments that were given by position.
+    """
+    problem = error.errors(include_url=False)[0]
+    place = list(problem["loc"])
+    if place and isinstance(place[0], int) and place[0] < len(names):
+        place[0] = names[place[0]]
+    key = ".".join(map(str, place))
+    if "error" in problem.get("ctx", {}):  # raised by a configuration itself
+        said = str(problem["ctx"]["error"])
+    elif problem["type"] in ("missing", "unexpected_keyword_argument"):
+        said = problem["msg"]
+    else:
+        said = f"{problem['msg']}, got {problem['input']!r:.100}"
+    if key and said.startswith("Input should"):
+        return f"{key} {said.removeprefix('Input ')}"
+    return f"{key}: {said}" if key else said
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,6 +1,9 @@
-"""Errors of missing optional packages: which extra to install."""
+"""Missing optional packages: which extra to install."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from .errors import HearMwmaeError
 
@@ -15,4 +18,19 @@ def needs(what: str, package: str | None, extra: str) -> HearMwmaeError:
     """The error to raise if ``package`` (or a module of it) is missing, which ``extra`` of
     setup.cfg installs.
     """
-    return HearMwmaeError(f"{what} needs {(package or 'a package').partition('.')[0]}: {install_hint(extra)}")
+    named = (package or "a package").partition(".")[0]
+    return HearMwmaeError(f"{what} needs {named}: {install_hint(extra)}")
+
+
+@contextmanager
+def needs_extra(extra: str, what: str) -> Iterator[None]:
+    """Decorator (and context): a package that is missing in a call becomes one line that says which
+    ``extra`` of setup.cfg installs it.
+
+    Args:
+        what: the subject of the line, such as "reading the authors' checkpoints".
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise needs(what, error.name, extra) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -68,9 +69,14 @@ class LogMel(nn.Module):
         self.config = config
         self.win_length = win_length
         self.silence_std = SILENCE_STD * max(win_length / 400, 1) ** 2
-        window = torch.hann_window(win_length, dtype=torch.float32, device="cpu")
+        # In a thread of its own: the arithmetic starts further threads for the thread that calls
+        # it, and a process that has them cannot be forked safely.
+        with ThreadPoolExecutor(1) as aside:
+            exact = {"dtype": torch.float32, "device": "cpu"}
+            window = aside.submit(torch.hann_window, win_length, **exact).result()
+            filterbank = aside.submit(mel_filterbank, config, win_length).result()
         self.register_buffer("window", window, persistent=False)
-        self.register_buffer("filterbank", mel_filterbank(config, win_length), persistent=False)
+        self.register_buffer("filterbank", filterbank, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMel:
         """Follow the model to its device, but stay float32: half-precision features would be wrong

@@ -1,140 +1,185 @@
-"""Models on the Hugging Face Hub: download a pinned revision, push a directory with its card."""
+"""Models on the Hugging Face Hub: names, download of one commit, upload of a directory with its
+card.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-import shutil
-from collections.abc import Callable
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import CommitOperationAdd, HfApi, constants, hf_hub_download
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
-from .errors import HearMwmaeError
+from .errors import HearMwmaeError, reason
+from .files import write_text
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .config import ModelConfig
+    from .embedder import Embedder
 
 CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
 #: Picture of the loss curve, which a card may show.
 LOSS_NAME = "loss.png"
 
+_REPO = r"\w[\w.-]*/\w[\w.-]*"
+_NAME = re.compile(rf"({_REPO})(?:(?:@|/tree/)([\w./-]+?))?/?")
 
-def download(repo: str, revision: str, check_config: Callable[[Path], object]) -> tuple[Path, Path]:
-    """Fetch config.json and model.safetensors of ``repo``, and nothing else, into huggingface_hub's
-    cache.
 
-    HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE have their usual meaning. Both files come from
-    one commit, even if the branch moves in between. Raises HearMwmaeError, one line, if the
-    download fails.
+def parse_name(name: str) -> tuple[str, str | None] | None:
+    """Repository and revision of ``org/repo``, ``org/repo@revision``, the same after ``hf://``, or
+    the address of a page of the Hub; None if ``name`` is nothing of these.
+    """
+    for prefix in ("hf://", f"{constants.ENDPOINT}/", "https://huggingface.co/", "https://hf.co/"):
+        name = name.removeprefix(prefix)
+    found = _NAME.fullmatch(name)
+    return (found[1], found[2]) if found else None
+
+
+def fetch(repo: str, name: str, revision: str | None = None, **options: Any) -> Path:
+    """A file of a repository, in huggingface_hub's cache: ``snapshots/<commit>/<name>``.
+
+    HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE have their usual meaning.
 
     Args:
-        revision: branch, tag or commit; "" is the repository's default branch.
-        check_config: called with config.json before the weights, which may be large, are
-            downloaded; raises to stop.
+        revision: branch, tag or commit; the repository's default branch when None.
+        options: of `huggingface_hub.hf_hub_download`, such as ``token`` and ``cache_dir``.
     """
-    config = _fetch(repo, CONFIG_NAME, revision or None)
-    check_config(config)
-    # Paths in the cache are snapshots/<commit>/<name>: the second file is requested by that commit.
-    weights = _fetch(repo, WEIGHTS_NAME, config.parent.name)
-    return config, weights
-
-
-def push(directory: Path, repo: str, card: str, private: bool = False, dry_run: Path | None = None) -> str:
-    """Upload a model directory with its card in one commit; returns a line with every file and its
-    destination.
-
-    With ``dry_run`` nothing is uploaded: the files are copied to that folder, which must be new or
-    empty.
-    """
-    missing = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if not (directory / name).is_file()]
-    if missing:
-        raise HearMwmaeError(f"directory {directory} holds no model: {' and '.join(missing)} missing")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise HearMwmaeError(f"a Hub repository is written org/repo, got {repo!r}")
-    files = [name for name in (CONFIG_NAME, WEIGHTS_NAME, LOSS_NAME) if (directory / name).is_file()]
-    names = ", ".join((*files, CARD_NAME))
-    if dry_run:
-        if dry_run.exists() and not (dry_run.is_dir() and not any(dry_run.iterdir())):
-            raise HearMwmaeError(f"{dry_run} is not an empty folder")
-        dry_run.mkdir(parents=True, exist_ok=True)
-        for name in files:
-            shutil.copyfile(directory / name, dry_run / name)
-        (dry_run / CARD_NAME).write_bytes(card.encode())
-        return f"{names} -> {dry_run}"
-    api = HfApi()
+    where = f"{repo}@{revision}" if revision else repo
     try:
-        api.create_repo(repo, private=private, exist_ok=True)
-        operations = [CommitOperationAdd(name, str(directory / name)) for name in files]
-        operations.append(CommitOperationAdd(CARD_NAME, card.encode()))
-        commit = api.create_commit(repo, operations, commit_message=f"Upload {directory.name}")
-        return f"{names} -> {commit.commit_url}"
-    except HfHubHTTPError as error:
-        raise HearMwmaeError(f"cannot push to {repo}: {_reason(error)}; is HF_TOKEN set, with write access?") from error
-    except Exception as error:  # no network, an upload that breaks off, a card that the Hub does not take
-        why = ": ".join(dict.fromkeys(_reason(part) for part in (error, error.__cause__) if part))
-        raise HearMwmaeError(f"cannot push to {repo}: {why}") from error
+        return Path(hf_hub_download(repo, name, revision=revision, **options))
+    except RepositoryNotFoundError as error:
+        raise HearMwmaeError(
+            f"no access to {where} on the Hub ({_reason(error)}); if it is private or gated, "
+            "accept its terms on its page and set HF_TOKEN"
+        ) from error
+    except Exception as error:  # of the Hub, of huggingface_hub's HTTP client, of the disk
+        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
+        raise HearMwmaeError(
+            f"cannot get {name} of {where} from the Hub: {_reason(cause or error)}"
+        ) from error
+
+
+def files_to_push(directory: Path, card: str) -> dict[str, Path | bytes]:
+    """What `push` uploads of a model directory: name -> file, or content."""
+    if missing := missing_files(directory):
+        raise HearMwmaeError(f"{directory} holds no model: {missing} missing")
+    files = {name: directory / name for name in (CONFIG_NAME, WEIGHTS_NAME, LOSS_NAME)}
+    there: dict[str, Path | bytes] = {name: file for name, file in files.items() if file.is_file()}
+    return {**there, CARD_NAME: card.encode()}
+
+
+def push(
+    files: dict[str, Path | bytes], repo: str, private: bool | None = None, **options: Any
+) -> str:
+    """Upload files in one commit; returns its address.
+
+    Args:
+        options: of `huggingface_hub.HfApi.create_commit`, such as ``token`` and ``revision``.
+    """
+    if not re.fullmatch(_REPO, repo):
+        raise HearMwmaeError(f"a Hub repository is written org/repo, got {repo!r}")
+    operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+    options.setdefault("commit_message", "Upload model")
+    try:
+        api = HfApi()
+        api.create_repo(repo, private=private, exist_ok=True, token=options.get("token"))
+        return api.create_commit(repo, operations, **options).commit_url
+    except Exception as error:  # a refusal, no network, an upload that breaks off
+        said = f"cannot push to {repo}: {_reason(error)}; is HF_TOKEN set, with write access?"
+        raise HearMwmaeError(said) from error
+
+
+class HubModel:
+    """The methods of huggingface_hub's `ModelHubMixin` for an `Embedder`, by the same names and
+    arguments. The mixin itself takes no registered names, files or ``org/repo@revision``, and would
+    read the configuration by other rules.
+    """
+
+    config: ModelConfig
+    encoder: nn.Module
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike = "",
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        **options: Any,
+    ) -> Embedder:
+        """Load a model by any name that `hear_mwmae.load_model` takes, with its other options.
+
+        Args:
+            revision: branch, tag or commit of a model on the Hub.
+            token: of the Hub, instead of HF_TOKEN; likewise the further arguments, see
+                `huggingface_hub.hf_hub_download`.
+        """
+        from .checkpoint import load_embedder  # only here: it imports `Embedder`
+
+        download = {
+            "token": token,
+            "cache_dir": cache_dir,
+            "force_download": force_download,
+            "local_files_only": local_files_only,
+        }
+        name = pretrained_model_name_or_path
+        return load_embedder(name, revision=revision, download=download, **options)
+
+    def save_pretrained(self, save_directory: str | os.PathLike) -> None:
+        """Write config.json, model.safetensors and a model card.
+
+        The weights are the encoder's: the decoder, which pretraining needs, was not loaded.
+        """
+        from .card import model_card
+        from .checkpoint import ENCODER_PREFIX, save_model
+
+        directory = Path(save_directory)
+        state = {ENCODER_PREFIX + name: value for name, value in self.encoder.state_dict().items()}
+        save_model(directory, self.config, state)
+        write_text(directory / CARD_NAME, model_card(directory, str(directory)))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload model",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes, in one commit; returns the commit's address."""
+        from .card import model_card
+
+        options = {"commit_message": commit_message, "token": token, "create_pr": create_pr}
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            files = files_to_push(Path(folder), model_card(folder, repo_id))
+            return push(files, repo_id, private, revision=branch, **options)
+
+
+def missing_files(directory: Path) -> str:
+    """Which of the two files of a model ``directory`` lacks, in words; "" if none."""
+    names = (CONFIG_NAME, WEIGHTS_NAME)
+    return " and ".join(name for name in names if not (directory / name).is_file())
 
 
 def sha256_of(path: Path) -> str:
     """Hexadecimal sha256 of a file."""
-    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _fetch(repo: str, name: str, revision: str | None) -> Path:
-    where = repo + (f"@{revision}" if revision else "")
-    try:
-        path = Path(hf_hub_download(repo, name, revision=revision))
-    except HFValidationError as error:
-        raise HearMwmaeError(f"{repo!r} is not a Hub repository: {_reason(error)}") from error
-    except GatedRepoError as error:
-        raise HearMwmaeError(f"{where} is gated: accept its terms on its page and set HF_TOKEN") from error
-    except RepositoryNotFoundError as error:
-        raise HearMwmaeError(
-            f"no repository {where} on the Hub; if it is private, set HF_TOKEN to a token that may read it"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise HearMwmaeError(f"{repo} has no revision {revision!r}") from error
-    except LocalEntryNotFoundError as error:
-        # The Hub did not answer: no network, HF_HUB_OFFLINE, a server error, a refusal.
-        why = _reason(error.__cause__ or error)
-        raise HearMwmaeError(f"{name} of {where} is not in the cache, and asking the Hub for it failed: {why}") from error
-    except EntryNotFoundError as error:
-        raise HearMwmaeError(f"{where} has no {name}: it is not a model of this package") from error
-    except Exception as error:  # errors of huggingface_hub's HTTP client, whichever it is, and of the disk
-        raise HearMwmaeError(f"downloading {name} of {where} failed: {type(error).__name__}: {_reason(error)}") from error
-    _check_blob(path, where)
-    return path
-
-
-def _check_blob(path: Path, where: str) -> None:
-    """The cache names a large file by the sha256 that the Hub announced. huggingface_hub checks its
-    size only.
-    """
-    if not path.is_symlink():
-        return  # a cache without links has no such names
-    # One link only: a second link leads to files from Xet, whose names are not SHA-256.
-    blob = path.parent / path.readlink()
-    if re.fullmatch(r"[0-9a-f]{64}", blob.name) and (actual := sha256_of(blob)) != blob.name:
-        # Removed from the cache, so that the next call downloads it again.
-        for file in (blob.resolve(), blob, path):
-            file.unlink(missing_ok=True)
-        raise HearMwmaeError(
-            f"{path.name} of {where} arrived damaged (sha256 {actual}, announced {blob.name}) and was removed; try again"
-        )
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _reason(error: BaseException) -> str:
-    """First lines of the error's message and of the server's message."""
-    lines = [str(text).strip().splitlines() for text in (error, getattr(error, "server_message", None)) if text]
-    return ": ".join(dict.fromkeys(text[0].rstrip(".") for text in lines if text)) or type(error).__name__
+    """`reason`, and the first line of what the server said."""
+    said = str(getattr(error, "server_message", None) or "").strip().partition("\n")[0]
+    return f"{reason(error)}: {said}" if said and said not in str(error) else reason(error)

@@ -1,26 +1,27 @@
-"""Weights from anywhere on disk, by name, folder and file.
+"""Models by name, folder and file, and how they are written.
 
-Damaged ones have test_checkpoint_damage.py, the Hub test_hub.py.
+Damaged ones have test_checkpoint_damage.py, the Hub test_hub.py, the state of the process
+test_loading.py.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from hub_server import use_hub
 from reference import AUDIO, REFERENCE
 from safetensors.torch import load_file, save_file
 
 import hear_mwmae
+from hear_mwmae import Embedder, HearMwmaeError, hub
 from hear_mwmae.card import model_card
-from hear_mwmae.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_model, save_model
-from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig, preset
+from hear_mwmae.checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_strictly, read_model, save_model
+from hear_mwmae.config import EncoderConfig, ModelConfig, preset
 from hear_mwmae.hub import CARD_NAME, sha256_of
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.official import state_shapes
 from hear_mwmae.weights import DEFAULT_MODEL, WEIGHTS_DIR, registry
 
 CLIP = torch.rand(1, 20000, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -31,37 +32,36 @@ def embed(source: object) -> torch.Tensor:
 
 
 def rewrite(file: Path, change: object) -> None:
-    """Apply ``change`` to the tensors of a safetensors file, keeping its metadata without the
-    hashes.
-    """
+    """Apply ``change`` to the tensors of a weights file, whose hash is then unknown."""
     from safetensors import safe_open
 
     with safe_open(file, "pt") as stream:
-        metadata = {key: value for key, value in stream.metadata().items() if not key.startswith("sha256")}
+        metadata = stream.metadata()
     tensors = load_file(file)
     change(tensors)
     save_file(tensors, file, metadata)
+    config = file.with_name(CONFIG_NAME)
+    values = json.loads(config.read_text())
+    values.pop("sha256", None)
+    config.write_text(json.dumps(values))
 
 
-def test_directory_and_single_file_give_the_same(model_dir, tmp_path):
-    alone = tmp_path / "elsewhere.safetensors"
-    alone.write_bytes((model_dir / WEIGHTS_NAME).read_bytes())
-    assert torch.equal(embed(model_dir), embed(alone))
+@pytest.fixture
+def nothing_is_fetched(monkeypatch):
+    """A call that would ask the Hub fails the test."""
+    monkeypatch.setattr(hub, "fetch", lambda *args, **options: pytest.fail(f"asks for {args}"))
 
 
-def test_a_local_directory_may_look_like_a_hub_name(model_dir, monkeypatch):
-    monkeypatch.chdir(model_dir.parent.parent)
-    assert embed(f"{model_dir.parent.name}/model").shape == (1, 160)
-
-
-def test_the_embedded_model():
-    assert torch.equal(embed(""), embed(DEFAULT_MODEL))
-    assert torch.equal(embed(""), embed(WEIGHTS_DIR / DEFAULT_MODEL))
+def test_the_embedded_model(embedded_model, tmp_path):
+    folder = WEIGHTS_DIR / DEFAULT_MODEL
+    alone = shutil.copy(folder / WEIGHTS_NAME, tmp_path / "elsewhere.safetensors")
+    for source in (DEFAULT_MODEL, folder, alone):
+        assert torch.equal(embed(source), embedded_model.scene_embeddings(CLIP))
+    by_keyword = hear_mwmae.load_model(model_file_path=str(folder))  # HEAR's own
+    assert torch.equal(by_keyword.scene_embeddings(CLIP), embedded_model.scene_embeddings(CLIP))
     config, state = read_model("")
     assert config.encoder == preset("mwmae-tiny").encoder
-    assert {name.split(".")[0] for name in state} == {"encoder", "decoder"}  # people continue pretraining
-    model = MaskedAutoencoder.from_pretrained()
-    assert sum(p.numel() for p in model.parameters()) == sum(v.numel() for v in state.values())
+    assert {name.split(".")[0] for name in state} == {"encoder", "decoder"}  # to be trained further
 
 
 def test_the_embedded_model_was_trained(embedded_model):
@@ -69,10 +69,10 @@ def test_the_embedded_model_was_trained(embedded_model):
     clip (error 1).
     """
     from hear_mwmae.audio import read_audio
-    from hear_mwmae.frontend import LogMelFrontend, normalise
+    from hear_mwmae.frontend import LogMelFrontend
 
     frontend = LogMelFrontend(embedded_model.config.frontend)
-    clip = normalise(frontend.log_mel(read_audio(AUDIO / "glass.mp3", 16000)[None]), unbiased=False)[:, :200]
+    clip = frontend(read_audio(AUDIO / "glass.mp3", 16000)[None], unbiased=False)[:, :200]
     noise = torch.rand(1, 250, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     with torch.no_grad():
@@ -82,45 +82,71 @@ def test_the_embedded_model_was_trained(embedded_model):
 
 
 def test_the_registry_describes_what_is_there():
+    names = hear_mwmae.available_models()
+    assert names[0] == DEFAULT_MODEL and "mwmae-base-official" not in names
     for name, entry in registry().items():
-        assert entry.description and entry.licence
-        if not entry.unavailable and not entry.repo:
-            files = {CONFIG_NAME, WEIGHTS_NAME}
-            assert {file: sha256_of(WEIGHTS_DIR / name / file) for file in files} == entry.sha256
-            assert (WEIGHTS_DIR / name / CARD_NAME).is_file()
+        assert entry.description and entry.license
+        if name in names and not entry.repo:
+            assert sha256_of(WEIGHTS_DIR / name / WEIGHTS_NAME) == entry.sha256
+            values = json.loads((WEIGHTS_DIR / name / CONFIG_NAME).read_text())
+            assert values["sha256"] == entry.sha256
+            assert (WEIGHTS_DIR / name / CARD_NAME).read_text() == model_card(
+                WEIGHTS_DIR / name, name
+            )
 
 
 def test_official_weights_are_explained():
-    with pytest.raises(ValueError, match=r"no licence.*hear-mwmae convert"):
+    with pytest.raises(HearMwmaeError, match=r"no licence.*hear-mwmae convert"):
         hear_mwmae.load_model("mwmae-base-official")
 
 
-def test_only_the_encoder_is_read(model_dir, monkeypatch):
-    read = []
-    import hear_mwmae.checkpoint as checkpoint
+def test_an_official_checkpoint(tmp_path):
+    source = REFERENCE / "official_checkpoint" / "checkpoint_198400"
+    shutil.copy(source, tmp_path / "checkpoint")
+    assert torch.equal(embed(tmp_path), embed(source))
 
-    class Spy:
-        def __init__(self, *args):
-            self.manager = original(*args)
 
-        def __enter__(self):
-            self.file = self.manager.__enter__()
-            return self
+def test_a_folder_wins_over_the_hub(model_dir, monkeypatch, nothing_is_fetched):
+    monkeypatch.chdir(model_dir.parent.parent)
+    assert embed(f"{model_dir.parent.name}/model").shape == (1, 160)
 
-        def __exit__(self, *args):
-            return self.manager.__exit__(*args)
 
-        def get_tensor(self, name):
-            read.append(name)
-            return self.file.get_tensor(name)
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("./model", "No such file or directory"),
+        ("../model", "No such file or directory"),
+        ("/org/repo", "No such file or directory"),
+        ("~/no-such-model", "No such file or directory"),
+        ("~nobody-of-that-name/model", "No such file or directory"),
+        ("some/where/model", "No such file or directory"),
+        ("here/modle", "No such file or directory; did you mean 'here/model'.*hf://here/modle"),
+        ("missing/model.safetensors", "No such file or directory"),
+        ("mwmae_tiny", r"not registered \(mwmae-tiny.*; did you mean 'mwmae-tiny'\?"),
+        ("a b/c", "nor org/repo on the Hub"),
+        ("x" * 300, "File name too long"),
+        ("a/" * 2400, "File name too long"),
+        ("nul\0", "embedded null byte"),
+        (None, "named by a string or a path"),
+        (b"bytes", "named by a string or a path"),
+    ],
+)
+def test_no_such_model(source, said, tmp_path, monkeypatch, nothing_is_fetched):
+    """A name that can only be a path is missing at once."""
+    (tmp_path / "here" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HearMwmaeError, match=said) as caught:
+        hear_mwmae.load_model(source)
+    assert "\n" not in str(caught.value)
 
-        def __getattr__(self, name):
-            return getattr(self.file, name)
 
-    original = checkpoint.safe_open
-    monkeypatch.setattr(checkpoint, "safe_open", Spy)
-    embed(model_dir)
-    assert read and all(name.startswith("encoder.") for name in read)
+def test_a_local_folder_of_a_registered_name(model_dir, monkeypatch):
+    """Is not what is loaded, and the warning says how it is."""
+    model_dir.rename(model_dir.parent / DEFAULT_MODEL)
+    monkeypatch.chdir(model_dir.parent)
+    with pytest.warns(UserWarning, match=r"the registered model; './mwmae-tiny' loads the local"):
+        assert hear_mwmae.load_model(DEFAULT_MODEL).scene_embedding_size == 2880
+    assert hear_mwmae.load_model(f"./{DEFAULT_MODEL}").scene_embedding_size == 160
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -130,31 +156,14 @@ def test_half_precision_files_load_as_float32(model_dir, tmp_path, dtype):
     model = hear_mwmae.load_model(str(tmp_path / "half"))
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert torch.cosine_similarity(embed(tmp_path / "half"), embed(model_dir)) > 0.999
-    assert (tmp_path / "half" / WEIGHTS_NAME).stat().st_size < 0.6 * (model_dir / WEIGHTS_NAME).stat().st_size
+    sizes = [(folder / WEIGHTS_NAME).stat().st_size for folder in (tmp_path / "half", model_dir)]
+    assert sizes[0] < 0.6 * sizes[1]
 
 
 def test_position_tables_are_loaded_not_regenerated(model_dir):
     before = embed(model_dir)
     rewrite(model_dir / WEIGHTS_NAME, lambda tensors: tensors["encoder.pos_embed"].normal_())
     assert (embed(model_dir) - before).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("source", ["nowhere", "./nowhere/at/all", "missing/model.safetensors", "a b/c", "org/repo/file"])
-def test_no_such_model(source):
-    with pytest.raises(ValueError, match="neither a file or directory, nor one of the registered models"):
-        hear_mwmae.load_model(source)
-
-
-@pytest.mark.parametrize("source", ["~nobody-of-that-name/model", "x" * 300, "a/" * 2400])
-def test_a_name_that_no_file_can_have(source):
-    with pytest.raises(ValueError, match=r"no model|named by"):
-        hear_mwmae.load_model(source)
-
-
-@pytest.mark.parametrize("source", [None, 3, b"bytes", "x" * 5000, "nul\0"])
-def test_what_is_no_name(source):
-    with pytest.raises(ValueError, match="named by a string or a path"):
-        hear_mwmae.load_model(source)
 
 
 def test_a_failed_save_leaves_the_old_model(model_dir, small_config, monkeypatch):
@@ -168,92 +177,43 @@ def test_a_failed_save_leaves_the_old_model(model_dir, small_config, monkeypatch
     with pytest.raises(OSError):
         save_model(model_dir, small_config, MaskedAutoencoder(small_config).state_dict())
     assert (model_dir / WEIGHTS_NAME).read_bytes() == before
-
-
-def test_an_official_directory(tmp_path):
-    source = REFERENCE / "official_checkpoint" / "checkpoint_198400"
-    (tmp_path / "checkpoint").write_bytes(source.read_bytes())
-    assert torch.equal(embed(tmp_path), embed(source))
-
-
-def test_files_without_a_hash_load(model_dir):
-    rewrite(model_dir / WEIGHTS_NAME, lambda tensors: None)
     assert embed(model_dir).shape == (1, 160)
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path, small_config):
     state = MaskedAutoencoder(small_config).state_dict()
-    for number in range(8):  # the order was one of chance
+    for number in range(4):
         save_model(tmp_path / str(number), small_config, state)
-    assert len({(tmp_path / str(number) / WEIGHTS_NAME).read_bytes() for number in range(8)}) == 1
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        assert len({(tmp_path / str(number) / name).read_bytes() for number in range(4)}) == 1
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        preset("mwmae-tiny"),
-        preset("mae-tiny", (5, 5)),
-        ModelConfig(EncoderConfig(32, 2, 2, 2.5, window_sizes=(2, 0)), DecoderConfig(48, 1, 3, window_sizes=(50, 0, 2))),
-    ],
-)
-def test_shapes_are_known_without_a_model(config):
-    state = MaskedAutoencoder(config).state_dict()
-    assert state_shapes(config) == {name: tuple(value.shape) for name, value in state.items()}
+def test_save_pretrained(model_dir, tmp_path):
+    """What the mixin of huggingface_hub does for other models."""
+    model = Embedder.from_pretrained(model_dir, pooling="max", dtype="bfloat16")
+    model.save_pretrained(tmp_path / "saved")
+    names = {file.name for file in (tmp_path / "saved").iterdir()}
+    assert names == {CONFIG_NAME, WEIGHTS_NAME, CARD_NAME}
+    again = Embedder.from_pretrained(tmp_path / "saved", dtype="bfloat16")
+    assert again.config == model.config and again.config.pooling == "max"
+    assert torch.equal(again.scene_embeddings(CLIP), model.scene_embeddings(CLIP))
+    with pytest.raises(HearMwmaeError, match="decoder.mask_token is missing"):
+        MaskedAutoencoder.from_pretrained(tmp_path / "saved")  # the encoder alone
 
 
-def test_near_misses(model_dir, monkeypatch):
-    with pytest.raises(ValueError, match=r"; did you mean 'mwmae-tiny'\?"):
-        hear_mwmae.load_model("mwmae_tiny")
-    monkeypatch.chdir(model_dir.parent)
-    with pytest.raises(ValueError, match=r"; did you mean 'model'\?"):
-        hear_mwmae.load_model("modle")
-    with pytest.raises(ValueError, match=r"; did you mean 'mae-small'\?"):
-        preset("mae_small")
+def test_windows_of_attention_that_others_reuse():
+    attention = hear_mwmae.MultiWindowAttention(width=12, window_sizes=(2, 5, 0))
+    assert attention(torch.rand(1, 20, 12)).shape == (1, 20, 12)
+    with pytest.raises(HearMwmaeError, match=r"windows \[5\] do not divide a sequence of 18"):
+        attention(torch.rand(1, 18, 12))
 
 
-def test_a_local_folder_of_a_registered_name(model_dir, monkeypatch):
-    """Is not what is loaded, and the warning says how it is."""
-    model_dir.rename(model_dir.parent / DEFAULT_MODEL)
-    monkeypatch.chdir(model_dir.parent)
-    with pytest.warns(UserWarning, match="is the registered model; './mwmae-tiny' loads the local path"):
-        assert hear_mwmae.load_model(DEFAULT_MODEL).scene_embedding_size == 2880
-    assert hear_mwmae.load_model(f"./{DEFAULT_MODEL}").scene_embedding_size == 160
-
-
-def test_a_name_that_begins_with_a_dot_is_no_hub_repository(model_dir, monkeypatch):
-    monkeypatch.chdir(model_dir.parent)
-    with pytest.raises(ValueError, match=r"no model './modle'.*; did you mean 'model'\?"):
-        hear_mwmae.load_model("./modle")
-    monkeypatch.chdir(model_dir.parent.parent)
-    use_hub(monkeypatch, "http://127.0.0.1:9", model_dir.parent)  # the name could be one of the Hub, where nothing answers
-    with pytest.raises(ValueError, match=r"; did you mean '.*/model'\?"):
-        hear_mwmae.load_model(f"{model_dir.parent.name}/modle")
-
-
-def test_the_embedded_model_is_the_same_by_name_folder_and_file(tmp_path):
-    folder = WEIGHTS_DIR / DEFAULT_MODEL
-    by_name, by_folder, by_file = (read_model(source) for source in ("", folder, folder / WEIGHTS_NAME))
-    assert by_name[0] == by_folder[0] == by_file[0]
-    damaged = shutil.copytree(folder, tmp_path / "damaged") / WEIGHTS_NAME
-    content = bytearray(damaged.read_bytes())
-    content[-1000] ^= 1
-    damaged.write_bytes(content)
-    with pytest.raises(ValueError, match="is damaged"):
-        MaskedAutoencoder.from_pretrained(str(damaged.parent))
-
-
-@pytest.mark.parametrize("name", sorted(path.parent.name for path in WEIGHTS_DIR.glob("*/config.json")))
-def test_a_model_of_weights_loads_and_has_the_card_that_card_json_gives(name):
-    folder = WEIGHTS_DIR / name
-    assert hear_mwmae.load_model(str(folder)).config == read_model(folder)[0]
-    card = (folder / CARD_NAME).read_text()
-    assert card == model_card(folder, name if name in registry() else f"weights/{name}")
-    # Rows of tables and the paper's title cannot be wrapped.
-    assert not [line for line in card.splitlines() if len(line) > 100 and not line.startswith(("|", "  title"))]
-
-
-def test_available_models():
-    names = hear_mwmae.available_models()
-    assert names[0] == DEFAULT_MODEL and "mwmae-base-official" not in names
-    for name in names:
-        hear_mwmae.load_model(name)
+@pytest.mark.parametrize("requires_grad", [True, False])
+def test_load_strictly_keeps_precision_and_trainability(requires_grad):
+    config = ModelConfig(EncoderConfig(32, 1, 2))
+    state = MaskedAutoencoder(config).half().state_dict()
+    model = MaskedAutoencoder(config).requires_grad_(requires_grad)
+    load_strictly(model, state, "these")
+    for name, weight in model.named_parameters():
+        assert weight.dtype == torch.float32 and weight.requires_grad == requires_grad
+        assert torch.equal(weight, state[name].float())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -16,60 +17,91 @@ from safetensors.torch import load_file, save_file
 from test_checkpoint import rewrite
 
 import hear_mwmae
+from hear_mwmae import HearMwmaeError, checkpoint
 from hear_mwmae.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_model
 from hear_mwmae.weights import DEFAULT_MODEL, registry
 
 
-def test_a_changed_embedded_file_is_noticed(monkeypatch, model_dir):
-    import dataclasses
+def refusal(source: object) -> str:
+    """The line in which loading the encoder, or all of the model, ends."""
+    said = set()
+    for load in (hear_mwmae.load_model, read_model):
+        with pytest.raises(HearMwmaeError) as caught:
+            load(str(source))
+        said.add(str(caught.value).replace("configuration: encoder.", "configuration: "))
+    (message,) = said
+    assert "\n" not in message
+    return message
 
-    from hear_mwmae import checkpoint
 
-    entry = dataclasses.replace(registry()[DEFAULT_MODEL], sha256={WEIGHTS_NAME: "0" * 64})
+def change_config(folder: Path, *place: str, value: object) -> None:
+    """Set one key of the config.json in ``folder``."""
+    values = json.loads((folder / CONFIG_NAME).read_text())
+    inner = values
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    (folder / CONFIG_NAME).write_text(json.dumps(values))
+
+
+def test_a_changed_embedded_file_is_noticed(monkeypatch):
+    entry = dataclasses.replace(registry()[DEFAULT_MODEL], sha256="0" * 64)
     monkeypatch.setattr(checkpoint, "registry", lambda: {DEFAULT_MODEL: entry})
-    with pytest.raises(ValueError, match="not the registered mwmae-tiny: sha256"):
-        hear_mwmae.load_model()
+    assert f"is damaged: its sha256 is {registry()[DEFAULT_MODEL].sha256}" in refusal("")
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_flipped_bits_are_noticed(model_dir, part):
+    """Wherever they are: most of them change a weight a little, and would load in silence."""
+    file = model_dir / WEIGHTS_NAME
+    content = file.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    for name in [name for name in header if name.startswith(part)][::5]:
+        flipped = bytearray(content)
+        flipped[start + header[name]["data_offsets"][0]] ^= 1
+        file.write_bytes(flipped)
+        assert "is damaged: its sha256 is" in refusal(model_dir)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("encoder.norm.weight"), r"missing norm.weight \[32\]"),
-        (lambda t: t.update({"encoder.extra": torch.zeros(3)}), r"unexpected extra \[3\]"),
-        (lambda t: t.update({"encoder.norm.bias": torch.zeros(5)}), r"norm.bias is \[5\], should be \[32\]"),
-        (lambda t: t["encoder.norm.bias"].fill_(torch.nan), "norm.bias holds NaN or infinity"),
-        (lambda t: t.update({"encoder.norm.bias": torch.zeros(32, dtype=torch.int64)}), r"norm.bias is torch.int64"),
-        (lambda t: t.update({"classifier.weight": torch.zeros(3)}), r"not an MW-MAE: it holds classifier.weight"),
-        (lambda t: t.clear() or t.update({"decoder.x": torch.zeros(1)}), "missing.*\n.*and 19 more"),
+        (lambda t: t.pop("encoder.norm.weight"), "norm.weight is missing"),
+        (lambda t: t.update({"encoder.extra": torch.zeros(3)}), "extra is unexpected"),
+        (
+            lambda t: t.update({"encoder.norm.bias": torch.zeros(5)}),
+            "norm.bias is [5], and should be [32]",
+        ),
+        (lambda t: t["encoder.norm.bias"].fill_(torch.nan), "norm.bias does not hold finite"),
+        (
+            lambda t: t.update({"encoder.norm.bias": torch.zeros(32, dtype=torch.int64)}),
+            "norm.bias does not hold finite floating-point numbers",
+        ),
+        (lambda t: t.clear() or t.update({"decoder.x": torch.zeros(1)}), "(and 26 more)"),
     ],
 )
 def test_weights_that_do_not_match(model_dir, change, message):
     rewrite(model_dir / WEIGHTS_NAME, change)
-    with pytest.raises(ValueError, match=f"(?s){message}"):
+    with pytest.raises(HearMwmaeError) as caught:
         hear_mwmae.load_model(str(model_dir))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "config.json: Expecting"),
-        ("[]", "must be a JSON object"),
-        ('{"encoder": {}}', "missing keys"),
+        ("{", "config.json is not JSON: Expecting"),
+        ("[]", "config.json: Input should be an object"),
+        ('{"encoder": {}}', "config.json: encoder.width: Field required"),
+        ('{"encoder": {"width": 32, "depth": 1, "heads": 2}, "colour": 1}', "json: colour: Unexp"),
         ("[" * 200_000, "config.json"),
     ],
 )
 def test_bad_config_is_named_before_the_weights(model_dir, text, message):
     (model_dir / CONFIG_NAME).write_text(text)
     (model_dir / WEIGHTS_NAME).write_bytes(b"not even looked at")
-    with pytest.raises(ValueError, match=message):
-        hear_mwmae.load_model(str(model_dir))
-
-
-def test_unknown_key_in_config(model_dir):
-    values = json.loads((model_dir / CONFIG_NAME).read_text())
-    (model_dir / CONFIG_NAME).write_text(json.dumps({**values, "colour": "red"}))
-    with pytest.raises(ValueError, match=r"config.json: config has unknown keys \['colour'\]"):
-        hear_mwmae.load_model(str(model_dir))
+    assert message in refusal(model_dir)
 
 
 @pytest.mark.parametrize(
@@ -78,21 +110,21 @@ def test_unknown_key_in_config(model_dir):
 )
 def test_a_config_of_another_model_of_the_same_shapes(model_dir, place, value):
     """Each of these fits the weights, and would give wrong numbers."""
-    values = json.loads((model_dir / CONFIG_NAME).read_text())
-    inner = values
-    for key in place[:-1]:
-        inner = inner[key]
-    inner[place[-1]] = value
-    (model_dir / CONFIG_NAME).write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=f"another configuration.*{place[-1]} is"):
-        hear_mwmae.load_model(str(model_dir))
+    change_config(model_dir, *place, value=value)
+    message = refusal(model_dir)
+    assert "another configuration" in message and f"{place[-1]} is" in message
+
+
+def test_the_pooling_is_chosen_by_the_config(model_dir):
+    change_config(model_dir, "pooling", value="mean+max")
+    assert hear_mwmae.load_model(model_dir).scene_embedding_size == 320
 
 
 @pytest.mark.parametrize("missing", [CONFIG_NAME, WEIGHTS_NAME])
 def test_directory_without_a_model(model_dir, missing):
     (model_dir / missing).unlink()
-    with pytest.raises(ValueError, match=f"holds no model: {missing} missing"):
-        hear_mwmae.load_model(str(model_dir))
+    message = refusal(model_dir)
+    assert missing in message and ("missing" in message or "no such file" in message.lower())
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 5000, -1])
@@ -100,18 +132,19 @@ def test_truncated_safetensors(model_dir, keep):
     file = model_dir / WEIGHTS_NAME
     file.write_bytes(file.read_bytes()[:keep])
     for source in (model_dir, file):
-        with pytest.raises(ValueError, match="damaged or truncated"):
-            hear_mwmae.load_model(str(source))
+        assert "is damaged, or no safetensors file" in refusal(source)
 
 
 def test_safetensors_without_config(model_dir, tmp_path):
-    save_file(load_file(model_dir / WEIGHTS_NAME), tmp_path / "bare.safetensors")
-    with pytest.raises(ValueError, match="has no configuration in its metadata"):
-        hear_mwmae.load_model(str(tmp_path / "bare.safetensors"))
+    bare = tmp_path / "bare.safetensors"
+    save_file(load_file(model_dir / WEIGHTS_NAME), bare)
+    assert "has no configuration in its metadata" in refusal(bare)
+    bare.replace(model_dir / WEIGHTS_NAME)  # of config.json's hash
+    assert "is damaged" in refusal(model_dir)
 
 
 class Trap:
-    """Writes a file when it is unpickled."""
+    """Makes a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -128,46 +161,11 @@ def test_a_pickle_is_never_opened(tmp_path, name, writer):
     if writer == "pickle":
         file.write_bytes(pickle.dumps(Trap(sprung)))
     else:
-        torch.save({"params": Trap(sprung)}, file, _use_new_zipfile_serialization=writer == "torch")
+        zipped = writer == "torch"
+        torch.save({"params": Trap(sprung)}, file, _use_new_zipfile_serialization=zipped)
     for source in (file, tmp_path):
-        with pytest.raises(ValueError):
-            hear_mwmae.load_model(str(source))
+        refusal(source)
     assert not sprung.exists()
-    with pytest.raises(ValueError, match=r"pickled files.*never opened|damaged"):
-        hear_mwmae.load_model(str(file))
-
-
-@pytest.mark.parametrize("part", ["encoder", "decoder"])
-def test_flipped_bits_are_noticed(model_dir, part):
-    """Wherever they are: most of them change a weight a little, and would load in silence."""
-    file = model_dir / WEIGHTS_NAME
-    content, names = file.read_bytes(), load_file(file)
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:start])
-    places = torch.Generator().manual_seed(0)
-    for name in sorted(name for name in names if name.startswith(part)):
-        first, last = header[name]["data_offsets"]
-        place, bit = (int(torch.randint(*span, (1,), generator=places)) for span in ((first, last), (0, 8)))
-        flipped = bytearray(content)
-        flipped[start + place] ^= 1 << bit
-        file.write_bytes(flipped)
-        with pytest.raises(ValueError, match=f"{part} is not what was saved"):
-            read_model(model_dir)
-        if part == "encoder":
-            with pytest.raises(ValueError, match="encoder is not what was saved"):
-                hear_mwmae.load_model(str(model_dir))
-    if part == "decoder":
-        hear_mwmae.load_model(str(model_dir))  # reads the encoder only
-
-
-def test_a_changed_configuration_in_the_metadata_is_noticed(model_dir):
-    """Of a file by itself, which no config.json contradicts."""
-    file = model_dir / WEIGHTS_NAME
-    content = file.read_bytes()
-    assert content.count(b'f_max\\": 8000.0') == 1
-    file.write_bytes(content.replace(b'f_max\\": 8000.0', b'f_max\\": 7000.0'))
-    with pytest.raises(ValueError, match="is not what was saved"):
-        hear_mwmae.load_model(str(file))
 
 
 def test_configs_from_anywhere_take_no_memory(model_dir, tmp_path):
@@ -178,24 +176,25 @@ def test_configs_from_anywhere_take_no_memory(model_dir, tmp_path):
         "    said = ''\n"
         "    try: hear_mwmae.load_model(source)\n"
         "    except hear_mwmae.HearMwmaeError as error: said = str(error)\n"
-        "    print(json.dumps([said, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))\n"
+        "    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "    print(json.dumps([said, peak]))\n"
     )
     changes = [
-        ("encoder", "depth", 1_000_000, "depth must be a whole number from 1 to 256"),
+        ("encoder", "depth", 1_000_000, "encoder.depth should be less than or equal to 256"),
         ("encoder", "depth", 250, "do not match its configuration"),
         ("encoder", "width", 8192, "do not match its configuration"),
-        ("frontend", "n_mels", 1_000_000, "n_mels must be a whole number from 1 to 1024"),
-        ("frontend", "win_lengths", [1_000_000], "win_lengths must be a whole number from 0 to 65536"),
+        ("encoder", "mlp_ratio", 1e300, "encoder.mlp_ratio should be less than or equal to 64"),
+        ("frontend", "n_mels", 1_000_000, "frontend.n_mels should be less than or equal to 512"),
+        ("frontend", "win_lengths", [1_000_000], "frontend.win_lengths.0 should be less than"),
     ]
     sources = [model_dir]
     for number, (part, name, value, _) in enumerate(changes):
         bad = Path(shutil.copytree(model_dir, tmp_path / f"bad{number}"))
-        values = json.loads((bad / CONFIG_NAME).read_text())
-        values[part][name] = value
-        (bad / CONFIG_NAME).write_text(json.dumps(values))
-        save_file(load_file(bad / WEIGHTS_NAME), bad / WEIGHTS_NAME)  # without a configuration that contradicts
+        save_file(load_file(bad / WEIGHTS_NAME), bad / WEIGHTS_NAME)  # without a configuration
+        change_config(bad, part, name, value=value)
         sources.append(bad)
-    done = subprocess.run([sys.executable, "-c", code, *sources], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code, *sources]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     (nothing, before), *outcomes = map(json.loads, done.stdout.splitlines())
     assert nothing == ""
     for (_, _, _, message), (said, peak) in zip(changes, outcomes, strict=True):

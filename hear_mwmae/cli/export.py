@@ -45,5 +45,7 @@ def export(model: str, out: Path, dtype: str, pooling: str | None) -> None:
         click.echo(f"{size}; not compared with the model, which needs {error.name}")
         return
     if dtype == "float32" and not difference <= TOLERANCE:
-        raise HearMwmaeError(f"{size}, but it differs from the model by {difference:.1e}, more than {TOLERANCE:.0e}")
+        raise HearMwmaeError(
+            f"{size}, but it differs from the model by {difference:.1e}, more than {TOLERANCE:.0e}"
+        )
     click.echo(f"{size}; differs from the model by at most {difference:.1e}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..errors import HearMwmaeError
 from .options import Command, out_option
 
 
@@ -14,27 +15,44 @@ from .options import Command, out_option
 def info(model: str) -> None:
     """Describe MODEL: kind, sizes, windows, front-end, and shape of its embeddings.
 
-    MODEL is a registered name, a directory, a .safetensors file, org/repo[@revision] on the Hugging
+    MODEL is a registered name, a folder, a .safetensors file, org/repo[@revision] on the Hugging
     Face Hub, or a checkpoint of the authors' code. The default is the embedded model.
     """
-    from ..checkpoint import read_model
-    from ..config import describe_windows
+    import torch
 
-    config, state = read_model(model)
-    count = {part: sum(v.numel() for k, v in state.items() if k.startswith(part)) for part in ("encoder.", "decoder.")}
-    encoder, decoder, frontend = config.encoder, config.decoder, config.frontend
-    dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in state.values()})
-    step = 1000 * config.patch_size[0] * frontend.hop_length / frontend.sample_rate
+    from ..checkpoint import ENCODER_PREFIX, read_model
+    from ..config import describe_windows
+    from ..mae import Decoder
+
+    config, state = read_model(model, ENCODER_PREFIX)
+    with torch.device("meta"):
+        decoder = Decoder(config)  # which the file may lack
+    sizes = {
+        "encoder": sum(value.numel() for value in state.values()),
+        "decoder": sum(weight.numel() for weight in decoder.parameters()),
+    }
+    dtypes = {str(value.dtype).removeprefix("torch.") for value in state.values()}
+    frontend, (frames, bands) = config.frontend, config.patch_size
+    windows = " and ".join(map(str, frontend.win_lengths))
+    step = 1000 * frames * frontend.hop_length / frontend.sample_rate
     rows = {
         "model": model or "embedded",
-        "kind": {"mwmae": "MW-MAE (multi-window)", "mae": "MAE (global attention)"}[config.kind],
-        "encoder": f"width {encoder.width}, {encoder.depth} blocks, {encoder.heads} heads, {count['encoder.']:,} parameters",
-        "decoder": f"width {decoder.width}, {decoder.depth} blocks, {decoder.heads} heads, {count['decoder.']:,} parameters",
-        "decoder windows": describe_windows(decoder.window_sizes),
-        "weights": ", ".join(dtypes),
-        "input": f"{frontend.sample_rate} Hz mono, log-mel {config.input_frames} frames x {frontend.n_mels} bands per chunk",
-        "patches": f"{config.patch_size[0]} frames x {config.patch_size[1]} bands, {config.num_tokens} tokens",
-        "scene embedding": f"{config.scene_embedding_size} numbers per clip, {config.pooling} over time",
+        "kind": "MW-MAE (multi-window)" if config.kind == "mwmae" else "MAE (global attention)",
+        "sample rate": f"{frontend.sample_rate} Hz, mono",
+        "input": f"log-mel of {windows} samples, {config.input_frames} frames x "
+        f"{frontend.n_mels} bands per chunk",
+        "patches": f"{frames} frames x {bands} bands, {config.num_tokens} tokens",
+    }
+    for name, size in sizes.items():
+        part = getattr(config, name)
+        rows[name] = (
+            f"width {part.width}, {part.depth} blocks, {part.heads} heads, {size:,} weights"
+        )
+    rows |= {
+        "decoder windows": describe_windows(config.decoder.window_sizes),
+        "stored as": ", ".join(sorted(dtypes)),
+        "scene embedding": f"{config.scene_embedding_size} numbers per clip, {config.pooling} over "
+        "time",
         "timestamp embedding": f"{config.embedding_size} numbers every {step:g} ms",
     }
     for name, value in rows.items():
@@ -44,43 +62,61 @@ def info(model: str) -> None:
 @click.command(cls=Command, short_help="Convert a checkpoint of the authors' code.")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.argument("destination", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--encoder-heads", type=click.IntRange(1), help="Attention heads, for a width that the paper does not use.")
+@click.option("--encoder-heads", type=click.IntRange(1), help="For a width of no paper's model.")
 def convert(source: Path, destination: Path, encoder_heads: int | None) -> None:
     """Convert a checkpoint of the authors' JAX code to config.json + model.safetensors in
     DESTINATION.
 
     SOURCE is a flax checkpoint file, or a directory with a file "checkpoint" or "checkpoint_STEP".
-    The configuration is inferred from the weights, except the number of encoder heads: for the
-    paper's sizes it follows from the width.
+    The configuration is inferred from the weights, which do not show the heads of plain and of
+    global attention: these are the paper's.
     """
-    from ..checkpoint import save_model
-    from ..official import describe_heads, load_official
+    import torch
+
+    from ..checkpoint import load_strictly, save_model
+    from ..mae import MaskedAutoencoder
+    from ..official import load_official
 
     config, state = load_official(source, encoder_heads)
+    with torch.device("meta"):
+        model = MaskedAutoencoder(config)
+    load_strictly(model, state, str(source))
     save_model(destination, config, state)
-    click.echo(describe_heads(config, encoder_heads))
-    click.echo(f"{sum(value.numel() for value in state.values()):,} parameters -> {destination}")
+    heads = f"{config.encoder.heads} heads in the encoder, {config.decoder.heads} in the decoder"
+    size = sum(value.numel() for value in state.values())
+    click.echo(f"{size:,} weights, {heads} -> {destination}")
 
 
 @click.command(cls=Command, short_help="Upload a model with its card to the Hugging Face Hub.")
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("repo", metavar="ORG/REPO")
-@click.option("--private", is_flag=True, help="Create the repository as private, if it does not exist.")
-@click.option("--dry-run", is_flag=True, help="Write the files to the new folder OUT instead of uploading them.")
+@click.option(
+    "--private", is_flag=True, help="Create the repository, if there is none, as private."
+)
+@click.option("--dry-run", is_flag=True, help="Write the files to the new folder OUT instead.")
 @out_option("Folder of --dry-run.", folder=True, required=False)
 def push(directory: Path, repo: str, private: bool, dry_run: bool, out: Path | None) -> None:
     """Push the model in DIRECTORY to the Hugging Face Hub, with a generated model card.
 
     Uploads config.json, model.safetensors, loss.png if it exists, and a README.md generated from
-    the configuration and, if it exists, from card.json (licence, data, results, ...). The token
+    the configuration and, if it exists, from card.json (license, data, results, ...). The token
     comes from HF_TOKEN or `hf auth login`.
     """
     from .. import hub
     from ..card import model_card
-    from ..mae import MaskedAutoencoder
+    from ..checkpoint import load_embedder
 
     if dry_run != (out is not None):
         raise click.UsageError("--dry-run and -o/--out are given together")
-    card = model_card(directory, repo)
-    MaskedAutoencoder.from_pretrained(str(directory))  # an uploaded model must load
-    click.echo(hub.push(directory, repo, card, private, out))
+    files = hub.files_to_push(directory, model_card(directory, repo))
+    load_embedder(directory)  # an uploaded model must load
+    names = ", ".join(files)
+    if out is None:
+        click.echo(f"{names} -> {hub.push(files, repo, private or None)}")
+        return
+    if out.exists() and any(out.iterdir()):
+        raise HearMwmaeError(f"{out} is not an empty folder")
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (out / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    click.echo(f"{names} -> {out}")

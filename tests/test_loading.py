@@ -1,0 +1,105 @@
+"""Loading beside what else a process does: forks, threads, default devices and types."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from hear_mwmae import get_scene_embeddings, get_timestamp_embeddings, load_model
+from hear_mwmae.mae import MaskedAutoencoder
+
+CLIP = torch.rand(1, 20000, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+FORK = """
+import multiprocessing, sys, torch
+torch.set_num_threads(2)
+import hear_mwmae
+from hear_mwmae.mae import MaskedAutoencoder
+
+model = hear_mwmae.load_model(dtype=sys.argv[1])
+MaskedAutoencoder.from_pretrained()
+
+def embed(queue):
+    queue.put(model.embed(torch.linspace(-1, 1, 48000).numpy()).shape[1])
+
+context = multiprocessing.get_context("fork")
+queue = context.Queue()
+child = context.Process(target=embed, args=(queue,))
+child.start()
+child.join(60)
+running = child.is_alive()
+child.kill()
+assert not running, "the child hangs"
+assert torch.get_num_threads() == 2
+print(queue.get(timeout=10))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_forked_child_embeds_with_a_model_that_its_parent_loaded(dtype):
+    """OpenMP hangs in a child if its threads had started in the parent."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK, dtype],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "2880"
+
+
+def embeddings() -> tuple[torch.Tensor, ...]:
+    model = load_model()
+    audio = CLIP.to("cpu")
+    found = (
+        get_scene_embeddings(audio, model),
+        *get_timestamp_embeddings(audio, model),
+        model.embed([audio[0].numpy(), audio[0, :9000].numpy()]),
+        *model.layers(audio, [0, -1]),
+    )
+    MaskedAutoencoder.from_pretrained()
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("way", ["default device", "context", "default dtype"])
+def test_defaults_of_the_process_change_nothing(way, dtype):
+    expected = embeddings()
+    device = torch.get_default_device()
+    try:
+        torch.set_default_dtype(dtype)
+        if way == "default device":
+            torch.set_default_device("meta")
+            found = embeddings()
+            assert torch.get_default_device() == torch.device("meta")
+        elif way == "context":
+            with torch.device("meta"):
+                found = embeddings()
+                assert torch.empty(1).is_meta
+        else:
+            found = embeddings()
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert torch.get_default_device() == device
+    for one, other in zip(expected, found, strict=True):
+        assert one.device == other.device and one.dtype == other.dtype == torch.float32
+        assert torch.equal(one, other)
+
+
+def test_threads_that_load_leave_the_random_state_alone():
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    with ThreadPoolExecutor(4) as threads:
+        models = list(threads.map(lambda _: load_model(), range(8)))
+    MaskedAutoencoder.from_pretrained()
+    assert torch.equal(torch.get_rng_state(), before)
+    first, *others = (model.scene_embeddings(CLIP) for model in models)
+    assert all(torch.equal(first, other) for other in others)
