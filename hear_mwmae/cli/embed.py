@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import HearMwmaeError
+from ..extras import needs
 from ..files import printable
 from .options import DEVICE, MODEL, POOLING, Command, out_option
 
 if TYPE_CHECKING:
+    from ..embedding.cluster import Cluster
     from ..embedding.run import Output
 
 
@@ -89,7 +91,6 @@ def embed(
     """
     from ..checkpoint import load_embedder
     from ..data.sources import find_inputs
-    from ..embedding.cluster import Cluster
     from ..embedding.run import embed_to, show
     from ..weights import DEFAULT_MODEL
 
@@ -101,7 +102,7 @@ def embed(
         click.echo(f"not read: {found.passed_over}", err=True)
     if not found.items:
         found.check()
-    cluster = Cluster(address, device, ray_cpus) if address is not None else None
+    cluster = None if address is None else _cluster(address, device, ray_cpus)
     options = {"pooling": pooling, "dtype": dtype, "max_batch": batch_size}
     embedder = load_embedder(model, "cpu" if cluster else device, **options)
     if target is None:
@@ -147,3 +148,11 @@ def _output(path: Path) -> Output:
         endings = ", ".join(TABLE_SUFFIXES)
         raise HearMwmaeError(f"output must be a folder, or end in {endings}, got {path}")
     return Output(path)
+
+
+def _cluster(address: str, device: str, cpus: int) -> Cluster:
+    try:
+        from ..embedding.cluster import Cluster
+    except ModuleNotFoundError as error:
+        raise needs("--ray", error.name, "ray") from error
+    return Cluster(address, device, cpus)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -15,12 +16,14 @@ from ..data.sources import Inputs, Item
 from ..embedder import Embedder
 from ..errors import HearMwmaeError
 from ..files import UNFINISHED, one_at_a_time, printable
-from .cluster import Cluster, embed_on_ray
 from .encode import Clip, embed_items
 from .parts import Failure, Part, embed_part, read_parts
 from .plan import compare, cut, read_table, refresh
 from .provenance import check_provenance, provenance_of
 from .tables import TABLE_SUFFIXES, read_provenance, write_failures, write_table
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ def _embed_parts(
     failed: list[Failure] = []
     with _bar(items, progress) as bar:
         if cluster and groups:
-            for stem, failures in embed_on_ray(cluster, model, groups, about):
+            for stem, failures in cluster.embed(model, groups, about):
                 failed += failures
                 bar.update(len(groups[stem]))
         else:
