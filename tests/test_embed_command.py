@@ -231,8 +231,8 @@ def test_any_encoding_of_the_output(model, tmp_path, charset):
     for command in (["info", name], ["embed", f"{tmp_path}/{name}/no"], ["info", f"--{name}"]):
         result = CliRunner(charset=charset).invoke(main, command)
         assert isinstance(result.exception, SystemExit) and "Error: " in result.stderr
-    code = "import click, hear_mwmae.cli; hear_mwmae.cli.main.commands['info'].callback = "
-    code += "lambda model: click.echo(model); hear_mwmae.cli.main()"
+    code = "from hear_mwmae.cli import main; "
+    code += "main.commands['info'].callback = lambda model: print(model); main()"
     command = [sys.executable, "-c", code, "info", "ü→"]
     environment = {**ENVIRONMENT, "PYTHONIOENCODING": charset}
     done = subprocess.run(command, capture_output=True, env=environment)

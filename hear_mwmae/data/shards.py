@@ -137,9 +137,8 @@ def _parquet_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
             if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
         ]
         if not audio:
-            raise HearMwmaeError(
-                f"no column of audio (a struct with bytes), but {', '.join(file.schema_arrow.names)}"
-            )
+            names = ", ".join(file.schema_arrow.names)
+            raise HearMwmaeError(f"no column of audio (a struct with bytes), but {names}")
         for number, batch in enumerate(file.iter_batches(PARQUET_ROWS)):
             for place, row in enumerate(batch.to_pylist()):
                 entry = row[audio[0]] or {}

@@ -203,6 +203,8 @@ def _shards(source: str, about: dict) -> list[Item]:
                 )
                 items.append(Item(url, url, size, version, about))
         except (*OF_THE_NAME, ValueError, ImportError) as error:
+            if _is_silence(error.__cause__):
+                raise Unreachable(f"{pattern} cannot be listed: {reason_of(error)}") from error
             reason = "" if isinstance(error, FileNotFoundError) else f" ({error})"
             raise HearMwmaeError(f"no such shard: {pattern}{reason}") from error
         except Exception as error:  # every file system has its own
@@ -210,6 +212,12 @@ def _shards(source: str, about: dict) -> list[Item]:
         if not paths:
             raise HearMwmaeError(f"no such shard: {pattern}")
     return items
+
+
+def _is_silence(cause: BaseException | None) -> bool:
+    """Whether a web server failed or did not answer: fsspec says that there is no such file."""
+    failed = getattr(cause, "errno", None) or getattr(cause, "status", 0) >= 500
+    return isinstance(cause, TimeoutError) or bool(failed)
 
 
 def _manifest(path: Path, labels: dict) -> list[Item]:
