@@ -17,8 +17,10 @@ ray = pytest.importorskip("ray")
 psutil = pytest.importorskip("psutil")
 
 
-@pytest.fixture(scope="module")
-def cluster():
+@pytest.fixture
+def cluster(monkeypatch):
+    # Ray's processes would wait for everything else on the machine.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield
     ray.shutdown()

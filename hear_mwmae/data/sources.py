@@ -156,14 +156,12 @@ def decode(entry: Entry, sample_rate: int) -> Recording:
     if entry.content is not None:
         file = BytesIO(entry.content)
         file.name = entry.name
-    waveform, problem = None, ""
     try:
         waveform = read_audio(file, sample_rate)
-        if not waveform.isfinite().all():
-            waveform, problem = None, "holds samples that are not finite"
     except HearMwmaeError as error:
         problem = str(error).removeprefix(f"{entry.name}: ")
-    return Recording(entry.name, entry.about, waveform, problem, entry.member)
+        return Recording(entry.name, entry.about, None, problem, entry.member)
+    return Recording(entry.name, entry.about, waveform, member=entry.member)
 
 
 def _local(file: Path, about: dict) -> Item:

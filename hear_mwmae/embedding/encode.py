@@ -95,6 +95,9 @@ def _decoded(items: Iterable[Item], sample_rate: int) -> Iterator[tuple[Item, Re
                     first, first_size, future = waiting.popleft()
                     held -= first_size
                     yield first, future.result()
+                if size > AHEAD_BYTES:  # nothing is ahead; another thread would keep its memory
+                    yield item, decode(entry, sample_rate)
+                    continue
                 waiting.append((item, size, pool.submit(decode, entry, sample_rate)))
                 held += size
         while waiting:
