@@ -195,6 +195,9 @@ def test_a_large_shard_has_several_parts(model, tmp_path, monkeypatch, embedded)
     embedded.clear()
     assert run(tmp_path / "shard.tar", *options).exit_code == 0 and not embedded
     assert equal(read(tmp_path / "out.npz"), table)
+    next((tmp_path / "out.npz.parts").glob("part-*-0000.parquet")).unlink()
+    assert run(tmp_path / "shard.tar", *options).exit_code == 0 and sum(embedded) == 6
+    assert equal(read(tmp_path / "out.npz"), table)
 
 
 def test_what_is_in_the_way(model, tmp_path):

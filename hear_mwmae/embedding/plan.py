@@ -41,13 +41,13 @@ def compare(items: Sequence[Item], parts: Sequence[Part]) -> Plan:
     without an interruption.
     """
     stored: defaultdict[tuple, deque[list[tuple[Part, int]]]] = defaultdict(deque)
-    pieces: dict[tuple, list[tuple[Part, int]]] = {}  # of shards, of which a kill may leave some
+    pieces: dict[tuple, list[tuple[Part, int]]] = {}
     for part in parts:
         for place, done in enumerate(part.inputs):
             key = done.item.identity
-            before = pieces[key] if done.piece else []
+            before = pieces.get(key, []) if done.piece else []
             pieces[key] = [*before, (part, place)]
-            if done.last:
+            if done.last and len(before) == done.piece:  # a kill may leave some pieces of a shard
                 stored[key].append(pieces[key])
     kept, todo = [], []
     for item in items:
