@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from .errors import HearMwmaeError
@@ -48,9 +49,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def check_writable(path: Path) -> None:
     """OSError if `replacing` could not write ``path``: checked before hours of work."""
-    temporary = path.with_name(f".{path.name}.check{UNFINISHED}")  # not a name that a process may be writing
-    temporary.touch()
-    temporary.unlink()
+    TemporaryFile(dir=path.absolute().parent).close()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -94,7 +93,9 @@ def printable(path: str | os.PathLike) -> str:
     file, but terminals, Parquet and array files reject them. CSV files keep the bytes: read and
     write them with ``errors="surrogateescape"``.
     """
-    escaped = re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", os.fspath(path))
+    escaped = re.sub(
+        "[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", os.fspath(path)
+    )
     return escaped.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -26,16 +26,18 @@ def read(output: Path) -> dict[str, np.ndarray]:
     """The columns of a table of any kind."""
     if output.suffix == ".npz":
         with np.load(output) as file:
-            return dict(file)
+            return {name: file[name] for name in file.files if name != "provenance"}
     if output.suffix in (".npy", ".csv"):
-        with open(output.with_suffix(".csv"), newline="") as stream:
+        names = output if output.suffix == ".csv" else output.with_name(f"{output.name}.csv")
+        with open(names, newline="") as stream:
             header, *lines = csv.reader(stream)
-        columns = {"path": np.array([line[0] for line in lines])}
-        if "timestamp" in header:
-            columns["timestamp"] = np.array([line[1] for line in lines], np.float32)
-        first = len(columns)
-        numbers = np.load(output) if output.suffix == ".npy" else np.array([line[first:] for line in lines], np.float32)
-        return columns | {"embedding": numbers}
+        cells = dict(zip(header, np.array(lines).T, strict=True))
+        columns = {name: cells[name] for name in header if not name.startswith("embedding_")}
+        for name in {"seconds", "timestamp"} & columns.keys():
+            columns[name] = columns[name].astype(float)
+        numbers = [cells[name] for name in header if name.startswith("embedding_")]
+        embeddings = np.load(output) if output.suffix == ".npy" else np.array(numbers, "f4").T
+        return columns | {"embedding": embeddings}
     table = pyarrow.dataset.dataset(output).to_table() if output.is_dir() else pq.read_table(output)
     columns = {name: table[name].to_numpy() for name in table.column_names}
     return columns | {"embedding": np.stack(columns["embedding"])}

@@ -21,6 +21,7 @@ class FileServer(ThreadingHTTPServer):
         cuts: by path, how many bodies still end, with the connection, after half of them.
         ranges: whether range requests are answered as such.
         silent: requests get no answer for a second.
+        etags: by path, the version of a file that the server tells.
     """
 
     daemon_threads = True
@@ -29,6 +30,7 @@ class FileServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder, self.failures, self.cuts, self.ranges = folder, 0, Counter(), True
         self.silent = False
+        self.etags: dict[str, str] = {}
         self.asked: list[tuple[str, str]] = []
 
     @property
@@ -81,6 +83,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         if self.server.ranges:
             self.send_header("Accept-Ranges", "bytes")
+        if self.path in self.server.etags:
+            self.send_header("ETag", self.server.etags[self.path])
         if content_range:
             self.send_header("Content-Range", content_range)
         self.end_headers()

@@ -1,4 +1,4 @@
-"""`hear-mwmae embed`: what any interruption leaves, several processes, and what is in the way."""
+"""`hear-mwmae embed`: what any interruption leaves, and how an output grows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ import interrupted
 import numpy as np
 import pytest
 import soundfile
+import webdataset
 from embed_command import ENVIRONMENT, TESTS, read, run
+from filelock import FileLock
 from reference import AUDIO
+
+from hear_mwmae.embedder import Embedder
+from hear_mwmae.embedding import parts
 
 CLIPS = 240
 
@@ -24,27 +29,41 @@ def model(saved_model) -> str:
     return str(saved_model)
 
 
+def noise(path: Path, seed: int, samples: int = 4000) -> None:
+    audio = np.random.default_rng(seed).uniform(-0.5, 0.5, samples)
+    soundfile.write(path, audio, 16000, subtype="FLOAT")
+
+
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> Path:
     """A folder of short clips of noise, of many lengths; one in thirty is damaged."""
-    folder, random = tmp_path_factory.mktemp("clips"), np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("clips")
     for number in range(CLIPS):
         path = folder / f"{number:03d}.wav"
         if number % 30 == 7:
             path.write_bytes(b"no audio")
         else:
-            soundfile.write(path, random.uniform(-0.5, 0.5, random.integers(1000, 8000)), 16000, subtype="FLOAT")
+            noise(path, number, 1000 + 29 * number)
     return folder
 
 
+@pytest.fixture
+def embedded(monkeypatch) -> list[int]:
+    """The numbers of clips of each call of the model."""
+    calls, embed = [], Embedder.embed
+
+    def counted(self: Embedder, clips: list, **options: object) -> object:
+        calls.append(len(clips))
+        return embed(self, clips, **options)
+
+    monkeypatch.setattr(Embedder, "embed", counted)
+    return calls
+
+
 def equal(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool:
-    return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
-
-
-def content(output: Path) -> dict[str, bytes]:
-    """The bytes of a table, or of all files of a dataset."""
-    files = sorted(output.glob("*.parquet")) if output.is_dir() else [output]
-    return {file.name if output.is_dir() else file.suffix: file.read_bytes() for file in files}
+    return left.keys() == right.keys() and all(
+        np.array_equal(left[name], right[name]) for name in left
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,40 +77,45 @@ def whole(model, clips, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("name", ["out.npz", "dataset"])
+@pytest.mark.parametrize("name", ["out.npz", "folder"])
 def test_killed_twenty_times(model, clips, whole, tmp_path, name):
-    """The same table to the byte; embedded again is only what a kill has found in the encoder, a
-    group of eight at most.
+    """The same table to the bit; embedded again is only what a kill has found in the encoder, a
+    part of sixteen at most.
     """
-    command = [sys.executable, str(TESTS / "interrupted.py"), "20", "1", "embed", str(clips), "-o", str(tmp_path / name)]
-    done = subprocess.run([*command, "--model", model, "--quiet"], capture_output=True, text=True, env=ENVIRONMENT)
+    command = [sys.executable, str(TESTS / "interrupted.py"), "20", "1", "embed", str(clips)]
+    command += ["-o", str(tmp_path / name), "--model", model, "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     assert equal(read(tmp_path / name), read(whole))
     if name == "out.npz":
-        assert content(tmp_path / name) == content(whole)
-        assert not (tmp_path / "out.npz.parts").exists()
+        assert (tmp_path / name).read_bytes() == whole.read_bytes()
     embedded, expected = done.stdout.count("clip\n"), CLIPS * 29 // 30
-    assert expected <= embedded <= expected + 20 * 8
+    assert expected <= embedded <= expected + 20 * 16
+    assert not [path for path in tmp_path.rglob(".*") if path.name != ".lock"]
     with open(tmp_path / f"{name}.failures.csv", newline="") as stream:
         failures = list(csv.DictReader(stream))
-    assert [row["path"] for row in failures] == [str(clips / f"{number:03d}.wav") for number in range(7, CLIPS, 30)]
+    bad = [str(clips / f"{number:03d}.wav") for number in range(7, CLIPS, 30)]
+    assert [row["path"] for row in failures] == bad
     assert all("not an audio file" in row["reason"] for row in failures)
 
 
 def test_ctrl_c_says_how_to_go_on(model, clips, whole, tmp_path, monkeypatch):
     interrupted.small(monkeypatch.setattr)
     with monkeypatch.context() as patch:
-        interrupted.Events(40, ctrl_c=True).watch_all(patch.setattr)
+        interrupted.Events(10, ctrl_c=True).watch_all(patch.setattr)
         result = run(clips, "-o", tmp_path / "out.npz", "--model", model)
     assert result.exit_code == 130 and not (tmp_path / "out.npz").exists()
-    assert "interrupted: progress is kept" in result.stderr and len(result.stderr.splitlines()) == 1
-    assert any((tmp_path / "out.npz.parts").glob("*.jsonl"))
+    assert "interrupted: what is done is kept" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert any((tmp_path / "out.npz.parts").glob("*.parquet"))
     assert run(clips, "-o", tmp_path / "out.npz", "--model", model).exit_code == 1
-    assert content(tmp_path / "out.npz") == content(whole)
+    assert (tmp_path / "out.npz").read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.parametrize("limit", [4000, 100_000])
-def test_a_full_disk_is_one_line_and_loses_nothing(model, clips, whole, tmp_path, monkeypatch, limit):
+def test_a_full_disk_is_one_line_and_loses_nothing(
+    model, clips, whole, tmp_path, monkeypatch, limit
+):
     """Full in the first part, and where the table is put together."""
     interrupted.small(monkeypatch.setattr)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -101,86 +125,128 @@ def test_a_full_disk_is_one_line_and_loses_nothing(model, clips, whole, tmp_path
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1, result.stderr
-    assert result.stderr.startswith("Error: cannot write ") and "the same command resumes the run" in result.stderr
-    assert not (tmp_path / "out.npz").exists() and not list(tmp_path.glob(".out*"))
+    assert result.stderr.startswith("Error: cannot write ")
+    assert "the same command resumes the run" in result.stderr
+    assert not (tmp_path / "out.npz").exists() and not list(tmp_path.rglob(".*.tmp"))
     assert run(clips, "-o", tmp_path / "out.npz", "--model", model).exit_code == 1
-    assert content(tmp_path / "out.npz") == content(whole)
+    assert (tmp_path / "out.npz").read_bytes() == whole.read_bytes()
 
 
-def test_two_processes_go_on_with_what_one_has_begun(model, clips, whole, tmp_path, monkeypatch):
-    """And write the same dataset, whose parts are dealt out."""
-    monkeypatch.setattr(interrupted.plan, "MOST_FILES", 64)
-    out = tmp_path / "dataset"
+@pytest.mark.parametrize("name", ["out.npz", "folder"])
+def test_an_output_grows_and_shrinks(model, tmp_path, embedded, name):
+    """Only what is new or changed is embedded, also with another name for the same folder."""
+    folder, out = tmp_path / "clips", tmp_path / name
+    folder.mkdir()
+    for number in range(8):
+        noise(folder / f"{number}.wav", number)
+    (folder / "bad.wav").write_bytes(b"no audio")
+    first = run(folder, "-o", out, "--model", model)
+    assert first.exit_code == 1 and first.stdout == f"8 of 9 clips -> {out}\n"
+    (folder / "3.wav").unlink()
+    noise(folder / "5.wav", 50, 5000)
+    noise(folder / "00.wav", 20)
+    noise(folder / "9.wav", 21)
+    noise(folder / "bad.wav", 22)
+    embedded.clear()
+    result = run(folder, "-o", out, "--model", model)
+    assert result.exit_code == 0 and embedded == [4]
+    assert result.stdout.splitlines()[0] == "3 new, 1 changed, 1 gone, 6 kept"
+    assert not (tmp_path / f"{name}.failures.csv").exists()
+    fresh = tmp_path / "fresh.npz"
+    assert run(folder, "-o", fresh, "--model", model).exit_code == 0
+    table, expected = read(out), read(fresh)
+    order = np.argsort(table["path"]) if name == "folder" else slice(None)
+    assert table["path"][order].tolist() == expected["path"].tolist()
+    assert np.abs(table["embedding"][order] - expected["embedding"]).max() < 1e-5
+    embedded.clear()
+    result = run(os.path.relpath(folder), "-o", out, "--model", model)
+    assert result.stdout.splitlines()[0] == "0 new, 0 changed, 0 gone, 10 kept" and not embedded
+    expected = {os.path.relpath(path) for path in folder.iterdir()}
+    assert set(read(out)["path"]) == expected
+    if name == "out.npz":  # deleting the parts costs time only
+        for part in (tmp_path / "out.npz.parts").iterdir():
+            part.unlink()
+        assert run(os.path.relpath(folder), "-o", out, "--model", model).exit_code == 0
+        assert embedded == [10]
+
+
+def test_a_large_shard_has_several_parts(model, tmp_path, monkeypatch, embedded):
+    """Of which a killed run may leave the first ones: they do not count."""
+    monkeypatch.setattr(parts, "PART_BYTES", 100_000)
+    with webdataset.TarWriter(str(tmp_path / "shard.tar"), encoder=False) as writer:
+        for number in range(6):
+            noise(tmp_path / "clip.wav", number, 60_000)
+            content = (tmp_path / "clip.wav").read_bytes()
+            writer.write({"__key__": str(number), "wav": content})
+    interrupted.small(monkeypatch.setattr)
+    options = "-o", tmp_path / "out.npz", "--model", model, "--timestamps"
     with monkeypatch.context() as patch:
-        interrupted.small(patch.setattr)
-        patch.setattr(interrupted.plan, "FEWEST_FILES", 64)
-        patch.setattr(interrupted.plan, "MOST_FILES", 64)
-        interrupted.Events(20, ctrl_c=True).watch_all(patch.setattr)
-        assert run(clips, "-o", out, "--model", model).exit_code == 130
-    begun = {file.name for file in (out / ".embed").glob("*.jsonl")}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "hear_mwmae.cli", "embed"]
-    command += [str(clips), "-o", str(out), "--model", model]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
-    assert done.returncode == 1 and "232 of 240 clips" in done.stdout, done.stderr
-    assert done.stderr.count("not embedded: ") == 8
-    assert begun == {"part-00000.jsonl"}
-    assert sorted(file.name for file in out.iterdir()) == [".embed", *(f"part-{number:05d}.parquet" for number in range(4))]
-    table, expected = read(out), read(whole)
-    assert table["path"].tolist() == expected["path"].tolist()
-    assert np.abs(table["embedding"] - expected["embedding"]).max() < 1e-5
+        interrupted.Events(4, ctrl_c=True).watch_all(patch.setattr)
+        assert run(tmp_path / "shard.tar", *options).exit_code == 130
+    assert len(list((tmp_path / "out.npz.parts").glob("part-*"))) == 1
+    embedded.clear()
+    result = run(tmp_path / "shard.tar", *options)
+    assert result.exit_code == 0 and "6 of 6 clips" in result.stdout and sum(embedded) == 6
+    assert len(list((tmp_path / "out.npz.parts").glob("part-*"))) == 4
+    table = read(tmp_path / "out.npz")
+    assert table["path"].tolist() == [
+        f"{tmp_path}/shard.tar/{number}.wav" for number in range(6) for _ in range(94)
+    ]
+    embedded.clear()
+    assert run(tmp_path / "shard.tar", *options).exit_code == 0 and not embedded
+    assert equal(read(tmp_path / "out.npz"), table)
+    next((tmp_path / "out.npz.parts").glob("part-*-0000.parquet")).unlink()
+    assert run(tmp_path / "shard.tar", *options).exit_code == 0 and sum(embedded) == 6
+    assert equal(read(tmp_path / "out.npz"), table)
 
 
-def test_a_process_that_dies_leaves_no_other_waiting(model, clips, tmp_path):
-    """The second finds other inputs than the first, and refuses."""
-    code = "import os, sys; sys.argv[-1] += os.environ['RANK']; from hear_mwmae.cli import main; main(sys.argv[1:])"
-    (tmp_path / "run.py").write_text(code)
-    for rank in range(2):
-        (tmp_path / f"inputs{rank}").symlink_to(clips)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(tmp_path / "run.py"), "embed"]
-    command += ["--model", model, "-o", str(tmp_path / "out"), str(tmp_path / "inputs")]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
-    assert done.returncode == 1 and "holds the parts of another run (inputs" in done.stderr
-
-
-def test_what_is_in_the_way(model, clips, tmp_path):
-    """Parts of another run, other files, a manifest that would be overwritten: one line, and
-    nothing is touched.
-    """
+def test_what_is_in_the_way(model, tmp_path):
+    """Another model, other files, a table of somebody's: one line, and nothing is touched."""
+    crow = AUDIO / "crow.wav"
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "file").touch()
-    assert "is not empty (it holds file)" in run(clips, "-o", tmp_path / "foreign", "--model", model).stderr
-    (tmp_path / "list.csv").write_text(f"path\n{AUDIO / 'crow.wav'}\n")
-    assert "it is one of the inputs" in run(tmp_path / "list.csv", "-o", tmp_path / "list.npy", "--model", model).stderr
-    (tmp_path / "names.csv").write_text("a table of somebody's\n")
-    assert "would share their .csv" in run(clips, "-o", tmp_path / "names.npy", "--model", model).stderr
-    (tmp_path / "other.npy").touch()
-    assert "would share their .csv" in run(clips, "-o", tmp_path / "other.csv", "--model", model).stderr
-    dataset = tmp_path / "dataset"
-    assert run(AUDIO, "-o", dataset, "--model", model).exit_code == 0
-    before = content(dataset)
-    for changes, differs in (
-        (["--timestamps"], "timestamps none, not centred"),
-        (["--dtype", "bfloat16"], "dtype float32, not bfloat16"),
-        (["--pooling", "max"], "pooling mean, not max"),
-        ([AUDIO / "crow.wav"], "inputs 5, "),
-    ):
-        result = run(AUDIO, *changes, "-o", dataset, "--model", model)
-        assert result.exit_code == 1 and f"another run ({differs}" in result.stderr and result.stderr.count("\n") == 1
-    assert "another model" in run(AUDIO, "-o", dataset).stderr
-    assert run(AUDIO, "-o", dataset, "--model", model).exit_code == 0  # done already
-    assert content(dataset) == before
-    next(dataset.glob("*.parquet")).unlink()
-    assert run(AUDIO, "-o", dataset, "--model", model).exit_code == 0
-    assert content(dataset) == before
+    foreign = run(crow, "-o", tmp_path / "foreign", "--model", model)
+    assert "is not empty (it holds file)" in foreign.stderr
+    (tmp_path / "list.csv").write_text(f"path\n{crow}\n")
+    listed = run(tmp_path / "list.csv", "-o", tmp_path / "list.csv", "--model", model)
+    assert "is not an output of this command" in listed.stderr
+    assert (tmp_path / "list.csv").read_text() == f"path\n{crow}\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"foreign", "list.csv"}
+    for name in ("a.npz", "a.npy", "a.csv", "a.parquet", "folder"):
+        out = tmp_path / name
+        assert run(crow, "-o", out, "--model", model).exit_code == 0
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+        for changes, differs in (
+            (["--timestamps"], "timestamps none, not centred"),
+            (["--dtype", "bfloat16"], "dtype float32, not bfloat16"),
+            (["--pooling", "max"], "pooling mean, not max"),
+            (["--model", ""], "with other weights"),
+        ):
+            if name == "a.npz" and "--pooling" in changes:  # the table alone says what it holds
+                (tmp_path / "a.npz.parts" / "part-00000-0000.parquet").rename(tmp_path / "moved")
+            result = run(crow, "-o", out, "--model", model, *changes)
+            assert result.exit_code == 1 and differs in result.stderr, result.stderr
+            assert result.stderr.count("\n") == 1 and "--overwrite" in result.stderr
+            if (tmp_path / "moved").exists():
+                (tmp_path / "moved").rename(tmp_path / "a.npz.parts" / "part-00000-0000.parquet")
+        assert {path: path.read_bytes() for path in before} == before
+    changed = run(crow, "-o", tmp_path / "a.npz", "--model", model, "--timestamps", "--overwrite")
+    assert changed.exit_code == 0 and "timestamp" in read(tmp_path / "a.npz")
 
 
-def test_a_damaged_log_is_refused(model, clips, tmp_path, monkeypatch):
-    """Rows that the log counts, and that are not there, are not made up."""
-    interrupted.small(monkeypatch.setattr)
-    with monkeypatch.context() as patch:
-        interrupted.Events(30, ctrl_c=True).watch_all(patch.setattr)
-        run(clips, "-o", tmp_path / "out.npz", "--model", model)
-    rows = tmp_path / "out.npz.parts" / "part-00000.rows"
-    os.truncate(rows, 8)
-    result = run(clips, "-o", tmp_path / "out.npz", "--model", model)
-    assert result.exit_code == 1 and f"{rows} is shorter than" in result.stderr
+def test_two_runs_into_one_output(model, tmp_path):
+    out = tmp_path / "out.npz"
+    (tmp_path / "out.npz.parts").mkdir()
+    with FileLock(tmp_path / "out.npz.parts" / ".lock"):
+        result = run(AUDIO, "-o", out, "--model", model)
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: another process is embedding into {out}\n"
+    assert run(AUDIO, "-o", out, "--model", model).exit_code == 0
+
+
+def test_a_damaged_part_is_named(model, tmp_path):
+    assert run(AUDIO, "-o", tmp_path / "out.npz", "--model", model).exit_code == 0
+    (part,) = (tmp_path / "out.npz.parts").glob("*.parquet")
+    os.truncate(part, 1000)
+    result = run(AUDIO, "-o", tmp_path / "out.npz", "--model", model)
+    assert result.exit_code == 1 and f"{part} is damaged" in result.stderr

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,14 +13,28 @@ from ..extras import needs
 from ..files import printable
 from .options import DEVICE, MODEL, POOLING, Command, out_option
 
+if TYPE_CHECKING:
+    from ..embedding.cluster import Cluster
+    from ..embedding.run import Output
+
 
 @click.command(cls=Command, short_help="Audio files to a table of embeddings.")
 @click.argument("inputs", nargs=-1, required=True)
-@out_option("Table (.npz, .npy, .csv, .parquet) or folder of Parquet files to write.", required=False)
-@click.option("--timestamps", is_flag=True, help="One embedding per time step instead of one per clip.")
+@out_option(
+    "Table (.npz, .npy, .csv, .parquet) or folder of Parquet files to write.", required=False
+)
+@click.option(
+    "--timestamps", is_flag=True, help="One embedding per time step instead of one per clip."
+)
 @MODEL
 @POOLING
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Precision.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Precision.",
+)
 @DEVICE
 @click.option(
     "--batch-size",
@@ -29,6 +42,22 @@ from .options import DEVICE, MODEL, POOLING, Command, out_option
     default=64,
     show_default=True,
     help="Two-second chunks per encoder call.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an output of another model or settings.")
+@click.option(
+    "--ray",
+    "address",
+    is_flag=False,
+    flag_value="",
+    metavar="[ADDRESS]",
+    help="Share the work among processes of Ray; put it last, or write --ray=ADDRESS.",
+)
+@click.option(
+    "--ray-cpus",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="CPUs of a process of Ray. With --device cuda it also takes a GPU.",
 )
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def embed(
@@ -40,70 +69,90 @@ def embed(
     dtype: str,
     device: str,
     batch_size: int,
+    overwrite: bool,
+    address: str | None,
+    ray_cpus: int,
     quiet: bool,
 ) -> None:
     """Embed audio: one embedding per clip, or one per time step.
 
-    INPUTS are audio files of any rate (wav, flac, ogg, opus, mp3, ...; with PyAV also m4a, webm,
-    ...), folders, manifests (.csv with a column "path"), and local or remote WebDataset and Parquet
-    shards (.tar, .parquet). Channels are mixed down and resampled to 16 kHz. Without -o, the
-    command prints one line per clip.
+    INPUTS are audio files of any format and rate, folders, manifests (.csv with a column "path"),
+    and local or remote WebDataset and Parquet shards (.tar, .parquet). Channels are mixed down and
+    resampled to 16 kHz. Without -o, the command prints one line per clip.
 
-    With -o, the table has the columns "path" and "embedding" (float32), and "timestamp" in
-    milliseconds with --timestamps: np.load("clips.npz")["embedding"], or
-    pandas.read_parquet("clips.parquet"). For clips.npy, clips.csv has the other columns. After an
-    interruption or a full disk, the same command resumes the run. torchrun shares a run among
-    processes.
+    With -o, the table has the columns "path", "seconds", the other columns of manifests and shards,
+    and "embedding" (float32); with --timestamps also "timestamp" in milliseconds:
+    np.load("clips.npz")["embedding"], or pandas.read_parquet("clips.parquet"). The same command
+    resumes an interrupted run, and later embeds only what is new or changed. For that, a table
+    keeps its parts in OUT.parts.
 
     Inputs that cannot be read are listed in OUT.failures.csv and do not stop the others. The exit
     code is then 1.
     """
     from ..checkpoint import load_embedder
     from ..data.sources import find_inputs
-    from ..embedding.run import Output, embed_to, show
+    from ..embedding.run import embed_to, show
+    from ..weights import DEFAULT_MODEL
 
-    first = os.environ.get("RANK", "0") == "0"
-    target = Output(_output_path(out)) if out else None
-    if target and first:
-        target.check_inputs(inputs)
-        target.check()
+    if address is not None and not out:
+        raise click.UsageError("--ray needs -o/--out")
+    target = _output(out) if out else None
     found = find_inputs(inputs)
-    if first and found.passed_over:
+    if found.passed_over:
         click.echo(f"not read: {found.passed_over}", err=True)
     if not found.items:
         found.check()
-    if device == "cuda" and "LOCAL_RANK" in os.environ:  # under torchrun, one for each process
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-    embedder = load_embedder(model, device, pooling=pooling, dtype=dtype, max_batch=batch_size)
-    outcome = None
+    cluster = None if address is None else _cluster(address, device, ray_cpus)
+    options = {"pooling": pooling, "dtype": dtype, "max_batch": batch_size}
+    embedder = load_embedder(model, "cpu" if cluster else device, **options)
     if target is None:
         failures = show(embedder, found, timestamps, progress=not quiet)
     else:
+        resume = f"what is done is kept in {target.parts}, and the same command resumes the run"
         try:
-            outcome = embed_to(target, embedder, found, timestamps, progress=not quiet)
+            outcome = embed_to(
+                target,
+                embedder,
+                found,
+                timestamps,
+                name=model or DEFAULT_MODEL,
+                overwrite=overwrite,
+                cluster=cluster,
+                progress=not quiet,
+                echo=click.echo,
+            )
         except KeyboardInterrupt:
-            click.echo(f"interrupted: progress is kept in {target.parts}, and the same command resumes the run", err=True)
+            click.echo(f"interrupted: {resume}", err=True)
             sys.exit(130)
-        if outcome is None:
-            return
+        except OSError as error:
+            where = error.filename or target.path
+            raise HearMwmaeError(f"cannot write {where}: {error.strerror}; {resume}") from error
         failures = outcome.failures
     for name, reason in failures:
         click.echo(printable(f"not embedded: {name}: {reason}"), err=True)
-    if target and outcome:
+    if target:
         if not outcome.clips:
             raise HearMwmaeError(f"nothing to write to {target.path}: nothing could be embedded")
-        click.echo(f"{outcome.clips} of {outcome.clips + len(failures)} clips -> {target.path}")
+        total = outcome.clips + len(failures)
+        click.echo(f"{outcome.clips} of {total} clips -> {target.path}")
     if failures:
         sys.exit(1)
 
 
-def _output_path(path: Path) -> Path:
+def _output(path: Path) -> Output:
+    from ..embedding.run import Output
     from ..embedding.tables import TABLE_SUFFIXES
 
     path = path if path.name else path.resolve()  # "."
-    is_folder = path.is_dir() or not path.suffix
-    if not is_folder and path.suffix not in TABLE_SUFFIXES:
-        raise HearMwmaeError(f"output must be a folder, or end in {', '.join(TABLE_SUFFIXES)}, got {path}")
-    if (is_folder or path.suffix == ".parquet") and importlib.util.find_spec("pyarrow") is None:
-        raise needs("writing Parquet", "pyarrow", "parquet")
-    return path
+    if path.suffix and path.suffix not in TABLE_SUFFIXES and not path.is_dir():
+        endings = ", ".join(TABLE_SUFFIXES)
+        raise HearMwmaeError(f"output must be a folder, or end in {endings}, got {path}")
+    return Output(path)
+
+
+def _cluster(address: str, device: str, cpus: int) -> Cluster:
+    try:
+        from ..embedding.cluster import Cluster
+    except ModuleNotFoundError as error:
+        raise needs("--ray", error.name, "ray") from error
+    return Cluster(address, device, cpus)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import click
 
+from ..cpus import usable_cpus
 from ..errors import HearMwmaeError
 from ..files import printable
 
@@ -34,13 +36,22 @@ class Command(click.Command):
         super().__init__(*args, **options)
         self.context_settings.setdefault("help_option_names", ["-h", "--help"])
         debug = click.Option(
-            ["--debug"], is_flag=True, expose_value=False, callback=_set_debug, help="Show tracebacks of all errors."
+            ["--debug"],
+            is_flag=True,
+            expose_value=False,
+            callback=_set_debug,
+            help="Show tracebacks of all errors.",
         )
         self.params.append(debug)
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # Otherwise a name could end the command, in an encoding that lacks a character.
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="surrogateescape")  # names that are not UTF-8 are printed unchanged
         try:
             return super().invoke(ctx)
         except (HearMwmaeError, OSError) as error:
@@ -63,15 +74,21 @@ class Group(Command, click.Group):
 
 
 MODEL_HELP = (
-    "A registered name, a directory, a .safetensors file, org/repo[@revision] on the Hugging Face Hub, or a checkpoint of the "
-    "authors' code. The default is the embedded model."
+    "A registered name, a directory, a .safetensors file, org/repo[@revision] on the Hugging Face "
+    "Hub, or a checkpoint of the authors' code. The default is the embedded model."
 )
 #: Options and arguments with one name and one meaning in all commands. They are decorators.
-TASKS = click.argument("tasks", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+TASKS = click.argument(
+    "tasks", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
 MODEL = click.option("--model", default="", metavar="MODEL", help=MODEL_HELP)
-DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps, ...")
+DEVICE = click.option(
+    "--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps, ..."
+)
 POOLING = click.option(
-    "--pooling", metavar="WAYS", help="Pooling over time: mean, std, max, joined by +. The default is the model's."
+    "--pooling",
+    metavar="WAYS",
+    help="Pooling over time: mean, std, max, joined by +. The default is the model's.",
 )
 CLASSIFIER = click.option(
     "--classifier",
@@ -89,8 +106,10 @@ def models_option(more_help: str = "") -> Callable:
 
 
 def jobs_option(help_text: str = "Processes.") -> Callable:
-    """--jobs; the default is the number of cores."""
-    return click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help=help_text)
+    """--jobs; the default is the number of CPUs that this process may use."""
+    return click.option(
+        "--jobs", type=click.IntRange(1), default=usable_cpus(), show_default=True, help=help_text
+    )
 
 
 def out_option(help_text: str, *, folder: bool | None = None, required: bool = True) -> Callable:
@@ -106,7 +125,9 @@ def named_models(texts: tuple[str, ...]) -> dict[str, str]:
     """
     models = dict(named_model(text) for text in texts or ("",))
     if len(models) < len(texts):
-        raise HearMwmaeError(f"two models have the same name: give them names, as in --model NAME={texts[-1]}")
+        raise HearMwmaeError(
+            f"two models have the same name: give them names, as in --model NAME={texts[-1]}"
+        )
     return models
 
 

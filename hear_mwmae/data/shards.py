@@ -54,7 +54,9 @@ def connection_options(url: str) -> dict:
         return {}
     import aiohttp
 
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS)
+    timeout = aiohttp.ClientTimeout(
+        total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS
+    )
     return {"client_kwargs": {"timeout": timeout}}
 
 
@@ -109,7 +111,11 @@ def _tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
             audio = [end for end in ends if f".{end.rpartition('.')[2]}" in AUDIO_SUFFIXES]
             for end in audio:
                 stem = end.rpartition(".")[0]
-                yield f"{sample['__key__']}.{end}", sample[end], _labels(sample.get(f"{stem}.json" if stem else "json"))
+                yield (
+                    f"{sample['__key__']}.{end}",
+                    sample[end],
+                    _labels(sample.get(f"{stem}.json" if stem else "json")),
+                )
             if not audio:
                 yield f"{sample['__key__']} ({', '.join(ends)})", b"", {}
     yield from ((name, b"", {}) for name in repeated)
@@ -131,12 +137,21 @@ def _parquet_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
             if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
         ]
         if not audio:
-            raise HearMwmaeError(f"no column of audio (a struct with bytes), but {', '.join(file.schema_arrow.names)}")
+            names = ", ".join(file.schema_arrow.names)
+            raise HearMwmaeError(f"no column of audio (a struct with bytes), but {names}")
         for number, batch in enumerate(file.iter_batches(PARQUET_ROWS)):
             for place, row in enumerate(batch.to_pylist()):
                 entry = row[audio[0]] or {}
-                labels = {name: value for name, value in row.items() if name != audio[0] and _fits_json(value)}
-                yield entry.get("path") or f"row {number * PARQUET_ROWS + place}", entry.get("bytes") or b"", labels
+                labels = {
+                    name: value
+                    for name, value in row.items()
+                    if name != audio[0] and _fits_json(value)
+                }
+                yield (
+                    entry.get("path") or f"row {number * PARQUET_ROWS + place}",
+                    entry.get("bytes") or b"",
+                    labels,
+                )
 
 
 def _labels(content: bytes | None) -> dict:
@@ -144,7 +159,11 @@ def _labels(content: bytes | None) -> dict:
         labels = json.loads(content or b"{}")
     except (ValueError, RecursionError):
         return {}
-    return {name: value for name, value in labels.items() if value is not None} if isinstance(labels, dict) else {}
+    return (
+        {name: value for name, value in labels.items() if value is not None}
+        if isinstance(labels, dict)
+        else {}
+    )
 
 
 def _fits_json(value: object) -> bool:
@@ -161,7 +180,11 @@ def _is_damage(error: BaseException) -> bool:
     pyarrow raises OSError for both, and for content without a number.
     """
     if isinstance(error, OSError):
-        return error.errno is None and not isinstance(error, (TimeoutError, ConnectionError)) and type(error) is OSError
+        return (
+            error.errno is None
+            and not isinstance(error, (TimeoutError, ConnectionError))
+            and type(error) is OSError
+        )
     return isinstance(error, (tarfile.TarError, ValueError))
 
 

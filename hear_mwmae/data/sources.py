@@ -1,29 +1,31 @@
 """Where audio comes from: folders and manifests, WebDataset and Parquet shards here or on a server.
 
-Only shards need more than the embedding of files does: fsspec, aiohttp, pyarrow, tenacity and
-webdataset are imported where they are used.
+Only shards need more than files do: the packages of the extra ``shards`` are imported where they
+are used.
 """
 
 from __future__ import annotations
 
 import csv
-import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
-import torch
+from torch import Tensor
 
 from ..audio import Found, read_audio, search_audio
 from ..errors import HearMwmaeError
 from ..extras import needs
-from ..files import why_unreadable
 from .shards import Damaged, Unreachable, connection_options, read_entries, reason_of
 
 SHARD_SUFFIXES = (".tar", ".parquet")
+#: What file systems call the time or the hash by which the versions of a file differ.
+VERSION_KEYS = ("mtime", "ETag", "etag", "blob_id", "Last-Modified", "LastModified")
+
+#: Errors of the name of a file or of its rights, and not of a server.
+OF_THE_NAME = (FileNotFoundError, NotADirectoryError, PermissionError)
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,34 @@ class Item:
 
     name: str  #: as the caller named it
     url: str  #: absolute path, or URL
-    size: int  #: bytes, as far as they are known
-    modified: int  #: nanoseconds, of local files; 0 elsewhere
-    about: dict  #: labels of its clips; "kind" is always among them
+    size: int  #: bytes; 0 if unknown
+    version: str  #: time in nanoseconds of a local file; time or ETag elsewhere, if there is one
+    about: dict  #: labels of its clips: the other columns of a manifest
 
     @property
     def is_shard(self) -> bool:
         return self.url.lower().endswith(SHARD_SUFFIXES)
+
+    @property
+    def identity(self) -> tuple[str, int, str]:
+        """What changes when the file does."""
+        return self.url, self.size, self.version
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A recording that is not decoded yet: a file, or a member of a shard."""
+
+    url: str  #: of the file or the shard
+    about: dict
+    member: str = ""  #: its name in the shard
+    content: bytes | None = None  #: its bytes in the shard
+    problem: str = ""  #: why there is nothing to decode
+
+    @property
+    def name(self) -> str:
+        """Name for messages."""
+        return f"{self.url} {self.member}".strip()
 
 
 @dataclass(frozen=True)
@@ -47,19 +70,19 @@ class Recording:
 
     name: str
     about: dict
-    waveform: torch.Tensor | None  #: (samples,) float32
+    waveform: Tensor | None  #: (samples,) float32
     problem: str = ""
     member: str = ""  #: its name in the shard, if it comes from one
 
 
 @dataclass
 class Inputs:
-    """The result of :func:`find_inputs`."""
+    """The result of `find_inputs`."""
 
     items: list[Item] = field(default_factory=list)
     #: Missing sources and files, and sources that cannot be listed, each with the reason.
     failures: list[tuple[str, str]] = field(default_factory=list)
-    passed_over: str = ""  #: text about files in folders that look like recordings but have no readable format
+    passed_over: str = ""  #: text about files in folders that have no readable format
 
     def check(self) -> None:
         """HearMwmaeError for the first failure."""
@@ -67,27 +90,31 @@ class Inputs:
             raise HearMwmaeError(reason if name in reason else f"{name}: {reason}")
 
 
-def find_inputs(sources: Sequence[str], kind: str = "audio") -> Inputs:
-    """The files and shards of ``sources``, in a fixed order; ``kind`` labels clips of sources
-    without labels.
+def find_inputs(sources: Sequence[str], kind: str = "") -> Inputs:
+    """The files and shards of ``sources``, in a fixed order.
 
     A source is a folder, an audio file or a manifest (.csv) on a local disk, or shards (.tar,
     .parquet): a path or URL of any file system that fsspec knows (https, s3, gs, hf, ...), with *
     where it can list, and {000..123}. Missing and unreadable sources do not stop the others. Raises
     Unreachable where a server fails.
+
+    Args:
+        kind: the label "kind" of clips whose source gives none; no such label if empty.
     """
     found, beside = Inputs(), Found()
+    labels = {"kind": kind} if kind else {}
     for source in sources:
         try:
             if source.lower().endswith(SHARD_SUFFIXES):
-                found.items += _shards(source, kind)
+                found.items += _shards(source, labels)
             elif "://" in source:
-                raise HearMwmaeError(f"{source}: from servers, only shards are read ({', '.join(SHARD_SUFFIXES)})")
+                only = ", ".join(SHARD_SUFFIXES)
+                raise HearMwmaeError(f"{source}: from servers, only shards are read ({only})")
             elif source.lower().endswith(".csv"):
-                found.items += _manifest(Path(source), kind)
+                found.items += _manifest(Path(source), labels)
             else:
                 inside = search_audio([source])
-                found.items += [_local(file, {"path": str(file), "kind": kind}) for file in inside.files]
+                found.items += [_local(file, labels | {"path": str(file)}) for file in inside.files]
                 found.failures += [(str(path), reason) for path, reason in inside.failures]
                 beside.passed_over += inside.passed_over
         except Unreachable:
@@ -98,45 +125,57 @@ def find_inputs(sources: Sequence[str], kind: str = "audio") -> Inputs:
     return found
 
 
-def read_item(item: Item, sample_rate: int, skip: int = 0) -> Iterator[Recording]:
-    """The recordings in a file or shard, one after the other.
+def read_item(item: Item, sample_rate: int) -> Iterator[Recording]:
+    """The recordings in a file or shard, one after the other, decoded.
 
-    A damaged one is yielded with its problem, and the rest follows.
-
-    Reads from a failing server are repeated. Raises Unreachable when the server keeps failing: the
-    data may be good.
-
-    Args:
-        skip: number of recordings at the beginning to skip without decoding.
+    A damaged one is yielded with its problem, and the rest follows. Raises Unreachable when a
+    server keeps failing: the data may be good.
     """
+    return (decode(entry, sample_rate) for entry in entries(item))
+
+
+def entries(item: Item) -> Iterator[Entry]:
+    """`read_item` without the decoding."""
     if not item.is_shard:
-        if not skip:
-            yield _decode_file(item, sample_rate)
+        yield Entry(item.url, item.about)
         return
-    read = 0
     try:
-        for name, content, labels in read_entries(item.url):
-            read += 1
-            if read <= skip:
-                continue
-            # Shard and member together identify the recording.
-            about = item.about | labels | {"shard": item.url}
-            yield _decode_bytes(name, content, about, sample_rate) if content else _nothing(item, name, "holds no audio")
+        for member, content, labels in read_entries(item.url):
+            about = {"path": member} | item.about | labels | {"shard": item.url}
+            problem = "" if content else "holds no audio"
+            yield Entry(item.url, about, member, content, problem)
     except Damaged as error:
-        if read >= skip:  # otherwise it belongs to the skipped ones
-            yield _nothing(item, "", f"damaged, what follows is lost: {error}")
+        yield Entry(item.url, item.about, problem=f"damaged, what follows is lost: {error}")
+
+
+def decode(entry: Entry, sample_rate: int) -> Recording:
+    """The audio of an entry."""
+    if entry.problem:
+        return Recording(entry.name, entry.about, None, entry.problem, entry.member)
+    file: str | BytesIO = entry.url
+    if entry.content is not None:
+        file = BytesIO(entry.content)
+        file.name = entry.name
+    try:
+        waveform = read_audio(file, sample_rate)
+    except HearMwmaeError as error:
+        problem = str(error).removeprefix(f"{entry.name}: ")
+        return Recording(entry.name, entry.about, None, problem, entry.member)
+    return Recording(entry.name, entry.about, waveform, member=entry.member)
 
 
 def _local(file: Path, about: dict) -> Item:
-    found = file.stat() if os.path.isfile(file) else None  # a missing file is a problem when it is read
     # Links are not followed: the Hub's cache has a shard's ending in the name of the link alone.
-    return Item(str(file), os.path.abspath(file), found.st_size if found else 0, found.st_mtime_ns if found else 0, about)
+    url = os.path.abspath(file)
+    if not os.path.isfile(file):  # a problem when it is read
+        return Item(str(file), url, 0, "", about)
+    found = file.stat()
+    return Item(str(file), url, found.st_size, str(found.st_mtime_ns), about)
 
 
-def _shards(source: str, kind: str) -> list[Item]:
+def _shards(source: str, about: dict) -> list[Item]:
     try:
         import fsspec
-        import pyarrow  # noqa: F401
         import webdataset  # noqa: F401
         from braceexpand import braceexpand
     except ModuleNotFoundError as error:
@@ -152,13 +191,18 @@ def _shards(source: str, kind: str) -> list[Item]:
             filesystem, path = fsspec.core.url_to_fs(pattern, **connection_options(pattern))
             paths = sorted(filesystem.glob(path)) if "*" in pattern else [path]
             for found in paths:
-                size = filesystem.info(found).get("size") or 0
+                about_file = filesystem.info(found)
                 if "file" in filesystem.protocol:
-                    items.append(_local(Path(found), {"kind": kind}))
-                else:
-                    url = filesystem.unstrip_protocol(found)
-                    items.append(Item(url, url, size, 0, {"kind": kind}))
-        except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError, ImportError) as error:
+                    items.append(_local(Path(found), about))
+                    continue
+                url, size = filesystem.unstrip_protocol(found), about_file.get("size") or 0
+                version = next(
+                    (str(about_file[key]) for key in VERSION_KEYS if key in about_file), ""
+                )
+                items.append(Item(url, url, size, version, about))
+        except (*OF_THE_NAME, ValueError, ImportError) as error:
+            if _is_silence(error.__cause__):
+                raise Unreachable(f"{pattern} cannot be listed: {reason_of(error)}") from error
             reason = "" if isinstance(error, FileNotFoundError) else f" ({error})"
             raise HearMwmaeError(f"no such shard: {pattern}{reason}") from error
         except Exception as error:  # every file system has its own
@@ -168,60 +212,31 @@ def _shards(source: str, kind: str) -> list[Item]:
     return items
 
 
-def _manifest(path: Path, kind: str) -> list[Item]:
-    """Rows of a CSV: path (relative to the CSV), and labels of the clip; the label kind is ``kind``
-    where a row has none.
-    """
+def _is_silence(cause: BaseException | None) -> bool:
+    """Whether a web server failed or did not answer: fsspec says that there is no such file."""
+    failed = getattr(cause, "errno", None) or getattr(cause, "status", 0) >= 500
+    return isinstance(cause, TimeoutError) or bool(failed)
+
+
+def _manifest(path: Path, labels: dict) -> list[Item]:
+    """Rows of a CSV: path (relative to the CSV), and labels of the clip."""
     try:
-        # A file name may hold bytes that are no UTF-8.
+        # A file name may hold bytes that are not UTF-8.
         with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
             reader = csv.DictReader(stream)
             rows, columns = list(reader), reader.fieldnames or []
     except OSError as error:
-        raise HearMwmaeError(f"{path}: {why_unreadable(path) or error.strerror}") from error
+        raise HearMwmaeError(f"{path}: {str(error.strerror).lower()}") from error
     except csv.Error as error:
-        raise HearMwmaeError(f"{path} is no CSV: {error}") from error
+        raise HearMwmaeError(f"{path} is not a CSV: {error}") from error
     if "path" not in columns:
         raise HearMwmaeError(f"{path} has no column path; its first line names {columns}")
     if not rows:
         raise HearMwmaeError(f"{path} lists no audio")
-    if short := [number for number, row in enumerate(rows, 2) if not row["path"]]:
-        raise HearMwmaeError(f"{path}: row {short[0]} names no path")
-    if odd := [number for number, row in enumerate(rows, 2) if "\0" in row["path"]]:
-        raise HearMwmaeError(f"{path}: row {odd[0]} has a NUL in its path")
-    return [_local(path.parent / row["path"], {"kind": kind} | {k: v for k, v in row.items() if k and v}) for row in rows]
-
-
-#: Errors of opening a file that are about its name or its rights, and not about the disk.
-OF_THE_NAME = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
-
-
-def _nothing(item: Item, name: str, problem: str) -> Recording:
-    return Recording(f"{item.url} {name}".strip(), item.about, None, problem, name)
-
-
-def _decode_file(item: Item, sample_rate: int) -> Recording:
-    try:
-        # Otherwise an error of the disk would count as damage. A pipe must not block.
-        os.close(os.open(item.url, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
-    except OSError as error:
-        if error.errno not in OF_THE_NAME:
-            raise
-        return _nothing(item, "", why_unreadable(item.url) or str(error.strerror))
-    return _decode(item.url, item.url, item.about, sample_rate)
-
-
-def _decode_bytes(name: str, content: bytes, about: dict, sample_rate: int) -> Recording:
-    file = BytesIO(content)
-    file.name = f"{about['shard']} {name}"
-    return _decode(file.name, file, {"path": name} | about, sample_rate, name)
-
-
-def _decode(name: str, source: str | BinaryIO, about: dict, sample_rate: int, member: str = "") -> Recording:
-    try:
-        waveform = read_audio(source, sample_rate)
-    except HearMwmaeError as error:
-        return Recording(name, about, None, str(error).removeprefix(f"{name}: "), member)
-    if not waveform.isfinite().all():
-        return Recording(name, about, None, "holds samples that are not finite", member)
-    return Recording(name, about, waveform, member=member)
+    items = []
+    for number, row in enumerate(rows, 2):
+        if not row["path"] or "\0" in row["path"]:
+            raise HearMwmaeError(f"{path}: row {number} names no path")
+        given = {name: value for name, value in row.items() if name and value}
+        items.append(_local(path.parent / row["path"], labels | given))
+    return items

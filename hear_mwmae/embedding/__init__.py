@@ -1,3 +1,1 @@
-"""`hear-mwmae embed`: many audio files -> one table of embeddings, in parts that survive any
-interruption.
-"""
+"""`hear-mwmae embed`: many audio files -> one table of embeddings, made of parts that are files."""

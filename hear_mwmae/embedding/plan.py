@@ -1,76 +1,113 @@
-"""The parts of a run, and whether a folder of parts belongs to it."""
+"""What a run has to do: inputs compared with the parts that exist, and cut into new parts."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..data.sources import Item
-from ..embedder import Embedder
-from ..errors import HearMwmaeError
+from .encode import labels_of
+from .parts import Part, rewrite_part
 
-PLAN = "plan.json"
-#: Version of the files in a folder of parts.
-FORMAT = 1
-#: A part has a 64th of the files, within these limits of files and bytes.
-FEWEST_FILES, MOST_FILES, MOST_BYTES = 64, 256, 64 << 20
+#: Files that are embedded together: at most so many, and about so many bytes.
+GROUP_FILES, GROUP_BYTES = 256, 64 << 20
+
+
+class Kept(NamedTuple):
+    """An input that is embedded: its place among the inputs of a part."""
+
+    item: Item
+    part: Part
+    place: int
+
+
+class Plan(NamedTuple):
+    """Result of `compare`."""
+
+    kept: list[Kept]  #: in the order of the inputs
+    todo: list[Item]
+    summary: str
+
+
+def compare(items: Sequence[Item], parts: Sequence[Part]) -> Plan:
+    """Which inputs are in ``parts`` already, by path, size and time.
+
+    Files that failed before come last in ``todo``: so the parts of a resumed run are those of a run
+    without an interruption.
+    """
+    stored: defaultdict[tuple, deque[list[tuple[Part, int]]]] = defaultdict(deque)
+    pieces: dict[tuple, list[tuple[Part, int]]] = {}
+    for part in parts:
+        for place, done in enumerate(part.inputs):
+            key = done.item.identity
+            before = pieces.get(key, []) if done.piece else []
+            pieces[key] = [*before, (part, place)]
+            if done.last and len(before) == done.piece:  # a kill may leave some pieces of a shard
+                stored[key].append(pieces[key])
+    kept, todo = [], []
+    for item in items:
+        if copies := stored[item.identity]:
+            kept += [Kept(item, part, place) for part, place in copies.popleft()]
+        else:
+            todo.append(item)
+    left = Counter(url for (url, *_), copies in stored.items() for _ in copies)
+    changed = (left & Counter(item.url for item in todo)).total()
+    failed = {failure.url for part in parts for failure in part.failures}
+    todo.sort(key=lambda item: item.url in failed)
+    summary = (
+        f"{len(todo) - changed} new, {changed} changed, {left.total() - changed} gone, "
+        f"{len(items) - len(todo)} kept"
+    )
+    return Plan(kept, todo, summary)
 
 
 def cut(items: Sequence[Item]) -> list[list[Item]]:
-    """Cut the items into parts: files by number and size, a shard alone.
-
-    A function of the list alone.
-    """
-    most = min(max(len(items) // 64, FEWEST_FILES), MOST_FILES)
-    parts: list[list[Item]] = []
-    filled = 0
+    """Inputs that are embedded together: files by number and bytes, a shard alone."""
+    groups: list[list[Item]] = []
+    left = 0
     for item in items:
-        if not parts or item.is_shard or parts[-1][-1].is_shard or len(parts[-1]) == most or filled >= MOST_BYTES:
-            parts.append([])
-            filled = 0
-        parts[-1].append(item)
-        filled += item.size
-    return parts
+        if not groups or item.is_shard or left <= 0 or len(groups[-1]) == GROUP_FILES:
+            groups.append([])
+            left = GROUP_BYTES
+        groups[-1].append(item)
+        left = 0 if item.is_shard else left - item.size
+    return groups
 
 
-def make_plan(model: Embedder, items: Sequence[Item], timestamps: bool) -> dict[str, object]:
-    """Everything that determines the rows, except their last bits, which also depend on device and
-    batch size.
+def refresh(parts: Sequence[Part], inputs: Sequence[Kept]) -> None:
+    """Drop all but ``inputs`` from the parts, and bring names and labels up to date.
+
+    All parts then have the same columns.
     """
-    inputs = hashlib.sha256()
-    for item in items:
-        inputs.update(repr((item.name, item.url, item.size, item.modified)).encode("utf-8", "backslashreplace"))
-    config = {name: value for name, value in model.config.to_dict().items() if name != "pooling"}
-    weights = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for name, value in model.encoder.state_dict().items():
-        weights.update(name.encode() + value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return {
-        "format": FORMAT,
-        "model": weights.hexdigest(),
-        "dtype": str(next(model.encoder.parameters()).dtype).removeprefix("torch."),
-        "timestamps": model.timestamps if timestamps else "none",
-        "pooling": "none" if timestamps else model.config.pooling,
-        "inputs": f"{len(items)}, {inputs.hexdigest()[:16]}",
-    }
+    kept: dict[Path, dict[int, Item]] = {part.file: {} for part in parts}
+    for item, part, place in inputs:
+        kept[part.file][place] = item
+    labels: dict[str, None] = {}
+    for part in parts:
+        for item in kept[part.file].values():
+            labels |= dict.fromkeys(part.labels if item.is_shard else labels_of(item.about))
+    for part in parts:
+        now = kept[part.file]
+        before = {place: done.item for place, done in enumerate(part.inputs)}
+        if not now:
+            part.file.unlink()
+        elif now != before or part.labels != list(labels):
+            rewrite_part(part, now, list(labels))
 
 
-def check_plan(file: Path, plan: dict[str, object]) -> None:
-    """HearMwmaeError with the differences if ``file`` is the plan of another run."""
-    try:
-        other = json.loads(file.read_text())
-        differences = [name for name, value in plan.items() if other[name] != value]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HearMwmaeError(f"{file} is not the plan of a run: {error}") from error
-    if "dtype" in differences and "model" in differences:
-        differences.remove("model")  # the precision changes its weights
-    if differences:
-        shown = "; ".join(
-            f"another {name}" if name == "model" else f"{name} {other[name]}, not {plan[name]}" for name in differences
-        )
-        raise HearMwmaeError(
-            f"{file.parent} holds the parts of another run ({shown}): repeat its command, remove the folder, or give another -o"
-        )
+def read_table(parts: Sequence[Part], kept: Sequence[Kept]) -> pa.Table:
+    """The rows of all parts, in the order of the inputs ``kept``."""
+    table = pa.concat_tables([pq.read_table(part.file).replace_schema_metadata() for part in parts])
+    rows: dict[tuple[Path, int], range] = {}
+    start = 0
+    for part in parts:
+        for place, done in enumerate(part.inputs):
+            rows[part.file, place] = range(start, start + done.rows)
+            start += done.rows
+    order = [row for _, part, place in kept for row in rows[part.file, place]]
+    return table if order == list(range(start)) else table.take(order)
