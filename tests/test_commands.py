@@ -32,7 +32,7 @@ SHARED = {
     "--seed": ("--seed",),
     "--set": ("--set",),
 }
-FLAGS = {"--debug", "--dry-run", "--markdown", "--quiet", "--keep", "--resume", "--private", "--timestamps"}
+FLAGS = {"--debug", "--dry-run", "--markdown", "--quiet", "--keep", "--overwrite", "--resume", "--private", "--timestamps"}
 
 
 def walk(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:

@@ -147,6 +147,8 @@ def _output(path: Path) -> Output:
     if path.suffix and path.suffix not in TABLE_SUFFIXES and not path.is_dir():
         endings = ", ".join(TABLE_SUFFIXES)
         raise HearMwmaeError(f"output must be a folder, or end in {endings}, got {path}")
+    if not path.absolute().parent.is_dir():
+        raise HearMwmaeError(f"cannot write {path}: there is no folder {path.absolute().parent}")
     return Output(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ class Cluster:
         """
         if not ray.is_initialized():
             try:
-                ray.init(self.address or None, log_to_driver=False, logging_level="error")
+                ray.init(self.address or None, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError) as error:
                 raise HearMwmaeError(f"no cluster of Ray at {self.address!r}: {error}") from error
         gpus = 0 if self.device == "cpu" else 1
@@ -64,7 +65,7 @@ class Cluster:
         actors = [actor.remote([model_ref], self.device) for _ in range(min(room, len(groups)))]
         try:
             yield from ActorPool(actors).map_unordered(
-                lambda worker, group: worker.embed.remote(*group, provenance), groups.items()
+                lambda worker, group: worker.embed.remote(*group, provenance), list(groups.items())
             )
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -42,18 +42,19 @@ def embed_items(model: Embedder, items: Iterable[Item], timestamps: bool) -> Ite
 
     Raises Unreachable if a server fails.
     """
-    group: list[tuple[Item, Recording]] = []
+    group: list[tuple[Item, Recording, Tensor]] = []
     chunks = 0
     for item, recording in _decoded(items, model.sample_rate):
-        if recording.waveform is None:
+        waveform = recording.waveform
+        if waveform is None:
             yield Clip(item, _path(item, recording), None, printable(recording.problem))
             continue
-        frames = model.config.frontend.frames(len(recording.waveform))
+        frames = model.config.frontend.frames(len(waveform))
         more = -(-frames // model.config.input_frames)
         if group and chunks + more > GROUP_CHUNKS:
             yield from _embed(model, group, timestamps)
             group, chunks = [], 0
-        group.append((item, recording))
+        group.append((item, recording, waveform))
         chunks += more
     if group:
         yield from _embed(model, group, timestamps)
@@ -106,21 +107,25 @@ def _decoded(items: Iterable[Item], sample_rate: int) -> Iterator[tuple[Item, Re
 
 
 def _embed(
-    model: Embedder, group: list[tuple[Item, Recording]], timestamps: bool
+    model: Embedder, group: list[tuple[Item, Recording, Tensor]], timestamps: bool
 ) -> Iterator[Clip]:
+    waveforms = [waveform for _, _, waveform in group]
+    times: Sequence[Tensor | None] = [None] * len(group)
     try:
-        found = model.embed([recording.waveform for _, recording in group], timestamps=timestamps)
+        if timestamps:
+            steps, times = model.embed(waveforms, timestamps=True)
+        else:
+            steps = list(model.embed(waveforms)[:, None])
     except HearMwmaeError as error:
         if len(group) == 1:
-            item, recording = group[0]
+            item, recording, _ = group[0]
             yield Clip(item, _path(item, recording), None, printable(str(error)))
             return
         for one in group:  # to find the bad one
             yield from _embed(model, [one], timestamps)
         return
-    steps, times = found if timestamps else (found[:, None], [None] * len(group))
-    for (item, recording), embeddings, ms in zip(group, steps, times, strict=True):
-        path, seconds = _path(item, recording), len(recording.waveform) / model.sample_rate
+    for (item, recording, waveform), embeddings, ms in zip(group, steps, times, strict=True):
+        path, seconds = _path(item, recording), len(waveform) / model.sample_rate
         yield Clip(item, path, rows_of(_values(embeddings, ms), path, seconds, recording.about))
 
 

@@ -94,10 +94,11 @@ def embed_part(
     clips = embed_items(model, items, timestamps)
     failures: list[Failure] = []
     for number, (piece, last) in enumerate(_pieces(clips, progress)):
-        good = [clip for clip in piece if not clip.problem]
-        failed = [Failure(clip.item.url, clip.path, clip.problem) for clip in piece if clip.problem]
-        table = _joined([no_rows(model, timestamps), *(clip.rows for clip in good)])
-        inputs = [Done(clip.item, len(clip.rows), 1) for clip in good]
+        good = [(clip.item, clip.rows) for clip in piece if clip.rows is not None]
+        bad = [clip for clip in piece if clip.rows is None]
+        failed = [Failure(clip.item.url, clip.path, clip.problem) for clip in bad]
+        table = _joined([no_rows(model, timestamps), *(rows for _, rows in good)])
+        inputs = [Done(item, len(rows), 1) for item, rows in good]
         if items[0].is_shard:
             inputs = [Done(items[0], len(table), len(good), number, last)]
         else:

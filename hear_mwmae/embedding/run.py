@@ -16,7 +16,7 @@ from ..data.sources import Inputs, Item
 from ..embedder import Embedder
 from ..errors import HearMwmaeError
 from ..files import UNFINISHED, one_at_a_time, printable
-from .encode import Clip, embed_items
+from .encode import embed_items
 from .parts import Failure, Part, embed_part, read_parts
 from .plan import compare, cut, read_table, refresh
 from .provenance import check_provenance, provenance_of
@@ -114,21 +114,21 @@ def show(
     with _bar(inputs.items, progress and sys.stderr.isatty()) as bar:
         for clip in embed_items(model, inputs.items, timestamps):
             bar.update()
-            if clip.problem:
+            if clip.rows is None:
                 failures.append((clip.path, clip.problem))
             else:
-                bar.write(_line(clip, timestamps))
+                embeddings = np.stack(clip.rows["embedding"].to_numpy())
+                bar.write(f"{clip.path}: {_described(embeddings, timestamps)}")
     return failures
 
 
-def _line(clip: Clip, timestamps: bool) -> str:
+def _described(embeddings: np.ndarray, timestamps: bool) -> str:
     """The shape, and the mean over the time steps."""
-    rows = np.stack(clip.rows["embedding"].to_numpy())
-    values = rows.mean(axis=0)
-    shape = f"{len(rows)} x {len(values)}" if timestamps else len(values)
+    values = embeddings.mean(axis=0)
+    shape = f"{len(embeddings)} x {len(values)}" if timestamps else len(values)
     head = " ".join(f"{value:+.3f}" for value in values[:6])
     numbers = f"mean {values.mean():+.3f}, norm {np.linalg.norm(values):.2f}, starts {head}"
-    return f"{clip.path}: {shape} float32, {numbers}"
+    return f"{shape} float32, {numbers}"
 
 
 def _existing_parts(output: Output, about: dict[str, str], overwrite: bool) -> list[Part]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import zipfile
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -105,13 +106,16 @@ def _write_npz(stream: IO[bytes], table: pa.Table, provenance: str) -> None:
 
 def _write_csv(stream: IO[bytes], table: pa.Table) -> None:
     """A column for each number of the embedding, with the digits that make it exact."""
-    writer = None
-    for batch in table.to_batches(BLOCK_ROWS):
-        columns = {name: batch[name] for name in batch.schema.names if name != "embedding"}
-        numbers = batch["embedding"].flatten().to_numpy().reshape(len(batch), -1)
-        for place, values in enumerate(numbers.T.copy()):
-            columns[f"embedding_{place}"] = pa.array(values)
-        flat = pa.table(columns)
-        writer = writer or pa_csv.CSVWriter(stream, flat.schema)
-        writer.write_table(flat)
-    writer.close()
+    blocks = map(_flat, table.to_batches(BLOCK_ROWS))
+    first = next(blocks)
+    with pa_csv.CSVWriter(stream, first.schema) as writer:
+        for block in chain([first], blocks):
+            writer.write_table(block)
+
+
+def _flat(batch: pa.RecordBatch) -> pa.Table:
+    columns = {name: batch[name] for name in batch.schema.names if name != "embedding"}
+    numbers = batch["embedding"].flatten().to_numpy().reshape(len(batch), -1)
+    for place, values in enumerate(numbers.T.copy()):
+        columns[f"embedding_{place}"] = pa.array(values)
+    return pa.table(columns)
