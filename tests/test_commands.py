@@ -21,7 +21,6 @@ from hear_mwmae.cli.options import Command, Group
 #: The spellings of options that commands share. One that is here is an option of the same kind in
 #: every command that has it.
 SHARED = {
-    "--batch-size": ("--batch-size",),
     "--debug": ("--debug",),
     "--device": ("--device",),
     "--dry-run": ("--dry-run",),
@@ -32,7 +31,7 @@ SHARED = {
     "--seed": ("--seed",),
     "--set": ("--set",),
 }
-FLAGS = {"--debug", "--dry-run", "--markdown", "--quiet", "--keep", "--resume", "--private", "--timestamps"}
+FLAGS = {"--debug", "--dry-run", "--quiet", "--resume", "--private", "--timestamps"}
 
 
 def walk(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
