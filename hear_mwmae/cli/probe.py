@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..extras import needs
+from ..extras import needs_extra
 from .options import (
     CLASSIFIER,
     DEVICE,
@@ -39,6 +39,7 @@ MORE_MODELS = (
 @POOLING
 @CLASSIFIER
 @DEVICE
+@needs_extra("probe", "probing")
 def probe(
     tasks: tuple[Path, ...],
     models: tuple[str, ...],
@@ -58,14 +59,11 @@ def probe(
     \b
     hear-mwmae probe tasks/ --model run/model --baselines
     """
-    try:
-        from tabulate import tabulate
+    from tabulate import tabulate
 
-        from ..baselines import load_models
-        from ..probe import score_models, table
-        from ..tasks import find_tasks, read_task
-    except ModuleNotFoundError as error:
-        raise needs("probing", error.name, "probe") from error
+    from ..baselines import load_models
+    from ..probe import score_models, table
+    from ..tasks import find_tasks, read_task
 
     sources = named_models(models)
     read = [read_task(folder) for folder in find_tasks(tasks)]
@@ -85,6 +83,7 @@ def probe(
     show_default=True,
     help="Folds to deal the clips into, each label evenly, if SOURCE says nothing.",
 )
+@needs_extra("probe", "making a task")
 def task(source: Path, out: Path, folds: int) -> None:
     """Make a task that `hear-mwmae probe` and `python -m eval` read, of your own audio.
 
@@ -97,10 +96,7 @@ def task(source: Path, out: Path, folds: int) -> None:
     hear-mwmae task sounds/ -o tasks/sounds
     hear-mwmae task clips.csv -o tasks/clips
     """
-    try:
-        from ..make_task import make_task
-    except ModuleNotFoundError as error:
-        raise needs("making a task", error.name, "probe") from error
+    from ..make_task import make_task
 
     made = make_task(source, out, folds)
     clips = [len(split) for split in made.splits]
