@@ -43,7 +43,9 @@ torch.set_num_threads(min(2, int(os.environ.get("OMP_NUM_THREADS", os.cpu_count(
 def small_config() -> ModelConfig:
     """A model of the real kind, small enough to be built in every test."""
     windows = derive_window_sizes(250)
-    return ModelConfig(EncoderConfig(32, 2, 2), DecoderConfig(32, 1, len(windows), window_sizes=windows))
+    return ModelConfig(
+        EncoderConfig(32, 2, 2), DecoderConfig(32, 1, len(windows), window_sizes=windows)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -69,11 +71,13 @@ def embedded_model() -> Embedder:
 
 @pytest.fixture(scope="session")
 def data(audio_folder, tmp_path_factory) -> Path:
-    """A pack of that folder: three clips of notes, one of effects."""
-    from hear_mwmae.data.packing import Packed, pack  # only here: the other tests do without the packages of training
+    """A data set of that folder: three clips of notes, one of effects."""
+    # Only here: the other tests do without the packages of training.
+    from hear_mwmae.training.pack import Packed, pack
 
     out = tmp_path_factory.mktemp("data") / "pack"
-    assert pack([str(audio_folder / "manifest.csv")], out) == Packed(4, pytest.approx(0.0077, abs=1e-3), 1, 1)
+    packed = pack([str(audio_folder / "manifest.csv")], out)
+    assert packed == Packed(4, pytest.approx(0.0077, abs=1e-3), 1)
     return out
 
 
@@ -84,8 +88,13 @@ def audio_folder(tmp_path_factory) -> Path:
     One clip is long, one shorter than a crop.
     """
     folder = tmp_path_factory.mktemp("audio")
-    long = torch.cat([read_audio(AUDIO / name, 16000) for name in ("piano.flac", "glass.mp3", "till.opus")] * 3)
-    clips = {"long.flac": (long, "notes"), "crow.flac": (read_audio(AUDIO / "crow.wav", 16000), "effects")}
+    long = torch.cat(
+        [read_audio(AUDIO / name, 16000) for name in ("piano.flac", "glass.mp3", "till.opus")] * 3
+    )
+    clips = {
+        "long.flac": (long, "notes"),
+        "crow.flac": (read_audio(AUDIO / "crow.wav", 16000), "effects"),
+    }
     clips["silence.flac"] = torch.zeros(16000), "effects"
     with open(folder / "manifest.csv", "w", newline="") as stream:
         writer = csv.writer(stream)

@@ -1,10 +1,12 @@
-"""Running the command that packs, and reading its tables."""
+"""Running the command that packs, and reading what it made."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 from click.testing import CliRunner
 
 from hear_mwmae.cli import main
@@ -15,6 +17,32 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def run(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(main, ["pack", "--jobs", "1", *map(str, arguments)])
+def run(*arguments: object, jobs: int = 1) -> tuple[int, str]:
+    """Pack all but the last of the arguments into the last, a folder."""
+    *sources, out = arguments
+    words = ["pack", "--jobs", jobs, *sources, "--out", out]
+    result = CliRunner().invoke(main, list(map(str, words)))
     return result.exit_code, result.output
+
+
+def change_clips(data: Path, out: Path, change: Callable[[int, dict], dict]) -> Path:
+    """A copy of a data set; ``change`` gets the number and the row of each clip."""
+
+    def changed(row: dict, number: int) -> dict:
+        return change(number, row)
+
+    made = datasets.load_from_disk(str(data))
+    copy = made.map(changed, with_indices=True, load_from_cache_file=False, keep_in_memory=True)
+    copy.save_to_disk(str(out))
+    return out
+
+
+def damage_clips(data: Path, out: Path, *numbers: int) -> Path:
+    """A copy of a data set whose clips ``numbers`` cannot be decoded."""
+
+    def damaged(number: int, row: dict) -> dict:
+        if number in numbers:
+            row["audio"]["bytes"] = row["audio"]["bytes"][:100] + bytes(1000)
+        return row
+
+    return change_clips(data, out, damaged)

@@ -1,199 +1,249 @@
-"""Reading packs: from disks and servers, of older formats, damaged, incomplete, by processes that
-are killed.
-"""
+"""Data sets of audio: made from folders and manifests, read from a folder and from the Hub."""
 
 from __future__ import annotations
 
+import io
 import json
-import multiprocessing
+import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import signal
 
-import fsspec
+import datasets
+import forked
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
+import soundfile
+import webdataset
 from file_server import FileServer
-from fsspec import AbstractFileSystem
-from fsspec.implementations.memory import MemoryFileSystem
-from packing import rows
-from tiny_run import write_recipe
+from filelock import FileLock
+from packing import change_clips, damage_clips, rows, run
+from reference import AUDIO
 
-from hear_mwmae.cli import main
+from hear_mwmae.audio import read_audio
 from hear_mwmae.data import shards
-from hear_mwmae.data.crops import Batch, Clips, StepSampler, read_batches, worker_errors
-from hear_mwmae.data.pack import BadRecord, Pack
 from hear_mwmae.errors import HearMwmaeError
-from hear_mwmae.training.loop import pretrain
-from hear_mwmae.training.publish import describe_data
-from hear_mwmae.training.recipe import Recipe
+from hear_mwmae.training import dataset as dataset_module
+from hear_mwmae.training.dataset import AudioDataset, BadClip
 
 
-def batches_of(pack: Pack, recipe: Recipe) -> tuple[Callable[..., Iterator[Batch]], StepSampler]:
-    """A function of first and last step and workers, and what it draws by."""
-    sampler = StepSampler(pack, recipe)
-    clips = Clips(pack, sampler.numbers)
-    return lambda first, last, workers=0: read_batches(clips, sampler.steps(first, last), workers), sampler
+def test_what_was_16_bit_is_packed_as_it_was(data, audio_folder):
+    pcm, _ = soundfile.read(audio_folder / "long.flac", dtype="int16")
+    made = AudioDataset(data)
+    assert np.array_equal(np.concatenate([made.read(number) for number in range(3)]), pcm)
+    assert made.samples.tolist()[:3] == [160000, 160000, len(pcm) - 320000]
+    assert [made.kinds[kind] for kind in made.kind_of] == ["notes", "notes", "notes", "effects"]
+    silence = {"source": str(audio_folder / "silence.flac"), "reason": "silence from second 0 on"}
+    assert rows(data / "skipped.csv") == [silence]
 
 
-def test_a_pack_on_a_server(data, tmp_path, monkeypatch):
-    """Only what is wanted of it is asked for; a server that fails for a while is asked again."""
+def test_any_tool_reads_it(data):
+    """By `datasets` alone; what the manifest says of a recording is with its clips."""
+    made = datasets.load_from_disk(str(data))
+    assert made.features["audio"] == datasets.Audio(sampling_rate=16000, decode=False)
+    second = made[1]
+    assert soundfile.info(io.BytesIO(second["audio"]["bytes"])).frames == 160000
+    said = {name: second[name] for name in ("kind", "start", "samples", "licence", "seconds")}
+    assert said == {
+        "kind": "notes",
+        "start": 10.0,
+        "samples": 160000,
+        "licence": "CC0-1.0",
+        "seconds": said["seconds"],
+    }
+    assert second["path"].endswith("long.flac")
+
+
+def test_processes_make_the_same(data, audio_folder, tmp_path):
+    """And in the order of the sources."""
+    assert run(audio_folder / "manifest.csv", tmp_path / "out", jobs=3)[0] == 0
+    one, other = (datasets.load_from_disk(str(folder)) for folder in (data, tmp_path / "out"))
+    assert one[:] == other[:]
+    assert AudioDataset(tmp_path / "out").identity() == AudioDataset(data).identity()
+
+
+def test_opus(audio_folder, tmp_path):
+    assert run("--codec", "opus", audio_folder / "manifest.csv", tmp_path / "opus")[0] == 0
+    opus = AudioDataset(tmp_path / "opus")
+    decoded = opus.read(0).numpy() / 32768
+    pcm = soundfile.read(audio_folder / "long.flac", dtype="float32")[0][:160000]
+    assert decoded.shape == pcm.shape
+    assert 0 < np.sqrt(np.mean((decoded - pcm) ** 2)) < 0.2 * np.sqrt(np.mean(pcm**2))
+
+
+def test_loud_opus_does_not_wrap_around(tmp_path):
+    """Opus overshoots full scale; in 16 bits that must be clipped."""
+    square = np.sign(np.sin(2 * np.pi * 220 * np.arange(160000) / 16000))
+    soundfile.write(tmp_path / "loud.flac", square * 0.9999, 16000)
+    assert run("--codec", "opus", tmp_path / "loud.flac", tmp_path / "opus")[0] == 0
+    decoded = AudioDataset(tmp_path / "opus").read(0).numpy() / 32768
+    assert np.mean(np.sign(decoded) != square) < 0.02 and np.abs(decoded - square).max() < 1.3
+
+
+def test_loud_floats_keep_their_shape(tmp_path):
+    """What goes beyond full scale is scaled to it, not clipped."""
+    audio = (3 * np.sin(np.arange(32000) / 9)).astype(np.float32)
+    soundfile.write(tmp_path / "loud.wav", audio, 16000, subtype="FLOAT")
+    assert run(tmp_path / "loud.wav", tmp_path / "out")[0] == 0
+    packed = AudioDataset(tmp_path / "out").read(0).numpy() / 32768
+    assert np.abs(packed - audio / np.abs(audio).max()).max() < 1e-4
+
+
+def test_a_folder_of_any_audio(tmp_path):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for name, place in (("glass.mp3", "a.mp3"), ("till.opus", "sub/b.opus")):
+        shutil.copy(AUDIO / name, tmp_path / "in" / place)
+    (tmp_path / "in" / "c.wav").write_bytes(b"RIFF, but no more")
+    code, output = run("--kind", "noises", tmp_path / "in", tmp_path / "out")
+    assert code == 0 and "2 clips" in output and "1 skipped" in output
+    made = AudioDataset(tmp_path / "out")
+    assert made.kinds == ["noises"]
+    lengths = [len(read_audio(AUDIO / name, 16000)) for name in ("glass.mp3", "till.opus")]
+    assert made.samples.tolist() == lengths
+    (skipped,) = rows(tmp_path / "out" / "skipped.csv")
+    assert skipped["source"] == str(tmp_path / "in" / "c.wav") and skipped["reason"]
+
+
+def test_samples_that_are_not_finite(tmp_path):
+    audio = np.full(16000, 0.1, np.float32)
+    audio[5] = np.nan
+    soundfile.write(tmp_path / "nan.wav", audio, 16000, subtype="FLOAT")
+    code, output = run(tmp_path / "nan.wav", tmp_path / "out")
+    assert code == 1 and "nan.wav" in output and "finite" in output
+    audio = np.sin(np.arange(16000, dtype=np.float32))
+    soundfile.write(tmp_path / "nan.wav", audio, 16000, subtype="FLOAT")
+    assert run(tmp_path / "nan.wav", tmp_path / "out")[0] == 0  # nothing was left behind
+
+
+def test_a_folder_that_exists_is_left_alone(audio_folder, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    code, output = run(audio_folder / "manifest.csv", tmp_path / "out")
+    assert code == 1 and "out exists: give another folder" in output
+    with FileLock(tmp_path / ".new.lock"):
+        code, output = run(audio_folder / "manifest.csv", tmp_path / "new")
+    assert code == 1 and "another process is packing" in output
+
+
+def test_columns_of_manifests(audio_folder, tmp_path):
+    """Those of all; an empty kind is none; a spreadsheet's mark at the beginning does no harm."""
+    shutil.copy(audio_folder / "crow.flac", tmp_path)
+    (tmp_path / "a.csv").write_text("\ufeffpath,kind,licence\ncrow.flac,,CC0\ncrow.flac,birds,\n")
+    (tmp_path / "b.csv").write_text("path,hours\ncrow.flac,0.1\n")
+    code, output = run("--kind", "noises", tmp_path / "a.csv", tmp_path / "b.csv", tmp_path / "out")
+    assert code == 0, output
+    made = datasets.load_from_disk(str(tmp_path / "out"))
+    assert made["kind"][:] == ["noises", "birds", "noises"]
+    assert made["licence"][:] == ["CC0", None, None] and made["hours"][:] == [None, None, "0.1"]
+
+
+def test_shards(tmp_path, monkeypatch):
+    """Their labels are columns, of one type or of text; one that cannot be had stops no other."""
     monkeypatch.setattr(shards, "PATIENCE", 0.01)
-    recipe = Recipe.read(write_recipe(tmp_path / "recipe.toml"))
-    here, _ = batches_of(Pack(data), recipe)
-    expected = list(here(0, 3))
-    with FileServer(data) as server:
-        there, _ = batches_of(Pack(server.url), recipe)
-        server.failures = 2
-        for batch, same in zip(there(0, 3), expected, strict=True):
-            assert np.array_equal(batch.audio, same.audio)
-        assert all(wanted for path, wanted in server.asked if path.endswith(".tar"))
-        for batch in there(0, 1, workers=1):  # a worker makes its own connection
-            assert np.array_equal(batch.audio, expected[0].audio)
-        server.failures = 100
-        with pytest.raises(ValueError, match="cannot be read after 4 attempts"):
-            next(there(0, 1))
-        server.failures, server.silent = 0, True
-        monkeypatch.setattr(shards, "SILENT_SECONDS", 0.2)
-        began = time.monotonic()
-        with pytest.raises(HearMwmaeError, match="cannot be read after 4 attempts"):
-            Pack(server.url)
-        assert time.monotonic() - began < 30
-        server.silent, server.ranges = False, False
-        with pytest.raises(ValueError, match="no range requests"):
-            next(there(0, 1))
-    with FileServer(tmp_path) as empty, pytest.raises(ValueError, match="is not a finished pack of audio"):
-        Pack(empty.url)
+    crow = (AUDIO / "crow.wav").read_bytes()
+    with webdataset.TarWriter(str(tmp_path / "a.tar"), encoder=False) as writer:
+        for number, label in enumerate(({"score": 1, "tag": 2}, {"score": 3, "tag": "x"})):
+            labels = json.dumps({"kind": "birds", **label}).encode()
+            writer.write({"__key__": f"clip{number}", "wav": crow, "json": labels})
+    shutil.copy(tmp_path / "a.tar", tmp_path / "b.tar")
+    table = {"audio": [{"bytes": crow, "path": "c.wav"}], "score": [4]}
+    pq.write_table(pa.table(table), tmp_path / "c.parquet")
+    with FileServer(tmp_path) as server:
+        server.cuts["/b.tar"] = 100
+        sources = (f"{server.url}/{name}" for name in ("a.tar", "b.tar", "c.parquet"))
+        code, output = run(*sources, tmp_path / "out")
+    assert code == 0 and "3 clips" in output and "1 skipped" in output, output
+    made = datasets.load_from_disk(str(tmp_path / "out"))
+    assert made["kind"][:] == ["birds", "birds", "audio"] and made["score"][:] == [1, 3, 4]
+    assert made["tag"][:] == ["2", "x", None] and made["path"][:] == [
+        "clip0.wav",
+        "clip1.wav",
+        "c.wav",
+    ]
+    (skipped,) = rows(tmp_path / "out" / "skipped.csv")
+    assert "b.tar" in skipped["source"] and "cannot be read" in skipped["reason"]
 
 
-def test_a_file_system_without_ranges_of_its_own_reads_no_more_than_a_clip(data, tmp_path):
-    """As the Hub's: reading by way of an open file, it would fetch megabytes ahead."""
-    read = []
-
-    class Slow(MemoryFileSystem):
-        protocol = "slow"
-        cat_file = AbstractFileSystem.cat_file
-
-        @classmethod
-        def _strip_protocol(cls, path: str) -> str:
-            return "/" + path.removeprefix("slow://").strip("/")
-
-        def _open(self, path: str, mode: str = "rb", cache_type: str = "readahead", **kwargs: object) -> object:
-            read.append((path.rpartition("/")[2], cache_type))
-            return super()._open(path, mode, **kwargs)
-
-    fsspec.register_implementation("slow", Slow, clobber=True)
-    for file in data.glob("[!.]*"):
-        Slow().pipe_file(f"/pack/{file.name}", file.read_bytes())
-    read.clear()
-    pack = Pack("slow://pack")
-    assert np.array_equal(pack.read(1), Pack(data).read(1))
-    assert read[-1] == ("shard-000000.tar", "none")
+def test_a_name_that_is_not_utf8(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(AUDIO / "crow.wav", os.fsencode(folder) + b"/\xff.wav")
+    assert run(folder, tmp_path / "out")[0] == 0
+    (path,) = datasets.load_from_disk(str(tmp_path / "out"))["path"][:]
+    assert path == str(folder / r"\xff.wav")
 
 
-def test_a_worker_that_is_killed(data, tmp_path):
-    batches, _ = batches_of(Pack(data), Recipe.read(write_recipe(tmp_path / "recipe.toml")))
-    ahead = batches(0, 1000, workers=1)
-    next(ahead)
-    # torch tells of it by an exception out of a signal handler, wherever the main thread is: here,
-    # or waiting for a batch.
-    with pytest.raises(HearMwmaeError, match="process that reads audio has ended"), worker_errors():
-        for worker in multiprocessing.active_children():
-            worker.kill()
-        for _ in ahead:
-            pass
+def test_an_interrupted_pack_starts_again(audio_folder, tmp_path):
+    for number in range(12):
+        shutil.copy(audio_folder / "long.flac", tmp_path / f"{number:02d}.flac")
+    command = ["pack", *tmp_path.glob("*.flac"), "--out", tmp_path / "out", "--jobs", "2"]
+    process = forked.start(*command)
+    forked.wait_until((tmp_path / ".out.tmp").exists, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "out").exists() and (tmp_path / ".out.tmp").exists()
+    done = forked.run(*command)
+    assert done.returncode == 0 and "36 clips" in done.stdout, done.stderr
+    assert len(AudioDataset(tmp_path / "out")) == 36 and not (tmp_path / ".out.tmp").exists()
 
 
-@pytest.fixture
-def damaged(data, tmp_path) -> Path:
-    """A pack whose second clip has another byte in it."""
-    folder = shutil.copytree(data, tmp_path / "damaged")
-    content = bytearray((folder / "shard-000000.tar").read_bytes())
-    content[Pack(data).clips["offset"][1] + 5000] ^= 1
-    (folder / "shard-000000.tar").write_bytes(content)
-    return folder
+def test_the_identity_is_that_of_the_audio(data, tmp_path):
+    """Not of the folder, nor of labels that training does not read."""
+    relabelled = change_clips(data, tmp_path / "a", lambda _, row: row | {"licence": "CC1"})
+    assert AudioDataset(relabelled).identity() == AudioDataset(data).identity()
+    other_kind = change_clips(data, tmp_path / "b", lambda _, row: row | {"kind": "x"})
+    assert AudioDataset(other_kind).identity() != AudioDataset(data).identity()
+    damaged = damage_clips(data, tmp_path / "c", 3)
+    assert AudioDataset(damaged).identity() != AudioDataset(data).identity()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_bad_clip_is_counted_and_passed_over(damaged, tmp_path, workers):
-    pack = Pack(damaged)
-    with pytest.raises(BadRecord, match="its bytes are not those that were packed"):
-        pack.read(1)
-    recipe = Recipe.read(write_recipe(tmp_path / "recipe.toml"), ["kinds={notes = 1.0}", f"workers={workers}"])
-    batches, sampler = batches_of(pack, recipe)
-    (batch,) = batches(0, 1, workers)
-    picked = [draw.clip for draw in sampler[0]]
-    expected = np.concatenate([pack.read(2 if pick == 1 else pick) for pick in picked])
-    assert batch.bad == [pick == 1 for pick in picked] and any(batch.bad) and np.array_equal(batch.audio, expected)
-    pretrain(recipe, damaged, tmp_path / "run")
-    log = rows(tmp_path / "run" / "log.csv")
-    counts = [int(row["bad_clips"]) for row in log]
-    assert len(log) == 12 and counts[0] == sum(batch.bad) and counts == sorted(counts) and counts[-1] > counts[0]
+def test_clips_that_cannot_be_decoded(data, tmp_path):
+    with pytest.raises(BadClip):
+        AudioDataset(damage_clips(data, tmp_path / "a", 1)).read(1)
+    longer = change_clips(data, tmp_path / "b", lambda _, row: row | {"samples": 5})
+    with pytest.raises(BadClip, match="in place of 5"):
+        AudioDataset(longer).read(0)
 
 
-def test_a_pack_that_cannot_be_read_at_all(data, tmp_path):
-    folder = shutil.copytree(data, tmp_path / "damaged")
-    size = (folder / "shard-000000.tar").stat().st_size
-    (folder / "shard-000000.tar").write_bytes(bytes(size))
-    recipe = write_recipe(tmp_path / "recipe.toml")
-    result = CliRunner().invoke(main, ["pretrain", str(recipe), str(folder), str(tmp_path / "run"), "--set", "workers=1"])
-    assert result.exit_code == 1 and "100 clips in a row cannot be read" in result.output
+def test_folders_that_are_no_data_set(data, tmp_path):
+    with pytest.raises(HearMwmaeError, match=r"no folder .*gone: `hear-mwmae pack` makes one"):
+        AudioDataset(tmp_path / "gone")
+    with pytest.raises(HearMwmaeError, match="is no data set of `hear-mwmae pack`, or damaged"):
+        AudioDataset(tmp_path)
+    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(str(tmp_path / "text"))
+    with pytest.raises(HearMwmaeError, match="has no column audio, kind, samples"):
+        AudioDataset(tmp_path / "text")
+    copy = shutil.copytree(data, tmp_path / "copy")
+    (arrow,) = copy.glob("*.arrow")
+    arrow.write_bytes(arrow.read_bytes()[:100])
+    with pytest.raises(HearMwmaeError, match="or damaged"):
+        AudioDataset(copy)
 
 
-@pytest.mark.parametrize("loss", ["gone", "short", "index"])
-def test_a_pack_that_is_not_whole(data, tmp_path, loss):
-    folder = shutil.copytree(data, tmp_path / "damaged")
-    shard, index = folder / "shard-000000.tar", folder / "index.csv"
-    if loss == "gone":
-        shard.unlink()
-    elif loss == "short":
-        shard.write_bytes(shard.read_bytes()[:-1])
-    else:
-        index.write_text(index.read_text().replace("notes", "noted"))
-    message = "index.csv is not what was packed" if loss == "index" else "lacks shard-000000.tar"
-    result = CliRunner().invoke(main, ["pretrain", str(write_recipe(tmp_path / "r.toml")), str(folder), str(tmp_path / "run")])
-    assert result.exit_code == 1 and message in result.output and result.output.count("\n") == 1
+def test_a_data_set_of_the_hub(data, tmp_path, monkeypatch):
+    """After the Hub's own form, Parquet files."""
+    made = datasets.load_from_disk(str(data))
+    made.to_parquet(str(tmp_path / "train.parquet"))
+    asked = []
+
+    def load_dataset(name: str, **options: object) -> datasets.Dataset:
+        asked.append((name, options))
+        return datasets.Dataset.from_parquet(
+            str(tmp_path / "train.parquet"), cache_dir=str(tmp_path / "cache")
+        )
+
+    monkeypatch.setattr(dataset_module.datasets, "load_dataset", load_dataset)
+    pulled = AudioDataset("org/clips@v2")
+    assert asked == [("org/clips", {"revision": "v2", "split": "train"})]
+    assert pulled.identity() == AudioDataset(data).identity()
+    assert np.array_equal(pulled.read(3), AudioDataset(data).read(3))
 
 
-def test_a_shard_that_goes_while_a_run_goes_on(data, tmp_path):
-    folder = shutil.copytree(data, tmp_path / "pack")
-    batches, _ = batches_of(Pack(folder), Recipe.read(write_recipe(tmp_path / "recipe.toml")))
-    (folder / "shard-000000.tar").unlink()
-    for workers in (0, 1):
-        with pytest.raises(HearMwmaeError) as caught:
-            next(batches(0, 1, workers))
-        assert str(caught.value) == f"{folder} lacks shard-000000.tar"  # and no traceback of a worker
-    assert not multiprocessing.active_children()  # even while the error is there
+def test_a_data_set_that_the_hub_lacks(monkeypatch):
+    def load_dataset(name: str, **options: object) -> None:
+        raise datasets.exceptions.DatasetNotFoundError(f"Dataset {name!r} doesn't exist on the Hub")
 
-
-def test_an_empty_pack_description(tmp_path):
-    (tmp_path / "pack.json").write_text("{}")
-    with pytest.raises(ValueError, match="not of format 1 or 2"):
-        Pack(tmp_path)
-
-
-def test_a_pack_of_format_1(data, tmp_path):
-    """It has the same index, by which a run knows its data, so that the run goes on; only
-    publishing wants the labels.
-    """
-    old = shutil.copytree(data, tmp_path / "old")
-    (old / "labels.jsonl").unlink()
-    about = json.loads((old / "pack.json").read_text()) | {"format": 1}
-    del about["files"]["labels.jsonl"]
-    (old / "pack.json").write_text(json.dumps(about))
-    assert Pack(old).identity == Pack(data).identity
-    recipe = Recipe.read(write_recipe(tmp_path / "recipe.toml"))
-    pretrain(recipe, old, tmp_path / "run")
-    pretrain(Recipe.read(tmp_path / "recipe.toml", ["steps=14"]), data, tmp_path / "run")
-    assert len(rows(tmp_path / "run" / "log.csv")) == 14
-    with pytest.raises(HearMwmaeError, match=r"old is of format 1, without labels.jsonl: pack the audio again"):
-        describe_data(Pack(old), recipe, "")
-
-
-def test_labels_that_were_changed(data, tmp_path):
-    folder = shutil.copytree(data, tmp_path / "changed")
-    (folder / "labels.jsonl").write_text((folder / "labels.jsonl").read_text().replace("CC0", "CC1"))
-    with pytest.raises(HearMwmaeError, match=r"labels.jsonl is not what was packed"):
-        list(Pack(folder).labels())
+    monkeypatch.setattr(dataset_module.datasets, "load_dataset", load_dataset)
+    with pytest.raises(HearMwmaeError, match=r"no folder org/gone, .* doesn't exist on the Hub"):
+        AudioDataset("org/gone")

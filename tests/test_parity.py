@@ -18,7 +18,7 @@ from hear_mwmae.frontend import LogMelFrontend
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.official import convert_params
 from hear_mwmae.patches import patchify
-from hear_mwmae.training.optim import make_optimisers, schedule
+from hear_mwmae.training.optim import make_optimizers, schedule
 from hear_mwmae.training.recipe import Recipe
 
 KINDS = ("mwmae", "mae")
@@ -181,19 +181,19 @@ def test_hear_embeddings(kind, label):
 def test_adamw_steps():
     fixture, model = load("train_trajectory_mwmae_tiny.npz"), reference_model("mwmae")
     # 1e-3 for a batch of 2
-    changes = ["preset=mwmae-tiny", "steps=8", "warmup_steps=4", "decay_steps=4", "batch_size=2", "base_learning_rate=0.128"]
-    recipe = Recipe.read("mwmae-base-audioset", changes)
-    (optimiser,) = make_optimisers(model, recipe)
+    changes = ["preset=mwmae-tiny", "steps=8", "warmup_ratio=0.5", "decay_ratio=0.5", "batch_size=2", "base_learning_rate=0.128"]
+    recipe = Recipe.read("audioset", changes)
+    (optimizer,) = make_optimizers(model, recipe)
     initial = {name: p.detach().clone() for name, p in model.named_parameters()}
     x, noise = spectrogram(4321), torch.from_numpy(load("mae_forward_mwmae_tiny.npz")["noise"])
     for step, (loss, rate) in enumerate(zip(fixture["losses_f64"], fixture["lrs_f64"], strict=True)):
-        optimiser.param_groups[0]["lr"] = recipe.learning_rates[0] * schedule(step, recipe)
-        assert optimiser.param_groups[0]["lr"] == pytest.approx(float(rate), rel=1e-5, abs=1e-12)
+        optimizer.param_groups[0]["lr"] = recipe.learning_rates[0] * schedule(step, recipe, recipe.warmup_steps)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(float(rate), rel=1e-5, abs=1e-12)
         out = model(x, noise)
         assert out.loss.item() == pytest.approx(float(loss), abs=2e-6)
         out.loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
     final = dict(model.named_parameters())
     deltas = [(final[ours(path)] - initial[ours(path)]).double().norm().item() for path in fixture["names"]]
     assert deltas == pytest.approx(list(fixture["delta_l2_stats"]), rel=2e-3)

@@ -443,7 +443,7 @@ def test_a_task_that_cannot_be_probed_is_refused_before_the_run(data, task, tmp_
     with pytest.raises(
         ValueError, match=rf"task is not a HEAR task that can be learned: .*{message}"
     ):
-        pretrain(tiny_recipe(tmp_path), data, tmp_path / "run", look_every=4, tasks=(copied,))
+        pretrain(tiny_recipe(tmp_path), data, tmp_path / "run", eval_every=4, tasks=(copied,))
     assert not (tmp_path / "run").exists()
     result = run("probe", copied)
     assert result.exit_code == 1 and "not a HEAR task that can be learned" in result.output

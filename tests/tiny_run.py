@@ -17,10 +17,10 @@ kinds = { notes = 0.5, effects = 0.5 }
 data_fraction = 1.0
 semitones = 0.0
 steps = 12
-warmup_steps = 3
-decay_steps = 6
+warmup_ratio = 0.25
+decay_ratio = 0.5
 batch_size = 8
-optimiser = "muon"
+optimizer = "muon"
 base_learning_rate = 0.032
 base_muon_learning_rate = 0.32
 weight_decay = 0.05
@@ -58,9 +58,27 @@ def tiny_recipe(folder: Path, **changes: object) -> Recipe:
 
 
 def log(run: Path) -> list[dict[str, str]]:
-    with open(run / "log.csv", newline="") as stream:
-        return list(csv.DictReader(stream))
+    """The rows of all starts of a run, each step as it was computed last."""
+    by_step: dict[int, dict[str, str]] = {}
+    starts = sorted(
+        (run / "logs").glob("version_*/metrics.csv"), key=lambda path: path.stat().st_mtime
+    )
+    for start in starts:
+        with open(start, newline="") as stream:
+            by_step |= {int(row["step"]): row for row in csv.DictReader(stream) if row["loss"]}
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def losses(run: Path) -> list[float]:
     return [float(row["loss"]) for row in log(run)]
+
+
+def probes(run: Path, task: str) -> list[int]:
+    """The steps after which a task was probed."""
+    found = []
+    for start in (run / "logs").glob("version_*/metrics.csv"):
+        with open(start, newline="") as stream:
+            found += [
+                int(row["step"]) + 1 for row in csv.DictReader(stream) if row.get(f"probe/{task}")
+            ]
+    return sorted(found)

@@ -15,7 +15,7 @@ from .export import export
 from .models import convert, info, push
 from .options import Group
 from .probe import probe, task
-from .training import pack, pretrain, publish
+from .training import pack, pretrain
 
 
 @click.group(cls=Group, context_settings={"max_content_width": 110})
@@ -31,5 +31,5 @@ def main() -> None:
     """
 
 
-for command in (embed, info, convert, export, push, pack, pretrain, probe, task, publish, analyze, reconstruct):
+for command in (embed, info, convert, export, push, pack, pretrain, probe, task, analyze, reconstruct):
     main.add_command(command)

@@ -6,22 +6,21 @@ pretrain` starts N of them.
 
 from __future__ import annotations
 
-import ctypes
+import dataclasses
 import os
-import platform
 import warnings
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.connector import _PRECISION_INPUT
+from lightning_fabric.loggers import Logger
 from lightning_fabric.plugins import TorchCheckpointIO
 from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from lightning_fabric.wrappers import _FabricModule
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
@@ -29,51 +28,84 @@ from torch.utils.checkpoint import checkpoint
 
 from ..encoder import Block
 from ..errors import HearMwmaeError
+from ..linear import warn_of_emulation
 from .recipe import Recipe
 
-#: Parameters of glibc's mallopt, see its manual page.
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-FABRIC_PRECISIONS: dict[str, _PRECISION_INPUT] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
+#: Others wait as long while the first process probes.
+LONGEST_WAIT = timedelta(hours=4)
 
 
-def make_fabric(recipe: Recipe, accelerator: str = "auto") -> Fabric:
-    """Fabric for this process: a single one, or one of torchrun's (by the environment)."""
-    world, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    check_shares(recipe, world)
-    strategy: str | Strategy
-    if world == 1:
-        strategy = "auto"
-    elif recipe.strategy == "fsdp":
+def make_fabric(
+    recipe: Recipe, accelerator: str = "auto", loggers: Sequence[Logger] = ()
+) -> Fabric:
+    """Fabric for this process: a single one, or one of torchrun's (by the environment).
+
+    Raises HearMwmaeError when the accelerator is not there, or the batch cannot be shared.
+    """
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if recipe.batch_size % (world * recipe.accumulate):
+        raise HearMwmaeError(
+            f"batch_size {recipe.batch_size} cannot be shared by {world} processes with accumulate "
+            f"= {recipe.accumulate}: it must be a multiple of {world * recipe.accumulate}"
+        )
+    precision: Literal["bf16-mixed", "32-true"] = "32-true"
+    if settle_precision(recipe, accelerator).precision == "bfloat16":
+        precision = "bf16-mixed"
+    strategy: str | Strategy = "auto"
+    plugins: list[Any] = [WritesInPlace()]
+    if world > 1 and recipe.strategy == "fsdp":
         # Outputs of a forward pass other than the loss are read, never changed in place.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         strategy = ModelParallelStrategy(share_weights, world, 1, save_distributed_checkpoint=False)
-    else:
-        strategy = DDPStrategy(timeout=timedelta(hours=4))  # others wait while the first one probes
+        plugins = []  # this strategy writes in place by itself
+    elif world > 1:
+        strategy = DDPStrategy(timeout=LONGEST_WAIT)
     try:
         fabric = Fabric(
             accelerator=accelerator,
             strategy=strategy,
             devices=local,
             num_nodes=world // local,
-            precision=FABRIC_PRECISIONS[recipe.precision],
-            plugins=[] if isinstance(strategy, ModelParallelStrategy) else [WritesInPlace()],  # that one writes so by itself
+            precision=precision,
+            plugins=plugins,
+            loggers=list(loggers),
         )
     except (RuntimeError, MisconfigurationException) as error:
         reason = str(error).strip().splitlines()[0]
-        raise HearMwmaeError(f"{local} process(es) on accelerator {accelerator!r} cannot be had here: {reason}") from error
+        raise HearMwmaeError(
+            f"{local} process(es) on accelerator {accelerator!r} cannot be had here: {reason}"
+        ) from error
     fabric.launch()
-    if fabric.device.type == "cpu":
-        keep_freed_memory()
+    if fabric.is_global_zero and precision == "bf16-mixed":
+        warn_of_emulation(torch.bfloat16, fabric.device)
     return fabric
 
 
+def settle_precision(recipe: Recipe, accelerator: str = "auto") -> Recipe:
+    """``recipe`` with a precision in place of "auto": float32 on a CPU, bfloat16 elsewhere."""
+    if recipe.precision != "auto":
+        return recipe
+    device = accelerator
+    if accelerator == "auto":  # as Fabric chooses
+        found = torch.accelerator.current_accelerator(check_available=True)
+        device = found.type if found and found.type in ("cuda", "mps") else "cpu"
+    if device == "cpu":
+        return dataclasses.replace(recipe, precision="float32")
+    return dataclasses.replace(recipe, precision="bfloat16")
+
+
 class WritesInPlace(TorchCheckpointIO):
-    """Writes a checkpoint directly to its path; Fabric's own writes through memory and the folder
-    for temporary files.
+    """Writes a checkpoint directly to its path.
+
+    Fabric's own writes through memory and the folder for temporary files.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        with open(path, "wb") as stream:  # torch loses the system's error when it opens the file by itself
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        # torch loses the system's error when it opens the file by itself.
+        with open(path, "wb") as stream:
             torch.save(checkpoint, stream)
 
 
@@ -81,39 +113,17 @@ def share_weights(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     """FSDP2: each process keeps a part of every weight, and gathers a block only while it computes
     it.
     """
-    for module in [*(module for module in model.modules() if isinstance(module, Block)), model]:
+    for module in [*_blocks(model), model]:
         fully_shard(module, mesh=mesh["data_parallel"])
     return model
 
 
-def keep_freed_memory() -> None:
-    """Keep freed memory in this process, so that a step reuses the memory of the step before.
-
-    glibc returns large blocks to the system at once, and the system zeroes each page when it is
-    used again. This took a tenth of a step of the recipe `mwmae-tiny-cpu` (docs/step_cost.md).
-    Without glibc, this function does nothing.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)  # no block is mapped separately, which would be returned when freed
-        libc.mallopt(M_TRIM_THRESHOLD, -1)  # and the free end of the heap is kept
-
-
-def check_shares(recipe: Recipe, world: int) -> None:
-    """HearMwmaeError where ``world`` processes cannot have equal shares of a batch, each in as many
-    equal parts as it says.
-    """
-    if recipe.batch_size % (world * recipe.accumulate):
-        raise HearMwmaeError(
-            f"batch_size {recipe.batch_size} cannot be shared by {world} processes with accumulate = {recipe.accumulate}: "
-            f"it must be a multiple of {world * recipe.accumulate}"
-        )
-
-
-def prepare(fabric: Fabric, model: nn.Module, recipe: Recipe) -> _FabricModule:
+def prepare(fabric: Fabric, model: nn.Module, recipe: Recipe) -> nn.Module:
     """The model on its device and among its processes."""
     if recipe.activation_checkpointing:
-        checkpoint_blocks(model)
+        for block in _blocks(model):
+            forward = partial(checkpoint, block.forward, use_reentrant=False)
+            block.forward = forward  # type: ignore[method-assign]
     if recipe.compile:
         # attention.plan_groups is a pure function: traced, it gives what its cache gives.
         warnings.filterwarnings("ignore", "(?s).*functools.lru_cache")
@@ -121,7 +131,5 @@ def prepare(fabric: Fabric, model: nn.Module, recipe: Recipe) -> _FabricModule:
     return fabric.setup_module(model)
 
 
-def checkpoint_blocks(model: nn.Module) -> None:
-    """Have every transformer block recompute its activations in the backward pass."""
-    for block in [module for module in model.modules() if isinstance(module, Block)]:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+def _blocks(model: nn.Module) -> list[Block]:
+    return [module for module in model.modules() if isinstance(module, Block)]

@@ -1,4 +1,4 @@
-"""Optimisers and the learning-rate schedule."""
+"""Optimizers and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -11,44 +11,54 @@ from torch import Tensor, nn
 
 from .recipe import Recipe
 
-BETAS, EPS = (0.9, 0.999), 1e-8
+BETAS = (0.9, 0.999)
+EPS = 1e-8
 
 
-def make_optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """AdamW over everything (the paper's), or Muon on the hidden matrices and AdamW on the rest.
 
-    The paper decays every parameter, biases and norms included; so does this.
+    The paper decays every parameter, biases and norms included; so does this. Each group of
+    parameters has its peak rate as ``initial_lr``.
     """
-    hidden = set() if recipe.optimiser == "adamw" else hidden_matrices(model)
-    learning_rate, muon_learning_rate = recipe.learning_rates
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in model.named_parameters():
-        groups[name in hidden].append(parameter)
-    adamw = torch.optim.AdamW(groups[False], learning_rate, BETAS, EPS, recipe.weight_decay, fused=True)
-    optimisers: list[torch.optim.Optimizer] = [adamw]
+    hidden = hidden_matrices(model) if recipe.optimizer == "muon" else set()
+    parameters = dict(model.named_parameters())
+    rest = [parameter for name, parameter in parameters.items() if name not in hidden]
+    adamw_rate, muon_rate = recipe.learning_rates
+    adamw = torch.optim.AdamW(rest, adamw_rate, BETAS, EPS, recipe.weight_decay, fused=True)
+    optimizers: list[torch.optim.Optimizer] = [adamw]
     if hidden:
+        matrices = [parameter for name, parameter in parameters.items() if name in hidden]
         dtype = torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32
-        optimisers.append(Muon(groups[True], muon_learning_rate, recipe.weight_decay, dtype))
-    for optimiser in optimisers:
-        for group in optimiser.param_groups:
+        optimizers.append(Muon(matrices, muon_rate, recipe.weight_decay, dtype))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
-    return optimisers
+    return optimizers
 
 
 def hidden_matrices(model: nn.Module) -> set[str]:
     """Names of the parameters that Muon updates: the matrices of the blocks."""
-    return {name for name, parameter in model.named_parameters() if parameter.ndim == 2 and ".blocks." in name}
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim == 2 and ".blocks." in name
+    }
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon, which orthogonalises the matrices of one shape together, in ``dtype``.
+    """torch's Muon, which orthogonalizes the matrices of one shape together, in ``dtype``.
 
-    torch orthogonalises them one by one, always in bfloat16. Where bfloat16 products are slow, this
-    takes a seventh of a step (docs/step_cost.md).
+    In place of AdamW, in equal time, it brought 6.8 points on ESC-10 and 11.7 on spoken digits to
+    the tiny model. torch orthogonalizes one by one, always in bfloat16: an update of the tiny
+    model's 56 matrices takes 0.23 s on two cores, this one 0.14 s in float32, of a step of 1.6 s.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float, dtype: torch.dtype) -> None:
-        super().__init__(params, lr, weight_decay, adjust_lr_fn="match_rms_adamw")  # one rate then suits every shape
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, weight_decay: float, dtype: torch.dtype
+    ) -> None:
+        # One rate then suits every shape.
+        super().__init__(params, lr, weight_decay, adjust_lr_fn="match_rms_adamw")
         self.dtype = dtype
 
     @torch.no_grad()
@@ -60,11 +70,17 @@ class Muon(torch.optim.Muon):
                 if matrix.grad is not None:
                     shapes[matrix.shape].append(matrix)
             for shape, matrices in shapes.items():
-                updates = torch.stack([self._momentum(matrix, group["momentum"]) for matrix in matrices])
+                momenta = [self._momentum(matrix, group["momentum"]) for matrix in matrices]
+                steps = orthogonalize(
+                    torch.stack(momenta).to(self.dtype),
+                    group["ns_coefficients"],
+                    group["ns_steps"],
+                    group["eps"],
+                )
                 rate = group["lr"] * 0.2 * math.sqrt(max(shape))
-                steps = orthogonalise(updates.to(self.dtype), group["ns_coefficients"], group["ns_steps"], group["eps"])
                 for matrix, step in zip(matrices, steps, strict=True):
-                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(step, alpha=-rate)
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                    matrix.add_(step, alpha=-rate)
 
     def _momentum(self, matrix: Tensor, momentum: float) -> Tensor:
         """Nesterov's, in the state that torch's Muon keeps."""
@@ -76,7 +92,9 @@ class Muon(torch.optim.Muon):
         return matrix.grad.lerp(state["momentum_buffer"], momentum)
 
 
-def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+def orthogonalize(
+    matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> Tensor:
     """(B, rows, columns) -> the same, with singular values near 1, by ``steps`` of a quintic
     Newton-Schulz iteration.
 
@@ -92,12 +110,14 @@ def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float], st
     return x.mT if tall else x
 
 
-def schedule(step: int, recipe: Recipe) -> float:
+def schedule(step: int, recipe: Recipe, warmup_steps: int) -> float:
     """Factor on the peak rates at ``step``, from 0: linear warm-up from 0, constant, then a cosine
     to 0 at the last step.
     """
-    warmup, decay = recipe.warmup_and_decay
-    if step < warmup:
-        return step / warmup
+    if step < warmup_steps:
+        return step / warmup_steps
+    decay = min(round(recipe.decay_ratio * recipe.steps), recipe.steps - warmup_steps)
     decayed = step - (recipe.steps - decay)
-    return 0.5 * (1 + math.cos(math.pi * max(decayed, 0) / decay))
+    if decayed <= 0:
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * decayed / decay))

@@ -15,7 +15,9 @@ from ..weights import DEFAULT_MODEL
 
 #: Weights whose meaning depends on the patches, and which a model of other patches does not take
 #: over.
-OF_PATCHES = re.compile(r"(^|\.)(pos_embed|decoder_pos_embed|decoder_pred\..*|relative_position_bias_table\..*)$")
+OF_PATCHES = re.compile(
+    r"(^|\.)(pos_embed|decoder_pos_embed|decoder_pred\..*|relative_position_bias_table\..*)$"
+)
 PATCH_EMBEDDING = "encoder.patch_embed.weight"
 
 
@@ -33,26 +35,39 @@ def start_from(model: MaskedAutoencoder, source: str) -> None:
     """
     config, state = read_model(source)
     wanted = model.config
-    same = dataclasses.replace(config, mask_ratio=wanted.mask_ratio, norm_pix_loss=wanted.norm_pix_loss, pooling=wanted.pooling)
+    same = dataclasses.replace(
+        config,
+        mask_ratio=wanted.mask_ratio,
+        norm_pix_loss=wanted.norm_pix_loss,
+        pooling=wanted.pooling,
+    )
     old, new = config.frontend.win_lengths, wanted.frontend.win_lengths
     if old != new and old == new[: len(old)] and config.patch_size == wanted.patch_size:
-        same = dataclasses.replace(same, frontend=dataclasses.replace(same.frontend, win_lengths=new))
+        same = dataclasses.replace(
+            same, frontend=dataclasses.replace(same.frontend, win_lengths=new)
+        )
     if config.patch_size != wanted.patch_size:
         windows, heads = wanted.decoder.window_sizes, wanted.decoder.heads
         decoder = dataclasses.replace(config.decoder, heads=heads, window_sizes=windows)
         same = dataclasses.replace(same, patch_size=wanted.patch_size, decoder=decoder)
     if same != wanted:
-        raise HearMwmaeError(f"start_from: {source or DEFAULT_MODEL} is of another architecture than the recipe's model")
+        raise HearMwmaeError(
+            f"start_from: {source or DEFAULT_MODEL} is of another architecture than the recipe's"
+        )
     if config.patch_size != wanted.patch_size:
         own = model.state_dict()
         state = {name: own[name] if OF_PATCHES.search(name) else state[name] for name in own}
-        state[PATCH_EMBEDDING] = resize_patches(state[PATCH_EMBEDDING], config.patch_size, wanted.patch_size)
+        state[PATCH_EMBEDDING] = resize_patches(
+            state[PATCH_EMBEDDING], config.patch_size, wanted.patch_size
+        )
     elif old != new:
         state = add_channels(state, model.state_dict(), len(old), len(new))
     load_strictly(model, state, source or DEFAULT_MODEL)
 
 
-def add_channels(state: dict[str, Tensor], own: dict[str, Tensor], old: int, new: int) -> dict[str, Tensor]:
+def add_channels(
+    state: dict[str, Tensor], own: dict[str, Tensor], old: int, new: int
+) -> dict[str, Tensor]:
     """The weights of ``state`` for a model of more channels, whose initial weights are ``own``."""
     state = dict(state)
     # Channels are the last dimension of a patch.

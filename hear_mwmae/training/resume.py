@@ -8,13 +8,14 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
-from ..data.pack import Pack
 from ..errors import HearMwmaeError, differences
 from ..files import replacing
+from .dataset import AudioDataset
 from .recipe import Recipe
 
 CHECKPOINTS = "checkpoints"
@@ -25,8 +26,14 @@ class Checkpoints:
     ones are kept.
     """
 
-    def __init__(self, fabric: Fabric, run_dir: Path, recipe: Recipe, pack: Pack) -> None:
-        self.fabric, self.run_dir, self.recipe, self.pack = fabric, run_dir, recipe, pack
+    def __init__(
+        self, fabric: Fabric, run_dir: Path, recipe: Recipe, dataset: AudioDataset
+    ) -> None:
+        self.fabric = fabric
+        self.run_dir = run_dir
+        self.recipe = recipe
+        self.dataset = dataset
+        self.identity = {"recipe": recipe.identity(), "data": dataset.identity()}
 
     def load(self, state: dict) -> None:
         """Fill the entries of ``state`` from the newest checkpoint, if there is one.
@@ -37,9 +44,11 @@ class Checkpoints:
         path = newest_checkpoint(self.run_dir)
         name = path.name if path else ""
         if self.fabric.broadcast(name) != name:
-            raise HearMwmaeError(f"{self.run_dir} is not the same for all processes: it must be on storage that they share")
+            raise HearMwmaeError(
+                f"{self.run_dir} is not the same for all processes: they must share its storage"
+            )
         if path:
-            check_identity(path, self.recipe, self.pack)
+            check_identity(path, self.identity, self.dataset.source)
             self.fabric.load(path, state, weights_only=True)
 
     def save(self, state: dict) -> None:
@@ -53,11 +62,12 @@ class Checkpoints:
             path.parent.mkdir(exist_ok=True)
         with replacing(path) if first else nullcontext(path) as temporary:
             try:
-                self.fabric.save(temporary, state | {"identity": run_identity(self.recipe, self.pack)})
+                self.fabric.save(temporary, state | {"identity": json.dumps(self.identity)})
             except RuntimeError as error:
                 if "inline_container" not in str(error):  # torch's writer
                     raise
-                raise HearMwmaeError(f"{path} cannot be written: {error.__context__ or error}") from error
+                reason = error.__context__ or error
+                raise HearMwmaeError(f"{path} cannot be written: {reason}") from error
         if first:
             for old in _checkpoints(self.run_dir)[: -self.recipe.keep_last]:
                 if not self.recipe.keep_every or step_of(old) % self.recipe.keep_every:
@@ -75,36 +85,22 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.stem.removeprefix("step-"))
 
 
-def run_identity(recipe: Recipe, pack: Pack) -> dict[str, str]:
-    """Recipe and data that must not change in a resumed run."""
-    return {"recipe": recipe.fingerprint(), "data": pack.identity}
-
-
-def saved_identity(path: Path) -> dict[str, str]:
-    """The `run_identity` in the checkpoint at ``path``, of which nothing else is read.
-
-    Raises HearMwmaeError for a file that is no checkpoint.
-    """
-    with _damage_of(path):
-        return dict(torch.load(path, weights_only=True, mmap=True, map_location="cpu")["identity"])
-
-
-def check_identity(path: Path, recipe: Recipe, pack: Pack) -> None:
+def check_identity(path: Path, identity: dict[str, Any], data: str) -> None:
     """HearMwmaeError when the checkpoint at ``path`` is damaged, or belongs to a run of another
     recipe or other data.
     """
-    with _damage_of(path), zipfile.ZipFile(path) as archive:
-        # torch writes checksums into the archive, and does not verify them
-        if damaged := archive.testzip():
-            raise ValueError(f"{damaged} in it has another checksum")
-    saved = saved_identity(path)
-    now = run_identity(recipe, pack)
-    if saved.get("recipe") != now["recipe"]:
-        old, new = (json.loads(identity.get("recipe", "{}")) for identity in (saved, now))
-        changes = ", ".join(f"{key} {before!r} -> {after!r}" for key, before, after in differences(old, new))
-        raise HearMwmaeError(f"{path} belongs to another recipe: {changes}")
-    if saved.get("data") != now["data"]:
-        raise HearMwmaeError(f"{path} belongs to a run on other data than {pack.url}")
+    with _damage_of(path):
+        with zipfile.ZipFile(path) as archive:
+            # torch writes checksums into the archive, and does not verify them.
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} in it has another checksum")
+        saved = json.loads(torch.load(path, weights_only=True, mmap=True)["identity"])
+    now = json.loads(json.dumps(identity))
+    if changes := differences(saved["recipe"], now["recipe"]):
+        listed = ", ".join(f"{key} {before!r} -> {after!r}" for key, before, after in changes)
+        raise HearMwmaeError(f"{path} belongs to another recipe: {listed}")
+    if saved["data"] != now["data"]:
+        raise HearMwmaeError(f"{path} belongs to a run on other data than {data}")
 
 
 @contextmanager
@@ -112,8 +108,18 @@ def _damage_of(path: Path) -> Iterator[None]:
     """Turns what zipfile and torch raise for a damaged checkpoint into one HearMwmaeError."""
     try:
         yield
-    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise HearMwmaeError(f"{path} is no checkpoint of a run, or damaged; remove it to go on from the one before") from error
+    except (
+        RuntimeError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+    ) as error:
+        raise HearMwmaeError(
+            f"{path} is no checkpoint of a run, or damaged; remove it to go on from the one before"
+        ) from error
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:

@@ -1,0 +1,135 @@
+"""Which crops a batch holds: a pure function of seed and step.
+
+So a run resumes at any step without a saved position, and a batch is the same for any number of
+processes and workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import HearMwmaeError
+from .dataset import SAMPLE_RATE, AudioDataset
+from .recipe import Recipe
+
+#: Largest denominator of speeds, which keeps the filters short. The coarsest steps, next to 1, are
+#: 0.7 of a semitone.
+FINEST_SPEED = 24
+
+
+class Crop(NamedTuple):
+    """One crop of a batch."""
+
+    clip: int  #: its row in the data set
+    speed: Fraction  #: below 1 is lower and longer
+    start: int  #: first frame
+
+
+class StepSampler:
+    """``sampler[step]`` are the crops of process ``rank`` of ``world``: every world-th of a batch.
+
+    With the recipe's ``kinds``, clips are drawn with replacement, each kind with its share and its
+    clips in proportion to the square root of their length: ten seconds offer more crops than a
+    drum hit, but not fifty times as much to learn. Otherwise every clip comes once per epoch, and a
+    batch may span epochs. Data of one kind need no shares, so there the recipe's do nothing.
+
+    Raises HearMwmaeError when the data lack a kind of the recipe, or have another sample rate.
+    """
+
+    def __init__(
+        self, dataset: AudioDataset, recipe: Recipe, rank: int = 0, world: int = 1
+    ) -> None:
+        config = recipe.model_config()
+        if config.frontend.sample_rate != SAMPLE_RATE:
+            raise HearMwmaeError(
+                f"the model hears {config.frontend.sample_rate} Hz, "
+                f"the audio in {dataset.source} has {SAMPLE_RATE} Hz"
+            )
+        self.recipe = recipe
+        self.frontend = config.frontend
+        self.crop_frames = config.input_frames
+        self.samples = dataset.samples
+        self.share = slice(rank, None, world)
+        self.clips = _used_clips(len(dataset), recipe)
+        self.by_kind = bool(recipe.kinds) and len(dataset.kinds) > 1
+        if self.by_kind:
+            self.cumulative = np.cumsum(_kind_weights(dataset, self.clips, recipe.kinds))
+            self.cumulative /= self.cumulative[-1]  # ends at 1 in spite of rounding
+
+    def __getitem__(self, step: int) -> list[Crop]:
+        rng = np.random.default_rng([self.recipe.seed, step])
+        size = self.recipe.batch_size
+        if self.by_kind:
+            places = np.searchsorted(self.cumulative, rng.random(size), side="right")
+        else:
+            places = self._epoch_places(step * size, (step + 1) * size)
+        clips = self.clips[places].tolist()
+        speeds = [Fraction(1)] * size
+        if self.recipe.semitones:
+            shifts = rng.uniform(-self.recipe.semitones, self.recipe.semitones, size)
+            speeds = [Fraction(2 ** (x / 12)).limit_denominator(FINEST_SPEED) for x in shifts]
+        # All of the batch is drawn, so that a share does not depend on how many there are.
+        crops = [
+            Crop(clip, speed, self._start(clip, speed, rng))
+            for clip, speed in zip(clips, speeds, strict=True)
+        ]
+        return crops[self.share]
+
+    def steps(self, first: int, last: int) -> Iterator[list[Crop]]:
+        """The crops of steps first..last-1."""
+        return (self[step] for step in range(first, last))
+
+    def _epoch_places(self, first: int, last: int) -> np.ndarray:
+        """Places in ``clips`` of the crops first..last-1 of the run."""
+        count = len(self.clips)
+        epochs, offsets = np.divmod(np.arange(first, last), count)
+        places = np.empty(last - first, np.int64)
+        for epoch in np.unique(epochs):
+            inside = epochs == epoch
+            places[inside] = _epoch_order(self.recipe.seed, int(epoch), count)[offsets[inside]]
+        return places
+
+    def _start(self, clip: int, speed: Fraction, rng: np.random.Generator) -> int:
+        frames = self.frontend.frames(changed_length(int(self.samples[clip]), speed))
+        return int(rng.integers(0, max(frames - self.crop_frames, 0) + 1))
+
+
+def _used_clips(count: int, recipe: Recipe) -> np.ndarray:
+    """The rows that the recipe's data_fraction leaves, in their order."""
+    if recipe.data_fraction == 1:
+        return np.arange(count)
+    # The last word of the seed differs from the seeds of steps and epochs.
+    order = np.random.default_rng([recipe.seed, 0, 2]).permutation(count)
+    return np.sort(order[: max(1, round(recipe.data_fraction * count))])
+
+
+def _kind_weights(dataset: AudioDataset, clips: np.ndarray, kinds: dict[str, float]) -> np.ndarray:
+    """(clips,) chance of each clip to be drawn."""
+    roots = np.sqrt(dataset.samples[clips])
+    weights = np.zeros(len(clips))
+    for kind, share in kinds.items():
+        chosen = np.zeros(len(clips), bool)
+        if kind in dataset.kinds:
+            chosen = dataset.kind_of[clips] == dataset.kinds.index(kind)
+        if not chosen.any():
+            raise HearMwmaeError(
+                f"the data have no clips of kind {kind!r}, but {sorted(dataset.kinds)}: give "
+                "shares of these, or --set 'kinds={}', by which every clip comes once per epoch"
+            )
+        weights[chosen] = share * roots[chosen] / roots[chosen].sum()
+    return weights
+
+
+@lru_cache(maxsize=2)  # a batch is of one epoch, mostly, as are those after it
+def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch, 1]).permutation(count)
+
+
+def changed_length(samples: int, speed: Fraction) -> int:
+    """Number of samples at ``speed``."""
+    return -(-samples * speed.denominator // speed.numerator)
