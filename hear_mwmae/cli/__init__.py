@@ -9,13 +9,12 @@ from __future__ import annotations
 import click
 
 from .._version import __version__
-from .analysis import analyze, reconstruct
 from .embed import embed
 from .export import export
 from .models import convert, info, push
 from .options import Group
 from .probe import probe, task
-from .training import pack, pretrain, publish
+from .training import pack, pretrain
 
 
 @click.group(cls=Group, context_settings={"max_content_width": 110})
@@ -31,5 +30,5 @@ def main() -> None:
     """
 
 
-for command in (embed, info, convert, export, push, pack, pretrain, probe, task, publish, analyze, reconstruct):
+for command in (embed, info, convert, export, push, pack, pretrain, probe, task):
     main.add_command(command)

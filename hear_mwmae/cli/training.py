@@ -1,16 +1,15 @@
-"""Commands of training: `pack`, `pretrain`, `publish`."""
+"""Commands of training: `pack`, `pretrain`."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ..errors import HearMwmaeError
 from ..extras import needs
-from .options import POOLING, TASKS, Command, jobs_option, out_option
+from .options import Command, jobs_option
 
 CHANGES = click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the recipe: steps=100, model.decoder.depth=2."
@@ -107,40 +106,6 @@ def pretrain(
         raise HearMwmaeError(f"{run} has no checkpoint to resume from")
     else:
         _echo_once(f"model: {run_pretraining(settings, data, run, device, look_every, tasks)}")
-
-
-@click.command(cls=Command, short_help="Make a model directory of a finished run, with a measured card.")
-@click.argument("recipe")
-@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@TASKS
-@out_option("Model directory to write.", folder=True)
-@CHANGES
-@click.option("--hardware", required=True, help="Hardware of the run, for the card.")
-@click.option("--licence", required=True, help="Licence of the weights, by its name on the Hub, such as apache-2.0.")
-@click.option("--origin", required=True, help="Text for the card: the origin of the audio.")
-@click.option("--dataset", "datasets", multiple=True, help="Name of the data set on the Hub. Repeatable.")
-@POOLING
-@click.option("--limits", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Text file, one limit per line.")
-def publish(**options: Any) -> None:
-    """Make a model directory of a finished RUN on the pack DATA: float16 weights, results on TASKS,
-    model card.
-
-    The command computes all numbers of the card: hours and licences from the labels of the pack's
-    clips, steps, time and loss from the log, and scores by linear probes of the written weights and
-    of two baselines.
-
-    \b
-    hear-mwmae publish RECIPE PACK RUN TASK... -o weights/mwmae-tiny --licence apache-2.0 \\
-        --origin "Debian's main section." --hardware "two cores"
-    """
-    try:
-        from ..training.publish import publish_run
-    except ModuleNotFoundError as error:
-        raise needs("publishing", error.name, "train") from error
-
-    for line in publish_run(**options):  # each option is an argument
-        click.echo(line)
 
 
 def _echo_once(text: str) -> None:

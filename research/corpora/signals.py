@@ -1,4 +1,4 @@
-"""The signals and random curves that the instruments of `synthesis` are made of."""
+"""The signals and random curves that the instruments of `instruments` are made of."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def sine(cycles: np.ndarray) -> np.ndarray:
     return np.sin(((cycles - np.floor(cycles)) * (2 * np.pi)).astype(np.float32))
 
 
-def damped(frequencies: np.ndarray, decays: np.ndarray, amplitudes: np.ndarray, n: int) -> np.ndarray:
+def damped(
+    frequencies: np.ndarray, decays: np.ndarray, amplitudes: np.ndarray, n: int
+) -> np.ndarray:
     """Sum of decaying sines: hertz, seconds to 1/e (or infinity) and complex amplitudes, (modes,)
     each -> (n,) samples.
 
@@ -58,22 +60,23 @@ def bandpass(x: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def draw_envelope(r: Random) -> Callable[[int], np.ndarray]:
     """Struck (an attack, then a decay) or held (swells, tremolo, a release)."""
-    attack, struck, decay = log_uniform(r, 1e-3, 0.2), r.random() < 0.5, log_uniform(r, 0.1, 5)
-    release, tremolo, rate, slope = (
-        r.uniform(0.02, 0.3),
-        r.uniform(0, 0.6) * (r.random() < 0.4),
-        r.uniform(2, 9),
-        r.uniform(-1.5, 1.5),
-    )
+    attack = log_uniform(r, 1e-3, 0.2)
+    struck = r.random() < 0.5
+    decay = log_uniform(r, 0.1, 5)
+    release = r.uniform(0.02, 0.3)
+    tremolo = r.uniform(0, 0.6) * (r.random() < 0.4)
+    rate = r.uniform(2, 9)
+    slope = r.uniform(-1.5, 1.5)
 
     def envelope(n: int) -> np.ndarray:
         t = seconds(n)
         rise = np.minimum(t / attack, 1)
         if struck:
-            return rise * np.exp(-np.maximum(t - attack, 0) / decay) * np.minimum((t[-1] - t) / 0.01, 1)
-        return (
-            rise * np.minimum((t[-1] - t) / release, 1) * (1 + tremolo * np.sin(2 * np.pi * rate * t)) * np.exp(slope * t / t[-1])
-        )
+            fall = np.exp(-np.maximum(t - attack, 0) / decay)
+            return rise * fall * np.minimum((t[-1] - t) / 0.01, 1)
+        end = np.minimum((t[-1] - t) / release, 1)
+        swell = 1 + tremolo * np.sin(2 * np.pi * rate * t)
+        return rise * end * swell * np.exp(slope * t / t[-1])
 
     return envelope
 
@@ -82,20 +85,29 @@ def draw_pitch_curve(r: Random) -> Callable[[float, int], np.ndarray | None]:
     """Phase in cycles of a note with vibrato, or with a glide into it; None of one that is
     steady.
     """
-    depth, rate = r.uniform(0.1, 1.0) * (r.random() < 0.3), r.uniform(3, 8)
-    glide, power = r.uniform(-7, 7) * (r.random() < 0.15), r.uniform(0.2, 2)
+    depth = r.uniform(0.1, 1.0) * (r.random() < 0.3)
+    rate = r.uniform(3, 8)
+    glide = r.uniform(-7, 7) * (r.random() < 0.15)
+    power = r.uniform(0.2, 2)
 
-    def phase(f: float, n: int) -> np.ndarray:
-        t = seconds(n)
+    def phase(f: float, n: int) -> np.ndarray | None:
         if not depth and not glide:
             return None
-        semitones = depth * np.sin(2 * np.pi * rate * t) * np.minimum(t / 0.3, 1) + glide * (1 - t / t[-1]) ** power
+        t = seconds(n)
+        vibrato = depth * np.sin(2 * np.pi * rate * t) * np.minimum(t / 0.3, 1)
+        semitones = vibrato + glide * (1 - t / t[-1]) ** power
         return np.cumsum(f * 2 ** (semitones / 12)) / RATE
 
     return phase
 
 
-def partials(cycles: np.ndarray | None, frequencies: np.ndarray, fade: float, amplitudes: np.ndarray, n: int) -> np.ndarray:
+def partials(
+    cycles: np.ndarray | None,
+    frequencies: np.ndarray,
+    fade: float,
+    amplitudes: np.ndarray,
+    n: int,
+) -> np.ndarray:
     """Partials of a steady note, or of one whose phase is given (and which is not stretched);
     higher ones fade faster.
     """
@@ -103,7 +115,8 @@ def partials(cycles: np.ndarray | None, frequencies: np.ndarray, fade: float, am
     if cycles is None:
         return damped(frequencies, 1 / (rates + 1e-9), amplitudes, n)
     fundamental = np.exp(2j * np.pi * (cycles - np.floor(cycles))).astype(np.complex64)
-    faded, out = fundamental * np.exp(-fade * seconds(n)).astype(np.float32), np.zeros(n)
+    faded = fundamental * np.exp(-fade * seconds(n)).astype(np.float32)
+    out = np.zeros(n)
     for amplitude in amplitudes[frequencies < TOP]:
         out += fundamental.real * amplitude.real - fundamental.imag * amplitude.imag
         fundamental = fundamental * faded

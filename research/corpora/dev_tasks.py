@@ -1,6 +1,6 @@
 """Four small tasks in HEAR's format, for tuning recipes. The recipes use none of their sources.
 
-    python -m corpora.dev_tasks DEST [--task NAME ...]
+    python -m research.corpora.dev_tasks DEST [--task NAME ...]
 
 * pitch: 960 notes of 96 instruments of TimGM6mb in 48 classes. Folds have different instruments.
 * tuning: 720 drum hits of TimGM6mb in noise, in six classes of tuning, 0.8 semitones apart.
@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -27,12 +27,10 @@ import numpy as np
 import soundfile
 
 from hear_mwmae.cli.options import Command
-from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import write_text
-from hear_mwmae.tasks import METADATA, VOCABULARY
 
-from .debian_audio import DEVELOPMENT, PACKAGE_LIST, decode, download, is_audio, read_package_list
-from .manifest import SAMPLE_RATE, resample
+from .debian_audio import decode, download, extract
+from .manifest import SAMPLE_RATE
 from .soundfont import DRUM_CHANNEL, LARGEST_BEND, Note, render
 from .speech import words
 from .voices import HELD_OUT, Utterance, speak
@@ -58,37 +56,40 @@ class Clip(NamedTuple):
     label: str
 
 
-def draw_pitches(rng: np.random.Generator) -> list[Note]:
-    """The notes of the pitch task."""
+def pitch_task(rng: np.random.Generator) -> list[Clip]:
+    """Notes; folds by instrument."""
     programs = np.repeat(np.arange(INSTRUMENTS), NOTES_EACH)
     pitches = rng.integers(PITCHES[0], PITCHES[1] + 1, len(programs))
     velocities = rng.integers(VELOCITIES[0], VELOCITIES[1] + 1, len(programs))
-    return [Note(0, int(p), int(q), int(v), 1.0) for p, q, v in zip(programs, pitches, velocities, strict=True)]
-
-
-def pitch_task(rng: np.random.Generator) -> list[Clip]:
-    """Notes; folds by instrument."""
-    notes = draw_pitches(rng)
+    drawn = zip(programs.tolist(), pitches.tolist(), velocities.tolist(), strict=True)
+    notes = [Note(0, *numbers, 1.0) for numbers in drawn]
     sounds = render(SOUNDFONT, [[note] for note in notes], SLOT)
-    return [Clip(sound, note.program % FOLDS, str(note.pitch)) for sound, note in zip(sounds, notes, strict=True)]
+    return [
+        Clip(sound, note.program % FOLDS, str(note.pitch))
+        for sound, note in zip(sounds, notes, strict=True)
+    ]
 
 
 def tuning_task(rng: np.random.Generator) -> list[Clip]:
     """Drum hits in noise; folds are drawn."""
-    draw_pitches(rng)  # one generator made both tasks at first: the draws are kept, and with them the task of earlier tables
-    hits = [(drum, tuning) for drum in TUNED_DRUMS for tuning in TUNINGS for _ in range(HITS_EACH)]
-    velocities = rng.integers(VELOCITIES[0], VELOCITIES[1] + 1, len(hits))
-    bends = [round(tuning / 2 * LARGEST_BEND) for _, tuning in hits]
-    notes = [Note(DRUM_CHANNEL, 0, drum, int(v), 0.5, bend) for (drum, _), v, bend in zip(hits, velocities, bends, strict=True)]
-    folds = rng.permutation(np.arange(len(notes)) % FOLDS).tolist()
-    sounds = [_in_noise(sound, rng) for sound in render(SOUNDFONT, [[note] for note in notes], SLOT)]
-    return [Clip(sound, fold, f"{tuning:+.1f}") for sound, fold, (_, tuning) in zip(sounds, folds, hits, strict=True)]
+    hits = [(d, tuning) for d in TUNED_DRUMS for tuning in TUNINGS for _ in range(HITS_EACH)]
+    velocities = rng.integers(VELOCITIES[0], VELOCITIES[1] + 1, len(hits)).tolist()
+    folds = rng.permutation(np.arange(len(hits)) % FOLDS).tolist()
+    notes = []
+    for (drum, tuning), velocity in zip(hits, velocities, strict=True):
+        bend = round(tuning / 2 * LARGEST_BEND)
+        notes.append(Note(DRUM_CHANNEL, 0, drum, velocity, 0.5, bend))
+    sounds = render(SOUNDFONT, [[note] for note in notes], SLOT)
+    return [
+        Clip(_in_noise(sound, rng), fold, f"{tuning:+.1f}")
+        for sound, fold, (_, tuning) in zip(sounds, folds, hits, strict=True)
+    ]
 
 
 def _in_noise(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    noise = rng.standard_normal(len(sound)).astype(np.float32)
     if not len(sound):
         return sound
+    noise = rng.standard_normal(len(sound)).astype(np.float32)
     level = np.abs(sound).max() * 10 ** (-rng.uniform(*NOISE) / 20)
     mixed = sound + noise / np.abs(noise).max() * level
     return mixed / max(np.abs(mixed).max(), 1)
@@ -102,9 +103,13 @@ def words_task(rng: np.random.Generator) -> list[Clip]:
     chosen = [str(word) for word in rng.choice(known, WORDS, replace=False)]
     clips = []
     for fold, voice in enumerate(HELD_OUT):
-        said = [Utterance(word, rng.uniform(0.75, 1.25), rng.uniform(0.85, 1.15)) for word in chosen for _ in range(TIMES_SAID)]
-        sounds = speak(voice, said)
-        clips += [Clip(sound, fold, utterance.text) for sound, utterance in zip(sounds, said, strict=True)]
+        said = [
+            Utterance(word, rng.uniform(0.75, 1.25), rng.uniform(0.85, 1.15))
+            for word in chosen
+            for _ in range(TIMES_SAID)
+        ]
+        for sound, utterance in zip(speak(voice, said), said, strict=True):
+            clips.append(Clip(sound, fold, utterance.text))
     return clips
 
 
@@ -114,32 +119,26 @@ def everyday_task(rng: np.random.Generator) -> list[Clip]:
     """
     with EVERYDAY.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    listed, found = read_package_list(), {}
-    by_label: dict[str, list[np.ndarray]] = {}
+    sounds = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
-        for package in sorted({row["package"] for row in rows}):
-            if listed[package]["kind"] != DEVELOPMENT:
-                raise HearMwmaeError(f"{package} is not kept from pretraining in {PACKAGE_LIST.name}")
-            found[package] = _audio_of(package, Path(folder))
+        files = {name: audio_of(name, Path(folder)) for name in {row["package"] for row in rows}}
         for row in rows:
-            for path in (found[row["package"]].get(name) for name in row["names"].split()):
-                if path:  # what a later version of the package has dropped is missing
-                    sound = resample(*decode(path))[: round(MOST_SECONDS * SAMPLE_RATE)]
-                    by_label.setdefault(row["class"], []).append(sound / max(1, np.abs(sound).max(initial=0)))
-    return [
-        Clip(sound, int(fold), label)
-        for label, sounds in sorted(by_label.items())
-        for sound, fold in zip(sounds, rng.permutation(np.arange(len(sounds)) % FOLDS), strict=True)
-    ]
+            for name in row["names"].split():
+                # A later version of the package may have dropped a file.
+                if path := files[row["package"]].get(name):
+                    sound = decode(path)[: round(MOST_SECONDS * SAMPLE_RATE)]
+                    peak = np.abs(sound).max(initial=0)
+                    sounds[row["class"]].append(sound / max(1, peak))
+    clips = []
+    for label, found in sorted(sounds.items()):
+        folds = rng.permutation(np.arange(len(found)) % FOLDS).tolist()
+        clips += [Clip(sound, fold, label) for sound, fold in zip(found, folds, strict=True)]
+    return clips
 
 
-def _audio_of(package: str, folder: Path) -> dict[str, Path]:
+def audio_of(package: str, folder: Path) -> dict[str, Path]:
     """The audio files of a Debian package by their names without suffix."""
-    deb = download(package, folder)
-    if deb is None:
-        raise HearMwmaeError(f"apt cannot provide the package {package}: run `apt-get update` first")
-    subprocess.run(["dpkg", "-x", deb, folder / package], check=True)
-    return {path.stem: path for path in sorted((folder / package).rglob("*")) if is_audio(path) and path.is_file()}
+    return {path.stem: path for path in extract(download(package, folder), folder / package)}
 
 
 def write_task(folder: Path, clips: Sequence[Clip]) -> int:
@@ -158,10 +157,19 @@ def write_task(folder: Path, clips: Sequence[Clip]) -> int:
     for split, labelled in splits.items():
         write_text(folder / f"{split}.json", json.dumps(labelled, indent=1) + "\n")
     names = sorted({clip.label for clip in clips})
-    write_text(folder / VOCABULARY, "idx,label\n" + "".join(f"{i},{name}\n" for i, name in enumerate(names)))
-    metadata = {"task_name": folder.name, "version": "v1", "embedding_type": "scene", "prediction_type": "multiclass"}
-    metadata |= {"split_mode": "new_split_kfold", "splits": list(splits), "evaluation": ["top1_acc"], "sample_duration": None}
-    write_text(folder / METADATA, json.dumps(metadata, indent=1) + "\n")
+    rows = [f"{number},{name}\n" for number, name in enumerate(names)]
+    write_text(folder / "labelvocabulary.csv", "idx,label\n" + "".join(rows))
+    metadata = {
+        "task_name": folder.name,
+        "version": "v1",
+        "embedding_type": "scene",
+        "prediction_type": "multiclass",
+        "split_mode": "new_split_kfold",
+        "splits": list(splits),
+        "evaluation": ["top1_acc"],
+        "sample_duration": None,
+    }
+    write_text(folder / "task_metadata.json", json.dumps(metadata, indent=1) + "\n")
     return sum(map(len, splits.values()))
 
 
@@ -175,7 +183,7 @@ TASKS: dict[str, Callable[[np.random.Generator], list[Clip]]] = {
 
 @click.command(cls=Command, help=__doc__)
 @click.argument("dest", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--task", "only", multiple=True, type=click.Choice(list(TASKS)), help="Only this one (repeatable).")
+@click.option("--task", "only", multiple=True, type=click.Choice(list(TASKS)), help="Repeatable.")
 def main(dest: Path, only: tuple[str, ...]) -> None:
     """Run the command line."""
     for name in only or TASKS:

@@ -1,10 +1,10 @@
 """Procedural sound: clips of ten seconds, computed from a seed alone. CC0.
 
-    python -m corpora.procedural DEST [--clips 9000] [--seed 0] [--jobs 2]
+    python -m research.corpora.procedural DEST [--clips 9000] [--seed 0] [--jobs 2]
 
 Clip number i is a function of (seed, i) alone. A clip is one of the forms below, played by
-instruments of ``synthesis`` whose notes are uniform over the pitches from A0 to C8, with or without
-a room, on a floor of noise.
+instruments of ``tones`` and ``percussion`` whose notes are uniform over the pitches from A0 to C8,
+with or without a room, on a floor of noise.
 """
 
 from __future__ import annotations
@@ -18,22 +18,34 @@ from scipy.signal import fftconvolve
 
 from hear_mwmae.cli.options import Command, jobs_option
 
-from . import synthesis
-from .manifest import SAMPLE_RATE, Source, render_batches
+from . import percussion, tones
+from .manifest import SAMPLE_RATE, Sound, Source, write_corpus
 from .signals import Random, draw_envelope, log_uniform
-from .synthesis import Play
+from .tones import Play
 
-KIND = "procedural"
 SECONDS = 10
 BATCH = 50
 #: A0 and the octaves up to C8.
 LOWEST, OCTAVES = 27.5, 7.25
-#: Part of the version: raised when the same seed makes other sounds.
-VERSION = 1
+HIGHEST = LOWEST * 2**OCTAVES
+#: Its version is raised when the same seed makes other sounds.
+SOURCE = Source("corpora.procedural", "1", "procedural", "CC0-1.0")
 
-PITCHED = (synthesis.harmonic, synthesis.subtractive, synthesis.fm, synthesis.pluck, synthesis.modal, synthesis.voice)
-ALL = (*PITCHED, synthesis.gong, synthesis.hand_drum, synthesis.noise, synthesis.pulses, synthesis.chirps)
-SHARES = np.array([0.2, 0.09, 0.08, 0.1, 0.12, 0.13, 0.05, 0.06, 0.08, 0.05, 0.04])
+#: Instruments and their shares.
+INSTRUMENTS = {
+    tones.harmonic: 0.2,
+    tones.subtractive: 0.09,
+    tones.fm: 0.08,
+    tones.pluck: 0.1,
+    percussion.modal: 0.12,
+    tones.voice: 0.13,
+    percussion.gong: 0.05,
+    percussion.hand_drum: 0.06,
+    percussion.noise: 0.08,
+    percussion.pulses: 0.05,
+    tones.chirps: 0.04,
+}
+DECAYING = (tones.pluck, percussion.modal, percussion.gong, percussion.hand_drum)
 SCALES = (
     (0, 2, 4, 5, 7, 9, 11),
     (0, 2, 3, 5, 7, 8, 10),
@@ -46,13 +58,15 @@ SCALES = (
 
 def draw_instrument(r: Random) -> Play:
     """Any instrument; instruments without an envelope get one."""
-    kind = int(r.choice(len(ALL), p=SHARES))
-    play, decays = ALL[kind](r), ALL[kind] in (synthesis.pluck, synthesis.modal, synthesis.gong, synthesis.hand_drum)
-    envelope = None if decays and r.random() < 0.8 else draw_envelope(r)
+    kind = list(INSTRUMENTS)[r.choice(len(INSTRUMENTS), p=list(INSTRUMENTS.values()))]
+    play = kind(r)
+    envelope = None if kind in DECAYING and r.random() < 0.8 else draw_envelope(r)
 
     def enveloped(f: float, n: int) -> np.ndarray:
         sound = play(f, n)
-        return sound * envelope(n) if envelope else sound * np.minimum((n - np.arange(n)) / 160, 1)
+        if envelope:
+            return sound * envelope(n)
+        return sound * np.minimum((n - np.arange(n)) / 160, 1)
 
     return enveloped
 
@@ -74,9 +88,11 @@ def add(clip: np.ndarray, play: Play, f: float, at: float, length: float, decibe
 def scene(r: Random, clip: np.ndarray) -> None:
     """Events of one kind or of many, sparse or dense, over one another."""
     instruments = [draw_instrument(r) for _ in range(1 if r.random() < 0.4 else 6)]
-    at, density = r.uniform(0, 0.5), log_uniform(r, 0.15, 1.5)
+    at = r.uniform(0, 0.5)
+    density = log_uniform(r, 0.15, 1.5)
     while at < SECONDS - 0.1:
-        add(clip, instruments[r.integers(len(instruments))], draw_pitch(r), at, log_uniform(r, 0.1, 4), r.uniform(-20, 0))
+        play = instruments[r.integers(len(instruments))]
+        add(clip, play, draw_pitch(r), at, log_uniform(r, 0.1, 4), r.uniform(-20, 0))
         at += density * r.gamma(2, 0.5)
 
 
@@ -84,7 +100,8 @@ def single_notes(r: Random, clip: np.ndarray) -> None:
     """Notes or strokes of one instrument, of one to four seconds each, one after another with quiet
     between them.
     """
-    play, at = draw_instrument(r), r.uniform(0, 0.2)
+    play = draw_instrument(r)
+    at = r.uniform(0, 0.2)
     while at < SECONDS - 0.5:
         length = r.uniform(1, 4)
         add(clip, play, draw_pitch(r), at, length, r.uniform(-12, 0))
@@ -93,59 +110,62 @@ def single_notes(r: Random, clip: np.ndarray) -> None:
 
 def melody(r: Random, clip: np.ndarray) -> None:
     """One to three parts in a scale, walking by steps or leaping, in a rhythm that repeats."""
-    beat, scale, tonic = log_uniform(r, 0.12, 0.7), SCALES[r.integers(len(SCALES))], draw_pitch(r)
+    beat = log_uniform(r, 0.12, 0.7)
+    scale = SCALES[r.integers(len(SCALES))]
+    tonic = draw_pitch(r)
     for _ in range(r.integers(1, 4)):
-        play, level, leap = draw_instrument(r), r.uniform(-12, 0), r.uniform(0.5, 4)
+        play = draw_instrument(r)
+        level = r.uniform(-12, 0)
+        leap = r.uniform(0.5, 4)
         rhythm = r.choice([0.5, 1, 1, 1.5, 2], int(r.integers(2, 7)))
-        at, step, number, legato = 0.0, int(r.integers(-7, 8)), 0, r.uniform(0.5, 2)
+        step = int(r.integers(-7, 8))
+        legato = r.uniform(0.5, 2)
+        at, number = 0.0, 0
         while at < SECONDS - 0.1:
             octave, degree = divmod(step, len(scale))
-            f = tonic * 2 ** (octave + scale[degree] / 12)
+            f = float(np.clip(tonic * 2 ** (octave + scale[degree] / 12), LOWEST, HIGHEST))
+            seconds = beat * rhythm[number % len(rhythm)]
             if r.random() < 0.9:
-                add(
-                    clip,
-                    play,
-                    float(np.clip(f, LOWEST, LOWEST * 2**OCTAVES)),
-                    at,
-                    beat * rhythm[number % len(rhythm)] * legato,
-                    level,
-                )
-            step, number = int(np.clip(step + np.round(r.normal(0, leap)), -14, 14)), number + 1
-            at += beat * rhythm[(number - 1) % len(rhythm)]
+                add(clip, play, f, at, seconds * legato, level)
+            step = int(np.clip(step + np.round(r.normal(0, leap)), -14, 14))
+            number += 1
+            at += seconds
 
 
 def rhythm(r: Random, clip: np.ndarray) -> None:
     """A pattern of strokes, over and over: hand drums and what else is struck, each at its own
     tuning.
     """
-    beat, steps = log_uniform(r, 0.08, 0.4), int(r.integers(3, 17))
+    beat = log_uniform(r, 0.08, 0.4)
+    steps = int(r.integers(3, 17))
+    others = (percussion.modal, percussion.gong, percussion.noise)
     for _ in range(r.integers(1, 4)):
-        play = (
-            synthesis.hand_drum(r) if r.random() < 0.7 else (synthesis.modal, synthesis.gong, synthesis.noise)[r.integers(3)](r)
-        )
-        struck, f = r.random(steps) < r.uniform(0.2, 0.8), LOWEST * 2 ** r.uniform(0.5, 5)
+        drum = percussion.hand_drum if r.random() < 0.7 else others[r.integers(3)]
+        play = drum(r)
+        struck = r.random(steps) < r.uniform(0.2, 0.8)
         struck[0] = True
+        f = LOWEST * 2 ** r.uniform(0.5, 5)
         for number in range(int(SECONDS / beat)):
             if struck[number % steps]:
-                add(clip, play, f, number * beat + abs(r.normal(0, 0.003)), max(beat, 0.5), r.uniform(-10, 0))
+                at = number * beat + abs(r.normal(0, 0.003))
+                add(clip, play, f, at, max(beat, 0.5), r.uniform(-10, 0))
 
 
 def texture(r: Random, clip: np.ndarray) -> None:
     """A continuous sound (wind, water, a machine), with a few events over it."""
+    sounds = (percussion.noise, percussion.pulses, percussion.noise, tones.chirps)
     for _ in range(r.integers(1, 3)):
-        add(
-            clip,
-            (synthesis.noise, synthesis.pulses, synthesis.noise, synthesis.chirps)[r.integers(4)](r),
-            draw_pitch(r),
-            0,
-            SECONDS,
-            r.uniform(-12, 0),
-        )
+        play = sounds[r.integers(4)](r)
+        add(clip, play, draw_pitch(r), 0, SECONDS, r.uniform(-12, 0))
     for _ in range(r.integers(0, 5)):
-        add(clip, draw_instrument(r), draw_pitch(r), r.uniform(0, SECONDS - 0.5), log_uniform(r, 0.1, 4), r.uniform(-15, 5))
+        play = draw_instrument(r)
+        f = draw_pitch(r)
+        at = r.uniform(0, SECONDS - 0.5)
+        add(clip, play, f, at, log_uniform(r, 0.1, 4), r.uniform(-15, 5))
 
 
-FORMS, FORM_SHARES = (scene, single_notes, melody, rhythm, texture), (0.32, 0.26, 0.17, 0.15, 0.1)
+FORMS = (scene, single_notes, melody, rhythm, texture)
+FORM_SHARES = (0.32, 0.26, 0.17, 0.15, 0.1)
 
 
 def render_clip(seed: int, index: int) -> np.ndarray:
@@ -163,30 +183,23 @@ def render_clip(seed: int, index: int) -> np.ndarray:
     return clip * (0.9 * 10 ** (r.uniform(-20, 0) / 20) / np.abs(clip).max())
 
 
-def render_batch(batch: tuple[int, range]) -> Iterator[tuple[str, np.ndarray]]:
+def render_batch(batch: tuple[int, range]) -> Iterator[Sound]:
     """The clips of a seed and a range of indices."""
     seed, indices = batch
     for index in indices:
-        yield f"{index // 1000:03d}/{seed}-{index:06d}", render_clip(seed, index)
+        yield Sound(f"{index // 1000:03d}/{seed}-{index:06d}", render_clip(seed, index), SOURCE)
 
 
 @click.command(cls=Command, help=__doc__)
 @click.argument("dest", type=click.Path(path_type=Path, file_okay=False))
-@click.option(
-    "--clips",
-    default=9000,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Number of clips; a larger number extends a smaller corpus.",
-)
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--clips", default=9000, show_default=True)
+@click.option("--seed", default=0, show_default=True)
 @jobs_option()
 def main(dest: Path, clips: int, seed: int, jobs: int) -> None:
     """Run the command line."""
-    source = Source("corpora.procedural", str(VERSION), KIND, "CC0-1.0")
-    ranges = [range(start, min(start + BATCH, clips)) for start in range(0, clips, BATCH)]
-    batches = {f"{chosen.start:06d}-{chosen.stop:06d}": (source, (seed, chosen)) for chosen in ranges}
-    render_batches(dest, batches, render_batch, {"seed": seed, "version": VERSION}, jobs)
+    starts = range(0, clips, BATCH)
+    batches = [(seed, range(start, min(start + BATCH, clips))) for start in starts]
+    write_corpus(dest, batches, render_batch, jobs)
 
 
 if __name__ == "__main__":

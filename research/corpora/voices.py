@@ -13,8 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from hear_mwmae.errors import HearMwmaeError
-
 from .manifest import SAMPLE_RATE, resample
 
 
@@ -56,18 +54,25 @@ FESTIVAL = [
 ]
 #: English voices of the development task of words, which training never hears. All are of real
 #: speakers.
-HELD_OUT = [voice for voice in (*FLITE, *FESTIVAL) if voice.name in ("awb", "rms", "kal_diphone", "ked_diphone")]
+HELD_OUT_NAMES = ("awb", "rms", "kal_diphone", "ked_diphone")
+HELD_OUT = [voice for voice in (*FLITE, *FESTIVAL) if voice.name in HELD_OUT_NAMES]
 
 
 def espeak_voices(languages: Sequence[str]) -> list[Voice]:
-    """Every language of ``languages`` in every variant of eSpeak NG (other resonances, breath,
-    other sources of the voice).
+    """Every language in every variant of eSpeak NG (other resonances, breath, other sources of the
+    voice).
     """
-    listed = _run(["espeak-ng", "--voices=variant"], "").splitlines()
-    variants = [
-        name for line in listed for name in [line.split("!v/")[-1].split("  ")[0].strip()] if "!v/" in line and " " not in name
+    variants = []
+    for line in _run(["espeak-ng", "--voices=variant"], "").splitlines():
+        _, found, rest = line.partition("!v/")
+        name = rest.split("  ")[0].strip()
+        if found and " " not in name:
+            variants.append(name)
+    return [
+        Voice("espeak-ng", f"{language}+{variant}", language, "espeak-ng")
+        for language in languages
+        for variant in variants
     ]
-    return [Voice("espeak-ng", f"{language}+{variant}", language, "espeak-ng") for language in languages for variant in variants]
 
 
 def speak(voice: Voice, utterances: Sequence[Utterance]) -> Iterator[np.ndarray]:
@@ -80,18 +85,21 @@ def speak(voice: Voice, utterances: Sequence[Utterance]) -> Iterator[np.ndarray]
     with tempfile.TemporaryDirectory() as folder:
         waves = [Path(folder, f"{number}.wav") for number in range(len(utterances))]
         if voice.engine == "festival":
-            _run(["festival", "-b", "--pipe"], _festival_script(voice, utterances, waves), voice.encoding)
+            script = _festival_script(voice, utterances, waves)
+            _run(["festival", "-b", "--pipe"], script, voice.encoding)
         for utterance, wave in zip(utterances, waves, strict=True):
             if voice.engine == "espeak-ng":
+                rate = str(round(170 * utterance.rate))
                 pitch = str(round(np.clip(50 * utterance.pitch, 0, 99)))
-                _run(
-                    ["espeak-ng", "-v", voice.name, "-s", str(round(170 * utterance.rate)), "-p", pitch, "-w", wave],
-                    utterance.text,
-                )
-            elif voice.engine == "flite":
-                stretch = f"duration_stretch={1 / utterance.rate:.3f}"
-                _run(["flite", "-voice", voice.name, "--setf", stretch, "-t", utterance.text, "-o", wave], "")
-            yield _read(wave, 1.0 if voice.engine == "espeak-ng" else utterance.pitch)
+                command = ["espeak-ng", "-v", voice.name, "-s", rate, "-p", pitch, "-w", wave]
+                _run(command, utterance.text)
+                yield _read(wave, 1.0)
+            else:
+                if voice.engine == "flite":
+                    stretch = f"duration_stretch={1 / utterance.rate:.3f}"
+                    command = ["flite", "-voice", voice.name, "--setf", stretch]
+                    _run([*command, "-t", utterance.text, "-o", wave], "")
+                yield _read(wave, utterance.pitch)
 
 
 def _festival_script(voice: Voice, utterances: Sequence[Utterance], waves: Sequence[Path]) -> str:
@@ -101,8 +109,9 @@ def _festival_script(voice: Voice, utterances: Sequence[Utterance], waves: Seque
     lines = [f"(voice_{voice.name})"]
     for utterance, wave in zip(utterances, waves, strict=True):
         text = utterance.text.replace("\\", "").replace('"', "")
+        said = f'(utt.save.wave (utt.synth (Utterance Text "{text}")) "{wave}" \'riff)'
         lines.append(f"(Parameter.set 'Duration_Stretch {1 / utterance.rate:.3f})")
-        lines.append(f'(unwind-protect (utt.save.wave (utt.synth (Utterance Text "{text}")) "{wave}" \'riff) nil)')
+        lines.append(f"(unwind-protect {said} nil)")
     return "\n".join(lines) + "\n"
 
 
@@ -118,8 +127,6 @@ def _read(wave: Path, pitch: float) -> np.ndarray:
 
 
 def _run(command: Sequence[str | Path], text: str, encoding: str = "utf-8") -> str:
-    try:
-        done = subprocess.run(command, input=text.encode(encoding, "ignore"), capture_output=True, timeout=600)
-    except FileNotFoundError as error:
-        raise HearMwmaeError(f"there is no program {command[0]}: install it (on Debian, the package {command[0]})") from error
+    content = text.encode(encoding, "ignore")
+    done = subprocess.run(command, input=content, capture_output=True, timeout=600)
     return done.stdout.decode("utf-8", "replace")

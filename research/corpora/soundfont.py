@@ -24,9 +24,10 @@ LARGEST_BEND = 8191
 RENDER_RATE = 48_000
 #: MIDI ticks per second at its default tempo, 120 beats per minute.
 TICKS_PER_BEAT, TICKS_PER_SECOND = 480, 960
-#: Peaks below this are an instrument's way of not having that note; what has decayed to this part
-#: of the peak is cut off.
-MIN_PEAK, DECAYED = 2e-3, 1e-3
+#: A lower peak is an instrument's way of not having that note.
+MIN_PEAK = 2e-3
+#: What has decayed to this part of the peak is cut off.
+DECAYED = 1e-3
 ALL_SOUND_OFF = 120
 
 
@@ -49,47 +50,55 @@ def midi(slots: Sequence[Sequence[Note]], seconds: float) -> mido.MidiFile:
     events = []
     for number, notes in enumerate(slots):
         start = number * seconds
+        end = start + seconds - LEAD
         for note in notes:
-            begin, channel, off = start + note.begin, note.channel, {"channel": note.channel, "note": note.pitch}
+            begin = start + note.begin
+            key = {"channel": note.channel, "note": note.pitch}
+            program = mido.Message("program_change", channel=note.channel, program=note.program)
+            bend = mido.Message("pitchwheel", channel=note.channel, pitch=note.bend)
             events += [
-                (begin - LEAD / 2, mido.Message("program_change", channel=channel, program=note.program)),
-                (begin - LEAD / 2, mido.Message("pitchwheel", channel=channel, pitch=note.bend)),
-                (begin, mido.Message("note_on", velocity=note.velocity, **off)),
-                (min(begin + note.seconds, start + seconds - LEAD), mido.Message("note_off", **off)),
+                (begin - LEAD / 2, program),
+                (begin - LEAD / 2, bend),
+                (begin, mido.Message("note_on", velocity=note.velocity, **key)),
+                (min(begin + note.seconds, end), mido.Message("note_off", **key)),
             ]
         for channel in {note.channel for note in notes}:
-            silence = mido.Message("control_change", channel=channel, control=ALL_SOUND_OFF, value=0)
-            events.append((start + seconds - LEAD, silence))
-    track, now = mido.MidiTrack(), 0
-    for time, message in sorted(events, key=lambda event: event[0]):  # in order of time; the others stay in theirs
+            off = mido.Message("control_change", channel=channel, control=ALL_SOUND_OFF, value=0)
+            events.append((end, off))
+    track = mido.MidiTrack()
+    now = 0
+    for time, message in sorted(events, key=lambda event: event[0]):  # equal times keep their order
         tick = round(time * TICKS_PER_SECOND)
-        message.time, now = tick - now, tick
+        message.time = tick - now
+        now = tick
         track.append(message)
-    track.append(mido.MetaMessage("end_of_track", time=round(len(slots) * seconds * TICKS_PER_SECOND) - now))
+    rest = round(len(slots) * seconds * TICKS_PER_SECOND) - now
+    track.append(mido.MetaMessage("end_of_track", time=rest))
     return mido.MidiFile(ticks_per_beat=TICKS_PER_BEAT, tracks=[track])
 
 
-def render(soundfont: Path, slots: Sequence[Sequence[Note]], seconds: float, room: bool = False) -> list[np.ndarray]:
+def render(
+    soundfont: Path, slots: Sequence[Sequence[Note]], seconds: float, room: bool = False
+) -> list[np.ndarray]:
     """(samples,) float32 at 16 kHz for each slot, peaks at most 1; empty if the soundfont has no
     such sound.
 
-    ``room`` adds FluidSynth's reverberation. Raises HearMwmaeError without FluidSynth, and if it
-    cannot render the notes.
+    ``room`` adds FluidSynth's reverberation. Raises HearMwmaeError if it cannot render the notes.
     """
     with tempfile.TemporaryDirectory() as folder:
-        score, wave = Path(folder, "score.mid"), Path(folder, "score.wav")
+        score = Path(folder, "score.mid")
+        wave = Path(folder, "score.wav")
         midi(slots, seconds).save(score)
-        options = ["-R", str(int(room)), "-C", "0", "-g", "0.6", "-r", str(RENDER_RATE), "-F", wave]
-        try:
-            done = subprocess.run(["fluidsynth", "-ni", *options, soundfont, score], capture_output=True, text=True)
-        except FileNotFoundError as error:
-            message = "there is no program fluidsynth: install FluidSynth (on Debian, the package fluidsynth)"
-            raise HearMwmaeError(message) from error
+        effects = ["-R", str(int(room)), "-C", "0", "-g", "0.6"]
+        command = ["fluidsynth", "-ni", *effects, "-r", str(RENDER_RATE), "-F", wave]
+        done = subprocess.run([*command, soundfont, score], capture_output=True, text=True)
         if done.returncode or not wave.is_file() or "Failed to load" in done.stderr:
-            raise HearMwmaeError(f"fluidsynth cannot render {soundfont}: {done.stderr.strip() or done.stdout.strip()}")
+            reason = done.stderr.strip() or done.stdout.strip()
+            raise HearMwmaeError(f"fluidsynth cannot render {soundfont}: {reason}")
         audio, _ = soundfile.read(wave, dtype="float32", always_2d=True)
     length = round(seconds * RENDER_RATE)
-    return [_trim(audio[number * length : (number + 1) * length].mean(axis=1)) for number in range(len(slots))]
+    starts = range(0, len(slots) * length, length)
+    return [_trim(audio[start : start + length].mean(axis=1)) for start in starts]
 
 
 def _trim(slot: np.ndarray) -> np.ndarray:
