@@ -1,35 +1,72 @@
-"""`hear-mwmae analyze` and `hear-mwmae reconstruct`."""
+"""Attention distance and entropy of every head, PWCCA and CKA between heads, as in the paper.
+
+    python -m research.analyze sounds/ speech/ -o OUT --model MW-MAE=mwmae-tiny \\
+        --model MAE=runs/mae/model
+
+Measures the models, and the same with random weights, over one crop of every clip, and writes
+figures (.png), their tables (.csv) and summary.md to OUT.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
+import pandas as pd
+import torch
+from tqdm import tqdm
 
-from ..errors import HearMwmaeError
-from ..extras import needs
-from .options import DEVICE, MODEL, Command, models_option, named_models, out_option
+from hear_mwmae.bootstrap import bootstrap_counts
+from hear_mwmae.cli.options import DEVICE, Command, models_option, named_models, out_option
+from hear_mwmae.errors import HearMwmaeError
+from hear_mwmae.files import write_text
+from hear_mwmae.mae import MaskedAutoencoder
+
+from .analysis import figures, tables
+from .analysis.crops import choose_files, read_crops
+from .analysis.measure import COMPARED, VIEWS, Measured, draw_noise, measure
 
 
-@click.command(cls=Command, short_help="Attention distance and entropy, PWCCA and CKA, as tables and figures.")
-@click.argument("audio", nargs=-1, required=True, metavar="FILES_OR_FOLDERS...")
+def load_models(
+    sources: dict[str, str], untrained: bool, seed: int
+) -> dict[str, MaskedAutoencoder]:
+    """The models by name; with ``untrained``, one of random weights of every kind among them."""
+    models = {}
+    kinds = []
+    for name, source in sources.items():
+        models[name] = MaskedAutoencoder.from_pretrained(source).eval()
+        config = models[name].config
+        if untrained and config not in kinds:
+            kinds.append(config)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                models[f"{name}, untrained"] = MaskedAutoencoder(config).eval()
+    return models
+
+
+def draw_model(model: MaskedAutoencoder, found: Measured, clips: torch.Tensor, out: Path) -> None:
+    """Similarity matrices, and attention maps of the clip that changes most."""
+    changes = clips.diff(dim=1).abs().mean(dim=(1, 2))
+    clip = clips[changes.argmax()][None]
+    noise = draw_noise(1, model.config, 0)
+    for view in COMPARED:
+        name = f"{view.part}-{found.name.replace(', ', '-')}.png"
+        figures.save(figures.similarity_matrix(found, view), out / f"similarity-{name}")
+        picture = figures.attention_over_spectrogram(model, found, view, clip, noise)
+        figures.save(picture, out / f"attention-{name}")
+
+
+@click.command(cls=Command, help=__doc__)
+@click.argument("audio", nargs=-1, required=True)
 @out_option("Folder to write.", folder=True)
 @models_option()
-@click.option("--untrained/--no-untrained", default=True, show_default=True, help="Also measure random weights of each kind.")
-@click.option(
-    "--clips",
-    type=click.IntRange(0),
-    default=100,
-    show_default=True,
-    help="Clips per folder, drawn at random; 0: all.",
-)
-@click.option("--tokens", type=click.IntRange(1), default=10_000, show_default=True, help="Samples for PWCCA and CKA.")
-@click.option("--draws", type=click.IntRange(1), default=500, show_default=True, help="Bootstrap draws over clips.")
-@click.option("--seed", default=0, show_default=True, help="Seed of clips, crops, masks, tokens, draws and untrained weights.")
-@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Clips at a time.")
+@click.option("--untrained/--no-untrained", default=True, help="Also measure random weights.")
+@click.option("--clips", default=100, show_default=True, help="Clips per folder; 0: all.")
+@click.option("--tokens", default=10_000, show_default=True, help="Samples for PWCCA and CKA.")
+@click.option("--draws", default=200, show_default=True, help="Bootstrap draws over clips.")
+@click.option("--seed", default=0, show_default=True)
 @DEVICE
-def analyze(
+def main(
     audio: tuple[str, ...],
     out: Path,
     models: tuple[str, ...],
@@ -38,63 +75,35 @@ def analyze(
     tokens: int,
     draws: int,
     seed: int,
-    batch_size: int,
     device: str,
 ) -> None:
-    """Measure the attention of heads, and the similarity of their outputs, on audio.
-
-    Measures attention distance and entropy of every head, PWCCA and linear CKA between all heads,
-    and the similarity of heads with the same window across blocks. Writes figures (.png, .svg),
-    their tables (.csv) and summary.md to OUT.
-
-    \b
-    hear-mwmae analyze sounds/ speech/ -o analysis \\
-        --model MW-MAE=mwmae-tiny --model MAE=runs/mae/model
-    """
-    report, clip_files = _load("report"), _load("clips")
-    _load("figures")
-    if seed < 0:
-        raise HearMwmaeError(f"seed must be 0 or above, got {seed}")
-    sources = named_models(models)
-    files = clip_files.choose_files(audio, clips, seed)
-    settings = report.Settings(tokens, draws, seed, batch_size, untrained, device)
-    measured = report.analyze(sources, files, out, settings, progress=True)
-    click.echo(f"{len(measured)} models, {len(files)} clips -> {out}; see {out / 'summary.md'}")
-
-
-@click.command(cls=Command, short_help="Masked input, reconstruction, target and error as a picture.")
-@click.argument("audio", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@out_option("Picture, .png, .svg or .pdf.", folder=False, required=False)
-@MODEL
-@click.option("--mask-ratio", type=float, help="Share of hidden patches. The default is the share of pretraining.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the mask.")
-@click.option("--audio", "listen", is_flag=True, help="Also write estimated sound of the reconstruction and of its target.")
-def reconstruct(audio: Path, out: Path | None, model: str, mask_ratio: float | None, seed: int, listen: bool) -> None:
-    """Hide patches of AUDIO's spectrogram, and reconstruct them from the others.
-
-    Writes a picture of the first ten seconds (masked input, reconstruction, target and error). A
-    .npy file beside it holds the complete reconstruction: log-mel, (frames, bands) float32, natural
-    logarithm of power. Visible patches are unchanged.
-
-    --audio writes .wav files. They are estimates, because phases and the spectrum within a mel band
-    are unknown: Griffin-Lim on the pseudo-inverse of the mel filterbank. NAME-target.wav shows the
-    error of the estimate.
-    """
-    run = _load("reconstruct")
-    _load("figures")
-    picture = out or Path(f"{audio.stem}-reconstruction.png")
-    run.check_output(audio, picture, listen)
-    result = run.reconstruct(audio, model, mask_ratio, seed)
-    for file in run.write(result, picture, listen):
-        click.echo(file)
-    click.echo(f"mean squared error on hidden patches: {result.loss:.3f} (of the log-mel normalised over the clip)")
+    """Run the command line."""
+    files = choose_files(audio, clips, seed)
+    if len(files) < 2:
+        raise HearMwmaeError(f"intervals over clips need 2 clips or more, got {len(files)}")
+    out.mkdir(parents=True, exist_ok=True)
+    counts = bootstrap_counts(len(files), draws, seed)
+    measured = []
+    for name, model in tqdm(load_models(named_models(models), untrained, seed).items()):
+        crops = read_crops(files, model.config, seed)
+        found = measure(model.to(device), name, crops, counts, tokens, seed)
+        measured.append(found)
+        draw_model(model, found, crops, out)
+    for view in VIEWS:
+        name = f"heads-{view.part}-{'masked' if view.masked else 'unmasked'}.png"
+        figures.save(figures.heads_over_blocks(measured, view), out / name)
+    rows = {
+        "heads": pd.DataFrame(tables.head_rows(measured, counts)),
+        "similarity": pd.DataFrame(tables.similarity_rows(measured)),
+        "windows": pd.DataFrame(tables.window_rows(measured)),
+        "spread": pd.DataFrame(tables.spread_rows(measured, counts)),
+    }
+    for name, table in rows.items():
+        write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    note = f"{len(files)} clips, a crop of each; 95 % intervals of {draws} draws of the clips."
+    write_text(out / "summary.md", tables.summary(rows["spread"], rows["windows"], note))
+    click.echo(f"{len(measured)} models, {len(files)} clips -> {out / 'summary.md'}")
 
 
-def _load(module: str) -> Any:
-    """Import a module of the analysis, whose extra packages may be missing."""
-    from importlib import import_module
-
-    try:
-        return import_module(f"hear_mwmae.analysis.{module}")
-    except ModuleNotFoundError as error:
-        raise needs("the analysis", error.name, "analysis") from error
+if __name__ == "__main__":
+    main()

@@ -1,141 +1,160 @@
-"""`hear-mwmae reconstruct`: reconstructs the hidden patches of an audio file."""
+"""Hides patches of a file's spectrogram, and reconstructs them from the others.
+
+    python -m research.reconstruct talk.wav [-o talk.png] [--audio]
+
+Writes a picture of the first ten seconds (masked input, reconstruction, target, error; of the first
+window, if the model has several). A .npy file beside it holds the whole reconstruction: log-mel,
+(frames, bands) float32, natural logarithm of power. Visible patches are unchanged.
+
+--audio writes .wav files. They are estimates, because phases and the spectrum within a mel band are
+unknown. NAME-target.wav shows the error of the estimate.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import click
+import matplotlib
 import numpy as np
 import soundfile
 import torch
-from torch import Tensor
+from matplotlib.figure import Figure
 
-from ..audio import read_audio
-from ..config import FrontendConfig
-from ..errors import HearMwmaeError
-from ..extras import needs
-from ..files import replacing
-from ..frontend import LogMelFrontend, normalise, reflect_pad
-from ..mae import MaskedAutoencoder, reconstruction
+from hear_mwmae.audio import read_audio
+from hear_mwmae.cli.options import MODEL, Command, out_option
+from hear_mwmae.config import FrontendConfig
+from hear_mwmae.files import replacing
+from hear_mwmae.frontend import LogMelFrontend, reflect_index
+from hear_mwmae.mae import MaskedAutoencoder, reconstruction
 
-#: Endings of pictures.
-PICTURES = (".png", ".svg", ".pdf")
+from .analysis.figures import STYLE, save
+
 #: A picture of more would show nothing.
 PICTURED_SECONDS = 10.0
-GRIFFIN_LIM_ITERATIONS = 64
 
 
-@dataclass(frozen=True)
-class Reconstruction:
-    """Log-mel spectrograms of one file, (frames, n_mels) float32, natural logarithm of power."""
+class Reconstruction(NamedTuple):
+    """Log-mel spectrograms of one file, (frames, bands) float32, natural logarithm of power."""
 
     masked: np.ndarray  #: NaN where hidden
     predicted: np.ndarray  #: predictions where hidden, the input elsewhere
     target: np.ndarray
-    loss: float  #: mean squared error over the hidden patches of the normalised log-mel, the loss of pretraining
-    samples: int  #: of the audio, at the model's rate
-    frontend: FrontendConfig
+    loss: (
+        float  #: mean squared error on hidden patches of the normalised log-mel, as in pretraining
+    )
 
 
 @torch.no_grad()
-def reconstruct(path: Path, source: str = "", mask_ratio: float | None = None, seed: int = 0) -> Reconstruction:
+def reconstruct(
+    model: MaskedAutoencoder, path: Path, mask_ratio: float | None = None, seed: int = 0
+) -> Reconstruction:
     """Cut the file into the model's inputs, hide patches of each, and predict these.
 
     Args:
-        source: as for `hear_mwmae.load_model`.
         mask_ratio: share of the patches to hide; the share of pretraining when None.
-
-    Raises:
-        HearMwmaeError: the file or the model cannot be read, or the ratio leaves no visible or no
-            hidden patches.
     """
-    model = MaskedAutoencoder.from_pretrained(source, mask_ratio).eval()
-    config, frontend = model.config, LogMelFrontend(model.config.frontend)
-    audio = read_audio(path, config.frontend.sample_rate)
-    log_mel = frontend.log_mel(audio[None])
-    features = normalise(log_mel, unbiased=True)
-    std, mean = torch.std_mean(log_mel)
-    frames, size = features.shape[1], config.input_frames
-    chunks = reflect_pad(features, 0, -frames % size).reshape(-1, size, features.shape[2])
-    noise = torch.rand(len(chunks), config.num_tokens, generator=torch.Generator().manual_seed(seed))
-    parts = [reconstruction(config, model, *batch) for batch in zip(chunks.split(16), noise.split(16), strict=True)]
-    hidden, whole, target = (torch.cat(part).flatten(0, 1) for part in zip(*parts, strict=True))
-    loss = (whole - target).square()[hidden.isnan()].mean()  # with the padding, as the model sees it
-    masked, predicted = ((part[:frames] * std + mean).numpy() for part in (hidden, whole))
-    return Reconstruction(masked, predicted, log_mel[0].numpy(), float(loss), len(audio), config.frontend)
-
-
-def output_files(picture: Path, listen: bool) -> list[Path]:
-    """The files of a reconstruction, in the order of `write`: picture, array, and two sounds."""
-    ends = (picture.suffix, ".npy", *((".wav", "-target.wav") if listen else ()))
-    return [picture.with_name(picture.stem + end) for end in ends]
-
-
-def check_output(audio: Path, picture: Path, listen: bool) -> None:
-    """HearMwmaeError, before any work, if `write` could not write, or would replace ``audio``."""
-    if picture.suffix not in PICTURES:
-        raise HearMwmaeError(f"a picture must end in {', '.join(PICTURES)}, got {picture}")
-    if audio.resolve() in {file.resolve() for file in output_files(picture, listen)}:
-        raise HearMwmaeError(f"cannot write {audio}: it is the input")
-    if listen:
-        load_griffinlim()
-
-
-def write(result: Reconstruction, picture: Path, listen: bool) -> list[Path]:
-    """The picture, the prediction beside it as .npy, and with ``listen`` two .wav; returns what was
-    written.
-
-    Raises HearMwmaeError if torchaudio is missing.
-    """
-    from .figures import DPI, reconstruction_panels  # only here: reconstructing needs no matplotlib
-
-    hop = result.frontend.hop_length / result.frontend.sample_rate
-    shown = slice(0, round(PICTURED_SECONDS / hop))
-    panels = [
-        (name, panel[shown])
-        for name, panel in (
-            ("masked input", result.masked),
-            ("reconstruction", result.predicted),
-            ("target", result.target),
-            ("error (reconstruction - target)", np.where(np.isnan(result.masked), result.predicted - result.target, np.nan)),
-        )
+    config = model.config
+    frontend = LogMelFrontend(config.frontend)
+    audio = read_audio(path, config.frontend.sample_rate)[None]
+    log_mel = frontend.log_mel(audio)[0]
+    features = frontend(audio)[0]
+    frames, size = len(features), config.input_frames
+    whole = reflect_index(frames, 0, frames + -frames % size)
+    chunks = features[whole].reshape(-1, size, features.shape[1])
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(len(chunks), config.num_tokens, generator=generator)
+    batches = zip(chunks.split(16), noise.split(16), strict=True)
+    parts = zip(*(reconstruction(config, model, *batch) for batch in batches), strict=True)
+    masked, predicted, target = (torch.cat(part).flatten(0, 1) for part in parts)
+    hidden = masked.isnan()
+    loss = (predicted - target).square()[hidden].mean()
+    # Back to the logarithm of power: each window was normalised by itself.
+    windows = log_mel.unflatten(1, (-1, config.frontend.n_mels))
+    std, mean = torch.std_mean(windows, dim=(0, 2), keepdim=True)
+    parts = [
+        (part[:frames].unflatten(1, windows.shape[1:]) * std + mean).flatten(1).numpy()
+        for part in (masked, predicted)
     ]
-    figure = reconstruction_panels(panels, len(panels[0][1]) * hop)
-    written = output_files(picture, listen)
-    with replacing(picture) as temporary:
-        figure.savefig(temporary, format=picture.suffix[1:], dpi=DPI)
-    with replacing(written[1]) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, result.predicted)
-    for path, log_mel in zip(written[2:], (result.predicted, result.target), strict=False):
-        sound = estimate_audio(torch.from_numpy(log_mel), result.frontend, result.samples)
-        with replacing(path) as temporary:
-            soundfile.write(temporary, sound.clamp(-1, 1).numpy(), result.frontend.sample_rate, format="WAV", subtype="PCM_16")
-    return written
+    return Reconstruction(parts[0], parts[1], log_mel.numpy(), float(loss))
 
 
-def load_griffinlim() -> Callable[..., Tensor]:
-    """torchaudio's; HearMwmaeError if it is missing, or was built for another torch."""
-    try:
-        from torchaudio.functional import griffinlim
-    except ModuleNotFoundError as error:
-        raise needs("an estimate of the sound", error.name, "analysis") from error
-    except (ImportError, OSError, RuntimeError) as error:
-        raise HearMwmaeError(f"an estimate of the sound needs a torchaudio of this torch: {error}") from error
-    return griffinlim
+@matplotlib.rc_context(STYLE)
+def draw(result: Reconstruction, config: FrontendConfig) -> Figure:
+    """The first ten seconds: masked input, reconstruction, target, and error."""
+    hop = config.hop_length / config.sample_rate
+    shown = np.s_[: round(PICTURED_SECONDS / hop), : config.n_mels]
+    masked, predicted, target = (part[shown] for part in result[:3])
+    error = np.where(np.isnan(masked), predicted - target, np.nan)
+    most = np.nanpercentile(np.abs(error), 99) or 1.0  # a few bins that are far off pale the rest
+    low, high = target.min(), target.max()
+    panels = {"masked input": masked, "reconstruction": predicted, "target": target}
+    figure = Figure(figsize=(7.2, 5.6), layout="constrained")
+    axes = figure.subplots(4, 1, sharex=True)
+    extent = (0, len(target) * hop, 0, config.n_mels)
+    for axis, (title, panel) in zip(axes[:3], panels.items(), strict=True):
+        place = {"origin": "lower", "aspect": "auto", "extent": extent}
+        image = axis.imshow(panel.T, vmin=low, vmax=high, cmap="viridis", **place)
+        axis.set_title(title, loc="left")
+    figure.colorbar(image, ax=axes[:3], label="ln(power)", pad=0.01)
+    image = axes[3].imshow(error.T, vmin=-most, vmax=most, cmap="PuOr_r", **place)
+    axes[3].set_title("error (reconstruction - target)", loc="left")
+    figure.colorbar(image, ax=axes[3], label="difference", extend="both", pad=0.01)
+    for axis in axes:
+        axis.set_facecolor("0.85")
+        axis.set_ylabel("mel band")
+    axes[3].set_xlabel("seconds")
+    return figure
 
 
-def estimate_audio(log_mel: Tensor, config: FrontendConfig, samples: int) -> Tensor:
-    """(frames, n_mels) log-mel -> (samples,) waveform that sounds roughly like it.
-
-    An estimate: the spectrum within a mel band comes from the filterbank's pseudo-inverse, the
-    phases are those that the algorithm of Griffin and Lim ("Signal estimation from modified
-    short-time Fourier transform", 1984) finds, from a fixed start.
+def estimate_audio(log_mel: np.ndarray, config: FrontendConfig, window: int) -> np.ndarray:
+    """(frames, n_mels) log-mel of windows of ``window`` samples -> (samples,) that sound roughly
+    like it: the spectrum by non-negative least squares, the phases by Griffin and Lim.
     """
-    griffinlim = load_griffinlim()
-    frontend = LogMelFrontend(config)
-    power = (log_mel.exp() - config.log_offset).clamp(min=0) @ torch.linalg.pinv(frontend.filterbank)
-    return griffinlim(
-        power.clamp(min=0).T, frontend.window, config.n_fft, config.hop_length, config.win_length, power=2.0,
-        n_iter=GRIFFIN_LIM_ITERATIONS, momentum=0.99, length=samples, rand_init=False,
-    )  # fmt: skip
+    from librosa.feature.inverse import mel_to_audio
+
+    power = np.maximum(np.exp(log_mel) - config.log_offset, 0)
+    sound = mel_to_audio(
+        power.T,
+        sr=config.sample_rate,
+        n_fft=window,
+        hop_length=config.hop_length,
+        fmin=config.f_min,
+        fmax=config.f_max,
+        htk=True,
+        norm=None,
+        length=(len(log_mel) - 1) * config.hop_length,
+    )
+    return np.clip(sound, -1, 1)
+
+
+@click.command(cls=Command, help=__doc__)
+@click.argument("audio", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@out_option("Picture, .png. The default is AUDIO-reconstruction.png.", folder=False, required=False)
+@MODEL
+@click.option("--mask-ratio", type=float, help="Share of hidden patches, of pretraining if unset.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the mask.")
+@click.option("--audio", "listen", is_flag=True, help="Also write estimated sounds.")
+def main(
+    audio: Path, out: Path | None, model: str, mask_ratio: float | None, seed: int, listen: bool
+) -> None:
+    """Run the command line."""
+    autoencoder = MaskedAutoencoder.from_pretrained(model, mask_ratio).eval()
+    config = autoencoder.config.frontend
+    result = reconstruct(autoencoder, audio, mask_ratio, seed)
+    picture = out or Path(f"{audio.stem}-reconstruction.png")
+    save(draw(result, config), picture)
+    with replacing(picture.with_suffix(".npy")) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, result.predicted)
+    if listen:
+        for name, log_mel in (("", result.predicted), ("-target", result.target)):
+            sound = estimate_audio(log_mel[:, : config.n_mels], config, config.win_length)
+            path = picture.with_name(f"{picture.stem}{name}.wav")
+            with replacing(path) as temporary:
+                soundfile.write(temporary, sound, config.sample_rate, format="WAV")
+    click.echo(f"{picture}: mean squared error on hidden patches {result.loss:.3f}, normalised")
+
+
+if __name__ == "__main__":
+    main()

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..audio import find_audio, read_audio
-from ..config import ModelConfig
-from ..errors import HearMwmaeError
-from ..frontend import LogMelFrontend, normalise, reflect_pad
+from hear_mwmae.audio import find_audio, read_audio
+from hear_mwmae.config import ModelConfig
+from hear_mwmae.frontend import LogMelFrontend, reflect_index
 
 
 def choose_files(paths: Sequence[str], per_path: int, seed: int) -> list[Path]:
@@ -30,20 +29,17 @@ def choose_files(paths: Sequence[str], per_path: int, seed: int) -> list[Path]:
 
 
 def read_crops(files: Sequence[Path], config: ModelConfig, seed: int) -> Tensor:
-    """(files, input_frames, n_mels) float32: one crop of every file, at a place drawn by ``seed``.
+    """(files, input_frames, bands) float32: one crop of every file, at a place drawn by ``seed``.
 
     Features are normalised over the clip, as at inference. A clip shorter than a crop is continued
     by reflection.
-
-    Raises HearMwmaeError if a file cannot be read.
     """
-    if not files:
-        raise HearMwmaeError("no audio files to analyse")
-    frontend, rng = LogMelFrontend(config.frontend), np.random.default_rng(seed)
+    frontend = LogMelFrontend(config.frontend)
+    rng = np.random.default_rng(seed)
     crops = []
     for file in files:
-        features = normalise(frontend.log_mel(read_audio(file, config.frontend.sample_rate)[None]), unbiased=True)
-        spare = features.shape[1] - config.input_frames
-        start = int(rng.integers(max(spare, 0) + 1))
-        crops.append(reflect_pad(features, 0, max(-spare, 0))[0, start : start + config.input_frames])
+        features = frontend(read_audio(file, config.frontend.sample_rate)[None])[0]
+        spare = max(len(features) - config.input_frames, 0)
+        start = int(rng.integers(spare + 1))
+        crops.append(features[reflect_index(len(features), start, start + config.input_frames)])
     return torch.stack(crops)

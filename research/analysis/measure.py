@@ -5,38 +5,25 @@ explain it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from ..config import ModelConfig
-from ..errors import HearMwmaeError
-from ..mae import MaskedAutoencoder
-from .attention_stats import MEASURES, block_statistics, patch_distances
-from .maps import head_windows, trace
-from .resampling import Estimate, WindowEffect, window_difference, window_effect
-from .similarity import Basis, Matrices, compare, compare_across, decompose, null_level
+from hear_mwmae.config import ModelConfig
+from hear_mwmae.mae import MaskedAutoencoder
+
+from .maps import PARTS, head_windows, trace
+from .similarity import Similarities, null_level, similarities
+from .statistics import MEASURES, head_statistics, patch_distances
+from .windows import across_blocks, permutation_p, window_means
 
 #: Deals of the permutation test.
 DEALS = 10_000
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings that affect the results."""
-
-    tokens: int = 10_000  #: samples of the similarities
-    draws: int = 500  #: of the bootstraps
-    seed: int = 0  #: of crops, masks, sampled tokens, bootstraps and untrained models
-    batch_size: int = 8
-    untrained: bool = True  #: measure an untrained model of every configuration, too
-    device: str = "cpu"
-
-
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """A part of a model in one of its two situations."""
 
     part: str  #: "encoder" or "decoder"
@@ -46,37 +33,21 @@ class View:
         return f"{self.part}, {'masked' if self.masked else 'unmasked'} input"
 
 
-#: The encoder on unmasked and on masked input; the decoder on masked input.
-EMBEDDING, PRETRAINING, DECODING = View("encoder", False), View("encoder", True), View("decoder", True)
+EMBEDDING = View("encoder", False)
+PRETRAINING = View("encoder", True)
+DECODING = View("decoder", True)
 VIEWS = (EMBEDDING, PRETRAINING, DECODING)
-#: Where head outputs are compared.
-COMPARED = (DECODING, EMBEDDING)
+#: Where head outputs are compared: in the others not every token of the grid is there.
+COMPARED = (EMBEDDING, DECODING)
 
 
-@dataclass(frozen=True)
-class ByWindow:
+class ByWindow(NamedTuple):
     """Similarity of heads of different blocks by their windows."""
 
-    effect: WindowEffect
-    draws: np.ndarray  #: (draws,) its difference in bootstrap samples of the clips
-
-    @property
-    def difference(self) -> Estimate:
-        """Difference of equal and unequal windows, with an interval over clips."""
-        return Estimate.of(self.effect.difference, self.draws)
-
-
-@dataclass(frozen=True)
-class HeadSimilarity:
-    """All pairs of heads of a part.
-
-    Head ``number`` is head ``number % heads`` of block ``number // heads``.
-    """
-
-    samples: int  #: tokens over all clips
-    matrices: Matrices
-    null: float  #: PWCCA of independent noise of these sizes
-    by_window: ByWindow | None  #: None where all windows are equal, or with a single block
+    equal: float  #: mean PWCCA of heads of equal windows
+    unequal: float
+    p: float  #: of the permutation test
+    draws: np.ndarray  #: (draws,) equal - unequal in bootstrap samples of the clips
 
 
 @dataclass
@@ -85,120 +56,110 @@ class Measured:
 
     name: str
     config: ModelConfig
-    trained: bool
-    statistics: dict[View, dict[str, np.ndarray]] = field(default_factory=dict)  #: measure -> (clips, blocks, heads) float64
-    windows: dict[str, tuple[int, ...]] = field(default_factory=dict)  #: of the heads of a part
-    similarity: dict[View, HeadSimilarity] = field(default_factory=dict)
+    #: measure -> (clips, blocks, heads) float64
+    statistics: dict[View, dict[str, np.ndarray]] = field(default_factory=dict)
+    #: of all pairs of heads; head ``n`` is head ``n % heads`` of block ``n // heads``
+    similarity: dict[View, Similarities] = field(default_factory=dict)
+    #: PWCCA of independent noise of the same sizes
+    null: dict[View, float] = field(default_factory=dict)
+    #: of views whose heads have unequal windows
+    by_window: dict[View, ByWindow] = field(default_factory=dict)
 
     def heads(self, view: View, measure: str) -> np.ndarray:
         """(blocks, heads): means over the clips."""
         return self.statistics[view][measure].mean(axis=0)
 
+    def windows(self, view: View) -> tuple[int, ...]:
+        """Window size of every head; 0 for global heads."""
+        return head_windows(self.config, view.part)
+
 
 def measure(
     model: MaskedAutoencoder,
     name: str,
-    trained: bool,
     clips: Tensor,
-    noise: Tensor,
     counts: np.ndarray,
-    settings: Settings,
-    progress: bool = False,
+    tokens: int = 10_000,
+    seed: int = 0,
+    batch_size: int = 8,
 ) -> Measured:
-    """Statistics and similarities of the heads of ``model``, on the device of the model.
+    """Statistics and similarities of the heads of ``model``, on its device.
 
     Args:
-        clips: (clips, input_frames, n_mels) float32, normalised.
-        noise: (clips, tokens of the grid) masks.
-        counts: (draws, clips) for the interval of the effect of windows, of
-            `.resampling.bootstrap_counts`.
-
-    Raises:
-        HearMwmaeError: there are fewer samples than a head has dimensions.
+        clips: (clips, input_frames, bands) float32, normalised.
+        counts: (draws, clips) of `bootstrap_counts`.
+        tokens: samples of the similarities, as many from every clip.
+        seed: of masks, sampled tokens and the permutation test.
     """
-    result = Measured(name, model.config, trained)
-    sampled = _sample_places(len(clips), model.config, settings)
+    result = Measured(name, model.config)
     for masked in (False, True):
-        statistics, outputs = _run(model, clips, noise if masked else None, sampled, settings.batch_size, progress and name)
-        for view in VIEWS:
-            if view.masked == masked:
-                result.statistics[view] = statistics[view.part]
-        result.windows = {part: head_windows(getattr(model, part).blocks[0].attn) for part in ("encoder", "decoder")}
-        for view in COMPARED:
-            if view.masked == masked:
-                clip_of_sample = np.repeat(np.arange(len(clips)), sampled.shape[1])
-                result.similarity[view] = _similarity(
-                    outputs[view.part], result.windows[view.part], clip_of_sample, counts, settings.seed
-                )
+        noise = draw_noise(len(clips), model.config, seed) if masked else None
+        sampled = draw_noise(len(clips), model.config, seed + 1).argsort(dim=1)
+        sampled = sampled[:, : -(-tokens // len(clips))]
+        outputs = _run(model, clips, noise, sampled, batch_size, result)
+        for view, heads in outputs.items():
+            _compare(result, view, heads, counts, seed)
     return result
 
 
-def _sample_places(clips: int, config: ModelConfig, settings: Settings) -> Tensor:
-    """(clips, places) int64: different tokens of the grid for every clip, as many of each."""
-    each = min(-(-settings.tokens // clips), config.num_tokens)
-    widest = max(part.width // part.heads for part in (config.encoder, config.decoder))
-    if clips * each < widest:  # said before hours go into the maps
-        raise HearMwmaeError(f"{clips * each} tokens of {clips} clips are fewer than the {widest} dimensions of a head")
-    order = torch.rand(clips, config.num_tokens, generator=torch.Generator().manual_seed(settings.seed)).argsort(dim=1)
-    return order[:, :each]
+def draw_noise(clips: int, config: ModelConfig, seed: int) -> Tensor:
+    """(clips, tokens) uniform noise; the same for models of as many tokens."""
+    return torch.rand(clips, config.num_tokens, generator=torch.Generator().manual_seed(seed))
 
 
 def _run(
-    model: MaskedAutoencoder, clips: Tensor, noise: Tensor | None, sampled: Tensor, batch_size: int, label: str | bool
-) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[np.ndarray]]]:
-    """Of each part: statistics, measure -> (clips, blocks, heads); and of every block, outputs
-    (samples, heads, head width).
+    model: MaskedAutoencoder,
+    clips: Tensor,
+    noise: Tensor | None,
+    sampled: Tensor,
+    batch_size: int,
+    result: Measured,
+) -> dict[View, np.ndarray]:
+    """Fill in the statistics; returns the outputs of all heads, (blocks * heads, samples, head
+    width), of the views in which they are compared.
     """
-    distances = patch_distances(model.config, model.encoder.pos_embed.device)
-    statistics: dict[str, dict[str, np.ndarray]] = {}
-    outputs: dict[str, list[list[np.ndarray]]] = {}
-    for part in ("encoder", "decoder"):
-        blocks = getattr(model, part).blocks
-        shape = (len(clips), len(blocks), len(head_windows(blocks[0].attn)))
-        statistics[part] = {name: np.zeros(shape) for name in MEASURES}
-        outputs[part] = [[] for _ in blocks]
-    cls = int(model.config.encoder.cls_token)
-    bar = tqdm(total=len(clips), desc=f"{label}, {'unmasked' if noise is None else 'masked'}", unit="clip", disable=not label)
-    for block in trace(model, clips, noise, batch_size):
-        batch = slice(block.first, block.first + len(block.inputs))
-        for name, values in block_statistics(block, distances).items():
-            statistics[block.part][name][batch, block.block] = values.cpu().numpy()
-        if block.part == "decoder" or noise is None:  # elsewhere not every place of the grid is there
-            places = sampled[batch].to(block.outputs.device) + cls
-            index = places[:, :, None, None].expand(-1, -1, *block.outputs.shape[2:])
-            outputs[block.part][block.block].append(block.outputs.gather(1, index).flatten(0, 1).cpu().numpy())
-        if block.part == "decoder" and block.block == len(outputs["decoder"]) - 1:
-            bar.update(len(block.inputs))
-    bar.close()
-    return statistics, {part: [np.concatenate(pieces) for pieces in blocks if pieces] for part, blocks in outputs.items()}
-
-
-def _similarity(
-    outputs: list[np.ndarray], windows: tuple[int, ...], clip_of_sample: np.ndarray, counts: np.ndarray, seed: int
-) -> HeadSimilarity:
-    heads, width = outputs[0].shape[1:]
-    bases = [decompose(block[:, head]) for block in outputs for head in range(heads)]
-    matrices = compare(bases)
-    samples = len(clip_of_sample)
-    null = null_level(samples, (width, width), seed=seed)
-    if len(set(windows)) < 2 or len(outputs) < 2:
-        return HeadSimilarity(samples, matrices, null, None)
-    pairs = {
-        (a, b): matrices.pwcca[a * heads : (a + 1) * heads, b * heads : (b + 1) * heads]
-        for b in range(len(outputs))
-        for a in range(b)
+    config = model.config
+    distances = patch_distances(config).to(model.encoder.pos_embed.device)
+    outputs: dict[View, list[list[np.ndarray]]] = {}
+    for part in PARTS if noise is not None else ("encoder",):
+        view = View(part, noise is not None)
+        blocks = getattr(config, part).depth
+        shape = (len(clips), blocks, len(head_windows(config, part)))
+        result.statistics[view] = {name: np.zeros(shape) for name in MEASURES}
+        outputs[view] = [[] for _ in range(blocks)]
+    for traced in trace(model, clips, noise, batch_size):
+        view = View(traced.part, noise is not None)
+        batch = slice(traced.first, traced.first + len(traced.maps))
+        found = head_statistics(traced.maps, traced.positions, traced.visible, distances)
+        for name, values in found.items():
+            result.statistics[view][name][batch, traced.block] = values.cpu().numpy()
+        if view in COMPARED:
+            places = sampled[batch].to(traced.outputs.device) + int(config.encoder.cls_token)
+            index = places[:, :, None, None].expand(-1, -1, *traced.outputs.shape[2:])
+            chosen = traced.outputs.gather(1, index).flatten(0, 1)
+            outputs[view][traced.block].append(chosen.transpose(0, 1).cpu().numpy())
+    return {
+        view: np.concatenate([np.concatenate(block, axis=1) for block in blocks])
+        for view, blocks in outputs.items()
+        if view in COMPARED
     }
-    draws = [_drawn_difference(bases, heads, windows, drawn[clip_of_sample].astype(np.float64)) for drawn in counts]
-    return HeadSimilarity(samples, matrices, null, ByWindow(window_effect(pairs, windows, DEALS, seed), np.array(draws)))
 
 
-def _drawn_difference(bases: list[Basis], heads: int, windows: tuple[int, ...], weights: np.ndarray) -> float:
-    """The effect of windows in one bootstrap sample; the pairs of blocks in one row for each but
-    the last.
-    """
-    blocks = [bases[first : first + heads] for first in range(0, len(bases), heads)]
-    pairs = []
-    for number, block in enumerate(blocks[:-1]):
-        later = [basis for other in blocks[number + 1 :] for basis in other]
-        pairs += np.split(compare_across(block, later, weights), len(blocks) - number - 1, axis=1)
-    return window_difference(np.stack(pairs), windows)
+def _compare(
+    result: Measured, view: View, outputs: np.ndarray, counts: np.ndarray, seed: int
+) -> None:
+    _, samples, width = outputs.shape
+    result.similarity[view] = similarities(outputs)
+    result.null[view] = null_level(samples, width, seed=seed)
+    windows = result.windows(view)
+    if len(set(windows)) < 2 or len(outputs) == len(windows):  # or with a single block
+        return
+    pairs = across_blocks(result.similarity[view].pwcca, len(windows))
+    draws = []
+    for drawn in counts:
+        weights = np.repeat(drawn, samples // len(drawn))
+        drawn_pairs = across_blocks(similarities(outputs, weights).pwcca, len(windows))
+        equal, unequal = window_means(drawn_pairs, windows)
+        draws.append(equal - unequal)
+    p = permutation_p(pairs, windows, DEALS, seed)
+    result.by_window[view] = ByWindow(*window_means(pairs, windows), p, np.array(draws))

@@ -1,135 +1,124 @@
-"""The tables behind the figures: rows of plain values, and CSV."""
+"""The tables of an analysis, and its summary."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 
-from .attention_stats import MEASURES
-from .measure import COMPARED, VIEWS, Measured, View
-from .resampling import INTERVAL, Estimate, spread
+from hear_mwmae.bootstrap import INTERVAL, Estimate
 
-#: Measures that are compared between models.
-SPREAD_MEASURES = ("distance", "entropy_normalised")
+from .measure import COMPARED, VIEWS, Measured
+
+#: Measures whose spread over the heads is compared between models.
+SPREAD_MEASURES = ("distance", "entropy")
+#: How the heads of a model spread, from their means over clips (..., blocks, heads).
+SPREADS = {
+    "mean": lambda heads: heads.mean(axis=(-2, -1)),
+    "SD over all heads": lambda heads: heads.std(axis=(-2, -1)),
+    "mean SD within blocks": lambda heads: heads.std(axis=-1).mean(axis=-1),
+    "range": lambda heads: heads.max(axis=(-2, -1)) - heads.min(axis=(-2, -1)),
+}
 
 Row = dict[str, object]
 
 
-def head_rows(measured: Sequence[Measured], counts: np.ndarray) -> list[Row]:
-    """A row per model, view, block and head, with 95 % intervals over clips of distance and
-    normalised entropy.
-    """
-    rows = []
-    weights = counts / counts.sum(axis=1, keepdims=True)
+def head_rows(measured: Sequence[Measured], counts: np.ndarray) -> Iterator[Row]:
+    """A row per model, view, block and head, with 95 % intervals over clips."""
     for model in measured:
         for view in VIEWS:
-            values = {name: model.heads(view, name) for name in MEASURES}
-            bounds = {
-                name: np.percentile(np.tensordot(weights, model.statistics[view][name], axes=1), INTERVAL, axis=0)
-                for name in SPREAD_MEASURES
+            drawn = {
+                name: np.percentile(_draw(values, counts), INTERVAL, axis=0)
+                for name, values in model.statistics[view].items()
             }
-            for block, head in np.ndindex(values["distance"].shape):
-                row: Row = {**about(model, view), "block": block + 1, "head": head + 1, "window": model.windows[view.part][head]}
-                row |= {name: float(value[block, head]) for name, value in values.items()}
-                for name, (low, high) in bounds.items():
-                    row |= {f"{name}_low": float(low[block, head]), f"{name}_high": float(high[block, head])}
-                rows.append(row)
-    return rows
+            windows = model.windows(view)
+            for block, head in np.ndindex(model.heads(view, "distance").shape):
+                row: Row = {"model": model.name, "view": str(view), "block": block + 1}
+                row |= {"head": head + 1, "window": windows[head]}
+                for name, (low, high) in drawn.items():
+                    row[name] = model.heads(view, name)[block, head]
+                    row[f"{name}_low"] = low[block, head]
+                    row[f"{name}_high"] = high[block, head]
+                yield row
 
 
-def similarity_rows(measured: Sequence[Measured]) -> list[Row]:
-    """A row per model, part and ordered pair of heads: PWCCA with the weights of the first,
+def similarity_rows(measured: Sequence[Measured]) -> Iterator[Row]:
+    """A row per model, view and ordered pair of heads: PWCCA with the weights of the first,
     symmetric PWCCA, and CKA.
     """
-    rows = []
-    for model in measured:
-        for view in COMPARED:
-            windows, found = model.windows[view.part], model.similarity[view].matrices
-            for i, j in np.ndindex(found.pwcca.shape):
-                (block_a, head_a), (block_b, head_b) = divmod(i, len(windows)), divmod(j, len(windows))
-                row: Row = {**about(model, view), "block_a": block_a + 1, "head_a": head_a + 1, "window_a": windows[head_a]}
-                row |= {"block_b": block_b + 1, "head_b": head_b + 1, "window_b": windows[head_b]}
-                row |= {"pwcca_weights_of_a": found.weighted[i, j], "pwcca": found.pwcca[i, j], "cka": found.cka[i, j]}
-                rows.append(row)
-    return rows
-
-
-def window_rows(measured: Sequence[Measured]) -> list[Row]:
-    """A row per model with windows: equal against unequal windows across blocks."""
-    rows = []
     for model in measured:
         for view in COMPARED:
             found = model.similarity[view]
-            if found.by_window:
-                effect = found.by_window.effect
-                row: Row = {**about(model, view), "equal": effect.equal, "unequal": effect.unequal}
-                row |= _interval("difference", found.by_window.difference)
-                row |= {"superiority": effect.superiority, "p": effect.p, "noise_level": found.null}
-                rows.append(row)
-    return rows
+            heads = len(model.windows(view))
+            for i, j in np.ndindex(found.cka.shape):
+                row: Row = {"model": model.name, "view": str(view)}
+                row |= {"block_a": i // heads + 1, "head_a": i % heads + 1}
+                row |= {"block_b": j // heads + 1, "head_b": j % heads + 1}
+                row |= {"pwcca_weights_of_a": found.weighted[i, j]}
+                yield row | {"pwcca": found.pwcca[i, j], "cka": found.cka[i, j]}
 
 
-def window_comparison_rows(measured: Sequence[Measured]) -> list[Row]:
-    """A row per pair of models with windows: how much larger the effect of windows is in the first,
-    the same clips for both.
+def window_rows(measured: Sequence[Measured]) -> Iterator[Row]:
+    """A row per model with windows: equal against unequal windows across blocks; and a row per pair
+    of such models, the same clips drawn for both.
     """
-    rows = []
     for view in COMPARED:
-        windowed = [(model.name, found) for model in measured if (found := model.similarity[view].by_window)]
-        for (name_a, a), (name_b, b) in combinations(windowed, 2):
-            larger = Estimate.of(a.effect.difference - b.effect.difference, a.draws - b.draws)
-            rows.append({"model_a": name_a, "model_b": name_b, "part": view.part, **_interval("a_minus_b", larger)})
-    return rows
+        found = {model.name: (model, model.by_window.get(view)) for model in measured}
+        windowed = {name: (model, by) for name, (model, by) in found.items() if by}
+        for name, (model, by) in windowed.items():
+            row: Row = {"model": name, "view": str(view), "equal": by.equal, "unequal": by.unequal}
+            row |= _interval(by.equal - by.unequal, by.draws)
+            yield row | {"p": by.p, "independent noise": model.null[view]}
+        for (name, (_, a)), (other, (_, b)) in combinations(windowed.items(), 2):
+            value = a.equal - a.unequal - b.equal + b.unequal
+            row = {"model": f"{name} - {other}", "view": str(view)}
+            yield row | _interval(value, a.draws - b.draws)
 
 
-def spread_rows(measured: Sequence[Measured], counts: np.ndarray) -> list[Row]:
-    """A row per model, view, measure and kind of spread over the heads."""
-    return [
-        {**about(model, view), "measure": name, "spread": kind, **_interval("value", Estimate.of(*found))}
-        for model in measured
-        for view in VIEWS
-        for name in SPREAD_MEASURES
-        for kind, found in spread(model.statistics[view][name], counts).items()
-    ]
-
-
-def comparison_rows(measured: Sequence[Measured], counts: np.ndarray) -> list[Row]:
-    """Differences and ratios of the spreads of all pairs of models, the same clips drawn
-    for both.
+def spread_rows(measured: Sequence[Measured], counts: np.ndarray) -> Iterator[Row]:
+    """A row per view, measure, kind of spread and model, and per pair of models with their
+    difference, the same clips drawn for both.
     """
-    rows = []
-    for a, b in combinations(measured, 2):
-        for view in VIEWS:
-            for name in SPREAD_MEASURES:
-                ones, others = (spread(model.statistics[view][name], counts) for model in (a, b))
-                for kind, (one, drawn) in ones.items():
-                    other, drawn_other = others[kind]
-                    row: Row = {"model_a": a.name, "model_b": b.name, "part": view.part, "masked": view.masked}
-                    row |= {"measure": name, "spread": kind}
-                    row |= _interval("a_minus_b", Estimate.of(one - other, drawn - drawn_other))
-                    with np.errstate(divide="ignore", invalid="ignore"):  # a block of one head has no spread
-                        row |= _interval("a_over_b", Estimate.of(np.divide(one, other), drawn / drawn_other))
-                    rows.append(row)
-    return rows
+    for view in VIEWS:
+        for measure in SPREAD_MEASURES:
+            drawn = {m.name: _draw(m.statistics[view][measure], counts) for m in measured}
+            for kind, spread in SPREADS.items():
+                row: Row = {"view": str(view), "measure": measure, "spread": kind}
+                values = {m.name: float(spread(m.heads(view, measure))) for m in measured}
+                draws = {name: spread(heads) for name, heads in drawn.items()}
+                for name, value in values.items():
+                    yield row | {"model": name} | _interval(value, draws[name])
+                for a, b in combinations(values, 2):
+                    found = _interval(values[a] - values[b], draws[a] - draws[b])
+                    yield row | {"model": f"{a} - {b}"} | found
 
 
-def about(model: Measured, view: View) -> Row:
-    """The first columns of every table: model, part and situation."""
-    return {"model": model.name, "trained": model.trained, "part": view.part, "masked": view.masked}
+def _draw(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(clips, blocks, heads) -> (draws, blocks, heads): means over bootstrap samples."""
+    return np.tensordot(counts / counts.sum(axis=1, keepdims=True), values, axes=1)
 
 
-def _interval(name: str, estimate: Estimate) -> Row:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+def _interval(value: float, draws: np.ndarray) -> Row:
+    return dict(zip(("value", "low", "high"), Estimate.of(value, draws), strict=True))
 
 
-def csv_text(rows: Sequence[Row]) -> str:
-    """Numbers with six significant digits; columns of the first row."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" if isinstance(v, float | np.floating) else v for k, v in row.items()} for row in rows)
-    return text.getvalue()
+def summary(spreads: pd.DataFrame, windows: pd.DataFrame, note: str) -> str:
+    """The main numbers as Markdown."""
+    sections = [note]
+    for (view, measure), rows in spreads.groupby(["view", "measure"], sort=False):
+        cells = rows.assign(cell=_cells(rows))
+        table = cells.pivot(index="spread", columns="model", values="cell")
+        table = table.loc[list(SPREADS), list(rows["model"].unique())]
+        sections.append(f"**Attention {measure} of the heads: {view}**\n\n{table.to_markdown()}")
+    if len(windows):
+        table = windows.assign(difference=_cells(windows)).drop(columns=["value", "low", "high"])
+        text = table.fillna("").to_markdown(index=False, floatfmt=".3g")
+        sections.append(f"**PWCCA of heads in different blocks, by their windows**\n\n{text}")
+    return "\n\n".join(sections) + "\n"
+
+
+def _cells(rows: pd.DataFrame) -> list[str]:
+    values = rows[["value", "low", "high"]].to_numpy()
+    return [f"{value:.3g} [{low:.3g}, {high:.3g}]" for value, low, high in values]

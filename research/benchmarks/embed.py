@@ -36,9 +36,22 @@ CLIPS, SECONDS = 16, 10
 @click.option("--threads", default=torch.get_num_threads(), show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--onnx", is_flag=True, help="Also onnxruntime beside torch.")
-@click.option("--files", default=0, show_default=True, help="Also files to a table beside the encoder alone, of so many clips.")
+@click.option(
+    "--files",
+    default=0,
+    show_default=True,
+    help="Also files to a table beside the encoder alone, of so many clips.",
+)
 @click.pass_context
-def main(context: click.Context, rounds: int, sizes: str, threads: int, device: str, onnx: bool, files: int) -> None:
+def main(
+    context: click.Context,
+    rounds: int,
+    sizes: str,
+    threads: int,
+    device: str,
+    onnx: bool,
+    files: int,
+) -> None:
     encoder(rounds, sizes, threads, device)
     if onnx:
         context.invoke(import_module("export").main, rounds=rounds, sizes=sizes, threads=threads)
@@ -70,19 +83,29 @@ def encoder(rounds: int, sizes: str, threads: int, device: str = "cpu") -> None:
             seconds[key] += [duration] * (number > 0)  # the first round warms up
     linear.ONEDNN = with_onednn
 
-    print(f"{processor(device)}, {threads} threads, {platform.system()}, torch {torch.__version__}, medians of {rounds} rounds")
+    print(
+        f"{processor(device)}, {threads} threads, {platform.system()}, torch {torch.__version__}, medians of {rounds} rounds"
+    )
     peak = {name: statistics.median(values) for name, values in rates.items()}
-    print("matrix products: " + ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in peak.items()))
-    print(f"{'model':8}{'precision':12}{'s of audio / s':>15}{'GFLOP/s':>9}{'share':>7}{'to plain':>10}{'cosine':>11}")
+    print(
+        "matrix products: " + ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in peak.items())
+    )
+    print(
+        f"{'model':8}{'precision':12}{'s of audio / s':>15}{'GFLOP/s':>9}{'share':>7}{'to plain':>10}{'cosine':>11}"
+    )
     for (size, kind), model in models.items():
         duration = statistics.median(seconds[size, kind])
         chunks = CLIPS * -(-(SECONDS * 100 + 1) // model.config.input_frames)
         rate = flops.embedding(model.config, chunks) / duration / 1e9
         share = rate / peak["bfloat16" if kind == "bfloat16" else "float32"]
-        ratio = statistics.median(a / b for a, b in zip(seconds[size, "plain"], seconds[size, kind], strict=True))
+        ratio = statistics.median(
+            a / b for a, b in zip(seconds[size, "plain"], seconds[size, kind], strict=True)
+        )
         exact = models[size, "float32"].scene_embeddings(audio[:2])
         cosine = torch.cosine_similarity(model.scene_embeddings(audio[:2]), exact).min()
-        print(f"{size:8}{kind:12}{CLIPS * SECONDS / duration:15.1f}{rate:9.0f}{share:7.0%}{ratio:10.2f}{cosine:11.6f}")
+        print(
+            f"{size:8}{kind:12}{CLIPS * SECONDS / duration:15.1f}{rate:9.0f}{share:7.0%}{ratio:10.2f}{cosine:11.6f}"
+        )
 
 
 if __name__ == "__main__":

@@ -44,7 +44,9 @@ def write_clips(folder: Path, count: int, seconds: float, shards: int) -> None:
     archives = [tarfile.TarFile(folder / f"{number:03d}.tar", "w") for number in range(shards)]
     for number in range(count):
         stream = io.BytesIO()
-        soundfile.write(stream, random.integers(-(2**14), 2**14, samples).astype(np.int16), 16000, format="WAV")
+        soundfile.write(
+            stream, random.integers(-(2**14), 2**14, samples).astype(np.int16), 16000, format="WAV"
+        )
         if archives:
             member = tarfile.TarInfo(f"{number:07d}.wav")
             member.size = len(stream.getvalue())
@@ -67,7 +69,9 @@ class Memory(threading.Thread):
 
     def run(self) -> None:
         while not self.ended.wait(0.2):
-            self.samples.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 1_000_000)
+            self.samples.append(
+                int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 1_000_000
+            )
 
     def quarters(self) -> list[int]:
         """The largest of each quarter of the time."""
@@ -85,11 +89,27 @@ def timed(run: Callable[[], object]) -> np.ndarray:
 @click.option("--clips", default=600, show_default=True)
 @click.option("--seconds", default=1.0, show_default=True)
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32", show_default=True)
-@click.option("--shards", default=0, show_default=True, help="Tar files that hold the clips; 0: a folder of files.")
+@click.option(
+    "--shards",
+    default=0,
+    show_default=True,
+    help="Tar files that hold the clips; 0: a folder of files.",
+)
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--out", default=".npz", show_default=True, help="Ending of the table; empty: a folder of Parquet files.")
-@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where the clips are written for the time.")
-def main(clips: int, seconds: float, dtype: str, shards: int, rounds: int, out: str, folder: Path | None) -> None:
+@click.option(
+    "--out",
+    default=".npz",
+    show_default=True,
+    help="Ending of the table; empty: a folder of Parquet files.",
+)
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the clips are written for the time.",
+)
+def main(
+    clips: int, seconds: float, dtype: str, shards: int, rounds: int, out: str, folder: Path | None
+) -> None:
     model = load_model(dtype=dtype)
     random = torch.Generator().manual_seed(0)
     waveforms = list(torch.rand(min(clips, SAMPLE), round(seconds * 16000), generator=random) - 0.5)
@@ -104,7 +124,9 @@ def main(clips: int, seconds: float, dtype: str, shards: int, rounds: int, out: 
         target = Path(place) / f"table{out}"
 
         def files() -> None:
-            outcome = embed_to(Output(target), model, find_inputs(sources), timestamps=False, progress=False)
+            outcome = embed_to(
+                Output(target), model, find_inputs(sources), timestamps=False, progress=False
+            )
             assert outcome.clips == clips, outcome
             shutil.rmtree(target) if target.is_dir() else target.unlink()
 
@@ -118,13 +140,19 @@ def main(clips: int, seconds: float, dtype: str, shards: int, rounds: int, out: 
                 memory.start()
             by_files.append(timed(files) / clips)
             memory.ended.set()
-    print(f"{clips} clips of {seconds:g} s, {dtype}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(
+        f"{clips} clips of {seconds:g} s, {dtype}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
     for name, values in (("encoder", by_encoder), ("files", by_files)):
         passed, processor = np.median(values, axis=0)
-        print(f"{name:8}{1 / passed:8.1f} clips/s{seconds / passed:8.1f} s/s{1 / processor:8.1f} clips per processor second")
+        print(
+            f"{name:8}{1 / passed:8.1f} clips/s{seconds / passed:8.1f} s/s{1 / processor:8.1f} clips per processor second"
+        )
     passed, processor = np.median(np.array(by_encoder) / np.array(by_files), axis=0)
     print(f"files to encoder: {passed:.3f} of its rate, {processor:.3f} by the processor's time")
-    print(f"memory: {before} MB with the model, then by quarters of the first round at most {memory.quarters()}")
+    print(
+        f"memory: {before} MB with the model, then by quarters of the first round at most {memory.quarters()}"
+    )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,9 @@ def main(rounds: int, sizes: str, threads: int) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     versions = f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}"
-    print(f"{processor()}, {threads} threads, {platform.system()}, {versions}, medians of {rounds} rounds")
+    print(
+        f"{processor()}, {threads} threads, {platform.system()}, {versions}, medians of {rounds} rounds"
+    )
     print(f"{'model':8}{'batch':>14}{'torch':>9}{'onnx':>9}{'ratio':>8}   s of audio / s")
     for size in sizes.split(","):
         model = Embedder(preset(f"mwmae-{size}"))
@@ -56,9 +58,15 @@ def main(rounds: int, sizes: str, threads: int) -> None:
                 for name, way in ways.items():
                     duration = timed(way)
                     seconds[name] += [duration] * (number > 0)  # the first round warms up
-            rate = {name: clips * length / statistics.median(values) for name, values in seconds.items()}
-            ratio = statistics.median(a / b for a, b in zip(seconds["torch"], seconds["onnx"], strict=True))
-            print(f"{size:8}{f'{clips} x {length} s':>14}{rate['torch']:9.1f}{rate['onnx']:9.1f}{ratio:8.2f}")
+            rate = {
+                name: clips * length / statistics.median(values) for name, values in seconds.items()
+            }
+            ratio = statistics.median(
+                a / b for a, b in zip(seconds["torch"], seconds["onnx"], strict=True)
+            )
+            print(
+                f"{size:8}{f'{clips} x {length} s':>14}{rate['torch']:9.1f}{rate['onnx']:9.1f}{ratio:8.2f}"
+            )
 
 
 def both(model: Embedder, audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

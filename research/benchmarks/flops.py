@@ -28,4 +28,10 @@ def update(config: ModelConfig, decoder_attends: bool = True) -> float:
 def _blocks(part: EncoderConfig | DecoderConfig, tokens: int, attends: bool = True) -> float:
     windows = part.window_sizes or (0,) * part.heads
     scores = attends * sum(window or tokens for window in windows) / len(windows)
-    return part.depth * 2 * tokens * part.width * (4 * part.width + 2 * part.width * part.mlp_ratio + 2 * scores)
+    return (
+        part.depth
+        * 2
+        * tokens
+        * part.width
+        * (4 * part.width + 2 * part.width * part.mlp_ratio + 2 * scores)
+    )

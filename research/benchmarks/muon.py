@@ -45,7 +45,9 @@ def main(rounds: int, recipe: str, threads: int, device: str) -> None:
             if number > 1:  # the first rounds warm up
                 times[name].append(seconds)
     first = next(iter(times.values()))
-    print(f"{processor(device)}, {threads} threads, torch {torch.__version__}, {len(hidden)} matrices")
+    print(
+        f"{processor(device)}, {threads} threads, torch {torch.__version__}, {len(hidden)} matrices"
+    )
     for name, seconds in times.items():
         ratio = statistics.median(one / other for one, other in zip(seconds, first, strict=True))
         print(f"{name}: {statistics.median(seconds):.3f} s, {ratio:.2f} of torch's")

@@ -51,7 +51,9 @@ class NoAttention(SelfAttention):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        return self.proj(v + 0 * (q + k))  # as if they were needed, so that their gradients are computed
+        return self.proj(
+            v + 0 * (q + k)
+        )  # as if they were needed, so that their gradients are computed
 
 
 def make_model(kind: str, size: str) -> MaskedAutoencoder:
@@ -62,7 +64,12 @@ def make_model(kind: str, size: str) -> MaskedAutoencoder:
     return model
 
 
-def step(model: MaskedAutoencoder, optimiser: torch.optim.Optimizer, batch: torch.Tensor, dtype: torch.dtype) -> None:
+def step(
+    model: MaskedAutoencoder,
+    optimiser: torch.optim.Optimizer,
+    batch: torch.Tensor,
+    dtype: torch.dtype,
+) -> None:
     with torch.autocast(batch.device.type, dtype, enabled=dtype != torch.float32):
         loss = model(batch).loss
     loss.backward()
@@ -86,7 +93,9 @@ def crops_per_second(batch_size: int, workers: int) -> float:
         start = time.perf_counter()
         packed = Pack(f"{folder}/pack")
         sampler = StepSampler(packed, recipe)
-        for batch in read_batches(Clips(packed, sampler.numbers), sampler.steps(0, BATCHES), workers):
+        for batch in read_batches(
+            Clips(packed, sampler.numbers), sampler.steps(0, BATCHES), workers
+        ):
             log_mel_crops(frontend, batch, 200)
             seconds.append(time.perf_counter() - start)
             start = time.perf_counter()
@@ -99,10 +108,25 @@ def crops_per_second(batch_size: int, workers: int) -> float:
 @click.option("--batch-size", default=32, show_default=True)
 @click.option("--threads", default=torch.get_num_threads(), show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda, which is untested.")
-@click.option("--precision", "names", type=click.Choice(list(PRECISIONS)), multiple=True, help="Only this one.")
-@click.option("--compile", "compiled", is_flag=True, help="Compile the models, as a recipe with compile = true does.")
-@click.option("--give-back", is_flag=True, help="Leave freed memory to glibc, which returns it to the system.")
-@click.option("--where", is_flag=True, help="Say where the time of the MW-MAE step goes, by operation.")
+@click.option(
+    "--precision",
+    "names",
+    type=click.Choice(list(PRECISIONS)),
+    multiple=True,
+    help="Only this one.",
+)
+@click.option(
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="Compile the models, as a recipe with compile = true does.",
+)
+@click.option(
+    "--give-back", is_flag=True, help="Leave freed memory to glibc, which returns it to the system."
+)
+@click.option(
+    "--where", is_flag=True, help="Say where the time of the MW-MAE step goes, by operation."
+)
 def main(
     rounds: int,
     size: str,
@@ -119,10 +143,15 @@ def main(
         keep_freed_memory()  # as in training
     torch.manual_seed(0)
     models = {kind: make_model(kind, size).to(device) for kind in ("mae", "mwmae", "floor")}
-    optimisers = {kind: torch.optim.AdamW(model.parameters(), 1e-5, fused=True) for kind, model in models.items()}
+    optimisers = {
+        kind: torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
+        for kind, model in models.items()
+    }
     batch = torch.randn(batch_size, 200, 80, device=device)
     precisions = {name: PRECISIONS[name] for name in names or PRECISIONS}
-    seconds: dict[tuple[str, str], list[float]] = {(kind, name): [] for name in precisions for kind in models}
+    seconds: dict[tuple[str, str], list[float]] = {
+        (kind, name): [] for name in precisions for kind in models
+    }
     kept = {}
     for kind, name in seconds:
         with torch.autocast(batch.device.type, PRECISIONS[name], enabled=name != "float32"):
@@ -135,26 +164,54 @@ def main(
         for name, dtype in precisions.items():
             rates[name] += [product_rate(dtype, device)] * (number > 0)
         for kind, name in seconds:
-            duration = timed(partial(step, models[kind], optimisers[kind], batch, PRECISIONS[name]), device)
+            duration = timed(
+                partial(step, models[kind], optimisers[kind], batch, PRECISIONS[name]), device
+            )
             seconds[kind, name] += [duration] * (number > 0)  # the first round warms up
 
     machine = f"{processor(device)}, {threads} threads, torch {torch.__version__}"
-    print(f"{machine}, {size}, batch {batch_size}, medians of {rounds} rounds" + ", compiled" * compiled)
-    print(f"{'model':8}{'precision':12}{'crops / s':>10}{'GFLOP/s':>9}{'share':>7}{'MiB kept / crop':>17}{'time to MAE':>13}")
+    print(
+        f"{machine}, {size}, batch {batch_size}, medians of {rounds} rounds"
+        + ", compiled" * compiled
+    )
+    print(
+        f"{'model':8}{'precision':12}{'crops / s':>10}{'GFLOP/s':>9}{'share':>7}{'MiB kept / crop':>17}{'time to MAE':>13}"
+    )
     for (kind, name), durations in seconds.items():
-        model, duration, peak = models[kind], statistics.median(durations), statistics.median(rates[name])
+        model, duration, peak = (
+            models[kind],
+            statistics.median(durations),
+            statistics.median(rates[name]),
+        )
         rate = flops.update(model.config, kind != "floor") * batch_size / duration / 1e9
-        ratio = statistics.median(a / b for a, b in zip(durations, seconds["mae", name], strict=True))
-        print(f"{kind:8}{name:12}{batch_size / duration:10.1f}{rate:9.0f}{rate / peak:7.0%}{kept[kind, name]:17.1f}{ratio:13.2f}")
+        ratio = statistics.median(
+            a / b for a, b in zip(durations, seconds["mae", name], strict=True)
+        )
+        print(
+            f"{kind:8}{name:12}{batch_size / duration:10.1f}{rate:9.0f}{rate / peak:7.0%}{kept[kind, name]:17.1f}{ratio:13.2f}"
+        )
     for workers in (0, 1, 2):
-        print(f"data alone, {workers} workers: {crops_per_second(batch_size, workers):.0f} crops / s")
-    print("matrix products: " + ", ".join(f"{name} {statistics.median(values):.0f} GFLOP/s" for name, values in rates.items()))
+        print(
+            f"data alone, {workers} workers: {crops_per_second(batch_size, workers):.0f} crops / s"
+        )
+    print(
+        "matrix products: "
+        + ", ".join(
+            f"{name} {statistics.median(values):.0f} GFLOP/s" for name, values in rates.items()
+        )
+    )
     if where:
         for name, dtype in precisions.items():
-            with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (device == "cuda")]) as profiled:
+            with profile(
+                activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (device == "cuda")]
+            ) as profiled:
                 step(models["mwmae"], optimisers["mwmae"], batch, dtype)
             print(f"\nMW-MAE, {name}")
-            print(profiled.key_averages().table(sort_by="self_cpu_time_total", row_limit=14, max_name_column_width=44))
+            print(
+                profiled.key_averages().table(
+                    sort_by="self_cpu_time_total", row_limit=14, max_name_column_width=44
+                )
+            )
 
 
 if __name__ == "__main__":

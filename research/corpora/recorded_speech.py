@@ -31,7 +31,7 @@ LABELS = ("kind", "package", "licence")
 def read_rows(path: Path) -> Iterator[dict]:
     """The rows of a Parquet file, a few at a time; each must say what it is and its licence."""
     for batch in pq.ParquetFile(path).iter_batches(256):
-        for number, row in enumerate(batch.to_pylist()):
+        for row in batch.to_pylist():
             if missing := [name for name in LABELS if not row.get(name)]:
                 raise HearMwmaeError(f"{path}: {row['audio']['path']} has no {missing[0]}")
             yield row

@@ -102,7 +102,8 @@ def _encoding(path: Path, raw: bytes) -> str:
     """Encoding by the dictionary's rules; a plain list that is not UTF-8 is in Latin-1."""
     rules = path.with_suffix(".aff")
     if path.suffix == ".dic" and rules.is_file():
-        if found := re.search(rb"^SET\s+(\S+)", rules.read_bytes(), re.MULTILINE):
+        found = re.search(rb"^SET\s+(\S+)", rules.read_bytes(), re.MULTILINE)
+        if found:
             return found[1].decode()
     try:
         raw.decode()
