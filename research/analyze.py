@@ -7,8 +7,6 @@ Measures the models, and the same with random weights, over one crop of every cl
 figures (.png), their tables (.csv) and summary.md to OUT.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click
@@ -24,7 +22,7 @@ from hear_mwmae.mae import MaskedAutoencoder
 
 from .analysis import figures, tables
 from .analysis.crops import choose_files, read_crops
-from .analysis.measure import COMPARED, VIEWS, Measured, draw_noise, measure
+from .analysis.measure import COMPARED, VIEWS, Measured, measure
 
 
 def load_models(
@@ -44,16 +42,14 @@ def load_models(
     return models
 
 
-def draw_model(model: MaskedAutoencoder, found: Measured, clips: torch.Tensor, out: Path) -> None:
-    """Similarity matrices, and attention maps of the clip that changes most."""
-    changes = clips.diff(dim=1).abs().mean(dim=(1, 2))
-    clip = clips[changes.argmax()][None]
-    noise = draw_noise(1, model.config, 0)
+def write_similarities(found: Measured, out: Path) -> None:
+    """The similarity of all pairs of heads, as tables and a picture."""
     for view in COMPARED:
-        name = f"{view.part}-{found.name.replace(', ', '-')}.png"
-        figures.save(figures.similarity_matrix(found, view), out / f"similarity-{name}")
-        picture = figures.attention_over_spectrogram(model, found, view, clip, noise)
-        figures.save(picture, out / f"attention-{name}")
+        name = f"{view.part}-{found.name.replace(', ', '-')}"
+        for kind in ("pwcca", "cka"):
+            values = pd.DataFrame(getattr(found.similarity[view], kind))
+            write_text(out / f"{kind}-{name}.csv", values.to_csv(index=False))
+        figures.save(figures.similarity_matrix(found, view), out / f"pwcca-{name}.png")
 
 
 @click.command(cls=Command, help=__doc__)
@@ -77,7 +73,6 @@ def main(
     seed: int,
     device: str,
 ) -> None:
-    """Run the command line."""
     files = choose_files(audio, clips, seed)
     if len(files) < 2:
         raise HearMwmaeError(f"intervals over clips need 2 clips or more, got {len(files)}")
@@ -88,13 +83,12 @@ def main(
         crops = read_crops(files, model.config, seed)
         found = measure(model.to(device), name, crops, counts, tokens, seed)
         measured.append(found)
-        draw_model(model, found, crops, out)
+        write_similarities(found, out)
     for view in VIEWS:
         name = f"heads-{view.part}-{'masked' if view.masked else 'unmasked'}.png"
         figures.save(figures.heads_over_blocks(measured, view), out / name)
     rows = {
-        "heads": pd.DataFrame(tables.head_rows(measured, counts)),
-        "similarity": pd.DataFrame(tables.similarity_rows(measured)),
+        "heads": pd.DataFrame(tables.head_rows(measured)),
         "windows": pd.DataFrame(tables.window_rows(measured)),
         "spread": pd.DataFrame(tables.spread_rows(measured, counts)),
     }

@@ -7,8 +7,6 @@ clips of each split, the same clips for both kinds. With few seeds they are too 
 too wide.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,7 +42,6 @@ def main(
     classifier: str,
     device: str,
 ) -> None:
-    """Run the command line."""
     for folder in tasks:
         task = read_task(folder)
         rng = np.random.default_rng(0)

@@ -9,8 +9,6 @@ the run heard, steps, time and loss from its log, scores by linear probes of the
 are written, beside two baselines.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path
@@ -21,7 +19,6 @@ import click
 import pandas as pd
 import tomllib
 import torch
-from matplotlib.figure import Figure
 
 from hear_mwmae.card import CARD_SOURCE, model_card
 from hear_mwmae.checkpoint import load_embedder, read_model, save_model
@@ -83,21 +80,6 @@ def describe_training(recipe: dict[str, Any], log: pd.DataFrame, hardware: str) 
     )
 
 
-def draw_loss(log: pd.DataFrame) -> Figure:
-    """The loss of every step, and its running mean."""
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    axis = figure.subplots()
-    axis.semilogy(log["step"], log["loss"], linewidth=0.5, alpha=0.4, label="loss of a step")
-    mean = log["loss"].rolling(LOSS_WINDOW // 4, center=True, min_periods=1).mean()
-    axis.semilogy(log["step"], mean, label=f"mean of {LOSS_WINDOW // 4} steps")
-    axis.set(xlabel="step", ylabel="mean squared error")
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_formatter("{x:g}")
-    axis.grid(alpha=0.3, which="both")
-    axis.legend()
-    return figure
-
-
 def measure(model: Path, tasks: tuple[Path, ...]) -> list[dict[str, Any]]:
     """A row per task: accuracy or mAP, in percent, of the model and its baselines."""
     config, _ = read_model(model)
@@ -144,7 +126,6 @@ def main(
     limits: tuple[str, ...],
     pooling: str | None,
 ) -> None:
-    """Run the command line."""
     recipe = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8"))
     log = read_log(run)
     heard = pd.concat([read_manifest(Path(path)) for path in manifests])
@@ -166,7 +147,9 @@ def main(
         card["results"] = measure(Path(rounded), tasks)
     # Written only now, so that an error above leaves ``out`` unchanged.
     save_model(out, config, state, torch.float16)
-    save(draw_loss(log), out / "loss.png")
+    curve = log.set_index("step")["loss"].rolling(LOSS_WINDOW // 4, min_periods=1).mean()
+    axes = curve.plot(logy=True, figsize=(8, 3.2), grid=True, ylabel="mean squared error")
+    save(axes.figure, out / "loss.png")
     write_text(out / CARD_SOURCE, json.dumps(card, indent=2) + "\n")
     write_text(out / "README.md", model_card(out, out.name))
     for row in card["results"]:

@@ -10,8 +10,6 @@ window, if the model has several). A .npy file beside it holds the whole reconst
 unknown. NAME-target.wav shows the error of the estimate.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,14 +45,8 @@ class Reconstruction(NamedTuple):
 
 
 @torch.no_grad()
-def reconstruct(
-    model: MaskedAutoencoder, path: Path, mask_ratio: float | None = None, seed: int = 0
-) -> Reconstruction:
-    """Cut the file into the model's inputs, hide patches of each, and predict these.
-
-    Args:
-        mask_ratio: share of the patches to hide; the share of pretraining when None.
-    """
+def reconstruct(model: MaskedAutoencoder, path: Path, seed: int = 0) -> Reconstruction:
+    """Cut the file into the model's inputs, hide patches of each, and predict these."""
     config = model.config
     frontend = LogMelFrontend(config.frontend)
     audio = read_audio(path, config.frontend.sample_rate)[None]
@@ -139,17 +131,16 @@ def estimate_audio(log_mel: np.ndarray, config: FrontendConfig, window: int) -> 
 def main(
     audio: Path, out: Path | None, model: str, mask_ratio: float | None, seed: int, listen: bool
 ) -> None:
-    """Run the command line."""
     autoencoder = MaskedAutoencoder.from_pretrained(model, mask_ratio).eval()
     config = autoencoder.config.frontend
-    result = reconstruct(autoencoder, audio, mask_ratio, seed)
+    result = reconstruct(autoencoder, audio, seed)
     picture = out or Path(f"{audio.stem}-reconstruction.png")
     save(draw(result, config), picture)
     with replacing(picture.with_suffix(".npy")) as temporary, open(temporary, "wb") as stream:
         np.save(stream, result.predicted)
     if listen:
         for name, log_mel in (("", result.predicted), ("-target", result.target)):
-            sound = estimate_audio(log_mel[:, : config.n_mels], config, config.win_length)
+            sound = estimate_audio(log_mel[:, : config.n_mels], config, config.win_lengths[0])
             path = picture.with_name(f"{picture.stem}{name}.wav")
             with replacing(path) as temporary:
                 soundfile.write(temporary, sound, config.sample_rate, format="WAV")

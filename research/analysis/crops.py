@@ -1,11 +1,9 @@
 """Audio files -> spectrogram crops, one per clip."""
 
-from __future__ import annotations
-
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,15 +13,12 @@ from hear_mwmae.frontend import LogMelFrontend, reflect_index
 
 
 def choose_files(paths: Sequence[str], per_path: int, seed: int) -> list[Path]:
-    """The audio files of each path, at most ``per_path`` of them, drawn by ``seed``; 0
-    takes all.
-    """
+    """The audio files of each path, at most ``per_path``, drawn by ``seed``; 0 takes all."""
     chosen = []
     for path in paths:
         files = find_audio([path])
         if 0 < per_path < len(files):
-            picked = np.random.default_rng(seed).permutation(len(files))[:per_path]
-            files = [files[number] for number in sorted(picked)]
+            files = sorted(random.Random(seed).sample(files, per_path))
         chosen += files
     return chosen
 
@@ -35,11 +30,10 @@ def read_crops(files: Sequence[Path], config: ModelConfig, seed: int) -> Tensor:
     by reflection.
     """
     frontend = LogMelFrontend(config.frontend)
-    rng = np.random.default_rng(seed)
+    places = random.Random(seed)
     crops = []
     for file in files:
         features = frontend(read_audio(file, config.frontend.sample_rate)[None])[0]
-        spare = max(len(features) - config.input_frames, 0)
-        start = int(rng.integers(spare + 1))
+        start = places.randint(0, max(len(features) - config.input_frames, 0))
         crops.append(features[reflect_index(len(features), start, start + config.input_frames)])
     return torch.stack(crops)

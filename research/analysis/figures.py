@@ -1,35 +1,22 @@
 """Figures of the analysis, readable in print and by the colour-blind, each a PNG."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from torch import Tensor
 
 from hear_mwmae.files import replacing
-from hear_mwmae.mae import MaskedAutoencoder, reconstruction
-from hear_mwmae.patches import patchify
 
-from .maps import trace
 from .measure import Measured, View
 
 #: Of Okabe and Ito's palette for all kinds of colour vision.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "0.55"
-#: Where a spectrogram is masked.
-HIDDEN = "#CFE3F1"
 STYLE: Any = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
-#: Heads in a picture of attention maps.
-PICTURED = 8
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -47,7 +34,7 @@ def window_colours(windows: Sequence[int]) -> dict[int, Any]:
     """From dark to light with the size of the window; global heads are black."""
     sizes = sorted({window for window in windows if window})
     shades = colormaps["viridis"](np.linspace(0.1, 0.9, len(sizes)))
-    return {0: "black"} | dict(zip(sizes, shades, strict=True))
+    return dict(zip(sizes, shades, strict=True)) | {0: "black"}
 
 
 @matplotlib.rc_context(STYLE)
@@ -110,55 +97,4 @@ def similarity_matrix(model: Measured, view: View) -> Figure:
     axis.set_yticks(range(len(order)), names, fontsize=6)
     axis.set_title(f"{model.name}: {view.part} heads by window, block")
     figure.colorbar(image, ax=axis, label="PWCCA", shrink=0.8)
-    return figure
-
-
-@torch.no_grad()
-@matplotlib.rc_context(STYLE)
-def attention_over_spectrogram(
-    model: MaskedAutoencoder, measured: Measured, view: View, clip: Tensor, noise: Tensor
-) -> Figure:
-    """Attention of one query, a loud patch, over a spectrogram (1, frames, bands): heads from the
-    shortest to the longest attention distance, evenly chosen by rank.
-    """
-    config = model.config
-    loudness = patchify(clip[..., : config.frontend.n_mels], config.patch_size)[0].mean(dim=-1)
-    quarter = len(loudness) // 4
-    query = quarter + int(loudness[quarter:-quarter].argmax())  # away from both ends
-    device = model.encoder.pos_embed.device
-    mask = noise if view.masked else None
-    cls = int(config.encoder.cls_token)
-    maps = {
-        traced.block: traced.maps[0, :, query + cls, cls:].cpu()
-        for traced in trace(model, clip, mask)
-        if traced.part == view.part
-    }
-    shown = clip
-    if view.masked:
-        shown = reconstruction(config, model, clip.to(device), noise.to(device))[0].cpu()
-    mels = config.frontend.n_mels
-    distances = measured.heads(view, "distance")
-    ranked = np.argsort(distances, axis=None)
-    chosen = ranked[np.linspace(0, len(ranked) - 1, min(PICTURED, len(ranked))).round().astype(int)]
-
-    figure = Figure(figsize=(7.2, 0.5 + 1.25 * -(-len(chosen) // 2)), layout="constrained")
-    axes = figure.subplots(-(-len(chosen) // 2), 2, squeeze=False, sharex=True, sharey=True).flat
-    seconds = config.input_frames * config.frontend.hop_length / config.frontend.sample_rate
-    place: Any = {"origin": "lower", "aspect": "auto", "extent": (0, seconds, 0, mels)}
-    steps, bands = config.grid_size
-    width, height = seconds / steps, mels / bands
-    for axis, number in zip(axes, chosen, strict=False):
-        block, head = divmod(int(number), distances.shape[1])
-        axis.set_facecolor(HIDDEN)
-        axis.imshow(shown[0, :, :mels].T, cmap="gray_r", **place)
-        strength = (maps[block][head] / maps[block][head].max()).reshape(steps, bands).T
-        colour = np.broadcast_to(to_rgb(ORANGE), (bands, steps, 3))
-        axis.imshow(colour, alpha=0.7 * strength.numpy(), **place)
-        corner = (query // bands * width, query % bands * height)
-        axis.add_patch(Rectangle(corner, width, height, fill=False, ec=BLUE, lw=1.6))
-        window = window_name(measured.windows(view)[head])
-        far = distances[block, head]
-        axis.set_title(f"block {block + 1}, head {head + 1}: {window}, distance {far:.1f}")
-    figure.supxlabel("seconds")
-    figure.supylabel("mel band")
     return figure

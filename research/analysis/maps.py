@@ -5,11 +5,7 @@ computed from it here, densely and in float32: scores, plus each head's bias ins
 minus infinity outside, softmax, values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -20,13 +16,11 @@ from hear_mwmae.mae import MaskedAutoencoder
 
 #: In the place of a token's number on the grid: the CLS token, which lies nowhere on it.
 CLS = -1
-PARTS = ("encoder", "decoder")
 
 
 class BlockTrace(NamedTuple):
     """The attention of one block during one batch."""
 
-    part: str  #: "encoder" or "decoder"
     block: int  #: from 0
     first: int  #: number of the first clip of the batch
     maps: Tensor  #: (B, heads, sequence, sequence) float32: row q has the weights of query q
@@ -36,16 +30,20 @@ class BlockTrace(NamedTuple):
 
 
 def head_windows(config: ModelConfig, part: str) -> tuple[int, ...]:
-    """Window size of every head in tokens; 0 for global heads."""
+    """Window size of every head of the "encoder" or "decoder" in tokens; 0 for global heads."""
     settings = getattr(config, part)
     return settings.window_sizes or (0,) * settings.heads
 
 
 @torch.no_grad()
 def trace(
-    model: MaskedAutoencoder, spectrograms: Tensor, noise: Tensor | None = None, batch_size: int = 8
+    model: MaskedAutoencoder,
+    part: str,
+    spectrograms: Tensor,
+    noise: Tensor | None = None,
+    batch_size: int = 8,
 ) -> Iterator[BlockTrace]:
-    """Every block, batch by batch.
+    """Every block of the "encoder" or the "decoder", batch by batch.
 
     Args:
         spectrograms: (clips, frames, bands) float32, normalised inputs of the model.
@@ -55,47 +53,33 @@ def trace(
         batch_size: clips at a time. A block's maps take batch_size * heads * sequence^2 * 4 bytes.
     """
     config = model.config
+    settings = getattr(config, part)
+    blocks = getattr(model, part).blocks
     device = model.encoder.pos_embed.device
-    for first in range(0, len(spectrograms), batch_size):
-        clips = spectrograms[first : first + batch_size].to(device)
-        grid = torch.arange(config.num_tokens, device=device).expand(len(clips), -1)
-        with _inputs_of_attention(model) as recorded:
+    inputs: list[Tensor] = []
+    handles = [
+        block.attn.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+        for block in blocks
+    ]
+    try:
+        for first in range(0, len(spectrograms), batch_size):
+            clips = spectrograms[first : first + batch_size].to(device)
+            positions = torch.arange(config.num_tokens, device=device).expand(len(clips), -1)
+            inputs.clear()
             if noise is None:
                 model.encoder(clips)
-                places = {"encoder": grid}
             else:
                 out = model(clips, noise[first : first + batch_size].to(device))
-                kept = out.ids_restore.argsort(dim=1)[:, : config.num_kept]
-                places = {"encoder": kept, "decoder": grid}
-        for (part, block), inputs in recorded.items():
-            positions = places[part]
+                if part == "encoder":
+                    positions = out.ids_restore.argsort(dim=1)[:, : config.num_kept]
             if config.encoder.cls_token:
                 cls = positions.new_full((len(clips), 1), CLS)
                 positions = torch.cat([cls, positions], dim=1)
-            settings = getattr(config, part)
-            attention = getattr(model, part).blocks[block].attn
-            shift = settings.shift_windows and block % 2 == 1
-            windows = head_windows(config, part)
-            bias = window_bias(attention, windows, shift, inputs.shape[1])
-            maps, outputs = attend(attention, inputs, bias)
-            yield BlockTrace(part, block, first, maps, outputs, bias.isfinite(), positions)
-
-
-@contextmanager
-def _inputs_of_attention(model: MaskedAutoencoder) -> Iterator[dict[tuple[str, int], Tensor]]:
-    """(part, block) -> (B, sequence, width), filled by runs of the model inside the context."""
-    recorded: dict[tuple[str, int], Tensor] = {}
-
-    def keep(key: tuple[str, int], _: nn.Module, args: tuple[Tensor]) -> None:
-        recorded[key] = args[0]
-
-    handles = [
-        block.attn.register_forward_pre_hook(partial(keep, (part, number)))
-        for part in PARTS
-        for number, block in enumerate(getattr(model, part).blocks)
-    ]
-    try:
-        yield recorded
+            for number, (block, x) in enumerate(zip(blocks, inputs, strict=True)):
+                shift = settings.shift_windows and number % 2 == 1
+                bias = window_bias(block.attn, head_windows(config, part), shift, x.shape[1])
+                maps, outputs = attend(block.attn, x, bias)
+                yield BlockTrace(number, first, maps, outputs, bias.isfinite(), positions)
     finally:
         for handle in handles:
             handle.remove()
@@ -119,11 +103,11 @@ def window_bias(attention: nn.Module, windows: tuple[int, ...], shift: bool, len
     return bias
 
 
-def attend(attention: nn.Module, inputs: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def attend(attention: nn.Module, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """(B, sequence, width) -> maps (B, heads, sequence, sequence) and outputs (B, sequence, heads,
     head width).
     """
-    qkv = attention.qkv(inputs).float().unflatten(-1, (3, len(bias), -1))
+    qkv = attention.qkv(x).float().unflatten(-1, (3, len(bias), -1))
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     maps = (q @ k.mT * q.shape[-1] ** -0.5 + bias).softmax(dim=-1)
     return maps, (maps @ v).transpose(1, 2)

@@ -2,8 +2,6 @@
 explain it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,13 +12,10 @@ from torch import Tensor
 from hear_mwmae.config import ModelConfig
 from hear_mwmae.mae import MaskedAutoencoder
 
-from .maps import PARTS, head_windows, trace
+from .maps import head_windows, trace
 from .similarity import Similarities, null_level, similarities
 from .statistics import MEASURES, head_statistics, patch_distances
-from .windows import across_blocks, permutation_p, window_means
-
-#: Deals of the permutation test.
-DEALS = 10_000
+from .windows import across_blocks, window_means
 
 
 class View(NamedTuple):
@@ -37,7 +32,7 @@ EMBEDDING = View("encoder", False)
 PRETRAINING = View("encoder", True)
 DECODING = View("decoder", True)
 VIEWS = (EMBEDDING, PRETRAINING, DECODING)
-#: Where head outputs are compared: in the others not every token of the grid is there.
+#: Where head outputs are compared: in the other not every token of the grid is there.
 COMPARED = (EMBEDDING, DECODING)
 
 
@@ -46,8 +41,11 @@ class ByWindow(NamedTuple):
 
     equal: float  #: mean PWCCA of heads of equal windows
     unequal: float
-    p: float  #: of the permutation test
-    draws: np.ndarray  #: (draws,) equal - unequal in bootstrap samples of the clips
+    draws: np.ndarray  #: (draws,) differences in bootstrap samples of the clips
+
+    @property
+    def difference(self) -> float:
+        return self.equal - self.unequal
 
 
 @dataclass
@@ -56,7 +54,7 @@ class Measured:
 
     name: str
     config: ModelConfig
-    #: measure -> (clips, blocks, heads) float64
+    #: measure -> (clips, blocks, heads)
     statistics: dict[View, dict[str, np.ndarray]] = field(default_factory=dict)
     #: of all pairs of heads; head ``n`` is head ``n % heads`` of block ``n // heads``
     similarity: dict[View, Similarities] = field(default_factory=dict)
@@ -74,6 +72,11 @@ class Measured:
         return head_windows(self.config, view.part)
 
 
+def draw_noise(clips: int, config: ModelConfig, seed: int) -> Tensor:
+    """(clips, tokens) uniform noise; the same for models of as many tokens."""
+    return torch.rand(clips, config.num_tokens, generator=torch.Generator().manual_seed(seed))
+
+
 def measure(
     model: MaskedAutoencoder,
     name: str,
@@ -81,7 +84,6 @@ def measure(
     counts: np.ndarray,
     tokens: int = 10_000,
     seed: int = 0,
-    batch_size: int = 8,
 ) -> Measured:
     """Statistics and similarities of the heads of ``model``, on its device.
 
@@ -89,68 +91,38 @@ def measure(
         clips: (clips, input_frames, bands) float32, normalised.
         counts: (draws, clips) of `bootstrap_counts`.
         tokens: samples of the similarities, as many from every clip.
-        seed: of masks, sampled tokens and the permutation test.
+        seed: of masks and sampled tokens.
     """
     result = Measured(name, model.config)
-    for masked in (False, True):
-        noise = draw_noise(len(clips), model.config, seed) if masked else None
-        sampled = draw_noise(len(clips), model.config, seed + 1).argsort(dim=1)
-        sampled = sampled[:, : -(-tokens // len(clips))]
-        outputs = _run(model, clips, noise, sampled, batch_size, result)
-        for view, heads in outputs.items():
-            _compare(result, view, heads, counts, seed)
+    device = model.encoder.pos_embed.device
+    distances = patch_distances(model.config).to(device)
+    places = draw_noise(len(clips), model.config, seed + 1).argsort(dim=1)
+    places = places[:, : -(-tokens // len(clips))] + int(model.config.encoder.cls_token)
+    for view in VIEWS:
+        noise = draw_noise(len(clips), model.config, seed) if view.masked else None
+        depth = getattr(model.config, view.part).depth
+        found: list[list[Tensor]] = [[] for _ in range(depth)]
+        sampled: list[list[Tensor]] = [[] for _ in range(depth)]
+        for one in trace(model, view.part, clips, noise):
+            values = head_statistics(one.maps, one.positions, one.visible, distances)
+            found[one.block].append(torch.stack(list(values.values())))
+            if view in COMPARED:
+                index = places[one.first : one.first + len(one.outputs), :, None, None].to(device)
+                chosen = one.outputs.take_along_dim(index, dim=1)
+                sampled[one.block].append(chosen.flatten(0, 1).transpose(0, 1))
+        every = torch.stack([torch.cat(block, dim=1) for block in found], dim=2)
+        result.statistics[view] = dict(zip(MEASURES, every.double().cpu().numpy(), strict=True))
+        if view in COMPARED:
+            outputs = torch.cat([torch.cat(block, dim=1) for block in sampled])
+            _compare(result, view, outputs.cpu().numpy(), counts)
     return result
 
 
-def draw_noise(clips: int, config: ModelConfig, seed: int) -> Tensor:
-    """(clips, tokens) uniform noise; the same for models of as many tokens."""
-    return torch.rand(clips, config.num_tokens, generator=torch.Generator().manual_seed(seed))
-
-
-def _run(
-    model: MaskedAutoencoder,
-    clips: Tensor,
-    noise: Tensor | None,
-    sampled: Tensor,
-    batch_size: int,
-    result: Measured,
-) -> dict[View, np.ndarray]:
-    """Fill in the statistics; returns the outputs of all heads, (blocks * heads, samples, head
-    width), of the views in which they are compared.
-    """
-    config = model.config
-    distances = patch_distances(config).to(model.encoder.pos_embed.device)
-    outputs: dict[View, list[list[np.ndarray]]] = {}
-    for part in PARTS if noise is not None else ("encoder",):
-        view = View(part, noise is not None)
-        blocks = getattr(config, part).depth
-        shape = (len(clips), blocks, len(head_windows(config, part)))
-        result.statistics[view] = {name: np.zeros(shape) for name in MEASURES}
-        outputs[view] = [[] for _ in range(blocks)]
-    for traced in trace(model, clips, noise, batch_size):
-        view = View(traced.part, noise is not None)
-        batch = slice(traced.first, traced.first + len(traced.maps))
-        found = head_statistics(traced.maps, traced.positions, traced.visible, distances)
-        for name, values in found.items():
-            result.statistics[view][name][batch, traced.block] = values.cpu().numpy()
-        if view in COMPARED:
-            places = sampled[batch].to(traced.outputs.device) + int(config.encoder.cls_token)
-            index = places[:, :, None, None].expand(-1, -1, *traced.outputs.shape[2:])
-            chosen = traced.outputs.gather(1, index).flatten(0, 1)
-            outputs[view][traced.block].append(chosen.transpose(0, 1).cpu().numpy())
-    return {
-        view: np.concatenate([np.concatenate(block, axis=1) for block in blocks])
-        for view, blocks in outputs.items()
-        if view in COMPARED
-    }
-
-
-def _compare(
-    result: Measured, view: View, outputs: np.ndarray, counts: np.ndarray, seed: int
-) -> None:
+def _compare(result: Measured, view: View, outputs: np.ndarray, counts: np.ndarray) -> None:
+    """Fill in the similarities of head outputs, (blocks * heads, samples, head width)."""
     _, samples, width = outputs.shape
     result.similarity[view] = similarities(outputs)
-    result.null[view] = null_level(samples, width, seed=seed)
+    result.null[view] = null_level(samples, width)
     windows = result.windows(view)
     if len(set(windows)) < 2 or len(outputs) == len(windows):  # or with a single block
         return
@@ -161,5 +133,4 @@ def _compare(
         drawn_pairs = across_blocks(similarities(outputs, weights).pwcca, len(windows))
         equal, unequal = window_means(drawn_pairs, windows)
         draws.append(equal - unequal)
-    p = permutation_p(pairs, windows, DEALS, seed)
-    result.by_window[view] = ByWindow(*window_means(pairs, windows), p, np.array(draws))
+    result.by_window[view] = ByWindow(*window_means(pairs, windows), np.array(draws))

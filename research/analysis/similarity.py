@@ -16,8 +16,6 @@ Linear CKA follows Kornblith et al., "Similarity of Neural Network Representatio
 2019): ||Y'X||^2 / (||X'X|| ||Y'Y||) in Frobenius norms.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -15,8 +15,6 @@ the weights on the patches are scaled to sum to 1, so that both kinds of models 
 the same patches.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,19 +1,15 @@
 """The tables of an analysis, and its summary."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from hear_mwmae.bootstrap import INTERVAL, Estimate
+from hear_mwmae.bootstrap import Estimate
 
 from .measure import COMPARED, VIEWS, Measured
 
-#: Measures whose spread over the heads is compared between models.
-SPREAD_MEASURES = ("distance", "entropy")
 #: How the heads of a model spread, from their means over clips (..., blocks, heads).
 SPREADS = {
     "mean": lambda heads: heads.mean(axis=(-2, -1)),
@@ -25,39 +21,16 @@ SPREADS = {
 Row = dict[str, object]
 
 
-def head_rows(measured: Sequence[Measured], counts: np.ndarray) -> Iterator[Row]:
-    """A row per model, view, block and head, with 95 % intervals over clips."""
+def head_rows(measured: Sequence[Measured]) -> Iterator[Row]:
+    """A row per model, view, block and head: means over the clips."""
     for model in measured:
         for view in VIEWS:
-            drawn = {
-                name: np.percentile(_draw(values, counts), INTERVAL, axis=0)
-                for name, values in model.statistics[view].items()
-            }
-            windows = model.windows(view)
             for block, head in np.ndindex(model.heads(view, "distance").shape):
                 row: Row = {"model": model.name, "view": str(view), "block": block + 1}
-                row |= {"head": head + 1, "window": windows[head]}
-                for name, (low, high) in drawn.items():
+                row |= {"head": head + 1, "window": model.windows(view)[head]}
+                for name in model.statistics[view]:
                     row[name] = model.heads(view, name)[block, head]
-                    row[f"{name}_low"] = low[block, head]
-                    row[f"{name}_high"] = high[block, head]
                 yield row
-
-
-def similarity_rows(measured: Sequence[Measured]) -> Iterator[Row]:
-    """A row per model, view and ordered pair of heads: PWCCA with the weights of the first,
-    symmetric PWCCA, and CKA.
-    """
-    for model in measured:
-        for view in COMPARED:
-            found = model.similarity[view]
-            heads = len(model.windows(view))
-            for i, j in np.ndindex(found.cka.shape):
-                row: Row = {"model": model.name, "view": str(view)}
-                row |= {"block_a": i // heads + 1, "head_a": i % heads + 1}
-                row |= {"block_b": j // heads + 1, "head_b": j % heads + 1}
-                row |= {"pwcca_weights_of_a": found.weighted[i, j]}
-                yield row | {"pwcca": found.pwcca[i, j], "cka": found.cka[i, j]}
 
 
 def window_rows(measured: Sequence[Measured]) -> Iterator[Row]:
@@ -65,39 +38,34 @@ def window_rows(measured: Sequence[Measured]) -> Iterator[Row]:
     of such models, the same clips drawn for both.
     """
     for view in COMPARED:
-        found = {model.name: (model, model.by_window.get(view)) for model in measured}
-        windowed = {name: (model, by) for name, (model, by) in found.items() if by}
-        for name, (model, by) in windowed.items():
-            row: Row = {"model": name, "view": str(view), "equal": by.equal, "unequal": by.unequal}
-            row |= _interval(by.equal - by.unequal, by.draws)
-            yield row | {"p": by.p, "independent noise": model.null[view]}
-        for (name, (_, a)), (other, (_, b)) in combinations(windowed.items(), 2):
-            value = a.equal - a.unequal - b.equal + b.unequal
-            row = {"model": f"{name} - {other}", "view": str(view)}
-            yield row | _interval(value, a.draws - b.draws)
+        windowed = [model for model in measured if view in model.by_window]
+        for model in windowed:
+            by = model.by_window[view]
+            row: Row = {"model": model.name, "view": str(view), "noise": model.null[view]}
+            row |= {"equal": by.equal, "unequal": by.unequal}
+            yield row | _interval(by.difference, by.draws)
+        for one, other in combinations(windowed, 2):
+            a, b = one.by_window[view], other.by_window[view]
+            row = {"model": f"{one.name} - {other.name}", "view": str(view)}
+            yield row | _interval(a.difference - b.difference, a.draws - b.draws)
 
 
 def spread_rows(measured: Sequence[Measured], counts: np.ndarray) -> Iterator[Row]:
     """A row per view, measure, kind of spread and model, and per pair of models with their
     difference, the same clips drawn for both.
     """
+    weights = counts / counts.sum(axis=1, keepdims=True)
     for view in VIEWS:
-        for measure in SPREAD_MEASURES:
-            drawn = {m.name: _draw(m.statistics[view][measure], counts) for m in measured}
+        for measure in ("distance", "entropy"):
             for kind, spread in SPREADS.items():
                 row: Row = {"view": str(view), "measure": measure, "spread": kind}
-                values = {m.name: float(spread(m.heads(view, measure))) for m in measured}
-                draws = {name: spread(heads) for name, heads in drawn.items()}
-                for name, value in values.items():
-                    yield row | {"model": name} | _interval(value, draws[name])
-                for a, b in combinations(values, 2):
-                    found = _interval(values[a] - values[b], draws[a] - draws[b])
-                    yield row | {"model": f"{a} - {b}"} | found
-
-
-def _draw(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(clips, blocks, heads) -> (draws, blocks, heads): means over bootstrap samples."""
-    return np.tensordot(counts / counts.sum(axis=1, keepdims=True), values, axes=1)
+                found = {}
+                for model in measured:
+                    drawn = np.tensordot(weights, model.statistics[view][measure], axes=1)
+                    found[model.name] = spread(model.heads(view, measure)), spread(drawn)
+                    yield row | {"model": model.name} | _interval(*found[model.name])
+                for (one, (a, drawn_a)), (other, (b, drawn_b)) in combinations(found.items(), 2):
+                    yield row | {"model": f"{one} - {other}"} | _interval(a - b, drawn_a - drawn_b)
 
 
 def _interval(value: float, draws: np.ndarray) -> Row:
@@ -108,9 +76,8 @@ def summary(spreads: pd.DataFrame, windows: pd.DataFrame, note: str) -> str:
     """The main numbers as Markdown."""
     sections = [note]
     for (view, measure), rows in spreads.groupby(["view", "measure"], sort=False):
-        cells = rows.assign(cell=_cells(rows))
-        table = cells.pivot(index="spread", columns="model", values="cell")
-        table = table.loc[list(SPREADS), list(rows["model"].unique())]
+        table = rows.assign(cell=_cells(rows)).pivot(index="model", columns="spread", values="cell")
+        table = table.loc[rows["model"].unique(), list(SPREADS)]
         sections.append(f"**Attention {measure} of the heads: {view}**\n\n{table.to_markdown()}")
     if len(windows):
         table = windows.assign(difference=_cells(windows)).drop(columns=["value", "low", "high"])

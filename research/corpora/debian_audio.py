@@ -7,8 +7,6 @@ licences. The packages of debian_packages.csv are downloaded to DEST/debs, but n
 needs ``apt-get`` and ``dpkg`` with a fresh package index (``apt-get update``), but not root.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 import subprocess
@@ -181,7 +179,6 @@ def render_package(row: dict[str, str], debs: Path) -> Iterator[Sound]:
 @click.option("--package", "only", multiple=True, help="Only this package. Repeatable.")
 @jobs_option()
 def main(dest: Path, only: tuple[str, ...], jobs: int) -> None:
-    """Run the command line."""
     listed = read_package_list()
     rows = [row for row in listed.values() if row["kind"] != DEVELOPMENT]
     if only:

@@ -12,8 +12,6 @@ The tasks are not a benchmark: a drum hit occurs several times, with another lou
 noise.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import tempfile
@@ -185,7 +183,6 @@ TASKS: dict[str, Callable[[np.random.Generator], list[Clip]]] = {
 @click.argument("dest", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--task", "only", multiple=True, type=click.Choice(list(TASKS)), help="Repeatable.")
 def main(dest: Path, only: tuple[str, ...]) -> None:
-    """Run the command line."""
     for name in only or TASKS:
         clips = write_task(dest / name, TASKS[name](np.random.default_rng(0)))
         click.echo(f"{name}: {clips} clips -> {dest / name}")

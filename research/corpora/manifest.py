@@ -3,8 +3,6 @@
 python -m research.corpora.manifest data/*/manifest.csv      # prints files and hours
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path

@@ -8,8 +8,6 @@ are ten seconds each of random music: one to four parts in a scale, melodies or 
 without drums. TimGM6mb is reserved for the development tasks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -165,7 +163,6 @@ def render_batch(batch: tuple[int, int, str, Source]) -> Iterator[Sound]:
 @click.option("--seed", default=0, show_default=True)
 @jobs_option()
 def main(dest: Path, batches: int, seed: int, jobs: int) -> None:
-    """Run the command line."""
     versions = {font.package: version_of(font.package) for font in FONTS.values()}
     shares = [font.share for font in FONTS.values()]
     drawn = np.random.default_rng(seed).choice(list(FONTS), batches, p=shares)

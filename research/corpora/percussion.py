@@ -1,7 +1,5 @@
 """Procedural instruments that are struck, and noises: as in `tones`."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.signal import fftconvolve
 

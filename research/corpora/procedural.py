@@ -7,8 +7,6 @@ instruments of ``tones`` and ``percussion`` whose notes are uniform over the pit
 with or without a room, on a floor of noise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -196,7 +194,6 @@ def render_batch(batch: tuple[int, range]) -> Iterator[Sound]:
 @click.option("--seed", default=0, show_default=True)
 @jobs_option()
 def main(dest: Path, clips: int, seed: int, jobs: int) -> None:
-    """Run the command line."""
     starts = range(0, clips, BATCH)
     batches = [(seed, range(start, min(start + BATCH, clips))) for start in starts]
     write_corpus(dest, batches, render_batch, jobs)

@@ -1,7 +1,5 @@
 """The signals and random curves that the instruments of `instruments` are made of."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

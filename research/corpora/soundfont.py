@@ -1,7 +1,5 @@
 """Notes of soundfonts, played by FluidSynth."""
 
-from __future__ import annotations
-
 import subprocess
 import tempfile
 from collections.abc import Sequence

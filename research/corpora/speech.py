@@ -9,8 +9,6 @@ resemble no data set. Voices: eSpeak NG in its languages and variants, Flite's a
 and the packages' versions alone.
 """
 
-from __future__ import annotations
-
 import re
 import subprocess
 import unicodedata
@@ -169,7 +167,6 @@ def version_of(package: str) -> str:
 @click.option("--seed", default=0, show_default=True)
 @jobs_option()
 def main(dest: Path, batches: int, seed: int, jobs: int) -> None:
-    """Run the command line."""
     voices = plan(batches, seed)
     sources = {}
     for package in {voice.package for voice in voices}:

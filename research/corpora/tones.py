@@ -5,8 +5,6 @@ Each function draws an instrument with the generator ``r`` and returns ``play(f,
 between notes are drawn when a note is played.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
