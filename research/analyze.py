@@ -12,7 +12,6 @@ from pathlib import Path
 import click
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from hear_mwmae.bootstrap import bootstrap_counts
 from hear_mwmae.cli.options import DEVICE, Command, models_option, named_models, out_option
@@ -79,11 +78,12 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     counts = bootstrap_counts(len(files), draws, seed)
     measured = []
-    for name, model in tqdm(load_models(named_models(models), untrained, seed).items()):
+    for name, model in load_models(named_models(models), untrained, seed).items():
         crops = read_crops(files, model.config, seed)
         found = measure(model.to(device), name, crops, counts, tokens, seed)
         measured.append(found)
         write_similarities(found, out)
+        click.echo(f"measured {name}")
     for view in VIEWS:
         name = f"heads-{view.part}-{'masked' if view.masked else 'unmasked'}.png"
         figures.save(figures.heads_over_blocks(measured, view), out / name)

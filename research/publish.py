@@ -45,15 +45,11 @@ def describe_data(manifest: pd.DataFrame, origin: str) -> str:
     rows = manifest.assign(hours=manifest["seconds"] / 3600)
     kinds = rows.groupby("kind")["hours"].sum()
     summary = ", ".join(f"{kind} {hours:.1f} h" for kind, hours in kinds.items())
-    packages = rows["package"].nunique()
-    total = rows["hours"].sum()
     by_label = rows.groupby([*LABELS, "kind"])["hours"].sum().reset_index("kind")
-    by_label["hours"] = [f"{kind} {hours:.2f}" for kind, hours in by_label.values]
+    by_label["hours"] = [f"{kind} {hours:.2f}" for kind, hours in by_label.to_numpy()]
     table = by_label.groupby(level=LABELS)["hours"].agg(", ".join).reset_index()
-    return (
-        f"{total:.1f} hours of audio from {packages} packages: {summary}. {origin}\n\n"
-        f"{table.to_markdown(index=False, tablefmt='github')}"
-    )
+    text = table.to_markdown(index=False, tablefmt="github", disable_numparse=True)
+    return f"{kinds.sum():.1f} hours of audio: {summary}. {origin}\n\n{text}"
 
 
 def read_log(run: Path) -> pd.DataFrame:

@@ -81,7 +81,8 @@ def summary(spreads: pd.DataFrame, windows: pd.DataFrame, note: str) -> str:
         sections.append(f"**Attention {measure} of the heads: {view}**\n\n{table.to_markdown()}")
     if len(windows):
         table = windows.assign(difference=_cells(windows)).drop(columns=["value", "low", "high"])
-        text = table.fillna("").to_markdown(index=False, floatfmt=".3g")
+        table = table.astype(object).where(table.notna(), "")
+        text = table.to_markdown(index=False, floatfmt=".3g")
         sections.append(f"**PWCCA of heads in different blocks, by their windows**\n\n{text}")
     return "\n\n".join(sections) + "\n"
 
