@@ -13,18 +13,17 @@ from pathlib import Path
 import click
 import numpy as np
 
+from hear_mwmae.baselines import load_probed
 from hear_mwmae.cli.options import CLASSIFIER, DEVICE, POOLING, TASKS, Command
-from hear_mwmae.probing.baselines import load_probed
-from hear_mwmae.probing.comparison import Scored, score
-from hear_mwmae.probing.linear_probe import predict
-from hear_mwmae.probing.tasks import read_task
+from hear_mwmae.probe import Classifier, Score, predict, score
+from hear_mwmae.tasks import find_tasks, read_task
 
 
-def mean_over_seeds(models: Sequence[Scored], rng: np.random.Generator) -> Scored:
+def mean_over_seeds(models: Sequence[Score], rng: np.random.Generator) -> Score:
     """The mean score of a kind of models, each draw of the clips with a draw of the models."""
     draws = np.stack([model.draws for model in models])
     drawn = np.take_along_axis(draws, rng.integers(len(models), size=draws.shape), axis=0)
-    return Scored(float(np.mean([model.score for model in models])), drawn.mean(axis=0))
+    return Score(float(np.mean([model.value for model in models])), drawn.mean(axis=0))
 
 
 @click.command(cls=Command, help=__doc__)
@@ -39,10 +38,10 @@ def main(
     a: tuple[str, ...],
     b: tuple[str, ...],
     pooling: str | None,
-    classifier: str,
+    classifier: Classifier,
     device: str,
 ) -> None:
-    for folder in tasks:
+    for folder in find_tasks(tasks):
         task = read_task(folder)
         rng = np.random.default_rng(0)
         kinds = []
@@ -51,7 +50,7 @@ def main(
             for model in models:
                 outcomes = predict(task, load_probed(model, pooling, device), classifier)
                 scored.append(score(outcomes, 0))
-                click.echo(f"{folder.name:32} {scored[-1].score:5.1f}   {model}")
+                click.echo(f"{folder.name:32} {scored[-1].value:5.1f}   {model}")
             kinds.append(mean_over_seeds(scored, rng))
         first, second = kinds
         for name, kind in (("a", first), ("b", second), ("b - a", second - first)):

@@ -20,16 +20,15 @@ import pandas as pd
 import tomllib
 import torch
 
+from hear_mwmae.baselines import load_probed, untrained
 from hear_mwmae.card import CARD_SOURCE, model_card
 from hear_mwmae.checkpoint import load_embedder, read_model, save_model
 from hear_mwmae.cli.options import POOLING, TASKS, Command, out_option
 from hear_mwmae.config import PAPERS_POOLING
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import write_text
-from hear_mwmae.probing.baselines import load_probed, untrained
-from hear_mwmae.probing.comparison import score_models
-from hear_mwmae.probing.linear_probe import metric
-from hear_mwmae.probing.tasks import read_task
+from hear_mwmae.probe import metric, score_models
+from hear_mwmae.tasks import find_tasks, read_task
 
 from .analysis.figures import save
 from .corpora.manifest import read_manifest
@@ -86,10 +85,10 @@ def measure(model: Path, tasks: tuple[Path, ...]) -> list[dict[str, Any]]:
     }
     if config.pooling != PAPERS_POOLING:
         models["paper_pooling"] = load_embedder(model, pooling=PAPERS_POOLING)
-    read = [read_task(task) for task in tasks]
+    read = [read_task(task) for task in find_tasks(tasks)]
     rows = []
     for task, scores in zip(read, score_models(read, models), strict=True):
-        values = {name: round(found.score, 1) for name, found in scores.items()}
+        values = {name: round(found.value, 1) for name, found in scores.items()}
         rows.append({"task": task.name, "metric": metric(task), **values})
     return rows
 

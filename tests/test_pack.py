@@ -27,7 +27,6 @@ from hear_mwmae.data.crops import Batch, Clips, StepSampler, read_batches, worke
 from hear_mwmae.data.pack import BadRecord, Pack
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.training.loop import pretrain
-from hear_mwmae.training.publish import describe_data
 from hear_mwmae.training.recipe import Recipe
 
 
@@ -175,9 +174,7 @@ def test_an_empty_pack_description(tmp_path):
 
 
 def test_a_pack_of_format_1(data, tmp_path):
-    """It has the same index, by which a run knows its data, so that the run goes on; only
-    publishing wants the labels.
-    """
+    """It has the same index, by which a run knows its data, so that the run goes on."""
     old = shutil.copytree(data, tmp_path / "old")
     (old / "labels.jsonl").unlink()
     about = json.loads((old / "pack.json").read_text()) | {"format": 1}
@@ -188,8 +185,6 @@ def test_a_pack_of_format_1(data, tmp_path):
     pretrain(recipe, old, tmp_path / "run")
     pretrain(Recipe.read(tmp_path / "recipe.toml", ["steps=14"]), data, tmp_path / "run")
     assert len(rows(tmp_path / "run" / "log.csv")) == 14
-    with pytest.raises(HearMwmaeError, match=r"old is of format 1, without labels.jsonl: pack the audio again"):
-        describe_data(Pack(old), recipe, "")
 
 
 def test_labels_that_were_changed(data, tmp_path):

@@ -17,7 +17,7 @@ from hear_mwmae.checkpoint import load_embedder, read_model, save_model
 from hear_mwmae.config import DecoderConfig, FrontendConfig
 from hear_mwmae.frontend import LogMelFrontend
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.probing.comparison import Scored
+from hear_mwmae.probe import Score
 from research import analyze, compare, publish, reconstruct
 from research.analysis.crops import choose_files, read_crops
 from research.benchmarks import embed as embed_benchmark
@@ -139,7 +139,7 @@ def test_reconstruct_denormalises_each_window_by_itself(small_config):
 
 def test_seeds_that_differ_widen_the_interval():
     rng = np.random.default_rng(0)
-    one, other = (Scored(score, rng.normal(score, 1, 4000)) for score in (50.0, 60.0))
+    one, other = (Score(score, rng.normal(score, 1, 4000)) for score in (50.0, 60.0))
     same = compare.mean_over_seeds([one, one], rng).estimate
     both = compare.mean_over_seeds([one, other], rng).estimate
     assert same.value == 50 and same.high - same.low < 3.9

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from test_research_corpora import run
 
 from hear_mwmae.errors import HearMwmaeError
-from hear_mwmae.probing.tasks import read_task
+from hear_mwmae.tasks import read_task
 from research.corpora import debian_audio, dev_tasks, manifest, notes, soundfont, speech, voices
 from research.corpora.manifest import Source
 from research.corpora.soundfont import Note
