@@ -119,7 +119,7 @@ def test_the_source_distribution_is_the_checkout(built):
     with tarfile.open(file) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert not {name for name in tracked() if not name.startswith(".")} - names
-    assert {"tests/data/audio/crow.wav", "CHANGELOG.md", "CITATION.cff", "docs/design.md", "benchmarks/embed.py"} <= names
+    assert {"tests/data/audio/crow.wav", "CHANGELOG.md", "CITATION.cff", "docs/design.md", "research/benchmarks/embed.py"} <= names
     assert not [name for name in names if "__pycache__" in name]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import click
 
 from .._version import __version__
-from .analysis import analyze, reconstruct
 from .embed import embed
 from .export import export
 from .models import convert, info, push
@@ -31,5 +30,5 @@ def main() -> None:
     """
 
 
-for command in (embed, info, convert, export, push, pack, pretrain, probe, task, analyze, reconstruct):
+for command in (embed, info, convert, export, push, pack, pretrain, probe, task):
     main.add_command(command)

@@ -1,1 +1,1 @@
-"""Pretraining: recipes, optimisers, the loop, checkpoints, progress, and publishing a run."""
+"""Pretraining: recipes, optimisers, the loop, checkpoints and progress."""

@@ -1,0 +1,113 @@
+"""Attention maps and head outputs of every block, in batches of bounded memory.
+
+The model runs unchanged; hooks keep the input of every attention module. Maps and outputs are
+computed from it here, densely and in float32: scores, plus each head's bias inside its windows and
+minus infinity outside, softmax, values.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hear_mwmae.config import ModelConfig
+from hear_mwmae.mae import MaskedAutoencoder
+
+#: In the place of a token's number on the grid: the CLS token, which lies nowhere on it.
+CLS = -1
+
+
+class BlockTrace(NamedTuple):
+    """The attention of one block during one batch."""
+
+    block: int  #: from 0
+    first: int  #: number of the first clip of the batch
+    maps: Tensor  #: (B, heads, sequence, sequence) float32: row q has the weights of query q
+    outputs: Tensor  #: (B, sequence, heads, head width) float32, before the output projection
+    visible: Tensor  #: (heads, sequence, sequence) bool: the keys that each query can see
+    positions: Tensor  #: (B, sequence) int64: number of each token on the patch grid, or CLS
+
+
+def head_windows(config: ModelConfig, part: str) -> tuple[int, ...]:
+    """Window size of every head of the "encoder" or "decoder" in tokens; 0 for global heads."""
+    settings = getattr(config, part)
+    return settings.window_sizes or (0,) * settings.heads
+
+
+@torch.no_grad()
+def trace(
+    model: MaskedAutoencoder,
+    part: str,
+    spectrograms: Tensor,
+    noise: Tensor | None = None,
+    batch_size: int = 8,
+) -> Iterator[BlockTrace]:
+    """Every block of the "encoder" or the "decoder", batch by batch.
+
+    Args:
+        spectrograms: (clips, frames, bands) float32, normalised inputs of the model.
+        noise: (clips, tokens) masks as in pretraining: the encoder sees the tokens of smallest
+            noise, the decoder these and mask tokens. Without noise nothing is masked, and only the
+            encoder runs, as for embeddings.
+        batch_size: clips at a time. A block's maps take batch_size * heads * sequence^2 * 4 bytes.
+    """
+    config = model.config
+    settings = getattr(config, part)
+    blocks = getattr(model, part).blocks
+    device = model.encoder.pos_embed.device
+    inputs: list[Tensor] = []
+    handles = [
+        block.attn.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+        for block in blocks
+    ]
+    try:
+        for first in range(0, len(spectrograms), batch_size):
+            clips = spectrograms[first : first + batch_size].to(device)
+            positions = torch.arange(config.num_tokens, device=device).expand(len(clips), -1)
+            inputs.clear()
+            if noise is None:
+                model.encoder(clips)
+            else:
+                out = model(clips, noise[first : first + batch_size].to(device))
+                if part == "encoder":
+                    positions = out.ids_restore.argsort(dim=1)[:, : config.num_kept]
+            if config.encoder.cls_token:
+                cls = positions.new_full((len(clips), 1), CLS)
+                positions = torch.cat([cls, positions], dim=1)
+            for number, (block, x) in enumerate(zip(blocks, inputs, strict=True)):
+                shift = settings.shift_windows and number % 2 == 1
+                bias = window_bias(block.attn, head_windows(config, part), shift, x.shape[1])
+                maps, outputs = attend(block.attn, x, bias)
+                yield BlockTrace(number, first, maps, outputs, bias.isfinite(), positions)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def window_bias(attention: nn.Module, windows: tuple[int, ...], shift: bool, length: int) -> Tensor:
+    """(heads, length, length) float32: the learned bias inside a head's windows, -inf outside; 0
+    for global heads.
+    """
+    device = attention.qkv.weight.device
+    place = torch.arange(length, device=device)
+    bias = torch.zeros(len(windows), length, length, device=device)
+    for head, window in enumerate(windows):
+        if window:
+            start = window // 2 if shift else 0
+            number = (place - start) // window
+            outside = number[:, None] != number
+            offset = (place[:, None] - place + window - 1).clamp(0, 2 * window - 2)
+            table = attention.relative_position_bias_table[str(head)].float()
+            bias[head] = table[offset].masked_fill(outside, float("-inf"))
+    return bias
+
+
+def attend(attention: nn.Module, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, sequence, width) -> maps (B, heads, sequence, sequence) and outputs (B, sequence, heads,
+    head width).
+    """
+    qkv = attention.qkv(x).float().unflatten(-1, (3, len(bias), -1))
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    maps = (q @ k.mT * q.shape[-1] ** -0.5 + bias).softmax(dim=-1)
+    return maps, (maps @ v).transpose(1, 2)

@@ -1,0 +1,68 @@
+"""What the benchmarks share: the machine's name and rate, and runs in turn."""
+
+import time
+from collections.abc import Callable, Hashable
+from statistics import median
+from typing import TypeVar
+
+import cpuinfo
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+Key = TypeVar("Key", bound=Hashable)
+#: Rows, inputs and outputs of the measured product: the MLP of the base model.
+ROWS, INPUTS, OUTPUTS = 8000, 768, 3072
+
+
+def describe(device: str = "cpu") -> str:
+    """The processor or GPU, the threads, and torch's version."""
+    if device.startswith("cuda"):
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = cpuinfo.get_cpu_info().get("brand_raw", "unknown processor")
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def timed(run: Callable[[], object], device: str = "cpu") -> float:
+    """Seconds of one call, including the work that it starts on an accelerator."""
+    start = time.perf_counter()
+    run()
+    if device != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter() - start
+
+
+def in_turn(
+    ways: dict[Key, Callable[[], object]], rounds: int, device: str = "cpu"
+) -> dict[Key, list[float]]:
+    """Seconds of every way in every round, after one round that warms up.
+
+    All ways run in turn, so that a change of the machine's speed meets all of them.
+    """
+    seconds: dict[Key, list[float]] = {key: [] for key in ways}
+    for number in range(rounds + 1):
+        for key, way in ways.items():
+            duration = timed(way, device)
+            if number:
+                seconds[key].append(duration)
+    return seconds
+
+
+def ratio(first: list[float], second: list[float]) -> float:
+    """The median of each round's own ratio of the first to the second."""
+    return median(a / b for a, b in zip(first, second, strict=True))
+
+
+def product_rate(dtype: torch.dtype, device: str = "cpu") -> float:
+    """GFLOP/s of one matrix product, the median of five."""
+    x = torch.randn(ROWS, INPUTS, device=device, dtype=dtype)
+    weight = torch.randn(OUTPUTS, INPUTS, device=device, dtype=dtype)
+    seconds = in_turn({0: lambda: torch.nn.functional.linear(x, weight)}, 5, device)
+    return 2 * ROWS * INPUTS * OUTPUTS / median(seconds[0]) / 1e9
+
+
+def gigaflops(run: Callable[[], object]) -> float:
+    """Floating-point operations of matrix products in one call, in 1e9."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / 1e9

@@ -1,0 +1,155 @@
+"""A finished run -> a model directory: float16 weights, measured results, model card.
+
+    python -m research.publish RUN TASK... -o weights/mwmae-tiny \\
+        --manifest data/debian/subset.csv --manifest data/procedural/subset.csv \\
+        --license apache-2.0 --origin "Debian's main section." --hardware "two cores"
+
+All numbers of the card are computed here: hours and licences from the manifests of the audio that
+the run heard, steps, time and loss from its log, scores by linear probes of the very weights that
+are written, beside two baselines.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+import pandas as pd
+import tomllib
+import torch
+
+from hear_mwmae.baselines import load_probed, untrained
+from hear_mwmae.card import CARD_SOURCE, model_card
+from hear_mwmae.checkpoint import load_embedder, read_model, save_model
+from hear_mwmae.cli.options import POOLING, TASKS, Command, out_option
+from hear_mwmae.config import PAPERS_POOLING
+from hear_mwmae.errors import HearMwmaeError
+from hear_mwmae.files import write_text
+from hear_mwmae.probe import metric, score_models
+from hear_mwmae.tasks import find_tasks, read_task
+
+from .analysis.figures import save
+from .corpora.manifest import read_manifest
+
+#: Columns of the manifests that the card shows.
+LABELS = ["package", "version", "licence"]
+#: Steps over which the final loss is averaged, because single batches are noisy.
+LOSS_WINDOW = 200
+
+
+def describe_data(manifest: pd.DataFrame, origin: str) -> str:
+    """Markdown about the training audio: hours by kind, and by package, version and licence."""
+    rows = manifest.assign(hours=manifest["seconds"] / 3600)
+    kinds = rows.groupby("kind")["hours"].sum()
+    summary = ", ".join(f"{kind} {hours:.1f} h" for kind, hours in kinds.items())
+    by_label = rows.groupby([*LABELS, "kind"])["hours"].sum().reset_index("kind")
+    by_label["hours"] = [f"{kind} {hours:.2f}" for kind, hours in by_label.to_numpy()]
+    table = by_label.groupby(level=LABELS)["hours"].agg(", ".join).reset_index()
+    text = table.to_markdown(index=False, tablefmt="github", disable_numparse=True)
+    return f"{kinds.sum():.1f} hours of audio: {summary}. {origin}\n\n{text}"
+
+
+def read_log(run: Path) -> pd.DataFrame:
+    """The rows of a run's log, one for each step; of a step that was repeated, the last."""
+    starts = sorted(run.glob("logs/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
+    if not starts:
+        raise HearMwmaeError(f"{run} is no run: it has no logs/version_*/metrics.csv")
+    rows = pd.concat([pd.read_csv(path) for path in starts]).dropna(subset=["loss"])
+    return rows.drop_duplicates("step", keep="last").sort_values("step")
+
+
+def describe_training(recipe: dict[str, Any], log: pd.DataFrame, hardware: str) -> str:
+    """Markdown: steps, time, machine, loss, recipe."""
+    steps, batch = recipe["steps"], recipe["batch_size"]
+    if len(log) != steps:
+        raise HearMwmaeError(f"the run has {len(log)} of {steps} steps: it is not finished")
+    loss = log["loss"].tail(LOSS_WINDOW).mean()
+    settings = "\n".join(f"{key} = {json.dumps(value)}" for key, value in recipe.items())
+    return (
+        f"{steps:,} steps of {batch} crops of two seconds ({steps * batch:,} crops). "
+        f"{log['seconds'].iloc[-1] / 60:.0f} minutes on {hardware}; "
+        f"loss {loss:.3f} over the last {LOSS_WINDOW} steps (mean squared error on masked, "
+        f"normalised log-mel patches).\n\n![Loss by step](loss.png)\n\n```\n{settings}\n```"
+    )
+
+
+def measure(model: Path, tasks: tuple[Path, ...]) -> list[dict[str, Any]]:
+    """A row per task: accuracy or mAP, in percent, of the model and its baselines."""
+    config, _ = read_model(model)
+    models = {
+        "value": load_embedder(model),
+        "untrained": untrained(config),
+        "log_mel": load_probed("log-mel", config.pooling),
+    }
+    if config.pooling != PAPERS_POOLING:
+        models["paper_pooling"] = load_embedder(model, pooling=PAPERS_POOLING)
+    read = [read_task(task) for task in find_tasks(tasks)]
+    rows = []
+    for task, scores in zip(read, score_models(read, models), strict=True):
+        values = {name: round(found.value, 1) for name, found in scores.items()}
+        rows.append({"task": task.name, "metric": metric(task), **values})
+    return rows
+
+
+@click.command(cls=Command, help=__doc__)
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@TASKS
+@out_option("Model directory to write.", folder=True)
+@click.option(
+    "--manifest",
+    "manifests",
+    multiple=True,
+    required=True,
+    type=click.Path(),
+    help="Of the audio. Repeatable.",
+)
+@click.option("--hardware", required=True, help="In words.")
+@click.option("--license", "license_", required=True, help="Of the weights, as the Hub calls it.")
+@click.option("--origin", required=True, help="Where the audio comes from, in words.")
+@click.option("--limit", "limits", multiple=True, help="A known limit of the model. Repeatable.")
+@POOLING
+def main(
+    run: Path,
+    tasks: tuple[Path, ...],
+    out: Path,
+    manifests: tuple[str, ...],
+    hardware: str,
+    license_: str,
+    origin: str,
+    limits: tuple[str, ...],
+    pooling: str | None,
+) -> None:
+    recipe = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8"))
+    log = read_log(run)
+    heard = pd.concat([read_manifest(Path(path)) for path in manifests])
+    config, state = read_model(run / "model")
+    config = dataclasses.replace(config, pooling=pooling or config.pooling)
+    names = " ".join(task.name for task in tasks)
+    card = {
+        "license": license_,
+        "description": f"{recipe['preset']}, a small masked autoencoder for general-purpose audio "
+        "embeddings. For the package `hear-mwmae`.",
+        "data": describe_data(heard, origin),
+        "training": describe_training(recipe, log, hardware),
+        "limits": list(limits),
+        "results_command": f"python -m research.publish RUN {names} -o OUT ...",
+    }
+    with TemporaryDirectory() as rounded:
+        # Rounded to 11 bits: half the size, and results as good as float32's to the digits shown.
+        save_model(rounded, config, state, torch.float16)
+        card["results"] = measure(Path(rounded), tasks)
+    # Written only now, so that an error above leaves ``out`` unchanged.
+    save_model(out, config, state, torch.float16)
+    curve = log.set_index("step")["loss"].rolling(LOSS_WINDOW // 4, min_periods=1).mean()
+    axes = curve.plot(logy=True, figsize=(8, 3.2), grid=True, ylabel="mean squared error")
+    save(axes.figure, out / "loss.png")
+    write_text(out / CARD_SOURCE, json.dumps(card, indent=2) + "\n")
+    write_text(out / "README.md", model_card(out, out.name))
+    for row in card["results"]:
+        click.echo(row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""The analysis of the paper: maps held to the model, statistics and similarities with known
+answers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hear_mwmae.config import DecoderConfig, EncoderConfig, FrontendConfig, ModelConfig
+from hear_mwmae.mae import MaskedAutoencoder
+from research.analysis.maps import CLS, head_windows, trace
+from research.analysis.measure import DECODING, EMBEDDING, draw_noise, measure
+from research.analysis.similarity import null_level, similarities
+from research.analysis.statistics import head_statistics, patch_distances
+from research.analysis.tables import SPREADS
+from research.analysis.windows import across_blocks, window_means
+
+#: A grid of 12 time steps x 2 bands, 24 tokens, of which pretraining keeps 12.
+SMALL = ModelConfig(
+    EncoderConfig(16, 2, 2),
+    DecoderConfig(24, 2, 6, window_sizes=(2, 3, 4, 6, 12, 0)),
+    FrontendConfig(n_mels=32),
+    input_frames=48,
+    mask_ratio=0.5,
+)
+SHIFTED = EncoderConfig(16, 2, 4, window_sizes=(0, 4, 2, 6), shift_windows=True)
+PLAIN = {"encoder": EncoderConfig(16, 2, 2, cls_token=True), "decoder": DecoderConfig(24, 2, 6)}
+MODELS = {
+    "windows in the decoder": SMALL,
+    "shifted windows in both": dataclasses.replace(
+        SMALL, encoder=SHIFTED, decoder=dataclasses.replace(SMALL.decoder, shift_windows=True)
+    ),
+    "plain, with CLS": dataclasses.replace(SMALL, **PLAIN),
+}
+
+
+def build(config: ModelConfig) -> MaskedAutoencoder:
+    """With weights large enough for attention that is far from uniform."""
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(config).eval()
+    for name, value in model.named_parameters():
+        if "qkv.weight" in name:
+            torch.nn.init.normal_(value, std=0.5)
+        if "bias_table" in name:
+            torch.nn.init.normal_(value)
+    return model
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_outputs_of_the_heads_lead_to_those_of_the_model(name, part):
+    model, clips, noise = build(MODELS[name]), torch.randn(3, 48, 32), torch.rand(3, 24)
+    seen = []
+    blocks = getattr(model, part).blocks
+    handles = [b.attn.register_forward_hook(lambda m, args, y: seen.append(y)) for b in blocks]
+    model(clips, noise)
+    for handle in handles:
+        handle.remove()
+    traced = list(trace(model, part, clips, noise))
+    for one, block, expected in zip(traced, blocks, seen, strict=True):
+        torch.testing.assert_close(block.attn.proj(one.outputs.flatten(2)), expected)
+        torch.testing.assert_close(one.maps.sum(dim=-1), torch.ones(one.maps.shape[:3]))
+        assert not one.maps[:, ~one.visible].any()
+        assert one.maps[:, one.visible].gt(0).all()
+        assert one.maps.std() > 0.05  # no uniform attention, which would hide a mistake in order
+    in_batches = list(trace(model, part, clips, noise, batch_size=2))
+    assert [one.first for one in in_batches] == [0, 0, 2, 2]
+    both = torch.cat([in_batches[0].maps, in_batches[2].maps])
+    torch.testing.assert_close(both, traced[0].maps, atol=1e-5, rtol=1e-4)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_visible_keys_are_those_of_the_window():
+    model = build(MODELS["shifted windows in both"])
+    first, second = trace(model, "encoder", torch.randn(1, 48, 32))
+    assert first.visible[0].all()
+    for query in range(24):
+        plain = [key for key in range(24) if key // 4 == query // 4]
+        assert first.visible[1, query].nonzero().flatten().tolist() == plain
+        # Odd blocks begin at token 2: what is left at the ends does not see each other.
+        shifted = [key for key in range(24) if (key - 2) // 4 == (query - 2) // 4]
+        assert second.visible[1, query].nonzero().flatten().tolist() == shifted
+
+
+@pytest.mark.parametrize("name", ["windows in the decoder", "plain, with CLS"])
+def test_places_on_the_grid(name):
+    model, clips, noise = build(MODELS[name]), torch.randn(2, 48, 32), torch.rand(2, 24)
+    cls = [CLS] * (name == "plain, with CLS")
+    masked = next(trace(model, "encoder", clips, noise)).positions
+    kept = noise.argsort(dim=1)[:, :12].tolist()
+    assert masked.tolist() == [cls + kept[0], cls + kept[1]]
+    for traced in (trace(model, "decoder", clips, noise), trace(model, "encoder", clips)):
+        assert next(traced).positions.tolist() == [[*cls, *range(24)]] * 2
+
+
+#: The paper's grid: 50 steps of 40 ms, 5 bands.
+PAPER = ModelConfig(EncoderConfig(32, 1, 1))
+
+
+def statistics(
+    maps: torch.Tensor, visible: torch.Tensor | None = None, positions: torch.Tensor | None = None
+) -> dict[str, float]:
+    """Of one head's map (sequence, sequence) on the paper's grid."""
+    length = len(maps)
+    visible = torch.ones(length, length, dtype=torch.bool) if visible is None else visible
+    positions = torch.arange(length) if positions is None else positions
+    found = head_statistics(
+        maps[None, None], positions[None], visible[None], patch_distances(PAPER)
+    )
+    return {name: value.item() for name, value in found.items()}
+
+
+def test_uniform_attention():
+    found = statistics(torch.full((250, 250), 1 / 250))
+    places = [(token // 5, token % 5) for token in range(250)]
+    expected = sum(math.dist(a, b) for a in places for b in places) / 250**2
+    assert found["distance"] == pytest.approx(expected, rel=1e-4)
+    assert found["distance_uniform"] == pytest.approx(expected, rel=1e-4)
+    assert found["entropy"] == pytest.approx(1, rel=1e-4)
+
+
+def test_attention_to_one_key():
+    assert statistics(torch.eye(250))["distance"] == 0
+    maps = torch.zeros(250, 250)
+    maps[:, 249] = 1  # step 49, band 4
+    found = statistics(maps)
+    expected = sum(math.hypot(49 - t // 5, 4 - t % 5) for t in range(250)) / 250
+    assert found["distance"] == pytest.approx(expected, rel=1e-5)
+    assert found["entropy"] == 0
+
+
+def test_uniform_within_one_window():
+    """A window of 5 tokens is one time step: bands 0 to 4."""
+    visible = torch.arange(250)[:, None] // 5 == torch.arange(250) // 5
+    found = statistics(visible / 5, visible)
+    assert found["distance"] == pytest.approx(1.6) == found["distance_uniform"]
+    assert found["entropy"] == pytest.approx(1)
+
+
+def test_kept_tokens_are_as_far_as_they_were_on_the_grid_and_cls_is_left_out():
+    # Steps 49, 0 and 0, bands 0, 0 and 4. Each attends to the next.
+    maps = torch.eye(3).roll(1, 1)
+    expected = (49 + 4 + math.hypot(49, 4)) / 3
+    assert statistics(maps, positions=torch.tensor([245, 0, 4]))["distance"] == pytest.approx(
+        expected
+    )
+    with_cls = torch.full((4, 4), 0.5)
+    with_cls[1:, 1:] = maps / 2
+    found = statistics(with_cls, positions=torch.tensor([CLS, 245, 0, 4]))
+    assert found["distance"] == pytest.approx(expected)
+    assert found["entropy"] == pytest.approx(0, abs=1e-6)
+
+
+def reference_pwcca(x: np.ndarray, y: np.ndarray) -> float:
+    """From the formulas of Morcos et al., through numpy's SVD of covariances."""
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+
+    def inverse_root(covariance: np.ndarray) -> np.ndarray:
+        u, s, _ = np.linalg.svd(covariance)
+        kept = s > 1e-12 * s[0]
+        return u[:, kept] / np.sqrt(s[kept]) @ u[:, kept].T
+
+    rank = min(np.linalg.matrix_rank(x), np.linalg.matrix_rank(y))
+    whiten_x, whiten_y = inverse_root(x.T @ x), inverse_root(y.T @ y)
+    u, rho, _ = np.linalg.svd(whiten_x @ (x.T @ y) @ whiten_y)
+    alphas = np.abs((x @ whiten_x @ u[:, :rank]).T @ x).sum(axis=1)
+    return float(alphas @ rho[:rank] / alphas.sum())
+
+
+def related(rng: np.random.Generator, sets: int) -> np.ndarray:
+    """Activations (sets, 300, 6) of a common part, with directions of different sizes, not
+    centred; the last set has a rank of 4.
+    """
+    common = rng.standard_normal((300, 3)) @ rng.standard_normal((sets, 3, 6))
+    x = (common + rng.standard_normal((sets, 300, 6))) * np.geomspace(10, 0.1, 6) + 3
+    x[-1, :, 4:] = x[-1, :, :2] @ rng.standard_normal((2, 2))
+    return x
+
+
+def test_similarities_are_those_of_the_formulas():
+    x = related(np.random.default_rng(0), 4)
+    found = similarities(x)
+    expected = np.array([[reference_pwcca(a, b) for b in x] for a in x])
+    np.testing.assert_allclose(found.weighted, expected, atol=1e-6)
+    assert np.abs(expected - expected.T).max() > 1e-3  # the weights are those of the row
+    centred = x - x.mean(axis=1, keepdims=True)
+    a, b = centred[0], centred[3]
+    norm = np.linalg.norm
+    cka = norm(b.T @ a) ** 2 / (norm(a.T @ a) * norm(b.T @ b))
+    assert found.cka[0, 3] == pytest.approx(cka, abs=1e-8)
+    np.testing.assert_allclose(found.cka.diagonal(), 1)
+
+
+def test_linear_maps_change_nothing_and_constants_are_similar_to_nothing():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((500, 6))
+    constant = np.full((500, 6), 0.1)
+    sets = np.stack([x, x @ rng.standard_normal((6, 6)) + 5, constant]).astype(np.float32)
+    found = similarities(sets)
+    np.testing.assert_allclose(found.weighted, [[1, 1, 0], [1, 1, 0], [0, 0, 0]], atol=1e-5)
+    assert found.cka[0, 1] < 0.99
+    assert not found.cka[2].any()
+
+
+def test_independent_noise_is_not_at_zero():
+    assert 0.05 < null_level(400, 8) < 0.2
+    assert null_level(16_000, 8) < null_level(400, 8) / 4
+
+
+def test_samples_that_count_twice_are_samples_that_stand_twice():
+    rng = np.random.default_rng(0)
+    x, counts = related(rng, 3), rng.integers(0, 3, 300)
+    repeated, counted = similarities(np.repeat(x, counts, axis=1)), similarities(x, counts)
+    np.testing.assert_allclose(counted.weighted, repeated.weighted, atol=1e-8)
+    np.testing.assert_allclose(counted.cka, repeated.cka, atol=1e-8)
+
+
+def test_windows_across_blocks():
+    """Heads of different blocks only: block 0 is not compared with itself."""
+    windows = (2, 5, 0, 0)
+    similarity = np.kron(1 - np.eye(3), np.equal.outer(windows, windows)) * 0.5 + np.eye(12)
+    pairs = across_blocks(similarity, 4)
+    assert pairs.shape == (3, 4, 4)
+    assert window_means(pairs, windows) == (0.5, 0)
+
+
+def test_spread_of_heads():
+    heads = np.array([[1.0, 3.0], [5.0, 6.0]])
+    expected = {"mean": 3.75, "SD over all heads": np.std([1, 3, 5, 6]), "range": 5}
+    expected["mean SD within blocks"] = 0.75
+    assert {name: spread(heads) for name, spread in SPREADS.items()} == pytest.approx(expected)
+
+
+@torch.no_grad()
+def test_measured_similarities_are_those_of_the_heads_outputs():
+    """With every token as a sample, so that nothing is drawn, and two windows of the front-end."""
+    config = dataclasses.replace(SMALL, frontend=FrontendConfig(win_lengths=(400, 800), n_mels=32))
+    model, clips = build(config), torch.randn(3, 48, 64)
+    counts = np.array([[1, 1, 1], [3, 0, 0]])
+    found = measure(model, "a", clips, counts)
+    noise = draw_noise(3, config, 0)
+    for view, mask in ((DECODING, noise), (EMBEDDING, None)):
+        first, last = (one.outputs for one in trace(model, view.part, clips, mask))
+        heads = len(head_windows(config, view.part))
+        a, b = (x[:, :, 1].flatten(0, 1).double().numpy() for x in (first, last))
+        value = found.similarity[view].weighted[1, heads + 1]
+        assert value == pytest.approx(reference_pwcca(a, b), abs=1e-4)
+        assert found.statistics[view]["distance"].shape == (3, 2, heads)
+    by_window = found.by_window[DECODING]
+    assert by_window.draws[0] == pytest.approx(by_window.difference)
+    assert by_window.draws[1] != pytest.approx(by_window.difference)
+    assert EMBEDDING not in found.by_window
