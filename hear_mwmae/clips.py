@@ -65,7 +65,10 @@ def listed_clips(
 
 
 def waveform(clip: Clip, rate: int | None, sample_rate: int, device: torch.device) -> Tensor:
-    """A clip at ``sample_rate``, (samples,) float32 on ``device``; HearMwmaeError if it is no clip."""
+    """A clip at ``sample_rate``, (samples,) float32 on ``device``.
+
+    HearMwmaeError if it is no clip.
+    """
     if isinstance(clip, str | os.PathLike):
         return read_audio(Path(os.path.expanduser(clip)), sample_rate).to(device)
     if isinstance(clip, np.ndarray):

@@ -86,8 +86,9 @@ class Encoder(nn.Module):
         nn.init.uniform_(self.patch_embed.weight, -bound, bound)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
-        """(B, input_frames, channels * n_mels) -> (B, tokens, width), a CLS token first where the model has
-        one.
+        """(B, input_frames, channels * n_mels) -> (B, tokens, width).
+
+        A CLS token comes first where the model has one.
         """
         return self._transform(self._embed(spectrogram))
 
@@ -99,14 +100,16 @@ class Encoder(nn.Module):
         return self._transform(kept), mask, ids_restore
 
     def forward_features(self, spectrogram: Tensor) -> Tensor:
-        """(B, input_frames, channels * n_mels) -> (B, time steps, bands * width): the tokens of one time step
-        side by side.
+        """(B, input_frames, channels * n_mels) -> (B, time steps, bands * width).
+
+        The tokens of one time step stand side by side.
         """
         return self.time_steps(self(spectrogram))
 
     def forward_layers(self, spectrogram: Tensor) -> list[Tensor]:
-        """(B, input_frames, channels * n_mels) -> for each block (B, tokens, width): its output, before the
-        last layer norm.
+        """(B, input_frames, channels * n_mels) -> for each block (B, tokens, width): its output.
+
+        The last layer norm is not applied.
         """
         tokens, outputs = self._begin(self._embed(spectrogram)), []
         for block in self.blocks:

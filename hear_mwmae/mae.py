@@ -106,7 +106,7 @@ class MaskedAutoencoder(nn.Module):
         return MaskedAutoencoderOutput(self.loss(spectrogram, pred, mask), pred, mask, ids_restore, latent)
 
     def forward_features(self, spectrogram: Tensor) -> Tensor:
-        """(B, input_frames, channels * n_mels) -> (B, time steps, bands * width), nothing masked."""
+        """(B, input_frames, channels * n_mels) -> (B, time steps, bands * width), without a mask."""
         return self.encoder.forward_features(spectrogram)
 
     def loss(self, spectrogram: Tensor, pred: Tensor, mask: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ def test_start_from_nothing_is_the_embedded_model(source, tmp_path):
 
 
 def test_start_from_a_model_of_fewer_windows(saved_model):
-    """The new channel is heard by nobody at first: embeddings and old predictions are the model's."""
+    """Nothing hears the new channel at first: embeddings and old predictions are the model's."""
     config, state = read_model(str(saved_model))
     frontend = dataclasses.replace(config.frontend, win_lengths=(400, 2048))
     torch.manual_seed(1)
