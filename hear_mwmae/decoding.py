@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -137,7 +138,7 @@ def _open_by_libsndfile(file: BinaryIO) -> soundfile.SoundFile | None:
     FFmpeg ends some milliseconds too early or late; None for all other files.
     """
     announced, there = _wav_sizes(file)
-    if not 0 < announced <= there and not _is_short_vorbis(file):
+    if not 0 < announced <= there and not _is_vorbis_of_one_page(file):
         return None
     file.seek(0)
     try:
@@ -147,16 +148,14 @@ def _open_by_libsndfile(file: BinaryIO) -> soundfile.SoundFile | None:
     return sound if sound.subtype != "MPEG_LAYER_III" else None  # a guess at the length
 
 
-def _is_short_vorbis(file: BinaryIO) -> bool:
-    """Whether a file is one stream of Vorbis that may fit a page of Ogg (64 KiB, and headers)."""
+def _is_vorbis_of_one_page(file: BinaryIO) -> bool:
     file.seek(0)
     content = file.read(1 << 17) if file.read(4) == b"OggS" else b""
-    return (
-        b"\1vorbis" in content[:64]
-        and len(content) < 1 << 17
-        and b"OggS\0\2" not in content
-        and not _ends_inside_page(file)
-    )
+    if b"\1vorbis" not in content[:64] or len(content) == 1 << 17 or _ends_inside_page(file):
+        return False
+    # Of one page at most: it has 64 KiB at most, and pages of headers end at sample 0.
+    ends = re.findall(rb"OggS\0.(.{8})", content, re.DOTALL)
+    return sum(end != bytes(8) for end in ends) == 1
 
 
 def _decode_by_libsndfile(
@@ -166,7 +165,7 @@ def _decode_by_libsndfile(
     with sound:
         size = max(BLOCK_SAMPLES // sound.channels, 1)
         mix = np.full(sound.channels, 1 / sound.channels, np.float32)
-        while len(block := sound.read(size, "float32", always_2d=True)):
+        while len(block := sound.read(size, dtype="float32", always_2d=True)):
             done += len(block)
             yield sound.samplerate, block @ mix
     if done < sound.frames:

@@ -12,7 +12,10 @@ from reference import AUDIO
 
 def damaged(folder: Path) -> dict[str, Path]:
     """Files that cannot be embedded, by what is wrong with them."""
-    files = {name: folder / f"{name.replace(' ', '_')}.wav" for name in ("not audio", "empty", "truncated", "nan", "header")}
+    files = {
+        name: folder / f"{name.replace(' ', '_')}.wav"
+        for name in ("not audio", "empty", "truncated", "nan", "header")
+    }
     files["not audio"].write_text("this is not audio")
     soundfile.write(files["empty"], np.zeros(0, "f4"), 16000)
     files["truncated"] = folder / "truncated.flac"
@@ -29,7 +32,14 @@ def tone(rate: int, seconds: float, frequency: float = 440.0) -> np.ndarray:
     return 0.5 * np.sin(2 * np.pi * frequency * np.arange(round(rate * seconds)) / rate)
 
 
-def encode(path: Path, audio: np.ndarray, rate: int, codec: str, container: str | None = None, **options: str) -> Path:
+def encode(
+    path: Path,
+    audio: np.ndarray,
+    rate: int,
+    codec: str,
+    container: str | None = None,
+    **options: str,
+) -> Path:
     """Write (samples,) through FFmpeg; ``options`` are those of its muxer, and ``quality`` is the
     codec's.
     """
@@ -45,7 +55,9 @@ def encode(path: Path, audio: np.ndarray, rate: int, codec: str, container: str 
             stream.bit_rate = 64000
         whole = av.AudioFrame.from_ndarray(audio[None].astype("f4"), format="fltp", layout="mono")
         whole.sample_rate, whole.pts = rate, 0
-        fit = av.AudioResampler(format=stream.format, layout="mono", rate=rate, frame_size=stream.frame_size or 0)
+        fit = av.AudioResampler(
+            format=stream.format, layout="mono", rate=rate, frame_size=stream.frame_size or 0
+        )
         for frame in (*fit.resample(whole), *fit.resample(None), None):
             file.mux(stream.encode(frame))
     return path

@@ -1,4 +1,4 @@
-"""Audio files: read as a stream in any format, mixed down, resampled; damaged ones are noticed."""
+"""Audio files: decoded in any format, mixed down, resampled; damaged ones are noticed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 import scipy.signal
 import soundfile
 import torch
-from audio_files import damaged, encode, tone
+from audio_files import damaged, tone
 from reference import AUDIO
 
-from hear_mwmae import HearMwmaeError
+from hear_mwmae import HearMwmaeError, decoding
 from hear_mwmae import audio as audio_module
-from hear_mwmae.audio import audio_seconds, find_audio, read_audio, read_blocks, resample
+from hear_mwmae.audio import audio_seconds, find_audio, read_audio, resample
 
 CLIPS = sorted(AUDIO.iterdir())
 
@@ -29,14 +29,15 @@ def test_every_format_is_read_mixed_down_and_resampled(path):
     info = soundfile.info(path)
     assert audio.ndim == 1 and audio.dtype == torch.float32 and 0.01 < audio.abs().max() <= 1.2
     assert len(audio) == pytest.approx(info.duration * 16000, abs=1)
-    assert audio_seconds(path) == pytest.approx(info.duration)
+    assert audio_seconds(path) == pytest.approx(info.duration, abs=0.01)
 
 
 def test_channels_are_averaged(tmp_path):
     stereo = np.stack([np.full(4410, 0.5), np.full(4410, -0.25)], axis=1).astype("f4")
     soundfile.write(tmp_path / "stereo.wav", stereo, 44100, subtype="FLOAT")
     assert read_audio(tmp_path / "stereo.wav", 44100).tolist() == [0.125] * 4410
-    assert torch.equal(read_audio(tmp_path / "stereo.wav", 16000), resample(torch.full((4410,), 0.125), 44100, 16000))
+    resampled = resample(torch.full((4410,), 0.125), 44100, 16000)
+    assert torch.equal(read_audio(tmp_path / "stereo.wav", 16000), resampled)
 
 
 @pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.suffix)
@@ -53,18 +54,12 @@ def test_open_files_are_read_as_paths_are(path):
             read_audio(stream, 16000)
 
 
-@pytest.mark.parametrize("seconds", [0.25, 1.0, 60.0])
-@pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.suffix)
-def test_blocks_joined_are_the_file(path, seconds):
-    whole, blocks = read_audio(path, 16000), list(read_blocks(path, 16000, seconds))
-    assert torch.equal(torch.cat(blocks), whole)
-    assert all(len(block) == seconds * 16000 for block in blocks[:-1]) and 0 < len(blocks[-1]) <= seconds * 16000
-
-
 def test_how_much_is_decoded_at_a_time_changes_nothing(monkeypatch):
     whole = [read_audio(path, 16000) for path in CLIPS]
-    monkeypatch.setattr(audio_module, "BLOCK_SAMPLES", 1000)
-    assert all(torch.equal(read_audio(path, 16000), audio) for path, audio in zip(CLIPS, whole, strict=True))
+    for module in (audio_module, decoding):
+        monkeypatch.setattr(module, "BLOCK_SAMPLES", 1000)
+    for path, audio in zip(CLIPS, whole, strict=True):
+        assert torch.equal(read_audio(path, 16000), audio)
 
 
 @pytest.mark.parametrize("rate", [8000, 11127, 22050, 44100, 44101, 48000, 96000, 192007])
@@ -81,13 +76,14 @@ def test_tones_are_those_of_two_other_resamplers(rate):
         ours = resample(torch.from_numpy(audio), rate, 16000).double().numpy()
         inner = slice(1600, -1600)
         assert np.abs(ours[inner] - tone(16000, 1.0, frequency)[: len(ours)][inner]).max() < 2e-4
-        if rate in (8000, 22050, 44100, 48000, 96000):  # ratios of small numbers: the others' filters grow with them
+        # Ratios of small numbers: the others' filters grow with them.
+        if rate in (8000, 22050, 44100, 48000, 96000):
             step = np.gcd(rate, 16000)
             other = scipy.signal.resample_poly(audio, 16000 // step, rate // step)
             assert np.abs(ours[inner] - other[inner]).max() < 2e-3
             if torchaudios:
-                other = torchaudios(torch.from_numpy(audio), rate, 16000, lowpass_filter_width=64).numpy()
-                assert np.abs(ours[inner] - other[inner]).max() < 5e-3
+                other = torchaudios(torch.from_numpy(audio), rate, 16000, lowpass_filter_width=64)
+                assert np.abs(ours[inner] - other.numpy()[inner]).max() < 5e-3
 
 
 def test_what_lies_above_half_the_new_rate_is_gone():
@@ -99,7 +95,8 @@ def test_what_lies_above_half_the_new_rate_is_gone():
 @pytest.mark.parametrize("samples", [1, 2, 50, 12345])
 def test_lengths_are_the_rates_ratio(rate, samples):
     samples = min(samples, 20 * rate)
-    assert abs(len(resample(torch.zeros(samples), rate, 16000)) - max(round(samples * 16000 / rate), 1)) <= 1
+    expected = max(round(samples * 16000 / rate), 1)
+    assert abs(len(resample(torch.zeros(samples), rate, 16000)) - expected) <= 1
 
 
 @pytest.mark.parametrize("rate", [11127, 44101, 192007])
@@ -116,28 +113,30 @@ def test_a_clip_shorter_than_a_sample_is_one(tmp_path):
 
 
 PEAK = """
-import resource, sys, torch
-from hear_mwmae.audio import read_blocks
-torch.set_num_threads(1)
-samples = sum(len(block) for block in read_blocks(sys.argv[1], 16000))
-print(samples, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+import resource, sys
+from hear_mwmae.audio import read_audio
+for path in sys.argv[1:]:
+    samples = len(read_audio(path, 16000))
+    print(samples, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes there")
-def test_reading_takes_the_memory_of_a_block_whatever_the_length(tmp_path):
-    """Twenty minutes of 44.1 kHz stereo are 420 MB of float32, and 77 MB as 16 kHz mono."""
-    peaks = {}
-    for minutes in (1, 20):
-        path = tmp_path / f"{minutes}.flac"
-        with soundfile.SoundFile(path, "w", 44100, 2, subtype="PCM_16") as file:
-            for _ in range(minutes):
+def test_reading_takes_the_memory_of_the_result(tmp_path):
+    """Ten minutes of 44.1 kHz stereo are 210 MB of float32, and 38 MB as 16 kHz mono. WAV is read
+    by libsndfile, and FLAC by FFmpeg.
+    """
+    minutes = {"short.wav": 1, "short.flac": 1, "long.wav": 10, "long.flac": 10}
+    for name, count in minutes.items():
+        with soundfile.SoundFile(tmp_path / name, "w", 44100, 2, subtype="PCM_16") as file:
+            for _ in range(count):
                 file.write(np.zeros((60 * 44100, 2), "i2"))
-        command = [sys.executable, "-c", PEAK, str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
-        samples, peaks[minutes] = map(int, done.stdout.split())
-        assert samples == minutes * 60 * 16000
-    assert peaks[20] - peaks[1] < 20_000
+    command = [sys.executable, "-c", PEAK, *(str(tmp_path / name) for name in minutes)]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    samples, peaks = np.array([line.split() for line in done.stdout.splitlines()], int).T
+    assert samples.tolist() == [count * 60 * 16000 for count in minutes.values()]
+    assert peaks[3] - peaks[1] < samples[3] * 4 / 1000 + 20_000
 
 
 @pytest.mark.parametrize("channels", [1, 1024])
@@ -155,13 +154,13 @@ def test_a_header_takes_no_memory_by_its_word(tmp_path, channels, monkeypatch):
     monkeypatch.setattr(soundfile.SoundFile, "read", counted)
     path = tmp_path / "huge.rf64"
     soundfile.write(path, np.full((1000, channels), 0.5), 16000, format="RF64", subtype="PCM_16")
-    assert read_audio(path, 16000).tolist() == [0.5] * 1000 and max(asked) <= audio_module.BLOCK_SAMPLES
+    assert read_audio(path, 16000).tolist() == [0.5] * 1000 and max(asked) <= decoding.BLOCK_SAMPLES
     content = bytearray(path.read_bytes())
     content[28:36] = (25 * 10**9).to_bytes(8, "little")  # the size of the data, in the chunk ds64
     path.write_bytes(content)
     asked.clear()
     with pytest.raises(HearMwmaeError, match=r"huge\.rf64: truncated"):
-        next(read_blocks(path, 16000))
+        read_audio(path, 16000)
     assert not asked
 
 
@@ -204,13 +203,13 @@ def test_truncated_files_are_noticed_in_every_format(path, share, tmp_path):
         read_audio(tmp_path / path.name, 16000)
 
 
-#: libsndfile's rarer formats whose headers say a length.
-RARE = {"RF64": "rf64", "W64": "w64", "AIFF": "aiff", "AU": "au", "CAF": "caf", "NIST": "sph", "VOC": "voc", "SVX": "8svx"}
+#: Rare formats whose headers say a length.
+RARE = {"RF64": "rf64", "W64": "w64", "AIFF": "aiff", "AU": "au", "CAF": "caf", "NIST": "sph"}
 
-RARE |= {"AVR": "avr", "WVE": "wve"}
+RARE |= {"VOC": "voc", "SVX": "8svx"}
 
-#: And those whose headers say none: they are read as far as they go.
-ENDLESS = {"IRCAM": "sf", "PAF": "paf", "PVF": "pvf"}
+#: And those of which FFmpeg reads none: they are read as far as they go.
+ENDLESS = {"AVR": "avr", "IRCAM": "sf", "PAF": "paf", "PVF": "pvf"}
 
 
 @pytest.mark.parametrize("name", [*RARE, *ENDLESS])
@@ -228,7 +227,8 @@ def test_rare_formats_are_found_read_and_held_to_their_headers(name, tmp_path):
             with pytest.raises(HearMwmaeError, match=r"truncated|damaged"):
                 read_audio(path, 8000)
         else:
-            assert len(read_audio(path, 8000)) == pytest.approx(8000 * share, abs=1024)  # less a header
+            length = len(read_audio(path, 8000))
+            assert length == pytest.approx(8000 * share, abs=1024)  # less a header
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0x80000000])
@@ -240,7 +240,8 @@ def test_a_wav_that_was_streamed_is_whole(tmp_path, size):
     place = content.find(b"data") + 4
     content[place : place + 4] = size.to_bytes(4, "little")
     (tmp_path / "stream.wav").write_bytes(content)
-    assert torch.equal(read_audio(tmp_path / "stream.wav", 16000), read_audio(AUDIO / "crow.wav", 16000))
+    whole = read_audio(AUDIO / "crow.wav", 16000)
+    assert torch.equal(read_audio(tmp_path / "stream.wav", 16000), whole)
 
 
 @pytest.mark.parametrize(("samples", "whole"), [(0, True), (1 << 35, False)])
@@ -257,21 +258,9 @@ def test_a_flac_of_unknown_or_wrong_length(tmp_path, samples, whole):
         assert torch.equal(read_audio(path, 16000), read_audio(AUDIO / "piano.flac", 16000))
         assert audio_seconds(path) is None
     else:
-        with pytest.raises(HearMwmaeError, match=r"stream\.flac: truncated"):
+        reason = r"stream\.flac: only 2\.81 of 779\d+\.\d+ s .*truncated"
+        with pytest.raises(HearMwmaeError, match=reason):
             read_audio(path, 16000)
-
-
-def test_an_mp3_whose_length_is_a_guess(tmp_path):
-    """Without a Xing header libsndfile goes by the size of the file: an end that it finds too early
-    is an error, not an end.
-    """
-    pytest.importorskip("av")
-    audio = np.random.default_rng(0).standard_normal(6 * 44100) * np.repeat([0.1, 0.001, 0.001], 2 * 44100)
-    constant = encode(tmp_path / "constant.mp3", audio, 44100, "libmp3lame", write_xing="0")
-    assert len(read_audio(constant, 44100)) == pytest.approx(len(audio), abs=3000) and audio_seconds(constant) is None
-    varying = encode(tmp_path / "varying.mp3", audio, 44100, "libmp3lame", write_xing="0", quality="500")
-    with pytest.raises(HearMwmaeError, match="too early"):
-        read_audio(varying, 44100)
 
 
 @pytest.mark.parametrize("name", ["a.m4a", "a.aac", "a.webm", "a.wav", "a.mp3", "a.flac", "a.ogg"])

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +11,7 @@ import torch
 from audio_files import encode, tone
 
 from hear_mwmae import HearMwmaeError
-from hear_mwmae.audio import audio_seconds, find_audio, read_audio, read_blocks
+from hear_mwmae.audio import audio_seconds, find_audio, read_audio
 
 #: An ending -> what FFmpeg writes it with.
 FFMPEG = {
@@ -37,7 +34,6 @@ RATES = {".amr": 8000, ".webm": 48000}
 
 @pytest.mark.parametrize("suffix", FFMPEG)
 def test_what_libsndfile_cannot_read_is_read_by_ffmpeg(tmp_path, suffix):
-    pytest.importorskip("av")
     codec, container = FFMPEG[suffix]
     rate, audio = RATES.get(suffix, 44100), tone(RATES.get(suffix, 44100), 2.0)
     path = encode(tmp_path / f"clip{suffix}", audio, rate, codec, container)
@@ -45,10 +41,10 @@ def test_what_libsndfile_cannot_read_is_read_by_ffmpeg(tmp_path, suffix):
         soundfile.info(path)
     assert find_audio([tmp_path]) == [path]
     read = read_audio(path, 16000)
-    assert len(read) / 16000 == pytest.approx(2.0, abs=0.1) and audio_seconds(path) == pytest.approx(2.0, abs=0.1)
+    for seconds in (len(read) / 16000, audio_seconds(path)):
+        assert seconds == pytest.approx(2.0, abs=0.1 if suffix != ".amr" else 0.2)
     spectrum = torch.fft.rfft(read * torch.hann_window(len(read))).abs()
     assert spectrum.argmax().item() * 16000 / len(read) == pytest.approx(440, abs=1)
-    assert torch.equal(torch.cat(list(read_blocks(path, 16000, 0.3))), read)
     assert torch.equal(read_audio(io.BytesIO(path.read_bytes()), 16000), read)
     content = path.read_bytes()
     for share in (0.3, 0.6, 0.9):
@@ -60,44 +56,20 @@ def test_what_libsndfile_cannot_read_is_read_by_ffmpeg(tmp_path, suffix):
 
 
 def test_the_content_counts_and_not_the_name(tmp_path):
-    pytest.importorskip("av")
     path = encode(tmp_path / "clip.m4a", tone(16000, 1.0), 16000, "aac")
+    expected = read_audio(path, 16000)
     for name in ("clip", "clip.wav"):
-        assert torch.equal(read_audio(path.rename(tmp_path / name), 16000), read_audio(tmp_path / name, 16000))
-        path = tmp_path / name
+        path = path.rename(tmp_path / name)
+        assert torch.equal(read_audio(path, 16000), expected)
     soundfile.write(tmp_path / "wav.m4a", tone(16000, 1.0), 16000, format="WAV", subtype="FLOAT")
     assert np.allclose(read_audio(tmp_path / "wav.m4a", 16000), tone(16000, 1.0), atol=1e-6)
 
 
 def test_a_playlist_opens_no_other_file(tmp_path):
     """FFmpeg would follow what it names, wherever that is."""
-    pytest.importorskip("av")
     encode(tmp_path / "secret.aac", tone(16000, 1.0), 16000, "aac", "adts")
-    lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:1", "#EXTINF:1,", str(tmp_path / "secret.aac"), "#EXT-X-ENDLIST", ""]
+    secret = tmp_path / "secret.aac"
+    lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:1", "#EXTINF:1,", str(secret), "#EXT-X-ENDLIST", ""]
     (tmp_path / "list.m4a").write_text("\n".join(lines))
     with pytest.raises(HearMwmaeError, match="not an audio file"):
         read_audio(tmp_path / "list.m4a", 16000)
-
-
-WITHOUT_AV = """
-import sys; sys.modules["av"] = None
-from hear_mwmae.audio import read_audio, search_audio
-found = search_audio([sys.argv[1]])
-print(found.files, found.passed_over_line(), sep="\\n")
-try:
-    read_audio(sys.argv[1] + "/clip.m4a", 16000)
-except ValueError as error:
-    print(error)
-"""
-
-
-def test_without_pyav_its_files_are_counted_and_the_extra_is_named(tmp_path):
-    for name in ("clip.m4a", "deep/b.M4A", "deep/c.webm", "deep/d.dsf", "deep/notes.txt", "deep/e.wav"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"?" * 100)
-    command = [sys.executable, "-c", WITHOUT_AV, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
-    files, passed_over, error = done.stdout.splitlines()
-    assert files == f"[{tmp_path / 'deep' / 'e.wav'!r}]"
-    assert passed_over.startswith("1 .dsf, 2 .m4a, 1 .webm") and "'.[av]'" in passed_over
-    assert "clip.m4a: reading .m4a needs PyAV" in error and "'.[av]'" in error

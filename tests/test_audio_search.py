@@ -23,6 +23,22 @@ def test_find_audio_sorts_and_skips_other_files(tmp_path):
     assert find_audio([tmp_path / "notes.txt"]) == [tmp_path / "notes.txt"]  # asked for by name
 
 
+def test_what_a_folder_hides_is_skipped(tmp_path):
+    """What macOS, Jupyter and desktops leave in folders; what is named itself is read."""
+    hidden = ("._a.wav", ".ipynb_checkpoints/b.wav", "__MACOSX/a.wav", "deep/.trash/c/d.wav")
+    for name in ("a.wav", "deep/e.wav", *hidden):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    assert find_audio([tmp_path]) == [tmp_path / "a.wav", tmp_path / "deep" / "e.wav"]
+    for name in hidden:
+        assert find_audio([tmp_path / name]) == [tmp_path / name]
+    assert find_audio([tmp_path / "deep" / ".trash"]) == [tmp_path / hidden[-1]]
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "._a.wav").touch()
+    with pytest.raises(HearMwmaeError, match="holds no audio files"):
+        find_audio([tmp_path / "only"])
+
+
 def test_find_audio_follows_links(tmp_path):
     """Each folder once, also where links go round in a circle; links to nothing are for the reader
     to report.
@@ -41,7 +57,8 @@ def test_find_audio_follows_links(tmp_path):
 
 
 def test_paths_that_fail_do_not_keep_the_others_from_being_found(tmp_path, monkeypatch):
-    for name in ("good/a.wav", "good/locked/b.wav", "good/z.wav", "empty/notes.txt", "video/film.dsf"):
+    names = ("good/a.wav", "good/locked/b.wav", "good/z.wav", "empty/notes.txt", "video/film.dsf")
+    for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "link.wav").symlink_to(tmp_path / "nowhere")
@@ -53,7 +70,8 @@ def test_paths_that_fail_do_not_keep_the_others_from_being_found(tmp_path, monke
         return listing(path)
 
     monkeypatch.setattr(os, "scandir", refused)
-    paths = [tmp_path / name for name in ("mistyped", "good", "empty", "link.wav", "video", "a" * 300)]
+    given = ("mistyped", "good", "empty", "link.wav", "video", "a" * 300)
+    paths = [tmp_path / name for name in given]
     found = search_audio(paths)
     assert found.files == [tmp_path / "good" / "a.wav", tmp_path / "good" / "z.wav"]
     failures = [(path.name, reason) for path, reason in found.failures]
@@ -76,17 +94,18 @@ def test_names_that_are_no_utf_8(tmp_path, suffix):
     if suffix == ".wav":
         soundfile.write(tmp_path / "clip.wav", tone(16000, 1.0), 16000)
     else:
-        pytest.importorskip("av")
         encode(tmp_path / "clip.m4a", tone(16000, 1.0), 16000, "aac")
     expected = read_audio(tmp_path / f"clip{suffix}", 16000)
     (tmp_path / f"clip{suffix}").rename(path)
     assert find_audio([tmp_path]) == [path]
-    assert torch.equal(read_audio(path, 16000), expected) and audio_seconds(path) == pytest.approx(1.0, abs=0.1)
+    assert torch.equal(read_audio(path, 16000), expected)
+    assert audio_seconds(path) == pytest.approx(1.0, abs=0.1)
     path.write_bytes(b"nothing")
     with pytest.raises(HearMwmaeError, match="not an audio file"):
         read_audio(path, 16000)
 
 
-def test_the_endings_are_what_libsndfile_reads():
+def test_endings():
     assert {".wav", ".flac", ".ogg", ".opus", ".mp3", ".rf64", ".w64", ".caf"} <= AUDIO_SUFFIXES
+    assert {".m4a", ".aac", ".webm", ".wma", ".mp4"} <= AUDIO_SUFFIXES
     assert not {".mat", ".htk", ".raw", ".sd2", ".txt"} & AUDIO_SUFFIXES

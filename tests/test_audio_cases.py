@@ -1,0 +1,236 @@
+"""Audio files as public bug reports have them: joined, streamed, tagged, damaged."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from audio_files import encode, tone
+from reference import AUDIO
+
+from hear_mwmae import HearMwmaeError
+from hear_mwmae.audio import audio_seconds, read_audio
+from hear_mwmae.data.sources import find_inputs, read_item
+
+CASES = Path(__file__).parent / "data" / "audio_cases"
+
+
+def sound(rate: int = 16000, seconds: float = 3.0) -> np.ndarray:
+    noise = np.random.default_rng(0).standard_normal(round(rate * seconds))
+    return tone(rate, seconds) + 0.02 * noise
+
+
+def written(
+    form: str, rate: int = 16000, coding: str | None = None, channels: int = 1, seconds: float = 3.0
+) -> bytes:
+    """What libsndfile writes."""
+    audio = np.stack([sound(rate, seconds)] * channels, 1)
+    stream = io.BytesIO()
+    soundfile.write(stream, audio, rate, coding, format=form)
+    return stream.getvalue()
+
+
+def wav(size: int) -> bytes:
+    """A WAV whose header says that there are ``size`` bytes of samples."""
+    content = bytearray(written("WAV", coding="PCM_16"))
+    content[40:44] = struct.pack("<I", size)
+    return bytes(content)
+
+
+def pages(ogg: bytes) -> list[bytes]:
+    parts = []
+    while ogg:
+        size = 27 + ogg[26] + sum(ogg[27 : 27 + ogg[26]])
+        parts.append(ogg[:size])
+        ogg = ogg[size:]
+    return parts
+
+
+Encoded = Callable[..., bytes]
+
+
+@pytest.fixture
+def encoded(tmp_path) -> Encoded:
+    """The bytes that FFmpeg writes."""
+
+    def by_ffmpeg(
+        codec: str, container: str, rate: int = 16000, seconds: float = 3.0, **options: str
+    ) -> bytes:
+        path = tmp_path / "encoded"
+        return encode(path, sound(rate, seconds), rate, codec, container, **options).read_bytes()
+
+    return by_ffmpeg
+
+
+def mp3(encoded: Encoded, **options: str) -> bytes:
+    return encoded("libmp3lame", "mp3", **options)  # type: ignore[arg-type]
+
+
+#: What the file is -> its bytes, and its seconds.
+WHOLE: dict[str, tuple[Callable[[Encoded], bytes], float]] = {
+    # Joined: text-to-speech services, web radio, recorders.
+    "ten MP3, the first with a Xing header": (lambda e: mp3(e) * 10, 31.0),
+    "MP3 of two rates": (lambda e: mp3(e) + mp3(e, rate=44100), 6.1),
+    "two streams of Vorbis": (lambda e: written("OGG") * 2, 6.0),
+    "two streams of Opus": (lambda e: written("OGG", 48000, "OPUS") * 2, 6.0),
+    "two FLAC": (lambda e: written("FLAC") * 2, 6.0),
+    # Tags.
+    "FLAC with an ID3v1 tag": (lambda e: written("FLAC") + b"TAG".ljust(128), 3.0),
+    "FLAC with zeros behind it": (lambda e: written("FLAC") + bytes(4000), 3.0),
+    "MP3 with padding behind its tag": (
+        lambda e: b"ID3\4\0\0\0\0\0\x0a" + bytes(10) + bytes(6000) + mp3(e, write_id3v2="0"),
+        3.1,
+    ),
+    "WAV with a tag that is no UTF-8": (
+        lambda e: wav(96000) + b"LIST" + struct.pack("<I", 16) + b"INFOINAM\4\0\0\0\xe9t\xe9\0",
+        3.0,
+    ),
+    # MP3 that does not begin with a frame.
+    "MP3 behind junk": (lambda e: bytes(range(200, 256)) * 50 + mp3(e), 3.1),
+    "MP3 cut out of a stream": (lambda e: mp3(e)[1000:], 3.0),
+    # Its bit rate varies, and nothing says how long it is.
+    "MP3 without a Xing header": (lambda e: mp3(e, write_xing="0", quality="500"), 3.1),
+    "AMR": (lambda e: e("libopencore_amrnb", "amr", 8000, 6.0), 6.0),
+    # A placeholder for the size: streams.
+    "WAV of 0x7FFFFFFF bytes": (lambda e: wav(0x7FFFFFFF), 3.0),
+    "WAV of 2,000,000,000 bytes": (lambda e: wav(2_000_000_000), 3.0),
+    "WAV of 0 bytes": (lambda e: wav(0), 3.0),
+    "WAV of a byte too many": (lambda e: wav(96001), 3.0),
+    # Codings that libsndfile does not know.
+    "MP3 in WAV": (lambda e: e("libmp3lame", "wav"), 3.1),
+    "AAC in WAV": (lambda e: (CASES / "aac.wav").read_bytes(), 3.1),
+    "ADPCM of Yamaha in WAV": (lambda e: e("adpcm_yamaha", "wav"), 3.1),
+    "G.726 in WAV": (lambda e: e("g726", "wav", 8000), 3.0),
+    "FLAC in Ogg": (lambda e: e("flac", "ogg"), 3.0),
+    "Vorbis beside a skeleton": (lambda e: (CASES / "skeleton.oga").read_bytes(), 3.0),
+    # One page whose end is trimmed: voice notes, and short effects.
+    "Opus of one page": (lambda e: (CASES / "short.opus").read_bytes(), 0.75),
+    "Vorbis of one page": (lambda e: written("OGG", seconds=0.3), 0.3),
+    # A recording that began during a broadcast.
+    "Opus from its second page on": (
+        lambda e: b"".join(np.delete(np.array(pages(written("OGG", 48000, "OPUS")), object), 2)),
+        2.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WHOLE)
+def test_all_that_is_there_is_read(tmp_path, encoded, case):
+    make, seconds = WHOLE[case]
+    content = make(encoded)
+    path = tmp_path / "clip"
+    path.write_bytes(content)
+    audio = read_audio(path, 16000)
+    assert len(audio) / 16000 == pytest.approx(seconds, abs=0.12 * max(seconds / 3, 1))
+    loud = [float(part.square().mean()) > 0.04 for part in audio.split(1600)]
+    assert np.mean(loud) > 0.8  # silence between joined MP3
+    assert torch.equal(read_audio(io.BytesIO(content), 16000), audio)
+    with open(path, "rb") as file:
+        assert torch.equal(read_audio(file, 16000), audio)
+
+
+def test_vorbis_of_one_page_has_the_samples_of_its_header(tmp_path):
+    """FFmpeg ends it a block too early or too late."""
+    for samples in (800, 1600, 4800, 30000):
+        stream = io.BytesIO()
+        soundfile.write(stream, sound()[:samples], 16000, format="OGG")
+        assert len(read_audio(stream, 16000)) == samples
+
+
+DAMAGED: dict[str, Callable[[Encoded], bytes]] = {
+    "m4a cut in half": lambda e: half(e("aac", "ipod", movflags="faststart")),
+    "MP3 with a Xing header cut in half": lambda e: half(mp3(e)),
+    "FLAC with a hole": lambda e: hole(written("FLAC")),
+    "Opus without a page": lambda e: hole(written("OGG", 48000, "OPUS")),
+    "Vorbis without a page": lambda e: hole(written("OGG", 44100)),
+    "WAV cut in half": lambda e: half(wav(96000)),
+    "Vorbis of two rates": lambda e: written("OGG") + written("OGG", 44100),
+    "Opus of one and two channels": lambda e: (
+        written("OGG", 48000, "OPUS") + written("OGG", 48000, "OPUS", 2)
+    ),
+    "a coding that nothing reads": lambda e: wav(96000).replace(
+        b"\x10\0\0\0\1\0", b"\x10\0\0\0\x34\x12"
+    ),
+}
+
+
+def half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def hole(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes(100) + content[middle + 100 :]
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_what_is_missing_is_named(tmp_path, encoded, case):
+    path = tmp_path / "clip.x"
+    path.write_bytes(DAMAGED[case](encoded))
+    with pytest.raises(
+        HearMwmaeError, match=r"clip\.x: .*(truncated|damaged|holds no audio)"
+    ) as caught:
+        read_audio(path, 16000)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_samples_that_are_not_finite(tmp_path, value, rate):
+    audio = sound(rate)
+    audio[rate] = value
+    soundfile.write(tmp_path / "nan.wav", audio, rate, subtype="FLOAT")
+    with pytest.raises(
+        HearMwmaeError, match=r"nan\.wav: holds samples that are not finite"
+    ) as caught:
+        read_audio(tmp_path / "nan.wav", 16000)
+    assert len(str(caught.value).splitlines()) == 1
+    (item,) = find_inputs([str(tmp_path / "nan.wav")]).items
+    (recording,) = read_item(item, 16000)
+    assert recording.waveform is None and recording.problem.startswith("holds samples that are not")
+
+
+@pytest.mark.parametrize("channels", [7, 8, 16])
+def test_many_channels(channels):
+    """More than seven in planes of their own, which PyAV 18 does not read: 7.1, for example."""
+    stream = io.BytesIO()
+    levels = np.arange(1, channels + 1) / channels
+    soundfile.write(stream, sound(48000, 2.0)[:, None] * levels, 48000, format="OGG")
+    expected = sound(48000, 2.0) * levels.mean()
+    assert np.abs(read_audio(stream, 48000).numpy() - expected).max() < 0.1
+
+
+def read_in_a_child(path: str) -> int:
+    return len(read_audio(path, 16000))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the number of threads is read from /proc")
+def test_decoding_starts_no_threads_and_works_in_forked_children(tmp_path):
+    files = [AUDIO / name for name in ("piano.flac", "glass.mp3", "till.opus")]
+    files.append(encode(tmp_path / "clip.m4a", sound(), 16000, "aac"))
+    before = len(os.listdir("/proc/self/task"))
+    lengths = [len(read_audio(path, 16000)) for path in files]
+    assert len(os.listdir("/proc/self/task")) == before
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.map_async(read_in_a_child, files).get(60) == lengths
+
+
+def test_lengths_for_progress_bars(tmp_path, encoded):
+    """By the header, or estimated; what FFmpeg cannot tell is None."""
+    for name, content, seconds in (
+        ("wav", wav(96000), 3.0),
+        ("mp3", mp3(encoded), 3.0),
+        ("guess.mp3", mp3(encoded, write_xing="0"), 3.0),
+        ("ogg", written("OGG"), 3.0),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert audio_seconds(tmp_path / name) == pytest.approx(seconds, abs=0.2)
