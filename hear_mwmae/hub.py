@@ -182,4 +182,5 @@ def sha256_of(path: Path) -> str:
 def _reason(error: BaseException) -> str:
     """`reason`, and the first line of what the server said."""
     said = str(getattr(error, "server_message", None) or "").strip().partition("\n")[0]
-    return f"{reason(error)}: {said}" if said and said not in str(error) else reason(error)
+    why = reason(error)
+    return f"{why}: {said}" if said and said not in why else why

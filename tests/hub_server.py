@@ -71,8 +71,6 @@ class HubServer(ThreadingHTTPServer):
             damaged delivery.
         token: when set, requests without it are refused.
         refusal: (status, X-Error-Code, X-Error-Message) answered to every request for a file.
-        cut_at, cuts: LFS bodies end at this byte of the file, with the connection, for so many
-            times.
         before: called with every request before it is answered.
     """
 
@@ -85,7 +83,6 @@ class HubServer(ThreadingHTTPServer):
         self.storage: dict[str, bytes] = {}
         self.token = ""
         self.refusal: tuple[int, str, str] | None = None
-        self.cut_at = self.cuts = 0
         self.before: Callable[[Request], None] = lambda request: None
 
     @property
@@ -106,23 +103,27 @@ class HubServer(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
-    def commit(self, repo: str, files: dict[str, bytes] | Path, ref: str = "main") -> str:
-        """Make a commit of these files (or of a directory's) and point ``ref`` to it; returns its
-        sha.
-        """
-        if isinstance(files, Path):
-            files = {file.name: file.read_bytes() for file in files.iterdir()}
+    def commit(self, repo: str, files: dict[str, bytes], ref: str = "main") -> str:
+        """Make a commit of these files and point ``ref`` to it; returns its sha."""
         entry = self.repos.setdefault(repo, Repo())
         sha = hashlib.sha1(f"{repo} {len(entry.commits)}".encode()).hexdigest()
         entry.commits[sha] = files
         entry.refs[ref] = sha
-        self.storage |= {hashlib.sha256(data).hexdigest(): data for name, data in files.items() if is_lfs(name)}
+        self.storage |= {
+            hashlib.sha256(data).hexdigest(): data for name, data in files.items() if is_lfs(name)
+        }
         return sha
 
     def asked_for(self, method: str = "") -> list[tuple[str, str]]:
         """(revision, file) of the requests for files, in order and without repetitions in a row."""
-        files = [request.resolved[1:] for request in self.requests if request.resolved and method in request.method]
-        return [file for number, file in enumerate(files) if not number or file != files[number - 1]]
+        files = [
+            request.resolved[1:]
+            for request in self.requests
+            if request.resolved and method in request.method
+        ]
+        return [
+            file for number, file in enumerate(files) if not number or file != files[number - 1]
+        ]
 
     def from_storage(self) -> list[Request]:
         """Requests that reached the storage host."""
@@ -160,7 +161,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _begin(self) -> None:
         self.path = urlsplit(self.path).path
         self.body = self._read_body()
-        request = Request(self.command, self.path, {name.lower(): value for name, value in self.headers.items()})
+        request = Request(
+            self.command, self.path, {name.lower(): value for name, value in self.headers.items()}
+        )
         self.server.requests.append(request)
         self.server.before(request)
 
@@ -213,21 +216,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._reply(302, {**common, **linked, "Location": f"{self.server.storage_url}/{sha}"})
 
     def _answer_storage(self, sha: str) -> None:
-        data, server = self.server.storage.get(sha), self.server
+        data = self.server.storage.get(sha)
         if data is None:
             return self._error(404, "", "no such object")
-        headers = {"ETag": f'"{sha}"', "Accept-Ranges": "bytes"}
-        status, start = 200, 0
-        if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
-            status, start = 206, int(match[1])
-            if start >= len(data):
-                return self._error(416, "", "nothing there", {"Content-Range": f"bytes */{len(data)}"})
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        cut = None
-        if self.command == "GET" and server.cuts and start <= server.cut_at:
-            server.cuts -= 1
-            cut = server.cut_at - start
-        self._reply(status, headers, data[start:], cut)
+        self._reply(200, {"ETag": f'"{sha}"'}, data)
 
     def _answer_post(self) -> None:
         server = self.server
@@ -242,7 +234,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({"warnings": [], "errors": []})
         if _PREUPLOAD.fullmatch(self.path):
             names = [file["path"] for file in json.loads(self.body)["files"]]
-            modes = [{"path": n, "uploadMode": "lfs" if is_lfs(n) else "regular", "shouldIgnore": False} for n in names]
+            modes = [
+                {"path": n, "uploadMode": "lfs" if is_lfs(n) else "regular", "shouldIgnore": False}
+                for n in names
+            ]
             return self._json({"files": modes})
         if _LFS_BATCH.fullmatch(self.path):
             objects = [{k: o[k] for k in ("oid", "size")} for o in json.loads(self.body)["objects"]]
@@ -251,9 +246,15 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({"transfer": "basic", "objects": objects})
         if match := _COMMIT.fullmatch(self.path):
             lines = [json.loads(line) for line in self.body.splitlines()]
-            files = {line["value"]["path"]: self._committed(line) for line in lines if line["key"] != "header"}
+            files = {
+                line["value"]["path"]: self._committed(line)
+                for line in lines
+                if line["key"] != "header"
+            }
             sha = server.commit(match[1], files, unquote(match[2]))
-            return self._json({"commitUrl": f"{server.url}/{match[1]}/commit/{sha}", "commitOid": sha})
+            return self._json(
+                {"commitUrl": f"{server.url}/{match[1]}/commit/{sha}", "commitOid": sha}
+            )
         self._error(404, "", "no such page")
 
     def _committed(self, line: dict) -> bytes:
@@ -268,19 +269,14 @@ class _Handler(BaseHTTPRequestHandler):
         named = {"X-Error-Code": code, "X-Error-Message": message}
         self._reply(status, {**headers, **{name: value for name, value in named.items() if value}})
 
-    def _reply(self, status: int, headers: dict[str, str] = EMPTY, body: bytes = b"", cut: int | None = None) -> None:
-        """Answer; with ``cut``, send only so many bytes of the announced body and close the
-        connection.
-        """
+    def _reply(self, status: int, headers: dict[str, str] = EMPTY, body: bytes = b"") -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body[:cut])
-        if cut is not None:
-            self.close_connection = True
+            self.wfile.write(body)
 
 
 def is_lfs(name: str) -> bool:
@@ -298,8 +294,15 @@ def use_hub(patch: pytest.MonkeyPatch, url: str, home: Path) -> None:
         patch.delenv(name)
     patch.setenv("NO_PROXY", "*")
     patch.setattr(constants, "ENDPOINT", url)
-    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-    paths = {"HF_HOME": "", "HF_HUB_CACHE": "hub", "HF_TOKEN_PATH": "token", "HF_STORED_TOKENS_PATH": "stored_tokens"}
+    patch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    paths = {
+        "HF_HOME": "",
+        "HF_HUB_CACHE": "hub",
+        "HF_TOKEN_PATH": "token",
+        "HF_STORED_TOKENS_PATH": "stored_tokens",
+    }
     for name, file in {**paths, "AGENT_HARNESSES_PATH": ".agent_harnesses.json"}.items():
         patch.setattr(constants, name, str(home / file), raising=False)
     patch.setattr(constants, "HF_HUB_OFFLINE", False)

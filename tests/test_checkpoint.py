@@ -197,7 +197,7 @@ def test_save_pretrained(model_dir, tmp_path):
     again = Embedder.from_pretrained(tmp_path / "saved", dtype="bfloat16")
     assert again.config == model.config and again.config.pooling == "max"
     assert torch.equal(again.scene_embeddings(CLIP), model.scene_embeddings(CLIP))
-    with pytest.raises(HearMwmaeError, match="decoder.mask_token is missing"):
+    with pytest.raises(HearMwmaeError, match=r"decoder\.mask_token is missing"):
         MaskedAutoencoder.from_pretrained(tmp_path / "saved")  # the encoder alone
 
 
