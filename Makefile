@@ -3,7 +3,7 @@
 # make lint     ruff and mypy
 # make docs     the documentation as a site, in site/; warnings are errors
 # make fast     the tests that need neither training nor evaluation; TORCH='torch==2.9.*' picks another torch
-# make matrix   `make fast` on every Python from 3.10 to 3.13 that is installed
+# make matrix   `make fast` on every Python from 3.11 to 3.14 that is installed
 # make validate hear-validator on SOURCE, a model that load_model takes
 # make dist     source distribution and wheel, checked, in dist/
 # All make their own environment, in .venv or .venv-3.x; PYTHON=python3.12 picks another interpreter.
@@ -25,7 +25,7 @@ test: lint docs validate
 lint: $(VENV)/.tested-with
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy hear_mwmae eval weights
+	$(BIN)/mypy hear_mwmae eval
 
 docs: $(VENV)/.tested-with
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -41,15 +41,15 @@ dist: $(VENV)/.installed
 	$(BIN)/twine check --strict dist/*
 
 TORCH ?= torch
-FAST := audio audio_ffmpeg audio_search checkpoint checkpoint_damage cli hear_api hub linear model official package parity push
+FAST := audio audio_cases audio_search checkpoint checkpoint_damage cli clips hear_api hub linear model official package parity pooling push windows
 
 fast:
 	venv=$(VENV)-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
-	$(PYTHON) -m venv $$venv && $$venv/bin/pip install --quiet '$(TORCH)' --editable '.[parquet,dev]' && \
+	$(PYTHON) -m venv $$venv && $$venv/bin/pip install --quiet '$(TORCH)' --editable '.[dev]' && \
 	$$venv/bin/python -m pytest $(FAST:%=tests/test_%.py)
 
 # Of pyenv and of the path.
-PYTHONS ?= $(foreach v,3.10 3.11 3.12 3.13,$(firstword $(wildcard $(HOME)/.pyenv/versions/$(v).*/bin/python) $(shell command -v python$(v))))
+PYTHONS ?= $(foreach v,3.11 3.12 3.13 3.14,$(firstword $(wildcard $(HOME)/.pyenv/versions/$(v).*/bin/python) $(shell command -v python$(v))))
 
 matrix:
 	for python in $(PYTHONS); do $(MAKE) fast PYTHON=$$python || exit 1; done
@@ -66,7 +66,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 # tests use the check of an encoder, which needs none of the gigabytes that its tasks do. mteb comes whole:
 # it cannot be imported without what it depends on.
 $(VENV)/.tested-with: $(VENV)/.installed
-	$(PIP) --editable '.[parquet,onnx,train,analysis,eval,docs,dev]'
+	$(PIP) --editable '.[onnx,shards,official,probe,train,research,eval,docs,dev]'
 	$(PIP) --no-deps --ignore-requires-python heareval==2021.1.3 hearvalidator==2021.0.6
 	$(PIP) --no-deps xares==0.1.3
 	$(PIP) 'mteb==2.26.24; python_version >= "3.11"'

@@ -35,16 +35,22 @@ class Classifier(nn.Module):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("task", type=Path)
     parser.add_argument("--epochs", type=int, default=5, help="5 when not given")
     parser.add_argument("--batch-size", type=int, default=16, help="clips, 16 when not given")
-    parser.add_argument("--learning-rate", type=float, default=3e-5, help="of the encoder, 3e-5 when not given")
+    parser.add_argument(
+        "--learning-rate", type=float, default=3e-5, help="of the encoder, 3e-5 when not given"
+    )
     parser.add_argument("-o", "--out", type=Path, help="where the trained weights go, .safetensors")
     args = parser.parse_args()
 
     if args.batch_size < 2:
-        parser.error("--batch-size must be 2 or above: BatchNorm knows no deviation of a single clip")
+        parser.error(
+            "--batch-size must be 2 or above: BatchNorm knows no deviation of a single clip"
+        )
     if args.out and not args.out.parent.is_dir():
         parser.error(f"no folder {args.out.parent}")
     task = read_task(args.task)
@@ -53,7 +59,10 @@ def main() -> None:
     torch.manual_seed(0)
     model = Classifier(len(task.labels))
     splits = [
-        [(read_audio(path, model.embedder.sample_rate), task.labels.index(label)) for path, (label,) in split.items()]
+        [
+            (read_audio(path, model.embedder.sample_rate), task.labels.index(label))
+            for path, (label,) in split.items()
+        ]
         for split in task.splits
     ]
     train, test = [example for split in splits[:-1] for example in split], splits[-1]
@@ -79,7 +88,13 @@ def main() -> None:
         for numbers in torch.randperm(len(train)).split(args.batch_size):
             if len(numbers) > 1:  # BatchNorm knows no deviation of a single clip
                 batch = [train[n] for n in numbers.tolist()]
-                losses.append(step(optimizer, model([clip for clip, _ in batch]), torch.tensor([label for _, label in batch])))
+                losses.append(
+                    step(
+                        optimizer,
+                        model([clip for clip, _ in batch]),
+                        torch.tensor([label for _, label in batch]),
+                    )
+                )
         print(f"epoch {epoch}: loss {sum(losses) / len(losses):.3f}, {accuracy(model, test):.1%}")
     if args.out:
         save_file(model.state_dict(), args.out)

@@ -15,9 +15,16 @@ from hear_mwmae.audio import find_audio
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="searched for audio at any depth")
-    parser.add_argument("sound", type=Path, nargs="?", help="the file whose neighbours are wanted; every file when not given")
+    parser.add_argument(
+        "sound",
+        type=Path,
+        nargs="?",
+        help="the file whose neighbours are wanted; every file when not given",
+    )
     parser.add_argument("-k", type=int, default=3, help="neighbours of each, 3 when not given")
     args = parser.parse_args()
 
@@ -39,7 +46,10 @@ def main() -> None:
 
 def show(name: str, similarity: torch.Tensor, files: list[Path], k: int) -> None:
     cosines, nearest = similarity.topk(min(k, len(files)))
-    neighbours = (f"{files[n].name} {cosine:.2f}" for n, cosine in zip(nearest.tolist(), cosines.tolist(), strict=True))
+    neighbours = (
+        f"{files[n].name} {cosine:.2f}"
+        for n, cosine in zip(nearest.tolist(), cosines.tolist(), strict=True)
+    )
     print(f"{name}: {', '.join(neighbours)}")
 
 

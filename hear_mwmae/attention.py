@@ -61,14 +61,22 @@ class MultiWindowAttention(SelfAttention):
     def __init__(self, width: int, window_sizes: tuple[int, ...], shift: bool = False) -> None:
         heads = len(window_sizes)
         if not heads or width % heads:
-            raise HearMwmaeError(f"width {width} is not divisible by {heads} heads (window sizes {list(window_sizes)})")
+            raise HearMwmaeError(
+                f"width {width} is not divisible by {heads} heads (window sizes {list(window_sizes)})"
+            )
         if min(window_sizes) < 0:
-            raise HearMwmaeError(f"window sizes must be 0 (global) or above, got {list(window_sizes)}")
+            raise HearMwmaeError(
+                f"window sizes must be 0 (global) or above, got {list(window_sizes)}"
+            )
         super().__init__(width, heads)
         self.window_sizes = tuple(window_sizes)
         self.shift = shift
         self.relative_position_bias_table = nn.ParameterDict(
-            {str(head): nn.Parameter(torch.empty(2 * w - 1)) for head, w in enumerate(window_sizes) if w}
+            {
+                str(head): nn.Parameter(torch.empty(2 * w - 1))
+                for head, w in enumerate(window_sizes)
+                if w
+            }
         )
         for table in self.relative_position_bias_table.values():
             if not table.is_meta:  # of a model that is about to be loaded
@@ -82,7 +90,11 @@ class MultiWindowAttention(SelfAttention):
         """
         chosen = range(self.heads) if heads is None else heads
         windows = tuple(self.window_sizes[head] for head in chosen)
-        tables = [self.relative_position_bias_table[str(head)] for head in chosen if self.window_sizes[head]]
+        tables = [
+            self.relative_position_bias_table[str(head)]
+            for head in chosen
+            if self.window_sizes[head]
+        ]
         ends = like.new_tensor([0.0, float("-inf")])  # of global heads, and outside of the windows
         values = torch.cat([*(table.to(like.dtype) for table in tables), ends])
         return values[relative_positions(length, windows, self.shift, str(like.device))]
@@ -90,7 +102,9 @@ class MultiWindowAttention(SelfAttention):
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # an index made there would be unusable in training ever after
-def relative_positions(length: int, window_sizes: tuple[int, ...], shift: bool, device: str) -> Tensor:
+def relative_positions(
+    length: int, window_sizes: tuple[int, ...], shift: bool, device: str
+) -> Tensor:
     """(heads, tokens, tokens) int64: the place of each pair of tokens in [tables of the windowed
     heads in a row, global, outside].
 
@@ -109,7 +123,9 @@ def relative_positions(length: int, window_sizes: tuple[int, ...], shift: bool, 
             continue
         moved = token - w // 2 if shift else token  # below 0: wraps around the end
         window = moved.div(w, rounding_mode="floor")
-        index.append(torch.where(window[:, None] == window[None, :], relative + first + w - 1, rows + 1))
+        index.append(
+            torch.where(window[:, None] == window[None, :], relative + first + w - 1, rows + 1)
+        )
         first += 2 * w - 1
     return torch.stack(index)
 
@@ -154,7 +170,9 @@ class RecomputedAttention(torch.autograd.Function):
         scale = q.shape[-1] ** -0.5
         # The gradient of the softmax: weights times (their gradient g minus sum(g * weights)), and
         # that sum is the one over the output times its gradient.
-        grad_scores = (grad @ v.transpose(-2, -1)).sub_((grad * y).sum(dim=-1, keepdim=True)).mul_(weights)
+        grad_scores = (
+            (grad @ v.transpose(-2, -1)).sub_((grad * y).sum(dim=-1, keepdim=True)).mul_(weights)
+        )
         return (
             grad_scores @ k * scale,
             grad_scores.transpose(-2, -1) @ q * scale,

@@ -43,7 +43,9 @@ def listed_clips(
         clips = [clips]
     elif isinstance(clips, np.ndarray | Tensor):
         if clips.ndim not in (1, 2):
-            raise HearMwmaeError(f"clips must have shape (samples,) or (clips, samples), got {tuple(clips.shape)}")
+            raise HearMwmaeError(
+                f"clips must have shape (samples,) or (clips, samples), got {tuple(clips.shape)}"
+            )
         if clips.ndim == 2:
             _refuse_channels_last(clips.shape)
         clips = [clips] if clips.ndim == 1 else list(clips)
@@ -75,7 +77,9 @@ def waveform(clip: Clip, rate: int | None, sample_rate: int, device: torch.devic
         clip = _as_tensor(clip)
     if not isinstance(clip, Tensor) or clip.ndim != 1:
         got = f"shape {tuple(clip.shape)}" if isinstance(clip, Tensor) else repr(clip)[:100]
-        raise HearMwmaeError(f"a clip must be a path, or an array or tensor of shape (samples,), got {got}")
+        raise HearMwmaeError(
+            f"a clip must be a path, or an array or tensor of shape (samples,), got {got}"
+        )
     clip = check_audio(clip[None], device)[0]
     return clip if rate in (None, sample_rate) else resample(clip, rate, sample_rate).to(device)
 
@@ -85,7 +89,9 @@ def check_audio(audio: Tensor, device: torch.device) -> Tensor:
     floating-point clips.
     """
     if not isinstance(audio, Tensor):
-        raise HearMwmaeError(f"audio must be a torch tensor of shape (clips, samples), got {type(audio).__name__}")
+        raise HearMwmaeError(
+            f"audio must be a torch tensor of shape (clips, samples), got {type(audio).__name__}"
+        )
     if audio.ndim != 2:
         raise HearMwmaeError(
             f"audio must have shape (clips, samples), got {tuple(audio.shape)}; one clip is audio[None]"
@@ -93,7 +99,9 @@ def check_audio(audio: Tensor, device: torch.device) -> Tensor:
     if not len(audio):
         raise HearMwmaeError(f"no audio in the batch: shape {tuple(audio.shape)}")
     if not audio.shape[1]:
-        raise HearMwmaeError(f"empty audio: shape {tuple(audio.shape)}, at least 1 sample is needed")
+        raise HearMwmaeError(
+            f"empty audio: shape {tuple(audio.shape)}, at least 1 sample is needed"
+        )
     _refuse_channels_last(audio.shape)
     if audio.layout != torch.strided:
         raise HearMwmaeError(f"audio must be a dense tensor, got layout {audio.layout}")
@@ -103,8 +111,14 @@ def check_audio(audio: Tensor, device: torch.device) -> Tensor:
     peaks = audio.abs().amax(dim=1)
     if not bool((peaks <= LOUDEST).all()):  # NaN is not below anything
         bad = (~(peaks <= LOUDEST)).nonzero().flatten().tolist()
-        what = "NaN or infinity" if not bool(peaks.isfinite().all()) else f"samples as large as {float(peaks.max()):.0e}"
-        raise HearMwmaeError(f"audio holds {what} in clip {', '.join(map(str, bad[:10]))} of {len(audio)}")
+        what = (
+            "NaN or infinity"
+            if not bool(peaks.isfinite().all())
+            else f"samples as large as {float(peaks.max()):.0e}"
+        )
+        raise HearMwmaeError(
+            f"audio holds {what} in clip {', '.join(map(str, bad[:10]))} of {len(audio)}"
+        )
     if bool((peaks > SUSPICIOUS).any()):
         warnings.warn(
             f"audio reaches {float(peaks.max()):.3g}, where [-1, 1] is expected: divide integers by their range",
@@ -128,7 +142,11 @@ def whole_numbers(values: Any) -> list[int]:
     """Integers of a sequence, an array or a tensor; [] if ``values`` is or holds anything else."""
     try:
         listed = values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
-        return [] if any(isinstance(value, bool) for value in listed) else [operator.index(value) for value in listed]
+        return (
+            []
+            if any(isinstance(value, bool) for value in listed)
+            else [operator.index(value) for value in listed]
+        )
     except TypeError:
         return []
 
@@ -139,7 +157,9 @@ def _check_rate(rate: object) -> None:
     whole = isinstance(rate, int | np.integer) and not isinstance(rate, bool)
     if not whole or not 0 < rate <= HIGHEST_RATE:
         got = "more" if whole and rate > HIGHEST_RATE else repr(rate)
-        raise HearMwmaeError(f"sample_rate must be a whole number of Hz from 1 to {HIGHEST_RATE}, got {got}")
+        raise HearMwmaeError(
+            f"sample_rate must be a whole number of Hz from 1 to {HIGHEST_RATE}, got {got}"
+        )
 
 
 def _as_tensor(clip: np.ndarray) -> Tensor:
@@ -153,7 +173,9 @@ def _as_tensor(clip: np.ndarray) -> Tensor:
 
 
 def _not_floats(dtype: object) -> str:
-    return f"audio must be floating point within [-1, 1], got {dtype}: divide integers by their range"
+    return (
+        f"audio must be floating point within [-1, 1], got {dtype}: divide integers by their range"
+    )
 
 
 def _refuse_channels_last(shape: Sequence[int]) -> None:

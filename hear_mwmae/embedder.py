@@ -57,12 +57,22 @@ class Embedder(nn.Module, HubModel):
         if precision not in DTYPES.values():
             raise HearMwmaeError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
         if not isinstance(timestamps, str) or timestamps not in TIMESTAMPS:
-            raise HearMwmaeError(f"timestamps must be one of {', '.join(TIMESTAMPS)}, got {timestamps!r}")
-        if not isinstance(max_batch, int) or isinstance(max_batch, bool) or not 0 < max_batch < 1 << 31:
-            raise HearMwmaeError(f"max_batch must be a whole number of chunks above 0, got {max_batch!r}")
+            raise HearMwmaeError(
+                f"timestamps must be one of {', '.join(TIMESTAMPS)}, got {timestamps!r}"
+            )
+        if (
+            not isinstance(max_batch, int)
+            or isinstance(max_batch, bool)
+            or not 0 < max_batch < 1 << 31
+        ):
+            raise HearMwmaeError(
+                f"max_batch must be a whole number of chunks above 0, got {max_batch!r}"
+            )
         if not isinstance(trainable, bool):
             raise HearMwmaeError(f"trainable must be True or False, got {trainable!r}")
-        self.config = config = dataclasses.replace(config, pooling=config.pooling if pooling is None else pooling)
+        self.config = config = dataclasses.replace(
+            config, pooling=config.pooling if pooling is None else pooling
+        )
         self.timestamps = timestamps
         self.max_batch = max_batch
         self.sample_rate: int = config.frontend.sample_rate
@@ -114,7 +124,9 @@ class Embedder(nn.Module, HubModel):
             ``timestamp_embedding_size``) and (T,) milliseconds of each clip.
         """
         given = listed_clips(clips, sample_rate)
-        waveforms = (waveform(clip, rate, self.sample_rate, self.device)[None] for clip, rate in given)
+        waveforms = (
+            waveform(clip, rate, self.sample_rate, self.device)[None] for clip, rate in given
+        )
         scenes: list[Tensor] = []
         features: list[Tensor] = []
         times: list[Tensor] = []
@@ -144,7 +156,9 @@ class Embedder(nn.Module, HubModel):
             return self._timed(steps, samples)
         return torch.cat([self._pooled(steps) for steps, _ in found])
 
-    def scene_embeddings(self, audio: Tensor, lengths: Sequence[int] | Tensor | None = None) -> Tensor:
+    def scene_embeddings(
+        self, audio: Tensor, lengths: Sequence[int] | Tensor | None = None
+    ) -> Tensor:
         """(B, samples) float audio -> (B, scene_embedding_size) float32: each clip's time steps,
         pooled.
 
@@ -177,7 +191,9 @@ class Embedder(nn.Module, HubModel):
         depth = self.config.encoder.depth
         chosen = whole_numbers(range(depth) if blocks is None else blocks)
         if not chosen or not all(-depth <= number < depth for number in chosen):
-            raise HearMwmaeError(f"blocks must be a list of numbers from {-depth} to {depth - 1}, got {blocks}")
+            raise HearMwmaeError(
+                f"blocks must be a list of numbers from {-depth} to {depth - 1}, got {blocks}"
+            )
         audio = check_audio(audio, self.device)
 
         def encode(chunks: Tensor) -> Tensor:
@@ -237,7 +253,9 @@ class Embedder(nn.Module, HubModel):
                 part = encode(chunks[first : first + self.max_batch]).float()
                 if not first:
                     features = part.new_empty(len(chunks), *part.shape[1:])
-                features[first : first + len(part)] = part  # a join at the end would take twice the memory
+                features[first : first + len(part)] = (
+                    part  # a join at the end would take twice the memory
+                )
         for part, (_, clips, samples) in zip(features.split(counts), held, strict=True):
             steps = part.reshape(clips, -1, part.shape[-1])
             yield steps[:, : count_time_steps(self.config, samples)], samples

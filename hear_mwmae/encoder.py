@@ -38,7 +38,9 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(config.width, LAYER_NORM_EPS)
         if config.window_sizes:
             shift = config.shift_windows and number % 2 == 1
-            self.attn: SelfAttention = TiledMultiWindowAttention(config.width, config.window_sizes, shift)
+            self.attn: SelfAttention = TiledMultiWindowAttention(
+                config.width, config.window_sizes, shift
+            )
         else:
             self.attn = SelfAttention(config.width, config.heads)
         self.norm2 = nn.LayerNorm(config.width, LAYER_NORM_EPS)
@@ -67,7 +69,9 @@ class Encoder(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, rows, width))
         if config.encoder.cls_token:
             self.cls_token = nn.Parameter(torch.empty(1, 1, width))
-        self.blocks = nn.ModuleList(Block(config.encoder, number) for number in range(config.encoder.depth))
+        self.blocks = nn.ModuleList(
+            Block(config.encoder, number) for number in range(config.encoder.depth)
+        )
         self.norm = nn.LayerNorm(width, LAYER_NORM_EPS)
         self.reset_parameters()
 
@@ -76,7 +80,9 @@ class Encoder(nn.Module):
         """Initial weights as in the authors' code; the layers inside have theirs already."""
         if self.pos_embed.is_meta:  # about to be loaded
             return
-        positions = sincos_2d(self.config.encoder.width, self.config.grid_size, self.pos_embed.device)
+        positions = sincos_2d(
+            self.config.encoder.width, self.config.grid_size, self.pos_embed.device
+        )
         self.pos_embed.zero_()
         self.pos_embed[0, -len(positions) :] = positions
         if self.config.encoder.cls_token:
@@ -92,11 +98,15 @@ class Encoder(nn.Module):
         """
         return self._transform(self._embed(spectrogram))
 
-    def forward_masked(self, spectrogram: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward_masked(
+        self, spectrogram: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Encode only the patches that stay: latent (B, [1 +] kept, width), and mask, ids_restore
         of `random_masking`.
         """
-        kept, mask, ids_restore = random_masking(self._embed(spectrogram), self.config.num_kept, noise)
+        kept, mask, ids_restore = random_masking(
+            self._embed(spectrogram), self.config.num_kept, noise
+        )
         return self._transform(kept), mask, ids_restore
 
     def forward_features(self, spectrogram: Tensor) -> Tensor:
@@ -127,12 +137,18 @@ class Encoder(nn.Module):
     def _embed(self, spectrogram: Tensor) -> Tensor:
         frontend = self.config.frontend
         expected = (self.config.input_frames, frontend.bands)
-        if spectrogram.ndim != 3 or spectrogram.shape[1:] != expected or not spectrogram.is_floating_point():
+        if (
+            spectrogram.ndim != 3
+            or spectrogram.shape[1:] != expected
+            or not spectrogram.is_floating_point()
+        ):
             raise HearMwmaeError(
                 f"the encoder takes floating-point spectrograms of shape (batch, {expected[0]}, {expected[1]}), "
                 f"got {tuple(spectrogram.shape)} of {spectrogram.dtype}"
             )
-        patches = patchify(spectrogram.to(self.pos_embed.dtype), self.config.patch_size, frontend.channels)
+        patches = patchify(
+            spectrogram.to(self.pos_embed.dtype), self.config.patch_size, frontend.channels
+        )
         return self.patch_embed(patches) + self.pos_embed[:, int(self.config.encoder.cls_token) :]
 
     def _begin(self, tokens: Tensor) -> Tensor:

@@ -55,7 +55,9 @@ class ExportableEmbedder(nn.Module):
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Sizes may be symbols here. Indices of a range stand where slices would do: a slice asks
         # whether its end lies inside.
-        parts = [normalise(window(audio).float(), True, window.silence_std) for window in self.windows]
+        parts = [
+            normalise(window(audio).float(), True, window.silence_std) for window in self.windows
+        ]
         spectrogram = torch.cat(parts, dim=2)
         chunks = chunked(spectrogram, self.config.input_frames)
         features = self.encoder.forward_features(chunks.flatten(0, 1)).float()
@@ -64,7 +66,11 @@ class ExportableEmbedder(nn.Module):
         features = features[:, torch.arange(steps, device=audio.device)]
         times = time_step_ms(self.config, audio.shape[1], self.timestamps)
         timed = features[:, torch.arange(times.shape[0], device=audio.device)]
-        return pool(features, parse_pooling(self.config.pooling)), timed, times.expand(audio.shape[0], -1)
+        return (
+            pool(features, parse_pooling(self.config.pooling)),
+            timed,
+            times.expand(audio.shape[0], -1),
+        )
 
 
 class ExportableLogMel(nn.Module):
@@ -92,11 +98,19 @@ class ExportableLogMel(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:
         samples, half = audio.shape[1], self.win_length // 2
-        padded = audio[:, reflect_index(samples, -half, samples + self.win_length - half, audio.device)]
-        starts = torch.arange(self.config.frames(samples), device=audio.device) * self.config.hop_length
-        pieces = padded[:, starts[:, None] + torch.arange(self.win_length, device=audio.device)].double()
+        padded = audio[
+            :, reflect_index(samples, -half, samples + self.win_length - half, audio.device)
+        ]
+        starts = (
+            torch.arange(self.config.frames(samples), device=audio.device) * self.config.hop_length
+        )
+        pieces = padded[
+            :, starts[:, None] + torch.arange(self.win_length, device=audio.device)
+        ].double()
         real, imaginary = (pieces @ self.dft).chunk(2, dim=2)
-        return torch.log((real.square() + imaginary.square()) @ self.filterbank + self.config.log_offset)
+        return torch.log(
+            (real.square() + imaginary.square()) @ self.filterbank + self.config.log_offset
+        )
 
 
 def export(model: Embedder, path: str | Path) -> None:
@@ -124,15 +138,24 @@ def export(model: Embedder, path: str | Path) -> None:
     # file.
     patched = fx_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]  # torch adds it when it is imported
     with torch.no_grad(), _quiet(), patched:
-        module(example[:1, :1])  # makes the attention's plans, which tracing would keep as tensors without values
+        module(
+            example[:1, :1]
+        )  # makes the attention's plans, which tracing would keep as tensors without values
         anything = torch.export.Dim.DYNAMIC
-        program = torch.export.export(module, (example,), dynamic_shapes={INPUT: (anything, anything)})
+        program = torch.export.export(
+            module, (example,), dynamic_shapes={INPUT: (anything, anything)}
+        )
         if path.suffix == ".pt2":
             with replacing(path) as temporary, open(temporary, "wb") as stream:
                 torch.export.save(program, stream, extra_files={"config.json": config})
             return
         made = torch.onnx.export(
-            program, input_names=[INPUT], output_names=list(OUTPUTS), dynamo=True, external_data=False, verbose=False
+            program,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
         )
     assert made is not None  # it is for dynamo=True only
     made.model.metadata_props.update(config=config, producer=f"hear_mwmae {__version__}")
@@ -184,17 +207,23 @@ def _check(model: Embedder, path: Path) -> None:
         raise HearMwmaeError(f"an exported model must end in {' or '.join(SUFFIXES)}, got {path}")
     weights = model.encoder.pos_embed
     if weights.device.type != "cpu":
-        raise HearMwmaeError(f"a model is exported from the CPU, got one on {weights.device}: call model.cpu() first")
+        raise HearMwmaeError(
+            f"a model is exported from the CPU, got one on {weights.device}: call model.cpu() first"
+        )
     if path.suffix != ".onnx":
         return
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
             raise needs("exporting to .onnx", package, "onnx")
     if weights.dtype != torch.float32:
-        raise HearMwmaeError(f".onnx files are exported in float32, got a model in {weights.dtype}; .pt2 takes any precision")
+        raise HearMwmaeError(
+            f".onnx files are exported in float32, got a model in {weights.dtype}; .pt2 takes any precision"
+        )
     size = sum(value.numel() * value.element_size() for value in model.encoder.parameters())
     if size > ONNX_BYTES:
-        raise HearMwmaeError(f"{size / 1e9:.1f} GB of weights are more than an .onnx file holds, 2 GiB: export to .pt2")
+        raise HearMwmaeError(
+            f"{size / 1e9:.1f} GB of weights are more than an .onnx file holds, 2 GiB: export to .pt2"
+        )
 
 
 @contextmanager

@@ -30,7 +30,9 @@ class LogMelFrontend(nn.Module):
     def __init__(self, config: FrontendConfig) -> None:
         super().__init__()
         self.config = config
-        self.windows = nn.ModuleList(LogMel(config, win_length) for win_length in config.win_lengths)
+        self.windows = nn.ModuleList(
+            LogMel(config, win_length) for win_length in config.win_lengths
+        )
 
     @property
     def device(self) -> torch.device:
@@ -44,7 +46,9 @@ class LogMelFrontend(nn.Module):
             unbiased: the authors use the unbiased deviation at inference and the population
                 deviation in pretraining.
         """
-        parts = [normalise(window(waveform), unbiased, window.silence_std) for window in self.windows]
+        parts = [
+            normalise(window(waveform), unbiased, window.silence_std) for window in self.windows
+        ]
         return torch.cat(parts, dim=2)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
@@ -90,7 +94,10 @@ class LogMel(nn.Module):
         # Many short clips at once, or a part of one long clip.
         clips = []
         for group in waveform.float().split(max(block // frames, 1)):
-            parts = [self._frames(group, first, min(first + block, frames)) for first in range(0, frames, block)]
+            parts = [
+                self._frames(group, first, min(first + block, frames))
+                for first in range(0, frames, block)
+            ]
             clips.append(torch.cat(parts, dim=1))
         return torch.cat(clips)
 
@@ -100,7 +107,9 @@ class LogMel(nn.Module):
         start = first * hop - length // 2
         stop = start + (last - 1 - first) * hop + length
         piece = waveform[:, reflect_index(waveform.shape[1], start, stop, waveform.device)]
-        spectrum = torch.stft(piece, length, hop, length, self.window, center=False, return_complex=True)
+        spectrum = torch.stft(
+            piece, length, hop, length, self.window, center=False, return_complex=True
+        )
         power = spectrum.abs().square().transpose(1, 2)
         # An ambient autocast would round the product to half precision.
         with torch.autocast(power.device.type, enabled=False):

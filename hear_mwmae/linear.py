@@ -25,7 +25,9 @@ def cpu_capabilities() -> frozenset[str]:
     The one place where the package asks what the processor can do.
     """
     if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.11
-        return frozenset({"avx512_f"} if torch.backends.cpu.get_cpu_capability() == "AVX512" else ())
+        return frozenset(
+            {"avx512_f"} if torch.backends.cpu.get_cpu_capability() == "AVX512" else ()
+        )
     return frozenset(name for name, has in torch.cpu.get_capabilities().items() if has is True)
 
 
@@ -38,8 +40,14 @@ def cpu_has_fast_bfloat16() -> bool:
 
 def warn_of_emulation(dtype: torch.dtype, device: torch.device | str) -> None:
     """Warn if ``dtype`` is bfloat16 and ``device`` a processor that emulates it."""
-    if dtype == torch.bfloat16 and torch.device(device).type == "cpu" and not cpu_has_fast_bfloat16():
-        warnings.warn("this processor emulates bfloat16, at about a tenth of float32's speed", stacklevel=3)
+    if (
+        dtype == torch.bfloat16
+        and torch.device(device).type == "cpu"
+        and not cpu_has_fast_bfloat16()
+    ):
+        warnings.warn(
+            "this processor emulates bfloat16, at about a tenth of float32's speed", stacklevel=3
+        )
 
 
 def fuses(x: Tensor, layer: nn.Linear) -> bool:
@@ -48,7 +56,11 @@ def fuses(x: Tensor, layer: nn.Linear) -> bool:
     """
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False
-    if _FUSED is None or not torch.backends.mkldnn.is_available() or "avx512_f" not in cpu_capabilities():
+    if (
+        _FUSED is None
+        or not torch.backends.mkldnn.is_available()
+        or "avx512_f" not in cpu_capabilities()
+    ):
         return False
     if type(x) is not Tensor or type(layer.weight) is not nn.Parameter or x.device.type != "cpu":
         return False

@@ -38,7 +38,9 @@ class Decoder(nn.Module):
         self.decoder_embed = Linear(config.encoder.width, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.decoder_pos_embed = nn.Parameter(torch.empty(1, config.num_tokens + cls, width))
-        self.blocks = nn.ModuleList(Block(config.decoder, number) for number in range(config.decoder.depth))
+        self.blocks = nn.ModuleList(
+            Block(config.decoder, number) for number in range(config.decoder.depth)
+        )
         self.norm = nn.LayerNorm(width, LAYER_NORM_EPS)
         self.decoder_pred = Linear(width, config.patch_dim)
         self.reset_parameters()
@@ -60,7 +62,9 @@ class Decoder(nn.Module):
         x = self.decoder_embed(latent)
         batch, length = ids_restore.shape
         missing = length + cls - x.shape[1]
-        shuffled = torch.cat([x[:, cls:], self.mask_token.to(x.dtype).expand(batch, missing, -1)], dim=1)
+        shuffled = torch.cat(
+            [x[:, cls:], self.mask_token.to(x.dtype).expand(batch, missing, -1)], dim=1
+        )
         tokens = shuffled.gather(1, ids_restore[:, :, None].expand(-1, -1, x.shape[2]))
         x = torch.cat([x[:, :cls], tokens], dim=1) + self.decoder_pos_embed
         for block in self.blocks:
@@ -78,7 +82,9 @@ class MaskedAutoencoder(nn.Module):
         self.decoder = Decoder(config)
 
     @classmethod
-    def from_pretrained(cls, source: str = "", mask_ratio: float | None = None) -> MaskedAutoencoder:
+    def from_pretrained(
+        cls, source: str = "", mask_ratio: float | None = None
+    ) -> MaskedAutoencoder:
         """Encoder and decoder of a pretrained model, to continue training; ``source`` as in
         `hear_mwmae.load_model`.
 
@@ -103,7 +109,9 @@ class MaskedAutoencoder(nn.Module):
         """
         latent, mask, ids_restore = self.encoder.forward_masked(spectrogram, noise)
         pred = self.decoder(latent, ids_restore)
-        return MaskedAutoencoderOutput(self.loss(spectrogram, pred, mask), pred, mask, ids_restore, latent)
+        return MaskedAutoencoderOutput(
+            self.loss(spectrogram, pred, mask), pred, mask, ids_restore, latent
+        )
 
     def forward_features(self, spectrogram: Tensor) -> Tensor:
         """(B, input_frames, channels * n_mels) -> (B, time steps, bands * width), without a mask."""
@@ -116,13 +124,17 @@ class MaskedAutoencoder(nn.Module):
         """
         target = patchify(spectrogram, self.config.patch_size, self.config.frontend.channels)
         if self.config.norm_pix_loss:
-            var, mean = torch.var_mean(target, dim=-1, correction=0, keepdim=True)  # population variance, as jax's
+            var, mean = torch.var_mean(
+                target, dim=-1, correction=0, keepdim=True
+            )  # population variance, as jax's
             target = (target - mean) / (var + 1e-6).sqrt()
         error = (pred.float() - target).square().mean(dim=-1)
         return (error * mask).sum() / mask.sum()
 
 
-def reconstruction(config: ModelConfig, model: nn.Module, clips: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def reconstruction(
+    config: ModelConfig, model: nn.Module, clips: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Masked input (NaN where masked), reconstruction (predicted where masked) and target.
 
     Each is (B, frames, mels).
@@ -137,7 +149,8 @@ def reconstruction(config: ModelConfig, model: nn.Module, clips: Tensor, noise: 
     hidden = patches.masked_fill(masked, float("nan"))
     whole = torch.where(masked, pred, patches)
     hidden, whole, patches = (
-        unpatchify(part, config.patch_size, config.grid_size, channels) for part in (hidden, whole, patches)
+        unpatchify(part, config.patch_size, config.grid_size, channels)
+        for part in (hidden, whole, patches)
     )
     return hidden, whole, patches
 

@@ -46,7 +46,9 @@ def time_step_ms(config: ModelConfig, samples: int, kind: str) -> Tensor:
     length = torch.full((1,), samples, device="cpu")
     rate = float(config.frontend.sample_rate)
     if kind == "official":
-        total = torch.full((1,), count_time_steps(config, samples), dtype=torch.float64, device="cpu")
+        total = torch.full(
+            (1,), count_time_steps(config, samples), dtype=torch.float64, device="cpu"
+        )
         duration = length.double() * 1000.0 / rate
         steps = torch.arange(count_time_steps(config, samples), device="cpu")
         return (steps.double() * duration / total).float()

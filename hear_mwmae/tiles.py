@@ -39,7 +39,9 @@ class TiledMultiWindowAttention(MultiWindowAttention):
         # tensor of zeros of full size, added to the others.
         parts = qkv.split([len(heads) for _, heads in groups], dim=3)
         for (tile, heads), part in zip(groups, parts, strict=True):
-            q, k, v = part.unflatten(1, (-1, tile)).permute(3, 0, 1, 4, 2, 5).flatten(1, 2)  # tiles become clips
+            q, k, v = (
+                part.unflatten(1, (-1, tile)).permute(3, 0, 1, 4, 2, 5).flatten(1, 2)
+            )  # tiles become clips
             windowed = self.window_sizes[heads[0]] > 0
             y = attend(q, k, v, self.bias(tile, q, heads) if windowed else None)
             outputs.append(y.transpose(1, 2).reshape(batch, length, len(heads), -1))

@@ -22,7 +22,12 @@ from typing import NamedTuple
 CLI, EVAL = "hear_mwmae.cli", "eval.__main__"
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(
-    ["hear_mwmae.training.loop", EVAL, "heareval.embeddings.task_embeddings", "heareval.predictions.task_predictions"]
+    [
+        "hear_mwmae.training.loop",
+        EVAL,
+        "heareval.embeddings.task_embeddings",
+        "heareval.predictions.task_predictions",
+    ]
 )
 
 
@@ -40,12 +45,18 @@ class Forked:
     Its output goes to files, so that no pipe fills up.
     """
 
-    def __init__(self, function: Callable, *arguments: object, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, function: Callable, *arguments: object, environment: dict[str, str] | None = None
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory()
-        self._process = FORKSERVER.Process(target=_call, args=(Path(self._folder.name), environment or {}, function, arguments))
+        self._process = FORKSERVER.Process(
+            target=_call, args=(Path(self._folder.name), environment or {}, function, arguments)
+        )
         self._process.start()
         self.pid = self._process.pid
-        atexit.register(self._stop)  # pytest would wait at its end for what a failed test has left running
+        atexit.register(
+            self._stop
+        )  # pytest would wait at its end for what a failed test has left running
 
     @property
     def running(self) -> bool:
@@ -70,7 +81,9 @@ class Forked:
 
 def start(*arguments: object, main: str = CLI, environment: dict[str, str] | None = None) -> Forked:
     """Start a command."""
-    return Forked(_command, main, [str(argument) for argument in arguments], environment=environment)
+    return Forked(
+        _command, main, [str(argument) for argument in arguments], environment=environment
+    )
 
 
 def run(*arguments: object, main: str = CLI, environment: dict[str, str] | None = None) -> Done:
@@ -86,11 +99,24 @@ def run_two(*arguments: object, main: str = CLI) -> Done:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    group = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+    }
     group |= {"TORCHELASTIC_RUN_ID": port, "GROUP_RANK": "0", "OMP_NUM_THREADS": "1"}
-    ranks = [start(*arguments, main=main, environment={**group, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
+    ranks = [
+        start(*arguments, main=main, environment={**group, "RANK": rank, "LOCAL_RANK": rank})
+        for rank in ("0", "1")
+    ]
     done = [rank.wait() for rank in ranks]
-    return Done(*(max((one[0] for one in done), key=abs), *("".join(one[part] for one in done) for part in (1, 2))))
+    return Done(
+        *(
+            max((one[0] for one in done), key=abs),
+            *("".join(one[part] for one in done) for part in (1, 2)),
+        )
+    )
 
 
 def wait_until(condition: Callable[[], bool], process: Forked, timeout: float = 120) -> None:
@@ -106,11 +132,15 @@ def _call(folder: Path, environment: dict[str, str], function: Callable, argumen
         with open(folder / name, "wb") as file:
             os.dup2(file.fileno(), number)
     os.environ.update(environment)
-    multiprocessing.set_start_method(None, force=True)  # the platform's, as in a process that Python starts
+    multiprocessing.set_start_method(
+        None, force=True
+    )  # the platform's, as in a process that Python starts
     code: object = 0
     try:
         function(*arguments)
-    except SystemExit as end:  # without its traceback, whose frames keep files and worker processes open
+    except (
+        SystemExit
+    ) as end:  # without its traceback, whose frames keep files and worker processes open
         code = end.code
     sys.exit(code)
 

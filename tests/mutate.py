@@ -22,7 +22,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: name -> (file, text, replacement)
 MUTATIONS = {
-    "bias tables dropped": ("attention.py", "table.to(like.dtype) for", "0 * table.to(like.dtype) for"),
+    "bias tables dropped": (
+        "attention.py",
+        "table.to(like.dtype) for",
+        "0 * table.to(like.dtype) for",
+    ),
     "bias tables mirrored (j - i)": (
         "attention.py",
         "relative = token[:, None] - token[None, :]",
@@ -33,7 +37,11 @@ MUTATIONS = {
         "moved = token - w // 2 if shift else token",
         "moved = (token - w // 2) % length if shift else token",
     ),
-    "bias tables do not learn": ("attention.py", "grad_scores.sum_to_size(bias.shape)", "torch.zeros_like(bias)"),
+    "bias tables do not learn": (
+        "attention.py",
+        "grad_scores.sum_to_size(bias.shape)",
+        "torch.zeros_like(bias)",
+    ),
     "all heads global": (
         "attention.py",
         "torch.where(window[:, None] == window[None, :], relative + first + w - 1, rows + 1)",
@@ -54,8 +62,16 @@ MUTATIONS = {
         "sincos_1d(width // 2, bands.flatten()), sincos_1d(width // 2, time.flatten())",
         "sincos_1d(width // 2, time.flatten()), sincos_1d(width // 2, bands.flatten())",
     ),
-    "frequency-major tokens": ("patches.py", "grid.reshape(batch, (frames", "grid.transpose(1, 2).reshape(batch, (frames"),
-    "population deviation at inference": ("frontend.py", "unbiased: bool = True)", "unbiased: bool = False)"),
+    "frequency-major tokens": (
+        "patches.py",
+        "grid.reshape(batch, (frames",
+        "grid.transpose(1, 2).reshape(batch, (frames",
+    ),
+    "population deviation at inference": (
+        "frontend.py",
+        "unbiased: bool = True)",
+        "unbiased: bool = False)",
+    ),
     "Slaney mel scale": (
         "frontend.py",
         "return torch.minimum(rising, falling).clamp(min=0)",
@@ -68,17 +84,29 @@ MUTATIONS = {
         "torch.nn.functional.pad(waveform, (length // 2, length // 2))"
         "[:, start + length // 2 : stop + length // 2]",
     ),
-    "log offset 1e-6": ("config.py", "log_offset: float = 1.1920929e-07", "log_offset: float = 1e-06"),
+    "log offset 1e-6": (
+        "config.py",
+        "log_offset: float = 1.1920929e-07",
+        "log_offset: float = 1e-06",
+    ),
     "last chunk padded with zeros": (
         "embedder.py",
         "return spectrogram[:, index].unflatten(1, (chunks, size))",
         "return torch.nn.functional.pad(spectrogram, (0, 0, 0, chunks * size - frames)).unflatten(1, (chunks, size))",
     ),
-    "padded time steps averaged": ("embedder.py", "steps[:, : count_time_steps(self.config, samples)], samples", "steps, samples"),
+    "padded time steps averaged": (
+        "embedder.py",
+        "steps[:, : count_time_steps(self.config, samples)], samples",
+        "steps, samples",
+    ),
     "unbiased variance in norm_pix_loss": ("mae.py", "correction=0", "correction=1"),
     "loss over all patches": ("mae.py", "(error * mask).sum() / mask.sum()", "error.mean()"),
     "decoder without positions": ("mae.py", "dim=1) + self.decoder_pos_embed", "dim=1)"),
-    "no weight decay": ("training/optim.py", "BETAS, EPS, recipe.weight_decay,", "BETAS, EPS, 0.0,"),
+    "no weight decay": (
+        "training/optim.py",
+        "BETAS, EPS, recipe.weight_decay,",
+        "BETAS, EPS, 0.0,",
+    ),
 }
 
 
@@ -97,15 +125,27 @@ def run(name: str) -> str:
             raise SystemExit(f"{name}: {text!r} is no longer in {file}")
         target.write_text(source.replace(text, replacement))
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "tests/test_parity.py", "-q", "-p", "no:cacheprovider"],
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "tests/test_parity.py",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+            ],
             cwd=copy,
             env={**os.environ, "PYTHONPATH": str(copy)},
             capture_output=True,
             text=True,
         )
-    failed = Counter(re.findall(r"^FAILED tests/test_parity.py::test_(\w+)", done.stdout, re.MULTILINE))
+    failed = Counter(
+        re.findall(r"^FAILED tests/test_parity.py::test_(\w+)", done.stdout, re.MULTILINE)
+    )
     if done.returncode not in (0, 1):
-        raise SystemExit(f"{name}: pytest could not run\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        raise SystemExit(
+            f"{name}: pytest could not run\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        )
     return f"| {name} | {', '.join(f'{test} ({count})' for test, count in failed.items()) or '**none**'} |"
 
 

@@ -20,7 +20,14 @@ REFERENCE = DATA / "reference"
 AUDIO = DATA / "audio"
 
 #: label -> samples, in the order of the seeds 0..5
-LENGTHS = {"0.50s": 8000, "1.07s": 17120, "1.99s": 31840, "2.00s": 32000, "3.37s": 53920, "10.00s": 160000}
+LENGTHS = {
+    "0.50s": 8000,
+    "1.07s": 17120,
+    "1.99s": 31840,
+    "2.00s": 32000,
+    "3.37s": 53920,
+    "10.00s": 160000,
+}
 
 
 def load(name: str) -> dict[str, np.ndarray]:
@@ -31,7 +38,9 @@ def load(name: str) -> dict[str, np.ndarray]:
 
 def parameter(path: str, shape: tuple[int, ...], std: float = 0.02) -> np.ndarray:
     """The value of a parameter by the rule of the fixtures, in flax's shape."""
-    values = np.random.RandomState(zlib.crc32(path.encode())).standard_normal(shape).astype("f4") * np.float32(std)
+    values = np.random.RandomState(zlib.crc32(path.encode())).standard_normal(shape).astype(
+        "f4"
+    ) * np.float32(std)
     return np.float32(1) + values if path.endswith("scale") else values
 
 
@@ -41,7 +50,11 @@ def parameters(kind: str) -> dict[str, np.ndarray]:
     params = {path: parameter(path, tuple(shape)) for path, shape in shapes.items()}
     for name, table in load("pos_embeds_tiny.npz").items():
         # The plain MAE has a CLS token, whose row is zero.
-        params[name] = table if kind == "mwmae" else np.concatenate([np.zeros_like(table[:, :1]), table], axis=1)
+        params[name] = (
+            table
+            if kind == "mwmae"
+            else np.concatenate([np.zeros_like(table[:, :1]), table], axis=1)
+        )
     return params
 
 

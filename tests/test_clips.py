@@ -78,7 +78,9 @@ def test_a_generator_is_a_list(embedded_model):
 
 def test_clips_are_encoded_together_for_timestamps_too(embedded_model):
     sizes = []
-    handle = embedded_model.encoder.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    handle = embedded_model.encoder.register_forward_pre_hook(
+        lambda module, args: sizes.append(len(args[0]))
+    )
     clips = [noise(n, n) for n in (5, 9000, 40000, 100)]
     steps, times = embedded_model.embed(clips, timestamps=True)
     handle.remove()

@@ -30,7 +30,10 @@ from hear_mwmae.export import export
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"(?:<!-- not run:(?P<reason>[^\n]*?)-->\n)?^```(?P<language>python|console)\n(?P<text>.*?)^```$", re.M | re.S)
+BLOCK = re.compile(
+    r"(?:<!-- not run:(?P<reason>[^\n]*?)-->\n)?^```(?P<language>python|console)\n(?P<text>.*?)^```$",
+    re.M | re.S,
+)
 
 
 class Block(NamedTuple):
@@ -75,7 +78,9 @@ def called(words: list[str]) -> tuple[click.Command, list[str]] | None:
         return importlib.import_module(f"{name}.__main__" if package else name).main, words[3:]
     if words[0] == "python" and words[1].endswith(".py"):
         script = ROOT / words[1]
-        with mock.patch.object(sys, "path", [str(script.parent), *sys.path]):  # as Python does for a script
+        with mock.patch.object(
+            sys, "path", [str(script.parent), *sys.path]
+        ):  # as Python does for a script
             return runpy.run_path(str(script))["main"], words[2:]
     return None
 
@@ -104,7 +109,9 @@ def parse(command: click.Command, arguments: list[str]) -> None:
 @pytest.fixture
 def any_path(monkeypatch):
     """Paths in the docs need not exist to be parsed."""
-    monkeypatch.setattr(click.Path, "convert", lambda self, value, param, ctx: self.coerce_path_result(str(value)))
+    monkeypatch.setattr(
+        click.Path, "convert", lambda self, value, param, ctx: self.coerce_path_result(str(value))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +153,12 @@ def test_markers_have_reasons_and_stand_above_code(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands_are_valid(page, any_path):
     wrong = []
-    for words in (words for block in blocks(page) if block.language == "console" for words in commands(block.text)):
+    for words in (
+        words
+        for block in blocks(page)
+        if block.language == "console"
+        for words in commands(block.text)
+    ):
         if call := called(words):
             try:
                 parse(*call)
@@ -156,7 +168,9 @@ def test_commands_are_valid(page, any_path):
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if any(b.reason is None for b in blocks(page))], ids=lambda page: page.stem
+    "page",
+    [page for page in PAGES if any(b.reason is None for b in blocks(page))],
+    ids=lambda page: page.stem,
 )
 def test_blocks_run(page, place):
     namespace: dict[str, object] = {}
@@ -168,7 +182,9 @@ def test_blocks_run(page, place):
             continue
         for words in commands(block.text):
             call = called(words)
-            assert call, f"not a command of this repository, mark its block with <!-- not run: reason -->: {shlex.join(words)}"
+            assert call, (
+                f"not a command of this repository, mark its block with <!-- not run: reason -->: {shlex.join(words)}"
+            )
             command, arguments = call
             command.main(arguments, prog_name=words[0], standalone_mode=False)
 

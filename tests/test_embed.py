@@ -30,7 +30,14 @@ def small_model(small_config) -> Embedder:
 
 def test_embed_takes_paths_arrays_and_tensors_of_any_length_and_rate(small_model, tmp_path):
     soundfile.write(tmp_path / "slow.wav", tone(11025, 300).numpy(), 11025)
-    clips = [str(PIANO), CROW, noise(50000), noise(20000, 1).numpy(), noise(30000, 2).double().numpy(), tmp_path / "slow.wav"]
+    clips = [
+        str(PIANO),
+        CROW,
+        noise(50000),
+        noise(20000, 1).numpy(),
+        noise(30000, 2).double().numpy(),
+        tmp_path / "slow.wav",
+    ]
     rates = [None, None, 16000, 22050, None, None]
     scenes = small_model.embed(clips, rates)
     assert scenes.shape == (6, small_model.scene_embedding_size) and scenes.dtype == torch.float32
@@ -43,7 +50,9 @@ def test_embed_takes_paths_arrays_and_tensors_of_any_length_and_rate(small_model
         read_audio(tmp_path / "slow.wav", 16000),
     ]
     for scene, clip in zip(scenes, audio, strict=True):
-        assert (hear_mwmae.get_scene_embeddings(clip[None], small_model)[0] - scene).abs().max() < 1e-5
+        assert (
+            hear_mwmae.get_scene_embeddings(clip[None], small_model)[0] - scene
+        ).abs().max() < 1e-5
     steps, times = small_model.embed(clips, rates, timestamps=True)
     for rows, ms, clip in zip(steps, times, audio, strict=True):
         whole, whole_ms = hear_mwmae.get_timestamp_embeddings(clip[None], small_model)
@@ -86,7 +95,11 @@ def test_embed_of_a_matrix_is_a_batch(small_model):
         ("nowhere.wav", None, "nowhere.wav: no such file"),
         ([noise(100), torch.zeros(0)], None, "empty audio"),
         ([torch.tensor([float("nan")])], None, "NaN or infinity"),
-        ([noise(100), noise(100)], [16000, 0], "sample_rate must be a whole number of Hz from 1 to 2147483647, got 0"),
+        (
+            [noise(100), noise(100)],
+            [16000, 0],
+            "sample_rate must be a whole number of Hz from 1 to 2147483647, got 0",
+        ),
         (noise(100), 0, "rate"),
         (noise(100), "fast", "rate"),
     ],
@@ -99,8 +112,12 @@ def test_what_cannot_be_embedded_is_named(small_model, clips, rate, message):
 def test_lengths_cut_the_padding_off(small_model):
     clips = [noise(40000), tone(8000), noise(1, 3), noise(33333, 4)]
     padded = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
-    scenes = hear_mwmae.get_scene_embeddings(padded, small_model, lengths=[len(clip) for clip in clips])
-    tensors = hear_mwmae.get_scene_embeddings(padded, small_model, lengths=torch.tensor([len(clip) for clip in clips]))
+    scenes = hear_mwmae.get_scene_embeddings(
+        padded, small_model, lengths=[len(clip) for clip in clips]
+    )
+    tensors = hear_mwmae.get_scene_embeddings(
+        padded, small_model, lengths=torch.tensor([len(clip) for clip in clips])
+    )
     alone = torch.cat([hear_mwmae.get_scene_embeddings(clip[None], small_model) for clip in clips])
     assert (scenes - alone).abs().max() < 1e-5 and torch.equal(scenes, tensors)
     # Padding is no silence to the model: it changes how the clip is normalised.
@@ -109,7 +126,9 @@ def test_lengths_cut_the_padding_off(small_model):
 
 @pytest.mark.parametrize("lengths", [[1], [0, 5], [5, 101], [5, 2.0], [5, True], 5, [5, "a"]])
 def test_lengths_that_do_not_fit(small_model, lengths):
-    with pytest.raises(ValueError, match="lengths must be the samples of each of the 2 clips, from 1 to 100"):
+    with pytest.raises(
+        ValueError, match="lengths must be the samples of each of the 2 clips, from 1 to 100"
+    ):
         small_model.scene_embeddings(torch.zeros(2, 100), lengths)
 
 
@@ -146,14 +165,18 @@ def test_blocks_give_what_the_whole_gives(small_model):
 def test_layers_are_the_blocks_outputs(embedded_model):
     audio = torch.stack([noise(50000), tone(50000)])
     caught = []
-    handle = embedded_model.encoder.blocks[3].register_forward_hook(lambda module, args, out: caught.append(out))
+    handle = embedded_model.encoder.blocks[3].register_forward_hook(
+        lambda module, args, out: caught.append(out)
+    )
     embedded_model.scene_embeddings(audio)
     handle.remove()
     third, last = embedded_model.layers(audio, [3, -1])
     size = embedded_model.timestamp_embedding_size
     tokens = caught[0].reshape(2, -1, size)
     assert third.shape == (2, 79, size) and (third - tokens[:, :79]).abs().max() < 1e-5
-    normed = embedded_model.encoder.norm(last.view(2, 79, -1, embedded_model.config.encoder.width)).flatten(2)
+    normed = embedded_model.encoder.norm(
+        last.view(2, 79, -1, embedded_model.config.encoder.width)
+    ).flatten(2)
     steps = embedded_model.timestamp_embeddings(audio)[0]
     assert (normed[:, : steps.shape[1]] - steps).abs().max() < 1e-4
     assert len(embedded_model.layers(audio)) == embedded_model.config.encoder.depth
@@ -168,7 +191,9 @@ def test_a_trainable_model_learns_through_scenes_and_time_steps():
     for embeddings in (
         hear_mwmae.get_scene_embeddings(noise(40000)[None], model),
         hear_mwmae.get_timestamp_embeddings(noise(40000)[None], model)[0],
-        model.embed([noise(500), tone(640)]),  # one time step: a deviation of zero, whose gradient must be finite
+        model.embed(
+            [noise(500), tone(640)]
+        ),  # one time step: a deviation of zero, whose gradient must be finite
     ):
         model.zero_grad()
         embeddings.square().mean().backward()
@@ -182,8 +207,15 @@ def test_a_trainable_model_learns_through_scenes_and_time_steps():
 
 def test_hooks_fire_and_compiling_takes_effect_through_the_hear_functions(small_model):
     fired, graphs = [], []
-    modules = {"model": small_model, "frontend": small_model.frontend, "block": small_model.encoder.blocks[0]}
-    handles = [part.register_forward_hook(lambda *_, name=name: fired.append(name)) for name, part in modules.items()]
+    modules = {
+        "model": small_model,
+        "frontend": small_model.frontend,
+        "block": small_model.encoder.blocks[0],
+    }
+    handles = [
+        part.register_forward_hook(lambda *_, name=name: fired.append(name))
+        for name, part in modules.items()
+    ]
     audio = noise(40000)[None]
     exact = hear_mwmae.get_scene_embeddings(audio, small_model)
     hear_mwmae.get_timestamp_embeddings(audio, small_model)
@@ -219,6 +251,9 @@ def test_the_public_names_are_there_without_importing_torch_first():
     names = ", ".join(name for name in hear_mwmae.__all__)
     root = Path(hear_mwmae.__file__).parents[1]
     subprocess.run([sys.executable, "-c", code.format(names, names)], check=True, cwd=root)
-    assert "mwmae-tiny" in hear_mwmae.available_models() and "mwmae-base-official" not in hear_mwmae.available_models()
+    assert (
+        "mwmae-tiny" in hear_mwmae.available_models()
+        and "mwmae-base-official" not in hear_mwmae.available_models()
+    )
     with pytest.raises(AttributeError, match="no attribute 'load'"):
         hear_mwmae.load  # noqa: B018

@@ -61,28 +61,41 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     """A shape error of NumPy is a ValueError, as a bad model's name is."""
     monkeypatch.setattr(ModelConfig, "from_dict", lambda values: np.zeros(2) + np.zeros(3))
     result = run("info")
-    assert type(result.exception) is ValueError and "could not be broadcast" in str(result.exception)
+    assert type(result.exception) is ValueError and "could not be broadcast" in str(
+        result.exception
+    )
     assert "Error:" not in result.stderr
 
 
 def test_a_bad_model_is_one_line_unless_debugging():
     result = run("info", "nonsense")
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
-    assert result.stderr.startswith("Error: no model 'nonsense'") and len(result.stderr.splitlines()) == 1
+    assert (
+        result.stderr.startswith("Error: no model 'nonsense'")
+        and len(result.stderr.splitlines()) == 1
+    )
     for args in (("--debug", "info", "nonsense"), ("info", "nonsense", "--debug")):
         assert isinstance(run(*args).exception, HearMwmaeError)
 
 
 def test_debug_of_the_evaluation(tmp_path):
     assert run("check", tmp_path, command=eval_main).stderr.startswith("Error: ")
-    assert isinstance(run("--debug", "check", tmp_path, command=eval_main).exception, HearMwmaeError)
+    assert isinstance(
+        run("--debug", "check", tmp_path, command=eval_main).exception, HearMwmaeError
+    )
 
 
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b"), "Error: a/b: No such file or directory\n"),
-        (PermissionError(errno.EACCES, "Permission denied", b"a/\xff"), "Error: a/\\xff: Permission denied\n"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b"),
+            "Error: a/b: No such file or directory\n",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", b"a/\xff"),
+            "Error: a/\\xff: Permission denied\n",
+        ),
         (HearMwmaeError("a \udcff name"), "Error: a \\xff name\n"),
         (OSError("which names no file"), None),
         (BrokenPipeError(errno.ETIMEDOUT, "Timed out"), None),
@@ -186,10 +199,19 @@ def test_unreadable_files_say_so():
     missing.
     """
     with as_nobody() as folder:
-        files = [folder / name for name in ("a.wav", "m.safetensors", "checkpoint_1", "recipe.toml", "config.json")]
+        files = [
+            folder / name
+            for name in ("a.wav", "m.safetensors", "checkpoint_1", "recipe.toml", "config.json")
+        ]
         for file in files:
             os.close(os.open(file, os.O_CREAT, 0))
-        readers = (lambda file: read_audio(file, 16000), read_model, read_model, Recipe.read, read_config)
+        readers = (
+            lambda file: read_audio(file, 16000),
+            read_model,
+            read_model,
+            Recipe.read,
+            read_config,
+        )
         for load, file in zip(readers, files, strict=True):
             with pytest.raises(HearMwmaeError, match=r"(?i)permission denied"):
                 load(file)
@@ -210,7 +232,9 @@ def test_names_that_are_no_utf8(audio_folder, tmp_path):
     shutil.copy(audio_folder / "crow.flac", folder / good)
     (folder / bad).write_bytes(b"no audio")
     manifest = os.fsencode(folder / "list.csv")
-    Path(os.fsdecode(manifest)).write_bytes(b"path,kind\ngr\xfc\xdfe.flac,d\xfcnn\nkaputt \xff.wav,x\n")
+    Path(os.fsdecode(manifest)).write_bytes(
+        b"path,kind\ngr\xfc\xdfe.flac,d\xfcnn\nkaputt \xff.wav,x\n"
+    )
     for number, source in enumerate((folder, folder / "list.csv")):
         result = run("pack", source, "-o", tmp_path / f"pack{number}", "--jobs", "1")
         assert result.exit_code == 0 and "1 clips" in result.output, result.output
@@ -242,6 +266,18 @@ def test_a_bug_in_embedding_a_task_is_shown_and_stops_no_other(tmp_path, monkeyp
 
     seen, original = [], log_mel.get_scene_embeddings
     monkeypatch.setattr(log_mel, "get_scene_embeddings", scenes)
-    result = run("embed", tmp_path / "tasks", "-o", tmp_path / "out", "--module", "eval.log_mel", command=eval_main)
-    assert result.exit_code == 1 and f"{bug.__name__}: an injected bug" in result.output and "Traceback" in result.output
+    result = run(
+        "embed",
+        tmp_path / "tasks",
+        "-o",
+        tmp_path / "out",
+        "--module",
+        "eval.log_mel",
+        command=eval_main,
+    )
+    assert (
+        result.exit_code == 1
+        and f"{bug.__name__}: an injected bug" in result.output
+        and "Traceback" in result.output
+    )
     assert "1 of 2 tasks embedded" in result.output

@@ -47,19 +47,32 @@ def test_similarity_search(tones):
         assert re.fullmatch(r"(\S+): (?!\1)\S+ -?[01]\.\d\d, (?!\1)\S+ -?[01]\.\d\d", line), line
     sound = next((tones / "classes" / "high").iterdir())
     (line,) = run("similarity_search.py", tones / "classes", sound, "-k", 6).splitlines()
-    assert line.startswith(f"{sound.name}: {sound.name} 1.00, ") and line.count("high-") == 7  # itself, and five alike
+    assert (
+        line.startswith(f"{sound.name}: {sound.name} 1.00, ") and line.count("high-") == 7
+    )  # itself, and five alike
 
 
 def test_classifier(tones):
-    output = run("classifier.py", tones / "classes", AUDIO / "crow.wav", next((tones / "classes" / "low").iterdir()))
+    output = run(
+        "classifier.py",
+        tones / "classes",
+        AUDIO / "crow.wav",
+        next((tones / "classes" / "low").iterdir()),
+    )
     accuracy, crow, low = output.splitlines()
     assert float(re.fullmatch(r"accuracy, cross-validated: (.+)%", accuracy)[1]) > 90
     assert crow.split(": ")[1] in ("high", "low") and low.endswith(": low")
 
 
 def test_finetune(tones, tmp_path):
-    output = run("finetune.py", tones / "tones", "--epochs", 1, "-o", tmp_path / "tuned.safetensors").splitlines()
-    assert output[0].startswith("linear layer: ") and output[1].startswith("epoch 1: loss ") and len(output) == 2
+    output = run(
+        "finetune.py", tones / "tones", "--epochs", 1, "-o", tmp_path / "tuned.safetensors"
+    ).splitlines()
+    assert (
+        output[0].startswith("linear layer: ")
+        and output[1].startswith("epoch 1: loss ")
+        and len(output) == 2
+    )
     assert float(output[1].split(", ")[1].rstrip("%")) > 90
     tuned, before = load_file(tmp_path / "tuned.safetensors"), load_model().encoder.state_dict()
     moved = [not value.equal(tuned[f"embedder.encoder.{name}"]) for name, value in before.items()]

@@ -21,7 +21,27 @@ from hear_mwmae.export import OUTPUTS, ExportableEmbedder, export, largest_diffe
 
 #: Below and above a sample, half a window, a hop, a window, the first centre, one and two time
 #: steps, one chunk, and many.
-LENGTHS = (1, 2, 63, 160, 199, 200, 201, 239, 240, 400, 639, 640, 641, 16000, 31999, 32000, 32001, 100000, 200000)
+LENGTHS = (
+    1,
+    2,
+    63,
+    160,
+    199,
+    200,
+    201,
+    239,
+    240,
+    400,
+    639,
+    640,
+    641,
+    16000,
+    31999,
+    32000,
+    32001,
+    100000,
+    200000,
+)
 
 
 def noise(clips: int, samples: int) -> torch.Tensor:
@@ -32,9 +52,16 @@ def expected(model: Embedder, audio: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return model.scene_embeddings(audio), *model.timestamp_embeddings(audio)
 
 
-def assert_same(ours: tuple[torch.Tensor, ...], theirs: tuple[torch.Tensor, ...], tolerance: float, what: object) -> None:
+def assert_same(
+    ours: tuple[torch.Tensor, ...], theirs: tuple[torch.Tensor, ...], tolerance: float, what: object
+) -> None:
     for name, a, b in zip(OUTPUTS, ours, theirs, strict=True):
-        assert a.shape == b.shape and a.dtype == b.dtype == torch.float32, (what, name, a.shape, b.shape)
+        assert a.shape == b.shape and a.dtype == b.dtype == torch.float32, (
+            what,
+            name,
+            a.shape,
+            b.shape,
+        )
         assert (a - b).abs().max() <= tolerance, (what, name, float((a - b).abs().max()))
 
 
@@ -81,7 +108,9 @@ def test_onnxruntime_is_torch_on_sounds(all_pooled, onnx, monkeypatch):
     clips |= {"silence": torch.zeros(2, 5000), "constant": torch.full((1, 5000), 0.3)}
     size = all_pooled.timestamp_embedding_size
     for name, audio in clips.items():
-        assert (onnx(audio)[0][:, :size] - all_pooled.scene_embeddings(audio)[:, :size]).abs().max() < 1e-4, name
+        assert (
+            onnx(audio)[0][:, :size] - all_pooled.scene_embeddings(audio)[:, :size]
+        ).abs().max() < 1e-4, name
     in_float64(monkeypatch)
     for name, audio in clips.items():
         assert_same(onnx(audio), expected(all_pooled, audio), 1e-5, name)
@@ -104,7 +133,10 @@ def test_an_onnx_file_says_what_it_takes_and_gives(all_pooled, onnx_file):
         "timestamps": ["clips", "steps"],
     }
     config = json.loads(session.get_modelmeta().custom_metadata_map["config"])
-    assert ModelConfig.from_dict(config) == all_pooled.config and config["frontend"]["sample_rate"] == 16000
+    assert (
+        ModelConfig.from_dict(config) == all_pooled.config
+        and config["frontend"]["sample_rate"] == 16000
+    )
 
 
 def test_a_program_of_torch_export_is_the_model(small_config, tmp_path):
@@ -127,7 +159,10 @@ def test_a_program_of_torch_export_is_the_model(small_config, tmp_path):
         with torch.no_grad():
             assert_same(run(audio), expected(model, audio), 1e-4, tuple(audio.shape))
     assert largest_difference(model, tmp_path / "model.pt2") < 1e-4
-    assert largest_difference(Embedder(small_config, pooling="max+mean"), tmp_path / "model.pt2") > 1e-2
+    assert (
+        largest_difference(Embedder(small_config, pooling="max+mean"), tmp_path / "model.pt2")
+        > 1e-2
+    )
     assert largest_difference(Embedder(small_config), tmp_path / "model.pt2") == float("inf")
 
 
@@ -142,8 +177,18 @@ OTHER_FRONTEND = FrontendConfig(22050, (512, 441), 220, 40, 0.0, 11025.0)
     ("config", "timestamps"),
     [
         (ModelConfig(dataclasses.replace(ENCODER, cls_token=True), PLAIN), "centred"),
-        (ModelConfig(dataclasses.replace(ENCODER, window_sizes=(2, 10, 50, 0), shift_windows=True), PLAIN), "official"),
-        (ModelConfig(ENCODER, PLAIN, OTHER_FRONTEND, input_frames=60, patch_size=(5, 8), mask_ratio=0.5), "centred"),
+        (
+            ModelConfig(
+                dataclasses.replace(ENCODER, window_sizes=(2, 10, 50, 0), shift_windows=True), PLAIN
+            ),
+            "official",
+        ),
+        (
+            ModelConfig(
+                ENCODER, PLAIN, OTHER_FRONTEND, input_frames=60, patch_size=(5, 8), mask_ratio=0.5
+            ),
+            "centred",
+        ),
     ],
     ids=["cls", "shifted windows, official timestamps", "other front-end"],
 )
@@ -168,7 +213,14 @@ def test_windows_and_official_timestamps_are_exported(tmp_path):
 
 
 def test_the_command(saved_model, tmp_path):
-    arguments = ["export", str(saved_model), "-o", str(tmp_path / "model.pt2"), "--pooling", "std+max"]
+    arguments = [
+        "export",
+        str(saved_model),
+        "-o",
+        str(tmp_path / "model.pt2"),
+        "--pooling",
+        "std+max",
+    ]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert "model.pt2: " in result.output and "differs from the model by at most" in result.output
@@ -191,11 +243,17 @@ def test_what_cannot_be_exported(small_config, tmp_path, monkeypatch):
     monkeypatch.setattr("hear_mwmae.export.ONNX_BYTES", 1000)
     with pytest.raises(HearMwmaeError, match=r"more than an \.onnx file holds"):
         export(model, tmp_path / "model.onnx")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find_spec(name))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find_spec(name)
+    )
     with pytest.raises(HearMwmaeError, match=r"needs onnxscript: pip install '\.\[onnx\]'"):
         export(model, tmp_path / "model.onnx")
     result = CliRunner().invoke(main, ["export", "-o", str(tmp_path / "model.txt")])
-    assert result.exit_code == 1 and result.output.startswith("Error: ") and result.output.count("\n") == 1
+    assert (
+        result.exit_code == 1
+        and result.output.startswith("Error: ")
+        and result.output.count("\n") == 1
+    )
     assert not list(tmp_path.iterdir())
 
 

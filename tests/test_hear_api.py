@@ -32,11 +32,22 @@ def noise(samples: int, seed: int = 0) -> torch.Tensor:
 def test_the_api_is_what_hear_asks_for(embedded_model):
     model = embedded_model
     assert isinstance(model, torch.nn.Module) and not model.training
-    assert type(model.sample_rate) is type(model.scene_embedding_size) is type(model.timestamp_embedding_size) is int
-    assert (model.sample_rate, model.scene_embedding_size, model.timestamp_embedding_size) == (16000, 3 * 960, 960)
+    assert (
+        type(model.sample_rate)
+        is type(model.scene_embedding_size)
+        is type(model.timestamp_embedding_size)
+        is int
+    )
+    assert (model.sample_rate, model.scene_embedding_size, model.timestamp_embedding_size) == (
+        16000,
+        3 * 960,
+        960,
+    )
     audio = torch.stack([noise(32000), tone(32000)])
     scenes = hear_mwmae.get_scene_embeddings(audio, model)
-    assert scenes.shape == (2, 3 * 960) and scenes.dtype == torch.float32 and not scenes.requires_grad
+    assert (
+        scenes.shape == (2, 3 * 960) and scenes.dtype == torch.float32 and not scenes.requires_grad
+    )
     steps, timestamps = hear_mwmae.get_timestamp_embeddings(audio, model)
     assert steps.shape == (2, 50, 960) and steps.dtype == torch.float32
     assert timestamps.shape == (2, 50) and timestamps.dtype == torch.float32
@@ -87,7 +98,9 @@ def test_time_steps_follow_the_patch_size(patch_size):
     model = Embedder(preset("mwmae-tiny", patch_size))
     steps, timestamps = model.timestamp_embeddings(noise(16000)[None])
     frames = patch_size[0]
-    assert timestamps[0].tolist() == pytest.approx(np.arange(0, 1000, 10 * frames)[: steps.shape[1]] + (frames - 1) * 5)
+    assert timestamps[0].tolist() == pytest.approx(
+        np.arange(0, 1000, 10 * frames)[: steps.shape[1]] + (frames - 1) * 5
+    )
     assert steps.shape[2] == model.timestamp_embedding_size == 80 // patch_size[1] * 192
 
 
@@ -106,18 +119,27 @@ def test_a_clip_is_the_same_alone_in_a_batch_and_beside_any_other(embedded_model
 def test_max_batch_changes_memory_not_results(embedded_model):
     audio = torch.stack([noise(100000), tone(100000)])  # 2 clips of 4 chunks
     sizes = []
-    handle = embedded_model.encoder.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    handle = embedded_model.encoder.register_forward_pre_hook(
+        lambda module, args: sizes.append(len(args[0]))
+    )
     narrow = copy.copy(embedded_model)
     narrow.max_batch = 3
     whole, pieces = embedded_model.scene_embeddings(audio), narrow.scene_embeddings(audio)
     handle.remove()
-    assert sizes == [8, 3, 3, 2]  # all chunks of the batch together, at most max_batch of them at a time
+    assert sizes == [
+        8,
+        3,
+        3,
+        2,
+    ]  # all chunks of the batch together, at most max_batch of them at a time
     assert (whole - pieces).abs().max() < 1e-5
 
 
 def test_no_chunk_is_computed_for_nothing(embedded_model):
     sizes = []
-    handle = embedded_model.encoder.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    handle = embedded_model.encoder.register_forward_pre_hook(
+        lambda module, args: sizes.append(len(args[0]))
+    )
     embedded_model.scene_embeddings(noise(199 * 160)[None])  # exactly 200 frames
     embedded_model.scene_embeddings(noise(200 * 160)[None])
     handle.remove()
@@ -142,7 +164,10 @@ def test_any_gradient_mode(embedded_model, mode):
         (torch.zeros(1, 1, 16000), r"got \(1, 1, 16000\)"),
         (torch.zeros(1, 16000, dtype=torch.int16), "floating point.*int16"),
         (torch.full((1, 100), float("nan")), "NaN or infinity in clip 0 of 1"),
-        (torch.stack([torch.zeros(100), torch.full((100,), -torch.inf)]), "NaN or infinity in clip 1 of 2"),
+        (
+            torch.stack([torch.zeros(100), torch.full((100,), -torch.inf)]),
+            "NaN or infinity in clip 1 of 2",
+        ),
         (torch.tensor([[0.0, 1e30, 0.0]]), r"samples as large as 1e\+30 in clip 0 of 1"),
         (torch.zeros(1, 100).to_sparse(), "dense tensor"),
         (np.zeros((1, 100), dtype=np.float32), "torch tensor.*ndarray"),
@@ -178,13 +203,19 @@ def test_one_sample_is_one_embedding(embedded_model):
     audio = torch.tensor([[0.3]])
     assert torch.isfinite(embedded_model.scene_embeddings(audio)).all()
     steps, timestamps = embedded_model.timestamp_embeddings(audio)
-    assert steps.shape == (1, 1, 960) and torch.isfinite(steps).all() and timestamps.tolist() == [[1 / 32]]
+    assert (
+        steps.shape == (1, 1, 960)
+        and torch.isfinite(steps).all()
+        and timestamps.tolist() == [[1 / 32]]
+    )
 
 
 def test_silence_is_defined(embedded_model):
     """Zeros after normalisation, whatever the length and the constant: not 0 / 1e-8 in float32."""
     assert not LogMelFrontend(embedded_model.config.frontend)(torch.zeros(1, 53920)).any()
-    scenes = [embedded_model.scene_embeddings(torch.zeros(1, samples)) for samples in (400, 32000, 53920)]
+    scenes = [
+        embedded_model.scene_embeddings(torch.zeros(1, samples)) for samples in (400, 32000, 53920)
+    ]
     assert all(torch.isfinite(scene).all() and scene.abs().max() < 50 for scene in scenes)
     quiet = embedded_model.scene_embeddings(1e-9 * noise(32000)[None])
     torch.testing.assert_close(quiet, scenes[1])
@@ -228,7 +259,9 @@ def test_normalise_population_and_unbiased():
     for unbiased in (True, False):
         y = normalise(x, unbiased)
         assert y.mean(dim=(1, 2)).abs().max() < 1e-6
-        assert y.flatten(1).std(dim=1, correction=int(unbiased)).tolist() == pytest.approx([1, 1], rel=1e-5)
+        assert y.flatten(1).std(dim=1, correction=int(unbiased)).tolist() == pytest.approx(
+            [1, 1], rel=1e-5
+        )
 
 
 def test_bfloat16_is_close(embedded_model):
@@ -284,4 +317,6 @@ def test_other_float_types_are_accepted(embedded_model):
     assert torch.equal(embedded_model.scene_embeddings(audio.double()), exact)
     # Half-precision audio has lost its quiet parts already: what counts is the audio as it is.
     half = audio.half()
-    assert torch.equal(embedded_model.scene_embeddings(half), embedded_model.scene_embeddings(half.float()))
+    assert torch.equal(
+        embedded_model.scene_embeddings(half), embedded_model.scene_embeddings(half.float())
+    )

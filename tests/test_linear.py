@@ -37,7 +37,9 @@ def test_both_paths_agree(dtype, monkeypatch):
     with torch.no_grad():
         torch.testing.assert_close(layer(x), expected, atol=tolerance, rtol=tolerance)
         fused = linear_gelu(layer, x)
-        torch.testing.assert_close(fused, F.gelu(expected, approximate="tanh"), atol=tolerance, rtol=tolerance)
+        torch.testing.assert_close(
+            fused, F.gelu(expected, approximate="tanh"), atol=tolerance, rtol=tolerance
+        )
         monkeypatch.setattr(linear, "cpu_capabilities", lambda: AVX2)
         assert torch.equal(layer(x), expected)
         assert torch.equal(linear_gelu(layer, x), F.gelu(expected, approximate="tanh"))
@@ -60,7 +62,9 @@ def test_gradients_and_hooks_work():
     with torch.inference_mode():
         mlp(x)
     for output in seen:  # the hook sees a linear map, in training and at inference
-        torch.testing.assert_close(output.detach(), F.linear(x, mlp.fc1.weight, mlp.fc1.bias).detach())
+        torch.testing.assert_close(
+            output.detach(), F.linear(x, mlp.fc1.weight, mlp.fc1.bias).detach()
+        )
     assert len(seen) == 2
 
 
@@ -81,7 +85,9 @@ def test_plain_layers_in_place_of_ours_change_nothing(embedded_model):
 def test_merged_lora_is_the_unmerged_model(embedded_model):
     peft = pytest.importorskip("peft")
     audio = torch.rand(2, 20000, generator=torch.Generator().manual_seed(0)) - 0.5
-    config = peft.LoraConfig(r=4, target_modules=["qkv", "proj", "fc1", "fc2"], init_lora_weights=False)
+    config = peft.LoraConfig(
+        r=4, target_modules=["qkv", "proj", "fc1", "fc2"], init_lora_weights=False
+    )
     torch.manual_seed(0)
     model = hear_mwmae.load_model()
     model.encoder = peft.get_peft_model(model.encoder, config).eval()
@@ -97,7 +103,9 @@ class Packed(torch.Tensor):
 
 
 def test_other_kinds_of_weights_take_torchs_layer(monkeypatch):
-    monkeypatch.setattr(linear, "_FUSED", None if linear._FUSED is None else lambda *_: pytest.fail("taken"))
+    monkeypatch.setattr(
+        linear, "_FUSED", None if linear._FUSED is None else lambda *_: pytest.fail("taken")
+    )
     layer = Linear(8, 4)
     layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Packed), requires_grad=False)
     with torch.no_grad():
@@ -110,7 +118,9 @@ def test_operations_are_counted(embedded_model):
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         embedded_model.encoder(chunk)
-    products = sum(m.weight.numel() for m in embedded_model.encoder.modules() if isinstance(m, nn.Linear))
+    products = sum(
+        m.weight.numel() for m in embedded_model.encoder.modules() if isinstance(m, nn.Linear)
+    )
     assert counter.get_total_flops() >= 2 * 250 * products
 
 

@@ -58,7 +58,9 @@ def test_window_rule():
 @pytest.mark.parametrize("patch_size", PATCH_SIZES)
 def test_patch_sizes(kind, patch_size):
     config = preset(f"{kind}-tiny", patch_size)
-    config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, width=48, depth=2))
+    config = dataclasses.replace(
+        config, encoder=dataclasses.replace(config.encoder, width=48, depth=2)
+    )
     model = MaskedAutoencoder(config)
     out = model(torch.randn(2, 200, 80))
     tokens, kept = config.num_tokens, config.num_kept
@@ -89,7 +91,10 @@ def naive_multi_window_attention(module: MultiWindowAttention, x: torch.Tensor) 
             for i in range(size):
                 for j in range(size):
                     if w:
-                        scores[:, i, j] = scores[:, i, j] + module.relative_position_bias_table[str(head)][i - j + w - 1]
+                        scores[:, i, j] = (
+                            scores[:, i, j]
+                            + module.relative_position_bias_table[str(head)][i - j + w - 1]
+                        )
                     # After a shift the last window joins the end of the sequence to its start.
                     if move and start + size == length and (i < size - move) != (j < size - move):
                         scores[:, i, j] = float("-inf")
@@ -99,7 +104,9 @@ def naive_multi_window_attention(module: MultiWindowAttention, x: torch.Tensor) 
 
 @pytest.mark.parametrize("kind", [MultiWindowAttention, TiledMultiWindowAttention])
 @pytest.mark.parametrize("shift", [False, True])
-@pytest.mark.parametrize("sizes", [(2, 3, 4, 6, 12, 0), (0, 12, 2, 0, 3, 2), (24, 4), (0, 0), (1, 2, 8, 0)])
+@pytest.mark.parametrize(
+    "sizes", [(2, 3, 4, 6, 12, 0), (0, 12, 2, 0, 3, 2), (24, 4), (0, 0), (1, 2, 8, 0)]
+)
 def test_heads_together_equal_heads_one_by_one(sizes, shift, kind):
     torch.manual_seed(0)
     module = kind(4 * len(sizes), sizes, shift)
@@ -111,7 +118,9 @@ def test_heads_together_equal_heads_one_by_one(sizes, shift, kind):
     with torch.no_grad():  # another path: fused attention
         torch.testing.assert_close(module(x), expected, atol=1e-5, rtol=1e-5)
     inputs = [x, *module.parameters()]
-    for one, other in zip(*(torch.autograd.grad(z.square().sum(), inputs) for z in (y, expected)), strict=True):
+    for one, other in zip(
+        *(torch.autograd.grad(z.square().sum(), inputs) for z in (y, expected)), strict=True
+    ):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
@@ -129,9 +138,14 @@ def test_gradients_of_recomputed_attention(bias_shape):
     else:
         assert torch.autograd.gradcheck(lambda *qkv: RecomputedAttention.apply(*qkv, None), tensors)
     inputs, weight = (*tensors, *([bias] if bias_shape else [])), torch.randn_like(tensors[0])
-    ours, theirs = RecomputedAttention.apply(*tensors, bias), F.scaled_dot_product_attention(*tensors, attn_mask=bias)
+    ours, theirs = (
+        RecomputedAttention.apply(*tensors, bias),
+        F.scaled_dot_product_attention(*tensors, attn_mask=bias),
+    )
     assert torch.allclose(ours, theirs)
-    for one, other in zip(*(torch.autograd.grad((y * weight).sum(), inputs) for y in (ours, theirs)), strict=True):
+    for one, other in zip(
+        *(torch.autograd.grad((y * weight).sum(), inputs) for y in (ours, theirs)), strict=True
+    ):
         assert torch.allclose(one, other)
 
 
@@ -170,7 +184,9 @@ def test_positions_are_parameters_and_the_cls_row_is_zero():
 def test_patchify_round_trip_and_order():
     spectrogram = torch.arange(200 * 80.0).view(1, 200, 80)
     patches = patchify(spectrogram, (4, 16))
-    assert torch.equal(patches[0, 6], spectrogram[0, 4:8, 16:32].flatten())  # token 6: second time step, second band
+    assert torch.equal(
+        patches[0, 6], spectrogram[0, 4:8, 16:32].flatten()
+    )  # token 6: second time step, second band
     assert torch.equal(unpatchify(patches, (4, 16), (50, 5)), spectrogram)
 
 
@@ -180,7 +196,9 @@ def test_random_masking_keeps_what_the_noise_says():
     for row in range(2):
         smallest = noise[row].argsort()[:3]
         assert torch.equal(kept[row], tokens[row, smallest])
-        assert mask[row].nonzero().flatten().tolist() == sorted(set(range(10)) - set(smallest.tolist()))
+        assert mask[row].nonzero().flatten().tolist() == sorted(
+            set(range(10)) - set(smallest.tolist())
+        )
         whole = torch.cat([kept[row], torch.zeros(7, 3)])[ids_restore[row]]
         assert torch.equal(whole[mask[row] == 0], tokens[row, mask[row] == 0])
 
@@ -214,26 +232,49 @@ def test_masks_follow_torchs_generator():
         (lambda: EncoderConfig(6, 1, 3), "width 6 must be a multiple of 4"),
         (lambda: EncoderConfig(64, 0, 2), "depth must be a whole number from 1 to 256, got 0"),
         (lambda: EncoderConfig(64, 1, 2, cls_token=True, window_sizes=(2, 0)), "CLS token"),
-        (lambda: DecoderConfig(64, 1, 2, window_sizes=(2, 5, 0)), r"2 heads but 3 window sizes \[2, 5, 0\]"),
+        (
+            lambda: DecoderConfig(64, 1, 2, window_sizes=(2, 5, 0)),
+            r"2 heads but 3 window sizes \[2, 5, 0\]",
+        ),
         (lambda: DecoderConfig(63, 1, 3), "width 63 must be even"),
         (lambda: DecoderConfig(64, 1, 2, shift_windows=True), "shift_windows needs window_sizes"),
-        (lambda: ModelConfig(EncoderConfig(64, 1, 2), patch_size=(7, 16)), "7 x 16 do not tile the input of 200 frames x 80"),
+        (
+            lambda: ModelConfig(EncoderConfig(64, 1, 2), patch_size=(7, 16)),
+            "7 x 16 do not tile the input of 200 frames x 80",
+        ),
         (lambda: ModelConfig(EncoderConfig(64, 1, 2), patch_size=(0, 16)), "patch_size"),
         (lambda: ModelConfig(EncoderConfig(64, 1, 2), input_frames=199), "199 frames"),
         (
-            lambda: ModelConfig(EncoderConfig(64, 1, 2), DecoderConfig(64, 1, 2, window_sizes=(3, 0))),
+            lambda: ModelConfig(
+                EncoderConfig(64, 1, 2), DecoderConfig(64, 1, 2, window_sizes=(3, 0))
+            ),
             r"\[3\] do not divide its 250",
         ),
-        (lambda: ModelConfig(EncoderConfig(64, 1, 2, window_sizes=(125, 0))), r"\[125\] do not divide its 50 tokens"),
+        (
+            lambda: ModelConfig(EncoderConfig(64, 1, 2, window_sizes=(125, 0))),
+            r"\[125\] do not divide its 50 tokens",
+        ),
         (lambda: ModelConfig(EncoderConfig(64, 1, 2), mask_ratio=1.0), "mask_ratio"),
         (lambda: FrontendConfig(f_max=9000.0), "50.0-9000.0 Hz"),
         (lambda: preset("mwmae-gigantic"), "mwmae-gigantic.*there are: mwmae-tiny"),
         (lambda: derive_window_sizes(1), "at least 2 tokens"),
         (lambda: MultiWindowAttention(10, (2, 0, 0)), "width 10 is not divisible by 3 heads"),
-        (lambda: MultiWindowAttention(8, (4, 0))(torch.zeros(1, 6, 8)), r"windows \[4\] do not divide a sequence of 6"),
-        (lambda: Encoder(preset("mwmae-tiny"))(torch.zeros(1, 100, 80)), r"\(batch, 200, 80\), got \(1, 100, 80\)"),
-        (lambda: patchify(torch.zeros(1, 5, 80), (4, 16)), "5 frames x 80 bands cannot be cut into patches of 4 x 16"),
-        (lambda: random_masking(torch.zeros(2, 4, 1), 2, torch.zeros(2, 3)), r"\(2, 4\), one value per token, got \(2, 3\)"),
+        (
+            lambda: MultiWindowAttention(8, (4, 0))(torch.zeros(1, 6, 8)),
+            r"windows \[4\] do not divide a sequence of 6",
+        ),
+        (
+            lambda: Encoder(preset("mwmae-tiny"))(torch.zeros(1, 100, 80)),
+            r"\(batch, 200, 80\), got \(1, 100, 80\)",
+        ),
+        (
+            lambda: patchify(torch.zeros(1, 5, 80), (4, 16)),
+            "5 frames x 80 bands cannot be cut into patches of 4 x 16",
+        ),
+        (
+            lambda: random_masking(torch.zeros(2, 4, 1), 2, torch.zeros(2, 3)),
+            r"\(2, 4\), one value per token, got \(2, 3\)",
+        ),
     ],
 )
 def test_nonsense_is_refused_with_the_numbers(build, message):
@@ -255,15 +296,36 @@ def test_config_json_round_trip(name):
         (lambda c: c["encoder"].pop("heads"), r"config.encoder has missing keys \['heads'\]"),
         (lambda c: c["encoder"].update(mlp_ratio=10**400), "mlp_ratio must be a finite number"),
         (lambda c: c["encoder"].update(mlp_ratio=1e-3), "hidden layer of 0.192 units"),
-        (lambda c: c["frontend"].update(win_lengths=[10**15]), "win_lengths must be a whole number from 0 to 65536"),
-        (lambda c: c["frontend"].update(log_offset=float("inf")), "log_offset must be a finite number"),
+        (
+            lambda c: c["frontend"].update(win_lengths=[10**15]),
+            "win_lengths must be a whole number from 0 to 65536",
+        ),
+        (
+            lambda c: c["frontend"].update(log_offset=float("inf")),
+            "log_offset must be a finite number",
+        ),
         (lambda c: c["frontend"].update(hop_length=500), "leaves gaps"),
-        (lambda c: c["frontend"].update(n_mels=10**6), "n_mels must be a whole number from 1 to 1024"),
+        (
+            lambda c: c["frontend"].update(n_mels=10**6),
+            "n_mels must be a whole number from 1 to 1024",
+        ),
         (lambda c: c["encoder"].update(depth=10**6), "depth must be a whole number from 1 to 256"),
-        (lambda c: c["encoder"].update(mlp_ratio=1000), "hidden layer of 192000 units, which must lie between 1 and 131072"),
-        (lambda c: c.update(input_frames=60_000, patch_size=[1, 1]), "are 4800000 tokens, above 65536"),
-        (lambda c: c["encoder"].update(width=16_380, depth=256), "model of 824.* billion parameters, above 10"),
-        (lambda c: c.update(mask_ratio=1e-9), "keeps 250 of the 250 tokens|keeps 249 of the 250 tokens"),
+        (
+            lambda c: c["encoder"].update(mlp_ratio=1000),
+            "hidden layer of 192000 units, which must lie between 1 and 131072",
+        ),
+        (
+            lambda c: c.update(input_frames=60_000, patch_size=[1, 1]),
+            "are 4800000 tokens, above 65536",
+        ),
+        (
+            lambda c: c["encoder"].update(width=16_380, depth=256),
+            "model of 824.* billion parameters, above 10",
+        ),
+        (
+            lambda c: c.update(mask_ratio=1e-9),
+            "keeps 250 of the 250 tokens|keeps 249 of the 250 tokens",
+        ),
         (lambda c: c["encoder"].update(width="192"), "config.encoder.width must be int, got '192'"),
         (lambda c: c.update(patch_size=4), "config.patch_size must be a list, got 4"),
         (lambda c: c.update(patch_size=[4, 16, 1]), "patch_size must be"),

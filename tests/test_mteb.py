@@ -12,7 +12,10 @@ mteb = pytest.importorskip("mteb", reason="make test installs it")
 def clips(number: int, rng: np.random.Generator) -> dict[str, list]:
     """Low and high tones of different lengths and rates, as mteb hands them on."""
     rates = [(16000, 32000)[n % 3 == 0] for n in range(number)]
-    audio = [{"array": tone(rng, n % 2 == 1, 0.2 + n / 50), "sampling_rate": rate} for n, rate in enumerate(rates)]
+    audio = [
+        {"array": tone(rng, n % 2 == 1, 0.2 + n / 50), "sampling_rate": rate}
+        for n, rate in enumerate(rates)
+    ]
     return {"audio": audio, "label": [n % 2 for n in range(number)]}
 
 
@@ -27,12 +30,17 @@ def test_mteb_evaluates_the_encoder(saved_model):
         def load_data(self, **_: object) -> None:
             rng = np.random.default_rng(0)
             # Without the column type Audio, whose decoder needs FFmpeg.
-            splits = {name: Dataset.from_dict(clips(number, rng)) for name, number in (("train", 24), ("test", 12))}
+            splits = {
+                name: Dataset.from_dict(clips(number, rng))
+                for name, number in (("train", 24), ("test", 12))
+            }
             self.dataset, self.data_loaded = DatasetDict(splits), True
 
     meta = model_meta(pooling="mean+std")
     assert meta.name == "hear-mwmae/embedded-mean+std" and meta.embed_dim == 1920
-    assert meta.revision == model_meta().revision != model_meta(str(saved_model)).revision  # by which mteb keeps scores
+    assert (
+        meta.revision == model_meta().revision != model_meta(str(saved_model)).revision
+    )  # by which mteb keeps scores
     encoder = meta.load_model()
     assert isinstance(encoder, MwMaeEncoder) and isinstance(encoder, EncoderProtocol)
     results = mteb.evaluate(encoder, Tones(), cache=None, show_progress_bar=False)

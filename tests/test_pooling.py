@@ -20,7 +20,9 @@ ALL = "mean+std+max"
 @pytest.fixture(scope="module")
 def pooled(small_config) -> Embedder:
     torch.manual_seed(0)
-    return Embedder(small_config, pooling=ALL, timestamps="official")  # which keep the last time step, as the scene does
+    return Embedder(
+        small_config, pooling=ALL, timestamps="official"
+    )  # which keep the last time step, as the scene does
 
 
 def expected(steps: torch.Tensor) -> torch.Tensor:
@@ -33,8 +35,12 @@ def expected(steps: torch.Tensor) -> torch.Tensor:
 def test_statistics_are_those_of_the_time_steps(pooled, samples):
     audio = noise(samples)[None]
     scene = pooled.scene_embeddings(audio)
-    assert scene.shape == (1, pooled.scene_embedding_size) == (1, 3 * pooled.timestamp_embedding_size)
-    torch.testing.assert_close(scene[0], expected(pooled.timestamp_embeddings(audio)[0][0]), atol=1e-5, rtol=1e-5)
+    assert (
+        scene.shape == (1, pooled.scene_embedding_size) == (1, 3 * pooled.timestamp_embedding_size)
+    )
+    torch.testing.assert_close(
+        scene[0], expected(pooled.timestamp_embeddings(audio)[0][0]), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_one_time_step_has_no_deviation(pooled):
@@ -54,32 +60,49 @@ def test_the_batch_and_its_division_do_not_matter(pooled):
 
 def test_std_does_not_cancel_around_a_large_mean():
     """The difference of mean square and square mean would be rounding alone here."""
-    values = 1000 + 1e-2 * torch.randn(7, 50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    values = 1000 + 1e-2 * torch.randn(
+        7, 50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     steps = values.float().flatten(0, 1)
     exact = steps.double().std(dim=0, correction=0)
     assert torch.allclose(pool(steps[None], ("std",))[0].double(), exact, rtol=2e-3)
 
 
-@pytest.mark.parametrize(("pooling", "size"), [("mean", 1), ("max", 1), ("std+max", 2), ("max+mean+std", 3)])
+@pytest.mark.parametrize(
+    ("pooling", "size"), [("mean", 1), ("max", 1), ("std+max", 2), ("max+mean+std", 3)]
+)
 def test_statistics_come_in_the_order_given(pooled, pooling, size):
     model = Embedder(pooled.config, pooling=pooling)
     model.encoder.load_state_dict(pooled.encoder.state_dict())
     audio, parts = (
         noise(70000)[None],
-        dict(zip(ALL.split("+"), pooled.scene_embeddings(noise(70000)[None]).chunk(3, 1), strict=True)),
+        dict(
+            zip(
+                ALL.split("+"), pooled.scene_embeddings(noise(70000)[None]).chunk(3, 1), strict=True
+            )
+        ),
     )
     assert model.scene_embedding_size == size * model.timestamp_embedding_size
-    assert torch.equal(model.scene_embeddings(audio), torch.cat([parts[name] for name in pooling.split("+")], dim=1))
+    assert torch.equal(
+        model.scene_embeddings(audio),
+        torch.cat([parts[name] for name in pooling.split("+")], dim=1),
+    )
 
 
 def test_pooling_is_part_of_the_configuration():
     assert preset("mwmae-base").pooling == "mean"  # the paper's
     config = dataclasses.replace(preset("mwmae-tiny"), pooling="mean+max")
     values = json.loads(json.dumps(config.to_dict()))
-    assert ModelConfig.from_dict(values) == config and config.scene_embedding_size == 2 * config.embedding_size
+    assert (
+        ModelConfig.from_dict(values) == config
+        and config.scene_embedding_size == 2 * config.embedding_size
+    )
     del values["pooling"]  # as in configurations from before it was there
     assert ModelConfig.from_dict(values).pooling == "mean"
-    with pytest.raises(ValueError, match=r"pooling must be one or more of mean, std, max, joined by \+, got 'mean\+median'"):
+    with pytest.raises(
+        ValueError,
+        match=r"pooling must be one or more of mean, std, max, joined by \+, got 'mean\+median'",
+    ):
         dataclasses.replace(config, pooling="mean+median")
 
 
@@ -90,7 +113,9 @@ def test_load_model_chooses_the_pooling():
         mean.timestamp_embedding_size,
         3 * mean.timestamp_embedding_size,
     )
-    assert torch.equal(every.scene_embeddings(audio)[:, : mean.scene_embedding_size], mean.scene_embeddings(audio))
+    assert torch.equal(
+        every.scene_embeddings(audio)[:, : mean.scene_embedding_size], mean.scene_embeddings(audio)
+    )
 
 
 def test_the_pooling_beside_the_weights_counts(model_dir):

@@ -26,4 +26,6 @@ def test_hear_validator_passes_with_its_one_warning(how, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "Looks good!" in done.stdout, done.stdout + done.stderr
     warnings = [line for line in done.stderr.splitlines() if "Warning" in line]
-    assert len(warnings) == 1 and "IMPORTANT: A common bug" in warnings[0]  # it prints this one always
+    assert (
+        len(warnings) == 1 and "IMPORTANT: A common bug" in warnings[0]
+    )  # it prints this one always

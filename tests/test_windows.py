@@ -85,7 +85,10 @@ def test_such_a_model_is_saved_loaded_and_exported(config, tmp_path):
         with torch.no_grad():
             scenes, steps, times = module(audio)
         torch.testing.assert_close(scenes, model.scene_embeddings(audio), atol=2e-3, rtol=1e-3)
-        assert torch.equal(times, model.timestamp_embeddings(audio)[1]) and steps.shape[1] == times.shape[1]
+        assert (
+            torch.equal(times, model.timestamp_embeddings(audio)[1])
+            and steps.shape[1] == times.shape[1]
+        )
 
 
 def test_one_sample_and_short_clips_have_embeddings(config):
@@ -94,7 +97,9 @@ def test_one_sample_and_short_clips_have_embeddings(config):
         assert torch.isfinite(model.embed(noise(samples))).all()
 
 
-@pytest.mark.parametrize(("windows", "message"), [((), "1 to 8 windows"), ((1,), "at least 2"), ((100,), "leaves gaps")])
+@pytest.mark.parametrize(
+    ("windows", "message"), [((), "1 to 8 windows"), ((1,), "at least 2"), ((100,), "leaves gaps")]
+)
 def test_impossible_windows_are_refused(windows, message):
     with pytest.raises(ValueError, match=message):
         FrontendConfig(win_lengths=windows)
