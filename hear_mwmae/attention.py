@@ -62,7 +62,8 @@ class MultiWindowAttention(SelfAttention):
         heads = len(window_sizes)
         if not heads or width % heads:
             raise HearMwmaeError(
-                f"width {width} is not divisible by {heads} heads (window sizes {list(window_sizes)})"
+                f"width {width} is not divisible by {heads} heads "
+                f"(window sizes {list(window_sizes)})"
             )
         if min(window_sizes) < 0:
             raise HearMwmaeError(

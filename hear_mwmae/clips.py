@@ -51,7 +51,8 @@ def listed_clips(
         clips = [clips] if clips.ndim == 1 else list(clips)
     elif not isinstance(clips, Iterable):
         raise HearMwmaeError(
-            f"clips must be a path, an array, a tensor or a list of these, got {type(clips).__name__}"
+            "clips must be a path, an array, a tensor or a list of these, "
+            f"got {type(clips).__name__}"
         )
     if not isinstance(sample_rate, Sequence | np.ndarray) or isinstance(sample_rate, str):
         _check_rate(sample_rate)
@@ -59,7 +60,8 @@ def listed_clips(
     clips = list(clips)
     if len(sample_rate) != len(clips):
         raise HearMwmaeError(
-            f"sample_rate must be one number or one for each clip: {len(sample_rate)} for {len(clips)} clips"
+            "sample_rate must be one number or one for each clip: "
+            f"{len(sample_rate)} for {len(clips)} clips"
         )
     for rate in sample_rate:
         _check_rate(rate)
@@ -94,7 +96,8 @@ def check_audio(audio: Tensor, device: torch.device) -> Tensor:
         )
     if audio.ndim != 2:
         raise HearMwmaeError(
-            f"audio must have shape (clips, samples), got {tuple(audio.shape)}; one clip is audio[None]"
+            f"audio must have shape (clips, samples), got {tuple(audio.shape)}; "
+            "one clip is audio[None]"
         )
     if not len(audio):
         raise HearMwmaeError(f"no audio in the batch: shape {tuple(audio.shape)}")
@@ -121,7 +124,8 @@ def check_audio(audio: Tensor, device: torch.device) -> Tensor:
         )
     if bool((peaks > SUSPICIOUS).any()):
         warnings.warn(
-            f"audio reaches {float(peaks.max()):.3g}, where [-1, 1] is expected: divide integers by their range",
+            f"audio reaches {float(peaks.max()):.3g}, where [-1, 1] is expected: "
+            "divide integers by their range",
             stacklevel=2,
         )
     return audio
@@ -132,7 +136,8 @@ def cut(audio: Tensor, lengths: Sequence[int] | Tensor) -> list[Tensor]:
     numbers = whole_numbers(lengths)
     if len(numbers) != len(audio) or not all(0 < number <= audio.shape[1] for number in numbers):
         raise HearMwmaeError(
-            f"lengths must be the samples of each of the {len(audio)} clips, from 1 to {audio.shape[1]}, "
+            f"lengths must be the samples of each of the {len(audio)} clips, "
+            f"from 1 to {audio.shape[1]}, "
             f"got {str(lengths)[:100]}"
         )
     return [clip[:length] for clip, length in zip(audio, numbers, strict=True)]
@@ -185,6 +190,7 @@ def _refuse_channels_last(shape: Sequence[int]) -> None:
     clips, samples = shape
     if clips > MOST_CHANNELS >= samples:
         raise HearMwmaeError(
-            f"audio of shape {tuple(shape)} looks like (samples, channels), where (clips, samples) is expected: "
+            f"audio of shape {tuple(shape)} looks like (samples, channels), "
+            "where (clips, samples) is expected: "
             "average the channels (audio.mean(1)), or give a list of clips"
         )

@@ -143,7 +143,8 @@ class Encoder(nn.Module):
             or not spectrogram.is_floating_point()
         ):
             raise HearMwmaeError(
-                f"the encoder takes floating-point spectrograms of shape (batch, {expected[0]}, {expected[1]}), "
+                "the encoder takes floating-point spectrograms of shape "
+                f"(batch, {expected[0]}, {expected[1]}), "
                 f"got {tuple(spectrogram.shape)} of {spectrogram.dtype}"
             )
         patches = patchify(

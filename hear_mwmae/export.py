@@ -81,7 +81,8 @@ class ExportableLogMel(nn.Module):
     the rounding.
     """
 
-    dft: Tensor  #: (win_length, 2 * (win_length // 2 + 1)) float64: windowed cosines, then windowed sines
+    #: (win_length, 2 * (win_length // 2 + 1)) float64: windowed cosines, then windowed sines
+    dft: Tensor
     filterbank: Tensor  #: (win_length // 2 + 1, n_mels) float64
 
     def __init__(self, log_mel: LogMel) -> None:
@@ -217,12 +218,14 @@ def _check(model: Embedder, path: Path) -> None:
             raise needs("exporting to .onnx", package, "onnx")
     if weights.dtype != torch.float32:
         raise HearMwmaeError(
-            f".onnx files are exported in float32, got a model in {weights.dtype}; .pt2 takes any precision"
+            f".onnx files are exported in float32, got a model in {weights.dtype}; "
+            ".pt2 takes any precision"
         )
     size = sum(value.numel() * value.element_size() for value in model.encoder.parameters())
     if size > ONNX_BYTES:
         raise HearMwmaeError(
-            f"{size / 1e9:.1f} GB of weights are more than an .onnx file holds, 2 GiB: export to .pt2"
+            f"{size / 1e9:.1f} GB of weights are more than an .onnx file holds, 2 GiB: "
+            "export to .pt2"
         )
 
 

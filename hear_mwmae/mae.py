@@ -25,7 +25,8 @@ class MaskedAutoencoderOutput(NamedTuple):
     pred: Tensor  #: (B, tokens, patch values) predicted patches
     mask: Tensor  #: (B, tokens) 1 = removed and to be predicted
     ids_restore: Tensor  #: (B, tokens) int64: index of each token in [kept, removed]
-    latent: Tensor  #: (B, [1 +] kept, encoder width) encoded kept tokens, after a CLS token if the model has one
+    #: (B, [1 +] kept, encoder width) encoded kept tokens, after a CLS token if the model has one
+    latent: Tensor
 
 
 class Decoder(nn.Module):
@@ -114,7 +115,7 @@ class MaskedAutoencoder(nn.Module):
         )
 
     def forward_features(self, spectrogram: Tensor) -> Tensor:
-        """(B, input_frames, channels * n_mels) -> (B, time steps, bands * width), without a mask."""
+        """(B, input_frames, channels * n_mels) -> (B, time steps, bands * width), unmasked."""
         return self.encoder.forward_features(spectrogram)
 
     def loss(self, spectrogram: Tensor, pred: Tensor, mask: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ def patchify(spectrogram: Tensor, patch_size: tuple[int, int], channels: int = 1
     mels = bands // channels
     if bands % channels or frames % p or mels % q:
         raise HearMwmaeError(
-            f"a spectrogram of {frames} frames x {bands} bands cannot be cut into patches of {p} x {q} in {channels} channels"
+            f"a spectrogram of {frames} frames x {bands} bands cannot be cut into patches of "
+            f"{p} x {q} in {channels} channels"
         )
     grid = spectrogram.reshape(batch, frames // p, p, channels, mels // q, q).permute(
         0, 1, 4, 2, 5, 3
@@ -77,7 +78,8 @@ def random_masking(
         noise = torch.rand(batch, length, dtype=torch.float32, device=tokens.device)
     elif noise.shape != (batch, length):
         raise HearMwmaeError(
-            f"noise must have shape ({batch}, {length}), one value per token, got {tuple(noise.shape)}"
+            f"noise must have shape ({batch}, {length}), one value per token, "
+            f"got {tuple(noise.shape)}"
         )
     ids_shuffle = noise.argsort(dim=1, stable=True)
     ids_restore = ids_shuffle.argsort(dim=1)

@@ -54,7 +54,8 @@ MUTATIONS = {
         "checkpoint.py",
         "    problems = _other_shapes(shapes, found)",
         "    from .patches import sincos_2d\n"
-        "    state = {**state, 'pos_embed': sincos_2d(module.config.encoder.width, (50, 5))[None]}\n"
+        "    width = module.config.encoder.width\n"
+        "    state = {**state, 'pos_embed': sincos_2d(width, (50, 5))[None]}\n"
         "    problems = _other_shapes(shapes, found)",
     ),
     "time in the first half of the position table": (
@@ -76,7 +77,8 @@ MUTATIONS = {
         "frontend.py",
         "return torch.minimum(rising, falling).clamp(min=0)",
         'return __import__("torchaudio").functional.melscale_fbanks('
-        'win_length // 2 + 1, config.f_min, config.f_max, config.n_mels, config.sample_rate, None, "slaney")',
+        "win_length // 2 + 1, config.f_min, config.f_max, config.n_mels, config.sample_rate, None, "
+        '"slaney")',
     ),
     "zero padding of the waveform": (
         "frontend.py",
@@ -92,7 +94,8 @@ MUTATIONS = {
     "last chunk padded with zeros": (
         "embedder.py",
         "return spectrogram[:, index].unflatten(1, (chunks, size))",
-        "return torch.nn.functional.pad(spectrogram, (0, 0, 0, chunks * size - frames)).unflatten(1, (chunks, size))",
+        "padded = torch.nn.functional.pad(spectrogram, (0, 0, 0, chunks * size - frames))\n"
+        "    return padded.unflatten(1, (chunks, size))",
     ),
     "padded time steps averaged": (
         "embedder.py",
@@ -146,7 +149,8 @@ def run(name: str) -> str:
         raise SystemExit(
             f"{name}: pytest could not run\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
         )
-    return f"| {name} | {', '.join(f'{test} ({count})' for test, count in failed.items()) or '**none**'} |"
+    tests = ", ".join(f"{test} ({count})" for test, count in failed.items())
+    return f"| {name} | {tests or '**none**'} |"
 
 
 if __name__ == "__main__":

@@ -42,7 +42,10 @@ def test_embed_a_folder(model, tmp_path, suffix, timestamps):
             table = dict(file)
     else:
         frame = pytest.importorskip("pandas").read_parquet(output)
-        table = {name: np.stack(frame[name]) if name == "embedding" else frame[name].to_numpy() for name in frame}
+        table = {
+            name: np.stack(frame[name]) if name == "embedding" else frame[name].to_numpy()
+            for name in frame
+        }
     loaded = hear_mwmae.load_model(model)
     row = 0
     for path in CLIPS:
@@ -63,15 +66,21 @@ def test_embed_a_folder(model, tmp_path, suffix, timestamps):
 def test_embed_prints_a_line_per_file(model):
     result = run("embed", *CLIPS[:2], "--model", model)
     lines = [line for line in result.stdout.splitlines() if "160 float32" in line]
-    assert result.exit_code == 0 and [line.split(":")[0] for line in lines] == [str(path) for path in CLIPS[:2]]
+    assert result.exit_code == 0 and [line.split(":")[0] for line in lines] == [
+        str(path) for path in CLIPS[:2]
+    ]
 
 
 def test_one_bad_file_does_not_stop_the_rest(model, tmp_path):
     bad = damaged(tmp_path)
-    result = run("embed", CLIPS[0], *bad.values(), CLIPS[1], "-o", tmp_path / "out.npz", "--model", model)
+    result = run(
+        "embed", CLIPS[0], *bad.values(), CLIPS[1], "-o", tmp_path / "out.npz", "--model", model
+    )
     assert result.exit_code == 1
     reported = [line for line in result.stderr.splitlines() if line.startswith("not embedded: ")]
-    assert len(reported) == len(bad) and all(any(str(path) in line for line in reported) for path in bad.values())
+    assert len(reported) == len(bad) and all(
+        any(str(path) in line for line in reported) for path in bad.values()
+    )
     with np.load(tmp_path / "out.npz") as file:
         assert file["path"].tolist() == [str(path) for path in CLIPS[:2]]
 
@@ -81,7 +90,10 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path):
     [
         (["embed", "missing.wav"], "missing.wav: no such file or folder"),
         (["embed", "{tmp}"], "holds no audio files"),
-        (["embed", "{clip}", "-o", "{tmp}/out.txt"], "must be a folder, or end in .npz, .npy, .csv, .parquet"),
+        (
+            ["embed", "{clip}", "-o", "{tmp}/out.txt"],
+            "must be a folder, or end in .npz, .npy, .csv, .parquet",
+        ),
         (["embed", "{clip}", "-o", "{tmp}/no/out.npz"], "there is no folder"),
         (["embed", "{clip}", "-o", "/proc/out.npz"], "cannot write /proc/out.npz"),
         (["embed", "{clip}", "--device", "toaster"], "device 'toaster' cannot be used"),
@@ -113,12 +125,20 @@ def test_info(model):
 def test_convert(tmp_path):
     result = run("convert", OFFICIAL, tmp_path / "converted")
     assert result.exit_code == 0, result.output
-    assert "encoder heads 3 (guessed from the width; --encoder-heads says otherwise), decoder heads 8 (" in result.output
+    assert (
+        "encoder heads 3 (guessed from the width; --encoder-heads says otherwise), decoder heads 8 ("
+        in result.output
+    )
     for number in range(6):
         run("convert", OFFICIAL, tmp_path / f"again{number}")
         for name in ("config.json", "model.safetensors"):
-            assert (tmp_path / f"again{number}" / name).read_bytes() == (tmp_path / "converted" / name).read_bytes()
-    assert "encoder heads 4 (as given)" in run("convert", OFFICIAL, tmp_path / "four", "--encoder-heads", 4).output
+            assert (tmp_path / f"again{number}" / name).read_bytes() == (
+                tmp_path / "converted" / name
+            ).read_bytes()
+    assert (
+        "encoder heads 4 (as given)"
+        in run("convert", OFFICIAL, tmp_path / "four", "--encoder-heads", 4).output
+    )
     assert hear_mwmae.load_model(str(tmp_path / "converted")).scene_embedding_size == 240
 
 
@@ -126,7 +146,9 @@ def test_push_dry_run(tmp_path):
     from hear_mwmae.weights import WEIGHTS_DIR
 
     shutil.copytree(WEIGHTS_DIR / "mwmae-tiny", tmp_path / "mwmae-tiny")
-    result = run("push", tmp_path / "mwmae-tiny", "some-org/mwmae-tiny", "--dry-run", "-o", tmp_path / "up")
+    result = run(
+        "push", tmp_path / "mwmae-tiny", "some-org/mwmae-tiny", "--dry-run", "-o", tmp_path / "up"
+    )
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in (tmp_path / "up").iterdir()) == [
         "README.md",
@@ -142,7 +164,9 @@ def test_push_dry_run(tmp_path):
     assert [result.dataset_name for result in card.data.eval_results] == ["esc10", "spoken_digit"]
     assert 'load_model("some-org/mwmae-tiny")' in card.text
     assert torch.equal(
-        hear_mwmae.load_model(str(tmp_path / "up")).scene_embeddings(torch.ones(1, 4000).cumsum(1) % 1),
+        hear_mwmae.load_model(str(tmp_path / "up")).scene_embeddings(
+            torch.ones(1, 4000).cumsum(1) % 1
+        ),
         hear_mwmae.load_model().scene_embeddings(torch.ones(1, 4000).cumsum(1) % 1),
     )
 
@@ -157,7 +181,9 @@ def test_the_installed_command_and_a_light_import():
     """The entry point runs; importing the package pulls in nothing that only training or evaluation
     needs.
     """
-    done = subprocess.run([Path(sys.executable).with_name("hear-mwmae"), "--version"], capture_output=True, text=True)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("hear-mwmae"), "--version"], capture_output=True, text=True
+    )
     assert done.returncode == 0 and hear_mwmae.__version__ in done.stdout
     code = (
         "import sys, hear_mwmae;"

@@ -31,7 +31,8 @@ from hear_mwmae.export import export
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(
-    r"(?:<!-- not run:(?P<reason>[^\n]*?)-->\n)?^```(?P<language>python|console)\n(?P<text>.*?)^```$",
+    r"(?:<!-- not run:(?P<reason>[^\n]*?)-->\n)?"
+    r"^```(?P<language>python|console)\n(?P<text>.*?)^```$",
     re.M | re.S,
 )
 
@@ -183,7 +184,8 @@ def test_blocks_run(page, place):
         for words in commands(block.text):
             call = called(words)
             assert call, (
-                f"not a command of this repository, mark its block with <!-- not run: reason -->: {shlex.join(words)}"
+                "not a command of this repository, mark its block with <!-- not run: reason -->: "
+                f"{shlex.join(words)}"
             )
             command, arguments = call
             command.main(arguments, prog_name=words[0], standalone_mode=False)

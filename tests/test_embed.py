@@ -247,7 +247,10 @@ def test_device():
 def test_the_public_names_are_there_without_importing_torch_first():
     import subprocess
 
-    code = "import sys, hear_mwmae; assert 'torch' not in sys.modules; from hear_mwmae import {}; print({})"
+    code = (
+        "import sys, hear_mwmae; assert 'torch' not in sys.modules; "
+        "from hear_mwmae import {}; print({})"
+    )
     names = ", ".join(name for name in hear_mwmae.__all__)
     root = Path(hear_mwmae.__file__).parents[1]
     subprocess.run([sys.executable, "-c", code.format(names, names)], check=True, cwd=root)

@@ -20,7 +20,7 @@ from tiny_run import tiny_recipe
 
 from eval import log_mel
 from eval.__main__ import main as eval_main
-from eval.results import Result
+from eval.results import Result as HearResult
 from hear_mwmae import HearMwmaeError
 from hear_mwmae.audio import read_audio
 from hear_mwmae.checkpoint import read_config, read_model
@@ -147,7 +147,7 @@ def test_a_bug_in_a_reading_process_keeps_its_traceback(data, tmp_path, monkeypa
 
 def test_damaged_results_are_named(tmp_path):
     """As left by an editor, say."""
-    result = Result(tmp_path / "task", "paper", 0)
+    result = HearResult(tmp_path / "task", "paper", 0)
     result.file.parent.mkdir(parents=True)
     result.embeddings.mkdir()
     (result.embeddings / "about.json").write_text('{"made": "x"}')
