@@ -141,7 +141,7 @@ def test_a_checkout_that_is_not_installed(tmp_path, embedded_model):
     assert [Path(line).is_relative_to(tmp_path) for line in done.stdout.splitlines()] == [True, True]
 
 
-@pytest.mark.parametrize("missing", [("torchaudio",), ("scipy", "msgpack", "av", "pyarrow", "sklearn")])
+@pytest.mark.parametrize("missing", [("torchaudio",), ("scipy", "msgpack", "pyarrow", "sklearn")])
 def test_embedding_does_without(missing):
     """Whatever only training, tests or extras need. torchaudio that was built for another torch
     cannot even be imported.
