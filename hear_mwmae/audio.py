@@ -17,7 +17,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from .decoding import BLOCK_SAMPLES, CONTAINERS, Pieces, announced_seconds, decode
+from .decoding import BLOCK_SAMPLES, CONTAINERS, Pieces, decode
 from .errors import HearMwmaeError
 
 #: Endings that are read from a folder. A file that is named itself may have any ending.
@@ -138,18 +138,6 @@ def read_audio(source: str | Path | BinaryIO, sample_rate: int) -> Tensor:
     if not samples:
         raise HearMwmaeError(f"{name}: empty, no samples")
     return torch.from_numpy(np.frombuffer(samples, np.float32))
-
-
-def audio_seconds(path: str | Path) -> float | None:
-    """Length that a file announces, for progress bars; an estimate if its header has none.
-
-    None without a length or a readable header. The true length is that of `read_audio`.
-    """
-    try:
-        with _opened(path) as (file, name):
-            return announced_seconds(file, name)
-    except HearMwmaeError:
-        return None
 
 
 def resample(waveform: Tensor, rate: int, sample_rate: int) -> Tensor:

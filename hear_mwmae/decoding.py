@@ -84,24 +84,6 @@ def decode(file: BinaryIO, name: str) -> Iterator[tuple[int, np.ndarray]]:
         yield from _gathered(_decode_by_ffmpeg(file, name))
 
 
-def announced_seconds(file: BinaryIO, name: str) -> float | None:
-    """Length by the header, or estimated by FFmpeg; None if neither knows one.
-
-    HearMwmaeError if the file is not audio.
-    """
-    import av
-
-    sound = _open_by_libsndfile(file)
-    if sound is not None:
-        with sound:
-            return sound.frames / sound.samplerate
-    try:
-        with _open(file) as container:
-            return _seconds(container, _audio_stream(container, name))
-    except av.FFmpegError as error:
-        raise HearMwmaeError(f"{name}: not an audio file ({error.strerror})") from error
-
-
 def _wav_sizes(file: BinaryIO) -> tuple[int, int]:
     """Bytes of samples that the header of a WAV announces, and bytes that are there; zeros for
     another file.
@@ -200,7 +182,7 @@ def _decode_by_ffmpeg(file: BinaryIO, name: str) -> Iterator[tuple[int, np.ndarr
             kind = container.format.name
             stream = _audio_stream(container, name)
             if kind in _TOLERANCES:
-                announced = _seconds(container, stream) or 0.0
+                announced = _seconds(container, stream)
                 tolerance = _TOLERANCES[kind]
             for packet in container.demux(stream):
                 if kind == "mp3" and not seconds:
@@ -247,16 +229,15 @@ def _audio_stream(container: av.container.InputContainer, name: str) -> av.Audio
     return stream
 
 
-def _seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
+def _seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float:
+    """Length that a container announces; 0 if it announces none."""
     if stream.duration and stream.time_base:
         ticks = stream.duration
         if container.format.name == "ogg" and stream.codec_context.name == "opus":
             ticks -= max(stream.start_time or 0, 0)  # a recording that began during a broadcast
         return float(ticks * stream.time_base)
     # The container's length is that of its longest stream, which may be the video.
-    if len(container.streams) == 1 and container.duration:
-        return container.duration / 1e6
-    return None
+    return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
 
 
 def _frames(packet: av.Packet, kind: str) -> list[av.AudioFrame]:

@@ -18,7 +18,7 @@ from audio_files import encode, tone
 from reference import AUDIO
 
 from hear_mwmae import HearMwmaeError
-from hear_mwmae.audio import audio_seconds, read_audio
+from hear_mwmae.audio import read_audio
 from hear_mwmae.data.sources import find_inputs, read_item
 
 CASES = Path(__file__).parent / "data" / "audio_cases"
@@ -222,15 +222,3 @@ def test_decoding_starts_no_threads_and_works_in_forked_children(tmp_path):
     assert len(os.listdir("/proc/self/task")) == before
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.map_async(read_in_a_child, files).get(60) == lengths
-
-
-def test_lengths_for_progress_bars(tmp_path, encoded):
-    """By the header, or estimated; what FFmpeg cannot tell is None."""
-    for name, content, seconds in (
-        ("wav", wav(96000), 3.0),
-        ("mp3", mp3(encoded), 3.0),
-        ("guess.mp3", mp3(encoded, write_xing="0"), 3.0),
-        ("ogg", written("OGG"), 3.0),
-    ):
-        (tmp_path / name).write_bytes(content)
-        assert audio_seconds(tmp_path / name) == pytest.approx(seconds, abs=0.2)
