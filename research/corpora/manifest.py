@@ -19,6 +19,7 @@ from tqdm import tqdm
 from hear_mwmae import audio
 from hear_mwmae.cli.options import Command
 from hear_mwmae.files import write_text
+from hear_mwmae.pcm import to_pcm
 
 MANIFEST = "manifest.csv"
 COLUMNS = ["path", "seconds", "package", "version", "kind", "licence"]
@@ -74,7 +75,7 @@ def _write_batch(
     for sound in render(batch):
         path = dest / "audio" / f"{sound.name}.flac"
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, sound.samples, SAMPLE_RATE, subtype="PCM_16")
+        soundfile.write(path, to_pcm(sound.samples), SAMPLE_RATE)
         digest = hashlib.sha256(sound.samples.tobytes()).hexdigest()
         seconds = round(len(sound.samples) / SAMPLE_RATE, 3)
         rows.append((digest, [str(path.relative_to(dest)), seconds, *sound.source]))
