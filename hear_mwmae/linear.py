@@ -14,7 +14,7 @@ from torch import Tensor, nn
 #: On processors with AVX-512, oneDNN's product is faster than the one that torch takes by default,
 #: and it can apply the GELU while the product is still in the cache. The operation is private to
 #: torch and has no backward pass, so it is taken at inference only, and torch's own layer
-#: everywhere else. benchmarks/embed.py measures the difference.
+#: everywhere else. research/benchmarks/embed.py measures the difference.
 _FUSED = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
