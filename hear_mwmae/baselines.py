@@ -43,7 +43,7 @@ class LogMelStatistics(nn.Module):
         self.frontend = LogMelFrontend(config)
         self.sample_rate = config.sample_rate
         self.names = parse_pooling(pooling)
-        bands = self.frontend(torch.zeros(1, 1)).shape[2]
+        bands = config.bands
         self.scene_embedding_size = len(self.names) * bands
         self.timestamp_embedding_size = 2 * bands
 

@@ -91,7 +91,8 @@ class ExportableLogMel(nn.Module):
         self.win_length = length = log_mel.win_length
         self.silence_std = log_mel.silence_std
         # Without full turns, so that the angles stay small.
-        turns = torch.arange(length)[:, None] * torch.arange(length // 2 + 1) % length
+        place = torch.arange(length, device="cpu")
+        turns = place[:, None] * place[: length // 2 + 1] % length
         angles = turns.double() * (2 * torch.pi / length)
         table = torch.cat([angles.cos(), angles.sin()], dim=1)
         self.register_buffer("dft", table * log_mel.window.double()[:, None])
@@ -133,7 +134,7 @@ def export(model: Embedder, path: str | Path) -> None:
     except OSError as error:
         raise HearMwmaeError(f"cannot write {path}: {error.strerror}") from error
     module = ExportableEmbedder(model)
-    example = torch.rand(3, 150000)
+    example = torch.rand(3, 150000, dtype=torch.float32, device="cpu")
     config = json.dumps(module.config.to_dict())
     # 0 and 1 as sizes are not special: what torch.onnx.export itself sets, here for both kinds of
     # file.
@@ -174,7 +175,7 @@ def largest_difference(model: Embedder, path: str | Path) -> float:
     """
     run, generator, largest = open_exported(path), torch.Generator().manual_seed(0), 0.0
     for shape in CHECKED:
-        audio = torch.rand(shape, generator=generator) * 2 - 1
+        audio = torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu") * 2 - 1
         expected = model.scene_embeddings(audio), *model.timestamp_embeddings(audio)
         for ours, theirs in zip(expected, run(audio), strict=True):
             if ours.shape != theirs.shape:

@@ -211,7 +211,8 @@ def read_steps(
 def mask_noise(recipe: Recipe, num_tokens: int, step: int) -> Tensor:
     """(batch_size, num_tokens) uniform noise of the whole batch: a function of seed and step."""
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    return torch.rand(recipe.batch_size, num_tokens, generator=generator)
+    exact = {"dtype": torch.float32, "device": "cpu"}
+    return torch.rand(recipe.batch_size, num_tokens, generator=generator, **exact)
 
 
 def log_step(

@@ -88,6 +88,7 @@ def resize_patches(weight: Tensor, old: tuple[int, int], new: tuple[int, int]) -
     Bilinear. Source of the idea: "FlexiViT: One Model for All Patch Sizes" (Beyer et al., CVPR
     2023).
     """
-    pixels = torch.eye(new[0] * new[1]).unflatten(1, (1, *new))
+    pixels = torch.eye(new[0] * new[1], dtype=torch.float32, device=weight.device)
+    pixels = pixels.unflatten(1, (1, *new))
     resizing = torch.nn.functional.interpolate(pixels, size=old, mode="bilinear").flatten(1)
     return weight.float() @ resizing.T
