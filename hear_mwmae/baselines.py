@@ -16,6 +16,7 @@ from .config import FrontendConfig, ModelConfig, parse_pooling, preset
 from .embedder import Embedder
 from .errors import HearMwmaeError
 from .frontend import LogMelFrontend
+from .pooling import pool
 from .weights import DEFAULT_MODEL, WEIGHTS_DIR
 
 if TYPE_CHECKING:
@@ -58,10 +59,7 @@ class LogMelStatistics(nn.Module):
 
     def scene_embeddings(self, audio: Tensor) -> Tensor:
         """(B, samples) -> (B, bands * statistics)."""
-        features = self.frontend(audio)
-        std, mean = torch.std_mean(features, dim=1, correction=0)
-        pooled = {"mean": mean, "std": std, "max": features.amax(dim=1)}
-        return torch.cat([pooled[name] for name in self.names], dim=1)
+        return pool(self.frontend(audio), self.names)
 
     def timestamp_embeddings(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """(B, samples) -> (B, T, 2 * bands), and (B, T) milliseconds."""
