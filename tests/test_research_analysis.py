@@ -150,8 +150,9 @@ def test_kept_tokens_are_as_far_as_they_were_on_the_grid_and_cls_is_left_out():
     assert statistics(maps, positions=torch.tensor([245, 0, 4]))["distance"] == pytest.approx(
         expected
     )
-    with_cls = torch.full((4, 4), 0.5)
-    with_cls[1:, 1:] = maps / 2
+    share = torch.tensor([0.0, 0.1, 0.5, 0.9])[:, None]  # of CLS
+    with_cls = share.expand(4, 4).clone()
+    with_cls[1:, 1:] = maps * (1 - share[1:])
     found = statistics(with_cls, positions=torch.tensor([CLS, 245, 0, 4]))
     assert found["distance"] == pytest.approx(expected)
     assert found["entropy"] == pytest.approx(0, abs=1e-6)
@@ -252,7 +253,12 @@ def test_measured_similarities_are_those_of_the_heads_outputs():
         value = found.similarity[view].weighted[1, heads + 1]
         assert value == pytest.approx(reference_pwcca(a, b), abs=1e-4)
         assert found.statistics[view]["distance"].shape == (3, 2, heads)
-    by_window = found.by_window[DECODING]
-    assert by_window.draws[0] == pytest.approx(by_window.difference)
-    assert by_window.draws[1] != pytest.approx(by_window.difference)
+    draws = found.by_window[DECODING].draws
+    assert draws[0] == pytest.approx(found.by_window[DECODING].difference)
+    # Of the first clip alone.
+    traced = trace(model, "decoder", clips, noise)
+    outputs = torch.cat([one.outputs[0].transpose(0, 1) for one in traced]).numpy()
+    pairs = across_blocks(similarities(outputs).pwcca, 6)
+    equal, unequal = window_means(pairs, config.decoder.window_sizes)
+    assert draws[1] == pytest.approx(equal - unequal)
     assert EMBEDDING not in found.by_window
