@@ -47,7 +47,7 @@ MUTATIONS = {
         "torch.where(window[:, None] == window[None, :], relative + first + w - 1, rows + 1)",
         "torch.full_like(relative, rows)",
     ),
-    "erf GELU": ("linear.py", '"gelu", "tanh"', '"gelu", "none"'),
+    "erf GELU": ("linear.py", '"gelu", [], "tanh"', '"gelu", [], "none"'),
     "erf GELU, in training": ("linear.py", 'approximate="tanh"', 'approximate="none"'),
     "LayerNorm eps 1e-5": ("encoder.py", "LAYER_NORM_EPS = 1e-6", "LAYER_NORM_EPS = 1e-5"),
     "position tables regenerated": (
