@@ -166,7 +166,7 @@ def find_model(
             text = f"{name!r} is the registered model; './{name}' loads the local path"
             warnings.warn(text, stacklevel=4)
         return _find_registered(name)
-    if os.path.exists(path):
+    if _exists(path):
         with _reading(path):
             return _find_local(name, path)
     place = None if _is_path(name) else hub.parse_name(name)
@@ -191,6 +191,16 @@ def _find_local(name: str, path: Path) -> Found:
         ".safetensors file, or a checkpoint of the authors' JAX code; pickled files (.pt, .pth, "
         ".ckpt) are never opened, since they can run code"
     )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        os.stat(path)
+    except PermissionError as error:
+        raise HearMwmaeError(f"cannot read {path}: {reason(error)}") from error
+    except (OSError, ValueError):  # a name may be too long for a path, or hold a zero
+        return False
+    return True
 
 
 def _is_path(name: str) -> bool:
@@ -283,9 +293,14 @@ def _reading(path: Path) -> Iterator[None]:
         raise HearMwmaeError(f"cannot read {path}: {reason(error)}") from error
 
 
+def _open(path: Path) -> safe_open:
+    open(path, "rb").close()  # safetensors calls a file missing that may not be read
+    return safe_open(path, "pt")
+
+
 def _config_inside(path: Path) -> ModelConfig | None:
     """The configuration in the metadata of a weights file, if there is one."""
-    with _reading(path), safe_open(path, "pt") as file:
+    with _reading(path), _open(path) as file:
         text = (file.metadata() or {}).get("config")
     if text is None:
         return None
@@ -304,7 +319,7 @@ def _read_weights(found: Found, module: nn.Module, prefix: str) -> dict[str, Ten
     if isinstance(found.weights, dict):
         state = found.weights.items()
         return {name.removeprefix(prefix): v for name, v in state if name.startswith(prefix)}
-    with _reading(found.weights), safe_open(found.weights, "pt") as file:
+    with _reading(found.weights), _open(found.weights) as file:
         stored = file.keys()
         names = {name.removeprefix(prefix): name for name in stored if name.startswith(prefix)}
         shapes = {name: tuple(file.get_slice(full).get_shape()) for name, full in names.items()}

@@ -161,7 +161,7 @@ def test_what_is_missing_is_named_with_what_installs_it(tmp_path):
     calls = {
         "msgpack": ("convert", OFFICIAL, tmp_path / "out", "'.[official]'"),
         "ray": ("embed", AUDIO / "crow.wav", "-o", tmp_path / "out.npz", "--ray", "'.[ray]'"),
-        "webdataset": ("pack", AUDIO, "-o", tmp_path / "pack", "'.[train]'"),
+        "datasets": ("pack", AUDIO, "-o", tmp_path / "pack", "'.[train]'"),
     }
     for missing, (*args, hint) in calls.items():
         done = run_python(code, ROOT, missing, *args)

@@ -208,7 +208,7 @@ def test_benchmarks_run(monkeypatch):
     for command, options in (
         (embed_benchmark.main, ["--size", "tiny", "--rounds", "1"]),
         (pretrain_benchmark.main, ["--rounds", "1", "--batch-size", "1", "--precision", "float32"]),
-        (muon_benchmark.main, ["--rounds", "1", "--recipe", "mwmae-tiny-cpu"]),
+        (muon_benchmark.main, ["--rounds", "1", "--recipe", "tiny"]),
     ):
         done = CliRunner().invoke(command, options, catch_exceptions=False)
         assert done.exit_code == 0, done.output

@@ -69,6 +69,8 @@ def pack(
 
     Raises HearMwmaeError when ``out`` exists, a source is missing, or nothing can be packed.
     """
+    if printable(str(out)) != str(out):
+        raise HearMwmaeError(f"{printable(str(out))}: the name of a data set must be UTF-8")
     found = find_inputs(sources, kind)
     found.check()
     if found.passed_over:
