@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from ..audio import AUDIO_SUFFIXES
 from ..errors import HearMwmaeError
-
-if TYPE_CHECKING:
-    from tenacity import Retrying
 
 #: Rows of a Parquet file in memory at a time.
 PARQUET_ROWS = 16
@@ -33,21 +30,6 @@ class Damaged(Exception):
     """A shard has another format than its name says, from some point on."""
 
 
-def retrying(worthwhile: Callable[[BaseException], bool]) -> Retrying:
-    """Retries up to ATTEMPTS times, with pauses, errors for which ``worthwhile`` is true; the last
-    error is raised unchanged.
-    """
-    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
-
-    wait = wait_exponential(multiplier=PATIENCE)
-    return Retrying(
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=wait,
-        retry=retry_if_exception(lambda error: isinstance(error, Exception) and worthwhile(error)),
-        reraise=True,
-    )
-
-
 def connection_options(url: str) -> dict:
     """Options of fsspec for a server: timeouts."""
     if not url.startswith(("http://", "https://")):
@@ -61,15 +43,22 @@ def connection_options(url: str) -> dict:
 
 
 def read_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
-    """(name, content, labels) of a shard; a retry skips the entries that have been read."""
+    """(name, content, labels) of a shard. Servers that fail are asked again, for what follows."""
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
     def worthwhile(error: BaseException) -> bool:
-        return "://" in url and not _is_damage(error)
+        return isinstance(error, Exception) and "://" in url and not _is_damage(error)
 
     read = _tar_entries if url.lower().endswith(".tar") else _parquet_entries
+    attempts = Retrying(
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_exponential(multiplier=PATIENCE),
+        retry=retry_if_exception(worthwhile),
+        reraise=True,
+    )
     done = 0
     try:
-        for attempt in retrying(worthwhile):
+        for attempt in attempts:
             with attempt:
                 for entry in islice(read(url), done, None):
                     done += 1
@@ -111,11 +100,8 @@ def _tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
             audio = [end for end in ends if f".{end.rpartition('.')[2]}" in AUDIO_SUFFIXES]
             for end in audio:
                 stem = end.rpartition(".")[0]
-                yield (
-                    f"{sample['__key__']}.{end}",
-                    sample[end],
-                    _labels(sample.get(f"{stem}.json" if stem else "json")),
-                )
+                labels = _labels(sample.get(f"{stem}.json" if stem else "json"))
+                yield f"{sample['__key__']}.{end}", sample[end], labels
             if not audio:
                 yield f"{sample['__key__']} ({', '.join(ends)})", b"", {}
     yield from ((name, b"", {}) for name in repeated)
@@ -131,27 +117,17 @@ def _parquet_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
 
     with fsspec.open(url, "rb", **connection_options(url)) as stream:
         file = pq.ParquetFile(stream)
-        audio = [
-            field.name
-            for field in file.schema_arrow
-            if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
-        ]
+        structs = [field for field in file.schema_arrow if pa.types.is_struct(field.type)]
+        audio = [field.name for field in structs if field.type.get_field_index("bytes") >= 0]
         if not audio:
             names = ", ".join(file.schema_arrow.names)
             raise HearMwmaeError(f"no column of audio (a struct with bytes), but {names}")
         for number, batch in enumerate(file.iter_batches(PARQUET_ROWS)):
             for place, row in enumerate(batch.to_pylist()):
-                entry = row[audio[0]] or {}
-                labels = {
-                    name: value
-                    for name, value in row.items()
-                    if name != audio[0] and _fits_json(value)
-                }
-                yield (
-                    entry.get("path") or f"row {number * PARQUET_ROWS + place}",
-                    entry.get("bytes") or b"",
-                    labels,
-                )
+                entry = row.pop(audio[0]) or {}
+                name = entry.get("path") or f"row {number * PARQUET_ROWS + place}"
+                labels = {label: value for label, value in row.items() if _fits_json(value)}
+                yield name, entry.get("bytes") or b"", labels
 
 
 def _labels(content: bytes | None) -> dict:
@@ -159,11 +135,9 @@ def _labels(content: bytes | None) -> dict:
         labels = json.loads(content or b"{}")
     except (ValueError, RecursionError):
         return {}
-    return (
-        {name: value for name, value in labels.items() if value is not None}
-        if isinstance(labels, dict)
-        else {}
-    )
+    if not isinstance(labels, dict):
+        return {}
+    return {name: value for name, value in labels.items() if value is not None}
 
 
 def _fits_json(value: object) -> bool:
@@ -180,11 +154,7 @@ def _is_damage(error: BaseException) -> bool:
     pyarrow raises OSError for both, and for content without a number.
     """
     if isinstance(error, OSError):
-        return (
-            error.errno is None
-            and not isinstance(error, (TimeoutError, ConnectionError))
-            and type(error) is OSError
-        )
+        return type(error) is OSError and error.errno is None
     return isinstance(error, (tarfile.TarError, ValueError))
 
 
