@@ -134,7 +134,7 @@ def read_audio(source: str | Path | BinaryIO, sample_rate: int) -> Tensor:
                 place = len(samples) / 4 / sample_rate
                 reason = f"holds samples that are not finite (NaN or infinity after {place:.1f} s)"
                 raise HearMwmaeError(f"{name}: {reason}")
-            samples += memoryview(piece)
+            samples += piece.data
     if not samples:
         raise HearMwmaeError(f"{name}: empty, no samples")
     return torch.from_numpy(np.frombuffer(samples, np.float32))

@@ -156,7 +156,7 @@ def whole_numbers(values: Any) -> list[int]:
         return []
 
 
-def _check_rate(rate: object) -> None:
+def _check_rate(rate: Any) -> None:
     if rate is None:
         return
     whole = isinstance(rate, int | np.integer) and not isinstance(rate, bool)

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 import soundfile
@@ -244,7 +244,7 @@ def _frames(packet: av.Packet, kind: str) -> list[av.AudioFrame]:
     import av
 
     try:
-        return packet.decode()
+        return cast("list[av.AudioFrame]", packet.decode())
     except av.InvalidDataError:
         if kind == "mp3":  # its frames are found by their first bytes: between them may be anything
             return []

@@ -79,7 +79,7 @@ class Embedder(nn.Module, HubModel):
         self.scene_embedding_size: int = config.scene_embedding_size
         self.timestamp_embedding_size: int = config.embedding_size
         self.frontend = LogMelFrontend(config.frontend)
-        self.encoder = Encoder(config).to(precision)
+        self.encoder: Encoder = Encoder(config).to(precision)
         if not self.encoder.pos_embed.is_meta:
             self.frontend.to(self.encoder.pos_embed.device)
         self.requires_grad_(trainable).eval()

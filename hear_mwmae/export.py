@@ -49,15 +49,13 @@ class ExportableEmbedder(nn.Module):
         super().__init__()
         self.config = model.config
         self.timestamps = model.timestamps
-        self.windows = nn.ModuleList(ExportableLogMel(window) for window in model.frontend.windows)
+        self.windows = nn.ModuleList(ExportableLogMel(window) for window in model.frontend.log_mels)
         self.encoder = model.encoder
 
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Sizes may be symbols here. Indices of a range stand where slices would do: a slice asks
         # whether its end lies inside.
-        parts = [
-            normalise(window(audio).float(), True, window.silence_std) for window in self.windows
-        ]
+        parts = [window(audio) for window in self.windows]
         spectrogram = torch.cat(parts, dim=2)
         chunks = chunked(spectrogram, self.config.input_frames)
         features = self.encoder.forward_features(chunks.flatten(0, 1)).float()
@@ -75,7 +73,7 @@ class ExportableEmbedder(nn.Module):
 
 class ExportableLogMel(nn.Module):
     """`LogMel` by a product with a table of sines in float64: (clips, samples) -> (clips, frames,
-    n_mels) float64.
+    n_mels) float32, normalised.
 
     It is exact where torch's float32 transform rounds. The logarithm of nearly empty bands shows
     the rounding.
@@ -99,20 +97,15 @@ class ExportableLogMel(nn.Module):
         self.register_buffer("filterbank", log_mel.filterbank.double())
 
     def forward(self, audio: Tensor) -> Tensor:
-        samples, half = audio.shape[1], self.win_length // 2
-        padded = audio[
-            :, reflect_index(samples, -half, samples + self.win_length - half, audio.device)
-        ]
-        starts = (
-            torch.arange(self.config.frames(samples), device=audio.device) * self.config.hop_length
-        )
-        pieces = padded[
-            :, starts[:, None] + torch.arange(self.win_length, device=audio.device)
-        ].double()
+        samples, length, half = audio.shape[1], self.win_length, self.win_length // 2
+        padded = audio[:, reflect_index(samples, -half, samples + length - half, audio.device)]
+        frames = torch.arange(self.config.frames(samples), device=audio.device)
+        places = frames[:, None] * self.config.hop_length
+        pieces = padded[:, places + torch.arange(length, device=audio.device)].double()
         real, imaginary = (pieces @ self.dft).chunk(2, dim=2)
-        return torch.log(
-            (real.square() + imaginary.square()) @ self.filterbank + self.config.log_offset
-        )
+        mel = (real.square() + imaginary.square()) @ self.filterbank
+        log_mel = torch.log(mel + self.config.log_offset).float()
+        return normalise(log_mel, True, self.silence_std)
 
 
 def export(model: Embedder, path: str | Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,12 @@ class LogMelFrontend(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the features are computed."""
-        return self.windows[0].window.device
+        return self.log_mels[0].window.device
+
+    @property
+    def log_mels(self) -> list[LogMel]:
+        """The part of each window."""
+        return cast("list[LogMel]", list(self.windows))
 
     def forward(self, waveform: Tensor, unbiased: bool = True) -> Tensor:
         """`log_mel`, each clip and channel normalised to zero mean and unit deviation.
@@ -46,16 +51,14 @@ class LogMelFrontend(nn.Module):
             unbiased: the authors use the unbiased deviation at inference and the population
                 deviation in pretraining.
         """
-        parts = [
-            normalise(window(waveform), unbiased, window.silence_std) for window in self.windows
-        ]
+        parts = [normalise(part(waveform), unbiased, part.silence_std) for part in self.log_mels]
         return torch.cat(parts, dim=2)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """(B, samples) -> (B, frames, channels * n_mels): log(power mel spectrogram +
         log_offset).
         """
-        return torch.cat([window(waveform) for window in self.windows], dim=2)
+        return torch.cat([window(waveform) for window in self.log_mels], dim=2)
 
 
 class LogMel(nn.Module):
@@ -76,11 +79,10 @@ class LogMel(nn.Module):
         # In a thread of its own: the arithmetic starts further threads for the thread that calls
         # it, and a process that has them cannot be forked safely.
         with ThreadPoolExecutor(1) as aside:
-            exact = {"dtype": torch.float32, "device": "cpu"}
-            window = aside.submit(torch.hann_window, win_length, **exact).result()
-            filterbank = aside.submit(mel_filterbank, config, win_length).result()
-        self.register_buffer("window", window, persistent=False)
-        self.register_buffer("filterbank", filterbank, persistent=False)
+            window = aside.submit(hann_window, win_length)
+            filterbank = aside.submit(mel_filterbank, config, win_length)
+        self.register_buffer("window", window.result(), persistent=False)
+        self.register_buffer("filterbank", filterbank.result(), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMel:
         """Follow the model to its device, but stay float32: half-precision features would be wrong
@@ -116,6 +118,11 @@ class LogMel(nn.Module):
             return torch.log(power @ self.filterbank + self.config.log_offset)
 
 
+def hann_window(win_length: int) -> Tensor:
+    """(win_length,) float32."""
+    return torch.hann_window(win_length, dtype=torch.float32, device="cpu")
+
+
 def mel_filterbank(config: FrontendConfig, win_length: int) -> Tensor:
     """Triangular filters of unit height, equally wide on HTK's mel scale: (win_length // 2 + 1,
     n_mels) float32.
@@ -124,9 +131,12 @@ def mel_filterbank(config: FrontendConfig, win_length: int) -> Tensor:
     the models were trained on filters with its roundings, which differ from exact filters by 8e-6.
     """
     low, high = (2595 * math.log10(1 + hertz / 700) for hertz in (config.f_min, config.f_max))
-    exact = {"dtype": torch.float32, "device": "cpu"}
-    edges = 700 * (10 ** (torch.linspace(low, high, config.n_mels + 2, **exact) / 2595) - 1)
-    bins = torch.linspace(0, config.sample_rate / 2, win_length // 2 + 1, **exact)[:, None]
+
+    def linspace(first: float, last: float, count: int) -> Tensor:
+        return torch.linspace(first, last, count, dtype=torch.float32, device="cpu")
+
+    edges = 700 * (10 ** (linspace(low, high, config.n_mels + 2) / 2595) - 1)
+    bins = linspace(0, config.sample_rate / 2, win_length // 2 + 1)[:, None]
     widths = edges.diff()
     rising = (bins - edges[:-2]) / widths[:-1]
     falling = (edges[2:] - bins) / widths[1:]

@@ -6,6 +6,7 @@ import math
 import sys
 import warnings
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 #: and it can apply the GELU while the product is still in the cache. The operation is private to
 #: torch and has no backward pass, so it is taken at inference only, and torch's own layer
 #: everywhere else. research/benchmarks/embed.py measures the difference.
-_FUSED = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_FUSED: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 @lru_cache
@@ -88,8 +89,8 @@ def linear_gelu(layer: nn.Module, x: Tensor) -> Tensor:
     """The GELU of ``layer(x)``, in one operation where ``layer`` is an untouched `Linear` without
     hooks.
     """
-    untouched = type(layer) is Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
-    if untouched and fuses(x, layer):
+    hooked = layer._forward_hooks or layer._forward_pre_hooks
+    if type(layer) is Linear and not hooked and fuses(x, layer):
         return _FUSED(x, layer.weight, layer.bias, "gelu", [], "tanh")
     return tanh_gelu(layer(x))
 

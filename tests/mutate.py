@@ -88,8 +88,8 @@ MUTATIONS = {
     ),
     "log offset 1e-6": (
         "config.py",
-        "log_offset: float = 1.1920929e-07",
-        "log_offset: float = 1e-06",
+        "Field(gt=0, le=1)] = 1.1920929e-07",
+        "Field(gt=0, le=1)] = 1e-06",
     ),
     "last chunk padded with zeros": (
         "embedder.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -103,7 +103,7 @@ def embed(
     if not found.items:
         found.check()
     cluster = None if address is None else _cluster(address, device, ray_cpus)
-    options = {"pooling": pooling, "dtype": dtype, "max_batch": batch_size}
+    options: dict[str, Any] = {"pooling": pooling, "dtype": dtype, "max_batch": batch_size}
     embedder = load_embedder(model, "cpu" if cluster else device, **options)
     if target is None:
         failures = show(embedder, found, timestamps, progress=not quiet)

@@ -211,8 +211,8 @@ def read_steps(
 def mask_noise(recipe: Recipe, num_tokens: int, step: int) -> Tensor:
     """(batch_size, num_tokens) uniform noise of the whole batch: a function of seed and step."""
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    exact = {"dtype": torch.float32, "device": "cpu"}
-    return torch.rand(recipe.batch_size, num_tokens, generator=generator, **exact)
+    size = recipe.batch_size, num_tokens
+    return torch.rand(size, generator=generator, dtype=torch.float32, device="cpu")
 
 
 def log_step(
