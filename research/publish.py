@@ -11,13 +11,13 @@ are written, beside two baselines.
 
 import dataclasses
 import json
+import tomllib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 import pandas as pd
-import tomllib
 import torch
 
 from hear_mwmae.baselines import load_probed, untrained
