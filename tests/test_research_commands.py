@@ -20,6 +20,7 @@ from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.probe import Score
 from research import analyze, compare, publish, reconstruct
 from research.analysis.crops import choose_files, read_crops
+from research.benchmarks import attention as attention_benchmark
 from research.benchmarks import embed as embed_benchmark
 from research.benchmarks import machine
 from research.benchmarks import muon as muon_benchmark
@@ -209,6 +210,7 @@ def test_benchmarks_run(monkeypatch):
         (embed_benchmark.main, ["--size", "tiny", "--rounds", "1"]),
         (pretrain_benchmark.main, ["--rounds", "1", "--batch-size", "1", "--precision", "float32"]),
         (muon_benchmark.main, ["--rounds", "1", "--recipe", "tiny"]),
+        (attention_benchmark.main, ["--rounds", "1", "--batch", "1"]),
     ):
         done = CliRunner().invoke(command, options, catch_exceptions=False)
         assert done.exit_code == 0, done.output
