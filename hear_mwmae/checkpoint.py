@@ -285,8 +285,10 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _config_inside(path: Path) -> ModelConfig | None:
     """The configuration in the metadata of a weights file, if there is one."""
-    with _reading(path), safe_open(path, "pt") as file:
-        text = (file.metadata() or {}).get("config")
+    with _reading(path):
+        open(path, "rb").close()  # safe_open says of a file that may not be read that there is none
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get("config")
     if text is None:
         return None
     try:

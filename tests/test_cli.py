@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +16,7 @@ from reference import AUDIO, REFERENCE
 
 import hear_mwmae
 from hear_mwmae.audio import read_audio
+from hear_mwmae.card import model_card
 from hear_mwmae.cli import main
 
 OFFICIAL = REFERENCE / "official_checkpoint" / "checkpoint_198400"
@@ -114,61 +115,74 @@ def test_errors_are_one_line_and_a_code(tmp_path, args, message):
 
 def test_info(model):
     text = run("info").stdout
-    assert (
-        "MW-MAE" in text
-        and "2880 numbers per clip, mean+std+max over time" in text
-        and "2, 5, 10, 25, 50, 125, global, global" in text
-    )
+    for said in (
+        "MW-MAE (multi-window)",
+        "16000 Hz, mono",
+        "log-mel of 400 samples, 200 frames x 80 bands",
+        "width 192, 12 blocks, 3 heads, 5,399,232 weights",
+        "2, 5, 10, 25, 50, 125, global, global",
+        "float16",
+        "2880 numbers per clip, mean+std+max over time",
+        "960 numbers every 40 ms",
+    ):
+        assert said in text
     assert "width 32" in run("info", model).stdout
 
 
 def test_convert(tmp_path):
-    result = run("convert", OFFICIAL, tmp_path / "converted")
-    assert result.exit_code == 0, result.output
-    assert (
-        "encoder heads 3 (guessed from the width; --encoder-heads says otherwise), decoder heads 8 ("
-        in result.output
-    )
-    for number in range(6):
-        run("convert", OFFICIAL, tmp_path / f"again{number}")
-        for name in ("config.json", "model.safetensors"):
-            assert (tmp_path / f"again{number}" / name).read_bytes() == (
-                tmp_path / "converted" / name
-            ).read_bytes()
-    assert (
-        "encoder heads 4 (as given)"
-        in run("convert", OFFICIAL, tmp_path / "four", "--encoder-heads", 4).output
-    )
-    assert hear_mwmae.load_model(str(tmp_path / "converted")).scene_embedding_size == 240
+    for name, *options in (("one",), ("two",), ("four", "--encoder-heads", 4)):
+        result = run("convert", OFFICIAL, tmp_path / name, *options)
+        assert result.exit_code == 0, result.output
+    assert "4 heads in the encoder, 8 in the decoder" in result.output
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert hear_mwmae.load_model(str(tmp_path / "one")).scene_embedding_size == 240
 
 
-def test_push_dry_run(tmp_path):
-    from hear_mwmae.weights import WEIGHTS_DIR
-
-    shutil.copytree(WEIGHTS_DIR / "mwmae-tiny", tmp_path / "mwmae-tiny")
-    result = run(
-        "push", tmp_path / "mwmae-tiny", "some-org/mwmae-tiny", "--dry-run", "-o", tmp_path / "up"
-    )
-    assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in (tmp_path / "up").iterdir()) == [
-        "README.md",
-        "config.json",
-        "loss.png",
-        "model.safetensors",
-    ]
+def test_push_dry_run(tmp_path, embedded_model):
     from huggingface_hub import ModelCard
 
+    from hear_mwmae.weights import WEIGHTS_DIR
+
+    command = ["push", WEIGHTS_DIR / "mwmae-tiny", "some-org/mwmae-tiny", "--dry-run"]
+    result = run(*command, "-o", tmp_path / "up")
+    assert result.exit_code == 0, result.output
+    names = sorted(path.name for path in (tmp_path / "up").iterdir())
+    assert names == ["README.md", "config.json", "loss.png", "model.safetensors"]
     card = ModelCard.load(tmp_path / "up" / "README.md")
-    assert card.data.library_name == "hear-mwmae" and card.data.pipeline_tag == "feature-extraction"
+    assert card.data.library_name == "hear-mwmae"
+    assert card.data.pipeline_tag == "feature-extraction"
     assert card.data.license == "apache-2.0" and "audio" in card.data.tags
-    assert [result.dataset_name for result in card.data.eval_results] == ["esc10", "spoken_digit"]
+    assert [row.dataset_name for row in card.data.eval_results] == ["esc10", "spoken_digit"]
     assert 'load_model("some-org/mwmae-tiny")' in card.text
-    assert torch.equal(
-        hear_mwmae.load_model(str(tmp_path / "up")).scene_embeddings(
-            torch.ones(1, 4000).cumsum(1) % 1
-        ),
-        hear_mwmae.load_model().scene_embeddings(torch.ones(1, 4000).cumsum(1) % 1),
-    )
+    audio = torch.ones(1, 4000).cumsum(1) % 1
+    uploaded = hear_mwmae.load_model(str(tmp_path / "up")).scene_embeddings(audio)
+    assert torch.equal(uploaded, embedded_model.scene_embeddings(audio))
+
+
+def test_the_card_says_how_to_get_the_papers_pooling(model_dir):
+    values = json.loads((model_dir / "config.json").read_text())
+    assert "pooling" not in model_card(model_dir, "org/model")
+    (model_dir / "config.json").write_text(json.dumps(values | {"pooling": "mean+std+max"}))
+    card = model_card(model_dir, "org/model")
+    assert "(clips, 480)" in card and "160 numbers per clip" in card
+    assert 'load_model("org/model", pooling="mean")' in card
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ({"colour": 1}, "card.json: colour: Extra inputs are not permitted"),
+        ({"results": [{"task": "a", "metric": "b"}]}, "card.json: results.0.value: Field required"),
+        ({"limits": "none"}, "card.json: limits should be a valid list, got 'none'"),
+        ([], "card.json: Input should be"),
+    ],
+)
+def test_a_wrong_card_is_one_line(model_dir, tmp_path, source, said):
+    (model_dir / "card.json").write_text(json.dumps(source))
+    result = run("push", model_dir, "org/repo", "--dry-run", "-o", tmp_path / "up")
+    assert result.exit_code == 1 and said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", [[], ["embed"], ["info"], ["convert"], ["push"], ["pretrain"]])
@@ -185,10 +199,7 @@ def test_the_installed_command_and_a_light_import():
         [Path(sys.executable).with_name("hear-mwmae"), "--version"], capture_output=True, text=True
     )
     assert done.returncode == 0 and hear_mwmae.__version__ in done.stdout
-    code = (
-        "import sys, hear_mwmae;"
-        "print([m for m in ('sklearn', 'pandas', 'pyarrow', 'tensorflow', 'av', 'hear_mwmae.mae', 'hear_mwmae.training') "
-        "if m in sys.modules])"
-    )
+    heavy = ["sklearn", "pandas", "pyarrow", "av", "torch", "hear_mwmae.mae", "hear_mwmae.training"]
+    code = f"import sys, hear_mwmae; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
