@@ -104,7 +104,7 @@ def test_nonsense_is_refused_with_the_numbers(build, message):
         ("frontend.log_offset", float("inf"), "frontend.log_offset should be a finite number"),
         ("frontend.hop_length", 500, "frontend: hop_length leaves gaps between 400 samples"),
         ("frontend.n_mels", 10**6, "frontend.n_mels should be less than or equal to 512"),
-        ("patch_size", 4, "patch_size should be a valid"),
+        ("patch_size", 4, "patch_size should be a valid array, got 4"),
         ("patch_size", [4, 16, 1], "patch_size: Tuple should have at most 2 items"),
         ("frontend", None, "frontend should be an object, got None"),
         ("norm_pix_loss", 1, "norm_pix_loss should be a valid boolean, got 1"),
