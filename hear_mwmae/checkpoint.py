@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -28,14 +28,12 @@ from .errors import HearMwmaeError, did_you_mean, differences, reason
 from .files import read_json, replacing, write_text
 from .hub import CONFIG_NAME, WEIGHTS_NAME
 from .linear import warn_of_emulation
+from .strict import compare_shapes, load_strictly
 from .weights import DEFAULT_MODEL, WEIGHTS_DIR, registry
 
 ENCODER_PREFIX = "encoder."
 #: The hash of the weights file, beside the configuration in config.json.
 SHA256 = "sha256"
-#: Numbers that torch checks and converts in the calling thread. A process that has used torch's
-#: threads cannot be forked safely, and loading a model should not be what prevents it.
-PIECE = 1 << 14
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -123,23 +121,6 @@ def save_model(
 def read_config(path: Path) -> ModelConfig:
     """Parse a config.json. HearMwmaeError names the file and the mistake."""
     return _read_config(path)[0]
-
-
-def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
-    """Give ``module`` the weights of ``state``, in its own precision.
-
-    Raises HearMwmaeError, which names the first weights that are missing, unexpected, of another
-    shape, or not finite floats.
-    """
-    expected = module.state_dict()
-    _compare(expected, {name: tuple(value.shape) for name, value in state.items()}, what)
-    bad = [name for name, value in state.items() if not _is_finite(value)]
-    _refuse([f"{name} does not hold finite floating-point numbers" for name in bad], what)
-    trainable = {name: weight.requires_grad for name, weight in module.named_parameters()}
-    cast = {name: _cast(value, expected[name].dtype) for name, value in state.items()}
-    module.load_state_dict(cast, assign=True)
-    for name, weight in module.named_parameters():
-        weight.requires_grad_(trainable[name])
 
 
 def to_device(model: Module, device: str | torch.device) -> Module:
@@ -323,47 +304,9 @@ def _read_weights(found: Found, module: nn.Module, prefix: str) -> dict[str, Ten
         stored = file.keys()
         names = {name.removeprefix(prefix): name for name in stored if name.startswith(prefix)}
         shapes = {name: tuple(file.get_slice(full).get_shape()) for name, full in names.items()}
-        _compare(module.state_dict(), shapes, found.weights)
+        compare_shapes(module.state_dict(), shapes, found.weights)
         if found.sha256 and (actual := hub.sha256_of(found.weights)) != found.sha256:
             raise HearMwmaeError(
                 f"{found.weights} is damaged: its sha256 is {actual}, and should be {found.sha256}"
             )
         return {name: file.get_tensor(full) for name, full in names.items()}
-
-
-def _compare(
-    expected: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], what: str | Path
-) -> None:
-    problems = []
-    for name in dict.fromkeys([*expected, *shapes]):
-        if name not in shapes:
-            problems.append(f"{name} is missing")
-        elif name not in expected:
-            problems.append(f"{name} is unexpected")
-        elif shapes[name] != tuple(expected[name].shape):
-            wanted = list(expected[name].shape)
-            problems.append(f"{name} is {list(shapes[name])}, and should be {wanted}")
-    _refuse(problems, what)
-
-
-def _refuse(problems: Sequence[str], what: str | Path) -> None:
-    if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise HearMwmaeError(
-            f"the weights of {what} do not match its configuration: {'; '.join(problems[:3])}{more}"
-        )
-
-
-def _is_finite(value: Tensor) -> bool:
-    pieces = value.reshape(-1).split(PIECE)
-    return value.is_floating_point() and all(bool(torch.isfinite(piece).all()) for piece in pieces)
-
-
-def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
-    if value.dtype == dtype:
-        return value
-    cast = torch.empty(value.shape, dtype=dtype, device=value.device)
-    pairs = zip(cast.view(-1).split(PIECE), value.reshape(-1).split(PIECE), strict=True)
-    for target, piece in pairs:
-        target.copy_(piece)
-    return cast

@@ -51,12 +51,12 @@ MUTATIONS = {
     "erf GELU, in training": ("linear.py", 'approximate="tanh"', 'approximate="none"'),
     "LayerNorm eps 1e-5": ("encoder.py", "LAYER_NORM_EPS = 1e-6", "LAYER_NORM_EPS = 1e-5"),
     "position tables regenerated": (
-        "checkpoint.py",
-        "    _compare(expected, {name: tuple(value.shape)",
+        "strict.py",
+        "    compare_shapes(expected, {name: tuple(value.shape)",
         "    from .patches import sincos_2d\n"
         "    width = module.config.encoder.width\n"
         "    state = {**state, 'pos_embed': sincos_2d(width, (50, 5))[None]}\n"
-        "    _compare(expected, {name: tuple(value.shape)",
+        "    compare_shapes(expected, {name: tuple(value.shape)",
     ),
     "time in the first half of the position table": (
         "patches.py",

@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 import hear_mwmae
 from hear_mwmae import Embedder, HearMwmaeError, hub
 from hear_mwmae.card import model_card
-from hear_mwmae.checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_strictly, read_model, save_model
+from hear_mwmae.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_model, save_model
 from hear_mwmae.config import EncoderConfig, ModelConfig, preset
 from hear_mwmae.hub import CARD_NAME, sha256_of
 from hear_mwmae.mae import MaskedAutoencoder
+from hear_mwmae.strict import load_strictly
 from hear_mwmae.weights import DEFAULT_MODEL, WEIGHTS_DIR, registry
 
 CLIP = torch.rand(1, 20000, generator=torch.Generator().manual_seed(0)) * 2 - 1

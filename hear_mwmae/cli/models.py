@@ -73,9 +73,10 @@ def convert(source: Path, destination: Path, encoder_heads: int | None) -> None:
     """
     import torch
 
-    from ..checkpoint import load_strictly, save_model
+    from ..checkpoint import save_model
     from ..mae import MaskedAutoencoder
     from ..official import load_official
+    from ..strict import load_strictly
 
     config, state = load_official(source, encoder_heads)
     with torch.device("meta"):
