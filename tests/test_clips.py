@@ -1,8 +1,7 @@
-"""What callers pass as audio: layouts, rates, kinds of arrays, the process's own defaults."""
+"""What callers pass as audio: layouts, rates, kinds of arrays."""
 
 from __future__ import annotations
 
-import threading
 import warnings
 
 import numpy as np
@@ -89,43 +88,3 @@ def test_clips_are_encoded_together_for_timestamps_too(embedded_model):
         alone, alone_times = embedded_model.timestamp_embeddings(clip[None])
         torch.testing.assert_close(features, alone[0], atol=1e-5, rtol=1e-5)
         assert torch.equal(moments, alone_times[0])
-
-
-@pytest.fixture(params=["default device", "device", "float64", "bfloat16"])
-def other_defaults(request):
-    """A process that has set torch's defaults for its own tensors."""
-    before = torch.get_default_dtype()
-    if request.param == "device":
-        with torch.device("meta"):
-            yield
-        return
-    if request.param == "default device":
-        torch.set_default_device("meta")
-    else:
-        torch.set_default_dtype(getattr(torch, request.param))
-    yield
-    torch.set_default_device(None)
-    torch.set_default_dtype(before)
-
-
-def test_the_processs_defaults_change_nothing(embedded_model, expected, other_defaults):
-    loaded = hear_mwmae.load_model()
-    for model in (embedded_model, loaded):
-        scenes = model.embed(CLIP)
-        assert scenes.device.type == "cpu" and torch.equal(scenes, expected)
-        steps, times = model.embed(CLIP, timestamps=True)
-        assert steps[0].dtype == times[0].dtype == torch.float32
-        resampled = model.embed(CLIP.numpy(), 22050)
-        assert resampled.dtype == torch.float32 and torch.isfinite(resampled).all()
-        model.layers(CLIP[None], [0])
-
-
-def test_loading_in_threads_leaves_the_random_state_alone():
-    torch.manual_seed(7)
-    before = torch.get_rng_state()
-    threads = [threading.Thread(target=hear_mwmae.load_model) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert torch.equal(torch.get_rng_state(), before)
