@@ -111,7 +111,7 @@ def check_audio(audio: Tensor, device: torch.device) -> Tensor:
     if not audio.is_floating_point():
         raise HearMwmaeError(_not_floats(audio.dtype))
     audio = audio.detach().to(device, torch.float32)
-    peaks = audio.abs().amax(dim=1)
+    peaks = torch.maximum(audio.amax(dim=1), -audio.amin(dim=1))
     if not bool((peaks <= LOUDEST).all()):  # NaN is not below anything
         bad = (~(peaks <= LOUDEST)).nonzero().flatten().tolist()
         what = (

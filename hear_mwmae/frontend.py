@@ -91,17 +91,18 @@ class LogMel(nn.Module):
         return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
 
     def forward(self, waveform: Tensor) -> Tensor:
+        waveform = waveform.float()
         frames = self.config.frames(waveform.shape[1])
         block = max(BLOCK_SAMPLES // self.win_length, 1)
+        clips = max(block // frames, 1)
+        log_mel = waveform.new_empty(len(waveform), frames, self.config.n_mels)
         # Many short clips at once, or a part of one long clip.
-        clips = []
-        for group in waveform.float().split(max(block // frames, 1)):
-            parts = [
-                self._frames(group, first, min(first + block, frames))
-                for first in range(0, frames, block)
-            ]
-            clips.append(torch.cat(parts, dim=1))
-        return torch.cat(clips)
+        for clip in range(0, len(waveform), clips):
+            group = waveform[clip : clip + clips]
+            for first in range(0, frames, block):
+                last = min(first + block, frames)
+                log_mel[clip : clip + clips, first:last] = self._frames(group, first, last)
+        return log_mel
 
     def _frames(self, waveform: Tensor, first: int, last: int) -> Tensor:
         """Frames first..last-1."""
@@ -146,7 +147,8 @@ def mel_filterbank(config: FrontendConfig, win_length: int) -> Tensor:
 def normalise(log_mel: Tensor, unbiased: bool, silence_std: float = SILENCE_STD) -> Tensor:
     """Zero mean and unit deviation over each clip, (B, frames, n_mels); silence becomes zeros."""
     std, mean = torch.std_mean(log_mel, dim=(1, 2), correction=int(unbiased), keepdim=True)
-    return torch.where(std <= silence_std, 0.0, (log_mel - mean) / (std + 1e-8))  # NaN stays NaN
+    normalised = (log_mel - mean).div_(std + 1e-8)
+    return normalised.masked_fill_(std <= silence_std, 0.0)  # NaN stays NaN
 
 
 def reflect_index(length: int, start: int, stop: int, device: torch.device | str = "cpu") -> Tensor:
