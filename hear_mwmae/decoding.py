@@ -6,8 +6,7 @@ import os
 import re
 import struct
 from collections.abc import Iterable, Iterator
-from itertools import groupby
-from operator import itemgetter
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
@@ -81,7 +80,7 @@ def decode(file: BinaryIO, name: str) -> Iterator[tuple[int, np.ndarray]]:
     if sound is not None:
         yield from _decode_by_libsndfile(sound, name)
     else:
-        yield from _gathered(_decode_by_ffmpeg(file, name))
+        yield from _mixed(_frames(file, name))
 
 
 def _wav_sizes(file: BinaryIO) -> tuple[int, int]:
@@ -154,23 +153,47 @@ def _decode_by_libsndfile(
         raise HearMwmaeError(f"{name}: damaged, {done} of {sound.frames} samples could be read")
 
 
-def _gathered(pieces: Pieces) -> Iterator[tuple[int, np.ndarray]]:
-    """Frames of about a thousand samples -> blocks: each call of a resampler has its price."""
-    for rate, same in groupby(pieces, itemgetter(0)):
-        held: list[np.ndarray] = []
-        count = 0
-        for _, part in same:
-            held.append(part)
-            count += len(part)
-            if count >= BLOCK_SAMPLES:
-                yield rate, np.concatenate(held)
-                held, count = [], 0
+def _mixed(frames: Iterable[av.AudioFrame]) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames of a thousand samples or so -> blocks: each call of NumPy or soxr has its price."""
+    for (rate, _, channels), same in groupby(frames, _form):
+        held: list[av.AudioFrame] = []
+        size = 0
+        for frame in same:
+            held.append(frame)
+            size += frame.samples * channels
+            if size >= BLOCK_SAMPLES:
+                yield rate, _mean(held)
+                held, size = [], 0
         if held:
-            yield rate, np.concatenate(held)
+            yield rate, _mean(held)
 
 
-def _decode_by_ffmpeg(file: BinaryIO, name: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Frames of the default stream of audio."""
+def _form(frame: av.AudioFrame) -> tuple[int, str, int]:
+    return frame.sample_rate, frame.format.name, frame.layout.nb_channels
+
+
+def _mean(frames: list[av.AudioFrame]) -> np.ndarray:
+    """Frames of one form -> (samples,) float32, the mean of the channels."""
+    import av
+
+    form, channels = frames[0].format, frames[0].layout.nb_channels
+    planar = form.is_planar and channels < 8
+    if form.is_planar and not planar:  # of eight planes and more, PyAV 18 reads what is behind them
+        packed = (av.AudioResampler(format=form.packed.name).resample(frame) for frame in frames)
+        frames = list(chain.from_iterable(packed))
+    samples = np.concatenate([frame.to_ndarray() for frame in frames], axis=1)
+    mix = np.full(channels, 1 / channels, np.float32)
+    if samples.dtype.kind == "u":
+        samples = samples.astype(np.float32) - 128
+        mix /= 128
+    elif samples.dtype.kind == "i":
+        mix /= 2.0 ** (8 * samples.itemsize - 1)
+    samples = samples.astype(np.float32, copy=False)
+    return mix @ samples if planar else samples.reshape(-1, channels) @ mix
+
+
+def _frames(file: BinaryIO, name: str) -> Iterator[av.AudioFrame]:
+    """Of the default stream of audio, by FFmpeg."""
     import av
 
     seconds = 0.0
@@ -189,9 +212,9 @@ def _decode_by_ffmpeg(file: BinaryIO, name: str) -> Iterator[tuple[int, np.ndarr
                     announced = _xing_seconds(file, packet.pos, stream.rate)
                 if packet.is_corrupt and kind != "wav":  # of WAV, sizes have been compared
                     break
-                for frame in _frames(packet, kind):
+                for frame in _frames_of(packet, kind):
                     seconds += frame.samples / frame.sample_rate
-                    yield frame.sample_rate, _mono(frame)
+                    yield frame
                 if packet.dts is None and not packet.size:
                     # The last one. PyAV 18 fails after it if the file has added streams.
                     complete = kind != "ogg" or not _ends_inside_page(file)
@@ -240,7 +263,7 @@ def _seconds(container: av.container.InputContainer, stream: av.AudioStream) -> 
     return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
 
 
-def _frames(packet: av.Packet, kind: str) -> list[av.AudioFrame]:
+def _frames_of(packet: av.Packet, kind: str) -> list[av.AudioFrame]:
     import av
 
     try:
@@ -249,24 +272,6 @@ def _frames(packet: av.Packet, kind: str) -> list[av.AudioFrame]:
         if kind == "mp3":  # its frames are found by their first bytes: between them may be anything
             return []
         raise
-
-
-def _mono(frame: av.AudioFrame) -> np.ndarray:
-    """(samples,) float32, the mean of the channels."""
-    import av
-
-    channels = frame.layout.nb_channels
-    if frame.format.is_planar and channels > 7:  # of more, PyAV 18 reads what is behind the planes
-        (frame,) = av.AudioResampler(format=frame.format.packed.name).resample(frame)
-    samples = frame.to_ndarray()
-    mix = np.full(channels, 1 / channels, np.float32)
-    if samples.dtype.kind == "u":
-        samples = samples.astype(np.float32) - 128
-        mix /= 128
-    elif samples.dtype.kind == "i":
-        mix /= 2.0 ** (8 * samples.itemsize - 1)
-    samples = samples.astype(np.float32, copy=False)
-    return mix @ samples if frame.format.is_planar else samples.reshape(-1, channels) @ mix
 
 
 def _xing_seconds(file: BinaryIO, first: int | None, rate: int) -> float:
