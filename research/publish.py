@@ -60,18 +60,19 @@ def read_log(run: Path) -> pd.DataFrame:
     return rows.drop_duplicates("step", keep="last").sort_values("step")
 
 
-def describe_training(recipe: dict[str, Any], log: pd.DataFrame, hardware: str) -> str:
+def describe_training(recipe_text: str, log: pd.DataFrame, hardware: str) -> str:
     """Markdown: steps, time, machine, loss, recipe."""
+    recipe = tomllib.loads(recipe_text)
     steps, batch = recipe["steps"], recipe["batch_size"]
     if len(log) != steps:
         raise HearMwmaeError(f"the run has {len(log)} of {steps} steps: it is not finished")
     loss = log["loss"].tail(LOSS_WINDOW).mean()
-    settings = "\n".join(f"{key} = {json.dumps(value)}" for key, value in recipe.items())
     return (
         f"{steps:,} steps of {batch} crops of two seconds ({steps * batch:,} crops). "
         f"{log['seconds'].iloc[-1] / 60:.0f} minutes on {hardware}; "
         f"loss {loss:.3f} over the last {LOSS_WINDOW} steps (mean squared error on masked, "
-        f"normalised log-mel patches).\n\n![Loss by step](loss.png)\n\n```\n{settings}\n```"
+        f"normalised log-mel patches).\n\n![Loss by step](loss.png)\n\n"
+        f"```toml\n{recipe_text.strip()}\n```"
     )
 
 
@@ -121,7 +122,7 @@ def main(
     limits: tuple[str, ...],
     pooling: str | None,
 ) -> None:
-    recipe = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8"))
+    recipe = (run / "recipe.toml").read_text(encoding="utf-8")
     log = read_log(run)
     heard = pd.concat([read_manifest(Path(path)) for path in manifests])
     config, state = read_model(run / "model")
@@ -129,8 +130,8 @@ def main(
     names = " ".join(task.name for task in tasks)
     card = {
         "license": license_,
-        "description": f"{recipe['preset']}, a small masked autoencoder for general-purpose audio "
-        "embeddings. For the package `hear-mwmae`.",
+        "description": f"{tomllib.loads(recipe)['preset']}, a masked autoencoder for "
+        "general-purpose audio embeddings. For the package `hear-mwmae`.",
         "data": describe_data(heard, origin),
         "training": describe_training(recipe, log, hardware),
         "limits": list(limits),
