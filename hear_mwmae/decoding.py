@@ -246,7 +246,6 @@ def _audio_stream(container: av.container.InputContainer, name: str) -> av.Audio
     stream = container.streams.best("audio")
     if not isinstance(stream, av.AudioStream) or stream.codec_context is None:
         raise HearMwmaeError(f"{name}: holds no audio that FFmpeg decodes")
-    stream.codec_context.thread_count = 1  # so that forked children and many processes may decode
     if stream.codec_context.name == "flac":
         stream.codec_context.options = {"err_detect": "crccheck+explode"}  # or damage is noise
     return stream

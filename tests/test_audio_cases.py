@@ -91,7 +91,7 @@ WHOLE: dict[str, tuple[Callable[[Encoded], bytes], float]] = {
         3.1,
     ),
     "WAV with a tag that is no UTF-8": (
-        lambda e: wav(96000) + b"LIST" + struct.pack("<I", 16) + b"INFOINAM\4\0\0\0\xe9t\xe9\0",
+        lambda e: wav(0).replace(b"data", b"LIST\x0e\0\0\0INFOINAM\2\0\0\0\xe9\0data", 1),
         3.0,
     ),
     # MP3 that does not begin with a frame.
@@ -150,6 +150,7 @@ DAMAGED: dict[str, Callable[[Encoded], bytes]] = {
     "m4a cut in half": lambda e: half(e("aac", "ipod", movflags="faststart")),
     "MP3 with a Xing header cut in half": lambda e: half(mp3(e)),
     "FLAC with a hole": lambda e: hole(written("FLAC")),
+    "FLAC with a wrong bit": lambda e: wrong_bit(written("FLAC")),
     "Opus without a page": lambda e: hole(written("OGG", 48000, "OPUS")),
     "Vorbis without a page": lambda e: hole(written("OGG", 44100)),
     "WAV cut in half": lambda e: half(wav(96000)),
@@ -170,6 +171,12 @@ def half(content: bytes) -> bytes:
 def hole(content: bytes) -> bytes:
     middle = len(content) // 2
     return content[:middle] + bytes(100) + content[middle + 100 :]
+
+
+def wrong_bit(content: bytes) -> bytes:
+    changed = bytearray(content)
+    changed[len(content) // 2] ^= 1
+    return bytes(changed)
 
 
 @pytest.mark.parametrize("case", DAMAGED)
@@ -197,6 +204,13 @@ def test_samples_that_are_not_finite(tmp_path, value, rate):
     (item,) = find_inputs([str(tmp_path / "nan.wav")]).items
     (recording,) = read_item(item, 16000)
     assert recording.waveform is None and recording.problem.startswith("holds samples that are not")
+
+
+@pytest.mark.parametrize("coding", ["PCM_U8", "PCM_S8", "PCM_16", "PCM_24", "PCM_32", "DOUBLE"])
+def test_samples_of_every_type_have_the_scale_of_libsndfile(coding):
+    stream = io.BytesIO(written("AIFF", coding=coding, channels=2))
+    expected, _ = soundfile.read(stream, dtype="float32")
+    assert np.array_equal(read_audio(stream, 16000), expected.mean(axis=1))
 
 
 @pytest.mark.parametrize("channels", [7, 8, 16])
