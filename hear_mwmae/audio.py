@@ -108,11 +108,12 @@ def _files_below(folder: Path, failures: list[tuple[Path, str]]) -> Iterator[Pat
             continue
         seen.add((found.st_dev, found.st_ino))
         # Sorted: which of two ways to a folder counts should not depend on the disk.
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        yield from (Path(place) / name for name in names if not _is_hidden(name))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield from (Path(place) / name for name in names if not is_hidden(name))
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is skipped inside a named folder."""
     return name.startswith(".") or name == "__MACOSX"
 
 

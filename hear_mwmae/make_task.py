@@ -14,7 +14,7 @@ from pathlib import Path
 import soundfile
 from tqdm import tqdm
 
-from .audio import find_audio, read_audio
+from .audio import find_audio, is_hidden, read_audio
 from .errors import HearMwmaeError
 from .tasks import METADATA, SAMPLE_RATE, VOCABULARY, Task, read_task, unreadable_labels
 
@@ -71,7 +71,7 @@ def make_task(source: Path, out: Path, folds: int = 5) -> Task:
 def _clips_of_folder(folder: Path) -> list[LabelledClip]:
     clips = []
     for below in sorted(folder.iterdir()):
-        if below.is_dir() and not below.name.startswith("."):
+        if below.is_dir() and not is_hidden(below.name):
             clips += [LabelledClip(path, below.name) for path in find_audio([below])]
     if not clips:
         raise HearMwmaeError(f"{folder} must hold a folder of audio files for each label")

@@ -33,7 +33,9 @@ def sounds(tmp_path_factory) -> Path:
             audio = 4 * tone(rng, high, 0.25 + (44100 / 16000 - 1) / 4)  # louder than 1
             path = folder / label / ("deeper" if number % 2 else "") / f"{number}.wav"
             soundfile.write(path, np.stack([audio, audio], 1), 44100, subtype="FLOAT")
-    (folder / ".hidden").mkdir()
+    for hidden in (".hidden", "__MACOSX"):
+        (folder / hidden).mkdir()
+        soundfile.write(folder / hidden / "1.wav", audio, 16000)
     (folder / "notes.txt").write_text("no audio")
     return folder
 
