@@ -85,7 +85,7 @@ def load_model(
         HearMwmaeError: a ValueError; there is no such model, or the weights or an option are
             invalid. The message says what is expected.
     """
-    from .checkpoint import load_embedder
+    from .weights import load_embedder
 
     return load_embedder(
         model_file_path,

@@ -11,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoint import CONFIG_NAME, load_embedder, read_config, to_device
 from .config import FrontendConfig, ModelConfig, parse_pooling, preset
 from .embedder import Embedder
 from .errors import HearMwmaeError
 from .frontend import LogMelFrontend
 from .pooling import pool
-from .weights import DEFAULT_MODEL, WEIGHTS_DIR
+from .weights import CONFIG_NAME, DEFAULT_MODEL, WEIGHTS_DIR, load_embedder, read_config, to_device
 
 if TYPE_CHECKING:
     from .probe import Embeds

@@ -11,11 +11,11 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .checkpoint import read_config
 from .config import PAPERS_POOLING, describe_windows
 from .errors import HearMwmaeError, invalid_value
 from .files import read_json
 from .hub import CONFIG_NAME
+from .weights import read_config
 
 CARD_SOURCE = "card.json"
 

@@ -123,7 +123,7 @@ class HubModel:
             token: of the Hub, instead of HF_TOKEN; likewise the further arguments, see
                 `huggingface_hub.hf_hub_download`.
         """
-        from .checkpoint import load_embedder  # only here: it imports `Embedder`
+        from .weights import load_embedder  # only here: it imports `Embedder`
 
         download = {
             "token": token,
@@ -140,7 +140,7 @@ class HubModel:
         The weights are the encoder's: the decoder, which pretraining needs, was not loaded.
         """
         from .card import model_card
-        from .checkpoint import ENCODER_PREFIX, save_model
+        from .weights import ENCODER_PREFIX, save_model
 
         directory = Path(save_directory)
         state = {ENCODER_PREFIX + name: value for name, value in self.encoder.state_dict().items()}

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import read_model
 from .config import ModelConfig
 from .encoder import LAYER_NORM_EPS, Block, Encoder
 from .linear import Linear
 from .patches import patchify, sincos_1d, unpatchify
 from .strict import load_strictly
+from .weights import read_model
 
 
 class MaskedAutoencoderOutput(NamedTuple):

@@ -22,13 +22,13 @@ import torch
 
 from hear_mwmae.baselines import load_probed, untrained
 from hear_mwmae.card import CARD_SOURCE, model_card
-from hear_mwmae.checkpoint import load_embedder, read_model, save_model
 from hear_mwmae.cli.options import POOLING, TASKS, Command, out_option
 from hear_mwmae.config import PAPERS_POOLING
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import write_text
 from hear_mwmae.probe import metric, score_models
 from hear_mwmae.tasks import find_tasks, read_task
+from hear_mwmae.weights import load_embedder, read_model, save_model
 
 from .analysis.figures import save
 from .corpora.manifest import read_manifest

@@ -31,10 +31,10 @@ from reference import AUDIO
 
 from hear_mwmae import load_model
 from hear_mwmae.audio import read_audio
-from hear_mwmae.checkpoint import save_model
 from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig, derive_window_sizes
 from hear_mwmae.embedder import Embedder
 from hear_mwmae.mae import MaskedAutoencoder
+from hear_mwmae.weights import save_model
 
 torch.set_num_threads(min(2, int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))))
 

@@ -23,7 +23,6 @@ from eval.__main__ import main as eval_main
 from eval.results import Result as HearResult
 from hear_mwmae import HearMwmaeError
 from hear_mwmae.audio import read_audio
-from hear_mwmae.checkpoint import read_config, read_model
 from hear_mwmae.cli import main
 from hear_mwmae.cli.options import Command
 from hear_mwmae.config import ModelConfig
@@ -35,6 +34,7 @@ from hear_mwmae.training.dataset import AudioDataset
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.recipe import Recipe
 from hear_mwmae.training.sampler import StepSampler
+from hear_mwmae.weights import read_config, read_model
 
 
 def run(*args: object, command: click.Command = main) -> Result:

@@ -24,8 +24,8 @@ from eval.__main__ import main
 from eval.predict import compute, missing_results
 from eval.results import Result
 from eval.scores import read_scores
-from hear_mwmae.checkpoint import save_model
 from hear_mwmae.mae import MaskedAutoencoder
+from hear_mwmae.weights import save_model
 
 
 @pytest.fixture(scope="module")

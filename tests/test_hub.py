@@ -16,13 +16,12 @@ from hub_server import HubServer, Request, use_hub
 from huggingface_hub import ModelCard, constants
 
 import hear_mwmae
-from hear_mwmae import Embedder, HearMwmaeError, checkpoint
-from hear_mwmae.checkpoint import CONFIG_NAME, WEIGHTS_NAME
+from hear_mwmae import Embedder, HearMwmaeError, weights
 from hear_mwmae.cli import main
 from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig
 from hear_mwmae.hub import CARD_NAME, LOSS_NAME
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.weights import Entry
+from hear_mwmae.weights import CONFIG_NAME, WEIGHTS_NAME, Entry
 
 REPO = "org/repo"
 AUDIO = torch.sin(torch.arange(16000) * 0.1)[None] / 2
@@ -37,7 +36,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     directories = [tmp_path_factory.mktemp("model") for _ in range(2)]
     for seed, directory in enumerate(directories):
         torch.manual_seed(seed)
-        checkpoint.save_model(directory, config, MaskedAutoencoder(config).state_dict())
+        weights.save_model(directory, config, MaskedAutoencoder(config).state_dict())
     return directories
 
 
@@ -234,7 +233,7 @@ def test_registered_model(
     sha256 = hashlib.sha256((models[0] / WEIGHTS_NAME).read_bytes()).hexdigest()
     known = Entry("a model", "CC0-1.0", sha256, REPO, commit)
     other = Entry("a model", "CC0-1.0", "0" * 64, REPO, commit)
-    monkeypatch.setattr(checkpoint, "registry", lambda: {"known": known, "other": other})
+    monkeypatch.setattr(weights, "registry", lambda: {"known": known, "other": other})
     hub.commit(REPO, contents(models[1]))
     assert torch.equal(embed("known"), embed(models[0]))
     assert {revision for revision, _ in hub.asked_for()} == {commit}

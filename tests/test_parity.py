@@ -11,7 +11,6 @@ from reference import LENGTHS, REFERENCE, load, parameter, reference_model, spec
 
 import hear_mwmae
 from hear_mwmae.attention import MultiWindowAttention
-from hear_mwmae.checkpoint import read_model
 from hear_mwmae.config import FrontendConfig, preset
 from hear_mwmae.embedder import Embedder
 from hear_mwmae.frontend import LogMelFrontend
@@ -20,6 +19,7 @@ from hear_mwmae.official import convert_params
 from hear_mwmae.patches import patchify
 from hear_mwmae.training.optim import make_optimizers, schedule
 from hear_mwmae.training.recipe import Recipe
+from hear_mwmae.weights import read_model
 
 KINDS = ("mwmae", "mae")
 WINDOWS = (2, 5, 10, 25, 50, 125, 0, 0)

@@ -21,11 +21,11 @@ from tqdm import tqdm
 from hear_mwmae import probe as probe_module
 from hear_mwmae.audio import read_audio
 from hear_mwmae.baselines import LogMelStatistics, untrained
-from hear_mwmae.checkpoint import read_config
 from hear_mwmae.cli import main
 from hear_mwmae.probe import Predictions, average_precision, predict, probe, score
 from hear_mwmae.tasks import find_tasks, read_task
 from hear_mwmae.training.loop import pretrain
+from hear_mwmae.weights import read_config
 
 
 class Rough:

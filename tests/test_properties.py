@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 import hear_mwmae
 from hear_mwmae import HearMwmaeError
-from hear_mwmae.checkpoint import CONFIG_NAME, WEIGHTS_NAME, save_model
 from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig, derive_window_sizes
 from hear_mwmae.embedder import Embedder
 from hear_mwmae.mae import MaskedAutoencoder
+from hear_mwmae.weights import CONFIG_NAME, WEIGHTS_NAME, save_model
 
 CONFIG = ModelConfig(
     EncoderConfig(8, 1, 1), DecoderConfig(8, 1, 8, window_sizes=derive_window_sizes(250))

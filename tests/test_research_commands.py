@@ -13,11 +13,11 @@ import torch
 from click.testing import CliRunner
 from reference import AUDIO
 
-from hear_mwmae.checkpoint import load_embedder, read_model, save_model
 from hear_mwmae.config import DecoderConfig, FrontendConfig
 from hear_mwmae.frontend import LogMelFrontend
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.probe import Score
+from hear_mwmae.weights import load_embedder, read_model, save_model
 from research import analyze, compare, publish, reconstruct
 from research.analysis.crops import choose_files, read_crops
 from research.benchmarks import attention as attention_benchmark

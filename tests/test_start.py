@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import log, tiny_recipe
 
-from hear_mwmae.checkpoint import read_model
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.training.fabric import make_fabric
 from hear_mwmae.training.loop import begin, pretrain
 from hear_mwmae.training.start import start_from
+from hear_mwmae.weights import read_model
 
 
 def test_start_from(data, tmp_path):

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hear_mwmae.checkpoint import WEIGHTS_NAME
-from hear_mwmae.weights import DEFAULT_MODEL, WEIGHTS_DIR
+from hear_mwmae.weights import DEFAULT_MODEL, WEIGHTS_DIR, WEIGHTS_NAME
 
 pytest.importorskip("hearvalidator", reason="needs the eval tools: make test")
 

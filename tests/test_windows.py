@@ -9,13 +9,13 @@ import pytest
 import torch
 from test_hear_api import noise, tone
 
-from hear_mwmae.checkpoint import load_embedder, save_model
 from hear_mwmae.config import FrontendConfig, ModelConfig
 from hear_mwmae.embedder import Embedder
 from hear_mwmae.export import ExportableEmbedder
 from hear_mwmae.frontend import LogMelFrontend
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.patches import patchify, unpatchify
+from hear_mwmae.weights import load_embedder, save_model
 
 TWO = FrontendConfig(win_lengths=(400, 2048))
 

@@ -89,10 +89,9 @@ def embed(
     Inputs that cannot be read are listed in OUT.failures.csv and do not stop the others. The exit
     code is then 1.
     """
-    from ..checkpoint import load_embedder
     from ..data.sources import find_inputs
     from ..embedding.run import embed_to, show
-    from ..weights import DEFAULT_MODEL
+    from ..weights import DEFAULT_MODEL, load_embedder
 
     if address is not None and not out:
         raise click.UsageError("--ray needs -o/--out")

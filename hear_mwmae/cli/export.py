@@ -32,9 +32,9 @@ def export(model: str, out: Path, dtype: str, pooling: str | None) -> None:
     scene_embeddings, timestamp_embeddings and timestamps. MODEL defaults to the embedded model. The
     command compares the file with the model.
     """
-    from ..checkpoint import load_embedder
     from ..export import export as export_model
     from ..export import largest_difference
+    from ..weights import load_embedder
 
     embedder = load_embedder(model, dtype=dtype, pooling=pooling)
     export_model(embedder, out)

@@ -20,9 +20,9 @@ def info(model: str) -> None:
     """
     import torch
 
-    from ..checkpoint import ENCODER_PREFIX, read_model
     from ..config import describe_windows
     from ..mae import Decoder
+    from ..weights import ENCODER_PREFIX, read_model
 
     config, state = read_model(model, ENCODER_PREFIX)
     with torch.device("meta"):
@@ -73,10 +73,10 @@ def convert(source: Path, destination: Path, encoder_heads: int | None) -> None:
     """
     import torch
 
-    from ..checkpoint import save_model
     from ..mae import MaskedAutoencoder
     from ..official import load_official
     from ..strict import load_strictly
+    from ..weights import save_model
 
     config, state = load_official(source, encoder_heads)
     with torch.device("meta"):
@@ -105,7 +105,7 @@ def push(directory: Path, repo: str, private: bool, dry_run: bool, out: Path | N
     """
     from .. import hub
     from ..card import model_card
-    from ..checkpoint import load_embedder
+    from ..weights import load_embedder
 
     if dry_run != (out is not None):
         raise click.UsageError("--dry-run and -o/--out are given together")

@@ -16,12 +16,12 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from ..checkpoint import save_model
 from ..errors import HearMwmaeError
 from ..files import one_at_a_time
 from ..frontend import LogMelFrontend
 from ..mae import MaskedAutoencoder
 from ..tasks import Task
+from ..weights import save_model
 from .crops import Clips, ResidentAudio, log_mel_crops, read_batches, worker_errors
 from .dataset import AudioDataset
 from .fabric import make_fabric, prepare, settle_precision

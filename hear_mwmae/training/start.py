@@ -8,11 +8,10 @@ import re
 import torch
 from torch import Tensor
 
-from ..checkpoint import read_model
 from ..errors import HearMwmaeError
 from ..mae import MaskedAutoencoder
 from ..strict import load_strictly
-from ..weights import DEFAULT_MODEL
+from ..weights import DEFAULT_MODEL, read_model
 
 #: Weights whose meaning depends on the patches, and which a model of other patches does not take
 #: over.

@@ -14,12 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_checkpoint import rewrite
+from test_weights import rewrite
 
 import hear_mwmae
-from hear_mwmae import HearMwmaeError, checkpoint
-from hear_mwmae.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_model
-from hear_mwmae.weights import DEFAULT_MODEL, registry
+from hear_mwmae import HearMwmaeError, weights
+from hear_mwmae.weights import CONFIG_NAME, DEFAULT_MODEL, WEIGHTS_NAME, read_model, registry
 
 
 def refusal(source: object) -> str:
@@ -46,7 +45,7 @@ def change_config(folder: Path, *place: str, value: object) -> None:
 
 def test_a_changed_embedded_file_is_noticed(monkeypatch):
     entry = dataclasses.replace(registry()[DEFAULT_MODEL], sha256="0" * 64)
-    monkeypatch.setattr(checkpoint, "registry", lambda: {DEFAULT_MODEL: entry})
+    monkeypatch.setattr(weights, "registry", lambda: {DEFAULT_MODEL: entry})
     assert f"is damaged: its sha256 is {registry()[DEFAULT_MODEL].sha256}" in refusal("")
 
 

@@ -1,6 +1,6 @@
 """Models by name, folder and file, and how they are written.
 
-Damaged ones have test_checkpoint_damage.py, the Hub test_hub.py, the state of the process
+Damaged ones have test_weights_damage.py, the Hub test_hub.py, the state of the process
 test_loading.py.
 """
 
@@ -18,12 +18,19 @@ from safetensors.torch import load_file, save_file
 import hear_mwmae
 from hear_mwmae import Embedder, HearMwmaeError, hub
 from hear_mwmae.card import model_card
-from hear_mwmae.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_model, save_model
 from hear_mwmae.config import EncoderConfig, ModelConfig, preset
 from hear_mwmae.hub import CARD_NAME, sha256_of
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.strict import load_strictly
-from hear_mwmae.weights import DEFAULT_MODEL, WEIGHTS_DIR, registry
+from hear_mwmae.weights import (
+    CONFIG_NAME,
+    DEFAULT_MODEL,
+    WEIGHTS_DIR,
+    WEIGHTS_NAME,
+    read_model,
+    registry,
+    save_model,
+)
 
 CLIP = torch.rand(1, 20000, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -174,7 +181,7 @@ def test_a_failed_save_leaves_the_old_model(model_dir, small_config, monkeypatch
         Path(path).write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("hear_mwmae.checkpoint.save_file", fail)
+    monkeypatch.setattr("hear_mwmae.weights.save_file", fail)
     with pytest.raises(OSError):
         save_model(model_dir, small_config, MaskedAutoencoder(small_config).state_dict())
     assert (model_dir / WEIGHTS_NAME).read_bytes() == before
