@@ -8,18 +8,14 @@ from contextlib import contextmanager
 from .errors import HearMwmaeError
 
 
-def install_hint(extra: str) -> str:
-    """The command that installs ``extra``."""
-    # In a checkout: the package is not on a package index yet. Once it is, only this line changes.
-    return f"pip install '.[{extra}]' in a checkout of hear-mwmae"
-
-
 def needs(what: str, package: str | None, extra: str) -> HearMwmaeError:
     """The error to raise if ``package`` (or a module of it) is missing, which ``extra`` of
     setup.cfg installs.
     """
     named = (package or "a package").partition(".")[0]
-    return HearMwmaeError(f"{what} needs {named}: {install_hint(extra)}")
+    # In a checkout: the package is not on a package index yet. Once it is, only this line changes.
+    how = f"pip install '.[{extra}]' in a checkout of hear-mwmae"
+    return HearMwmaeError(f"{what} needs {named}: {how}")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from .errors import HearMwmaeError
+from .errors import HearMwmaeError, reason
 
 #: Suffix of temporary names: a killed process may leave such files.
 UNFINISHED = ".tmp"
@@ -66,24 +66,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise HearMwmaeError(f"{path}: {why_unreadable(path) or error.strerror}") from error
+        raise HearMwmaeError(f"cannot read {path}: {reason(error)}") from error
     except (ValueError, RecursionError) as error:
         raise HearMwmaeError(f"{path} is not JSON: {error}") from error
-
-
-def why_unreadable(path: str | os.PathLike) -> str:
-    """Why the file ``path`` cannot be opened, such as "no such file" or "permission denied"; "" if
-    it can be opened.
-    """
-    try:
-        os.close(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
-    except (FileNotFoundError, NotADirectoryError):
-        return "no such file"
-    except OSError as error:
-        return str(error.strerror).lower()
-    except ValueError:  # a zero byte in it
-        return "no such file"
-    return "is a directory" if os.path.isdir(path) else ""
 
 
 def printable(path: str | os.PathLike) -> str:

@@ -26,8 +26,8 @@ from hear_mwmae.audio import read_audio
 from hear_mwmae.cli import main
 from hear_mwmae.cli.options import Command
 from hear_mwmae.config import ModelConfig
-from hear_mwmae.errors import did_you_mean
-from hear_mwmae.files import printable, read_json, replacing, why_unreadable
+from hear_mwmae.errors import did_you_mean, reason
+from hear_mwmae.files import printable, read_json, replacing
 from hear_mwmae.training import progress
 from hear_mwmae.training.crops import Clips, read_batches
 from hear_mwmae.training.dataset import AudioDataset
@@ -171,16 +171,16 @@ def test_read_json(tmp_path):
             read_json(tmp_path / name)
 
 
-def test_why_a_file_cannot_be_opened(tmp_path):
-    assert why_unreadable(tmp_path / "none" / "file") == "no such file"
-    assert why_unreadable(tmp_path) == "is a directory"
-    with as_nobody() as folder:
-        (folder.parent / "x").is_file()
-        file = Path(tempfile.mkstemp()[1])
-        assert why_unreadable(file) == ""
-        file.chmod(0)
-        assert why_unreadable(file) == "permission denied"
-        file.unlink()
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), "No such file or dir"),
+        (RuntimeError("The device is gone.\nStack:\n..."), "The device is gone"),
+        (KeyError(), "KeyError"),
+    ],
+)
+def test_why_something_failed_is_one_line(error, said):
+    assert reason(error).startswith(said) and "\n" not in reason(error)
 
 
 def test_names_that_are_no_utf8_can_be_printed():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import HearMwmaeError
-from ..extras import needs
+from ..extras import needs_extra
 from ..files import printable
 from .options import DEVICE, MODEL, POOLING, Command, out_option
 
@@ -151,9 +151,8 @@ def _output(path: Path) -> Output:
     return Output(path)
 
 
+@needs_extra("ray", "--ray")
 def _cluster(address: str, device: str, cpus: int) -> Cluster:
-    try:
-        from ..embedding.cluster import Cluster
-    except ModuleNotFoundError as error:
-        raise needs("--ray", error.name, "ray") from error
+    from ..embedding.cluster import Cluster
+
     return Cluster(address, device, cpus)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..audio import Found, read_audio, search_audio
 from ..errors import HearMwmaeError
-from ..extras import needs
+from ..extras import needs_extra
 from .shards import Damaged, Unreachable, connection_options, read_entries, reason_of
 
 SHARD_SUFFIXES = (".tar", ".parquet")
@@ -174,12 +174,10 @@ def _local(file: Path, about: dict) -> Item:
 
 
 def _shards(source: str, about: dict) -> list[Item]:
-    try:
+    with needs_extra("shards", f"reading {source}"):
         import fsspec
         import webdataset  # noqa: F401
         from braceexpand import braceexpand
-    except ModuleNotFoundError as error:
-        raise needs(f"reading {source}", str(error.name), "shards") from error
 
     try:
         patterns = list(braceexpand(source))

@@ -12,7 +12,7 @@ from ray.util import ActorPool
 
 from ..data.sources import Item
 from ..embedder import Embedder
-from ..errors import HearMwmaeError
+from ..errors import HearMwmaeError, reason
 from .parts import Failure, embed_part
 
 #: How often Ray repeats a part whose process has ended.
@@ -70,5 +70,5 @@ class Cluster:
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except ray.exceptions.RayError as error:
-            reason = str(error).splitlines()[0]
-            raise HearMwmaeError(f"Ray: {reason}; the same command resumes the run") from error
+            said = f"Ray: {reason(error)}; the same command resumes the run"
+            raise HearMwmaeError(said) from error

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..errors import HearMwmaeError
+from ..errors import HearMwmaeError, reason
 from ..frontend import LogMelFrontend, reflect_index
 from ..pcm import to_pcm
 from .dataset import AudioDataset, BadClip
@@ -199,10 +199,8 @@ def worker_errors() -> Iterator[None]:
     except RuntimeError as error:
         if not re.match(r"DataLoader worker \(pid", str(error)):
             raise  # includes errors in a worker, which carry its traceback
-        reason = str(error).splitlines()[0]
-        raise HearMwmaeError(
-            f"a process that reads audio has ended (out of memory?): {reason}"
-        ) from error
+        said = f"a process that reads audio has ended (out of memory?): {reason(error)}"
+        raise HearMwmaeError(said) from error
 
 
 def log_mel_crops(frontend: LogMelFrontend, batch: Batch, crop_frames: int) -> Tensor:

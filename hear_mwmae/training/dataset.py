@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..config import FrontendConfig
-from ..errors import HearMwmaeError
+from ..errors import HearMwmaeError, reason
 from ..pcm import to_pcm
 
 #: Hz of packed audio.
@@ -84,7 +84,7 @@ class AudioDataset:
             # As float: Opus goes beyond full scale, where libsndfile's 16-bit samples wrap around.
             audio, rate = soundfile.read(io.BytesIO(content), dtype="float32")
         except soundfile.SoundFileError as error:
-            raise BadClip(str(error).splitlines()[0]) from error
+            raise BadClip(reason(error)) from error
         if audio.shape != (self.samples[number],) or rate != SAMPLE_RATE:
             raise BadClip(f"{audio.shape} samples at {rate} Hz in place of {self.samples[number]}")
         return torch.from_numpy(to_pcm(audio))
@@ -103,10 +103,8 @@ def _open(source: str) -> datasets.Dataset:
     try:
         return datasets.load_dataset(name["name"], revision=name["revision"], split="train")
     except (OSError, ValueError) as error:  # those of datasets, huggingface_hub and httpx are
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise HearMwmaeError(
-            f"no folder {source}, and not to be had from the Hub: {reason}"
-        ) from error
+        said = f"no folder {source}, and not to be had from the Hub: {reason(error)}"
+        raise HearMwmaeError(said) from error
 
 
 def _open_folder(path: Path) -> datasets.Dataset:
@@ -114,7 +112,7 @@ def _open_folder(path: Path) -> datasets.Dataset:
         rows = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError) as error:
         raise HearMwmaeError(
-            f"{path} is no data set of `hear-mwmae pack`, or damaged: {str(error).splitlines()[0]}"
+            f"{path} is no data set of `hear-mwmae pack`, or damaged: {reason(error)}"
         ) from error
     if isinstance(rows, datasets.DatasetDict):
         raise HearMwmaeError(f"{path} holds several splits: give the folder of one")

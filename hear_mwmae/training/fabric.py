@@ -29,7 +29,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from ..encoder import Block
-from ..errors import HearMwmaeError
+from ..errors import HearMwmaeError, reason
 from ..linear import warn_of_emulation
 from .recipe import Recipe
 
@@ -77,10 +77,8 @@ def make_fabric(
             loggers=list(loggers),
         )
     except (RuntimeError, MisconfigurationException) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise HearMwmaeError(
-            f"{local} process(es) on accelerator {accelerator!r} cannot be had here: {reason}"
-        ) from error
+        wanted = f"{local} process(es) on accelerator {accelerator!r}"
+        raise HearMwmaeError(f"{wanted} cannot be had here: {reason(error)}") from error
     fabric.launch()
     if fabric.device.type == "cpu":
         keep_freed_memory()
