@@ -41,7 +41,7 @@ dist: $(VENV)/.installed
 	$(BIN)/twine check --strict dist/*
 
 TORCH ?= torch
-FAST := audio audio_cases audio_search checkpoint checkpoint_damage cli clips hear_api hub linear model official package parity pooling push windows
+FAST := audio audio_cases audio_search cli clips hear_api hub linear model official package parity pooling weights weights_damage windows
 
 fast:
 	venv=$(VENV)-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
