@@ -1,8 +1,9 @@
-"""The code blocks of README and docs.
+"""What README and docs say: their code blocks, and the names of files and functions.
 
 Python blocks of a page are executed one after the other in one namespace. Of console blocks, every
 command of this repository is parsed by the click command that it calls, and all commands are run.
-The comment `<!-- not run: reason -->` above a block leaves out the running, not the parsing.
+The comment `<!-- not run: reason -->` above a block leaves out the running, not the parsing. Links
+are checked by `make docs`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import runpy
 import shlex
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -23,6 +25,7 @@ import soundfile
 from mutate import MUTATIONS
 from reference import AUDIO
 
+import hear_mwmae
 from hear_mwmae import load_model
 from hear_mwmae.audio import read_audio
 from hear_mwmae.cli import main as hear_mwmae_command
@@ -30,6 +33,16 @@ from hear_mwmae.export import export
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: Their commands are parsed, not run.
+OTHERS = [
+    ROOT / "CONTRIBUTING.md",
+    *sorted(ROOT.glob("research/**/README.md")),
+    *sorted(ROOT.glob("weights/*/README.md")),
+]
+#: A file of the repository.
+FILE = re.compile(
+    r"\b(?:docs|eval|examples|hear_mwmae|research|tests|weights)/[\w/.-]+\.(?:csv|json|md|py|toml)\b"
+)
 BLOCK = re.compile(
     r"(?:<!-- not run:(?P<reason>[^\n]*?)-->\n)?"
     r"^```(?P<language>python|console)\n(?P<text>.*?)^```$",
@@ -79,9 +92,7 @@ def called(words: list[str]) -> tuple[click.Command, list[str]] | None:
         return importlib.import_module(f"{name}.__main__" if package else name).main, words[3:]
     if words[0] == "python" and words[1].endswith(".py"):
         script = ROOT / words[1]
-        with mock.patch.object(
-            sys, "path", [str(script.parent), *sys.path]
-        ):  # as Python does for a script
+        with mock.patch.object(sys, "path", [str(script.parent), *sys.path]):  # as of a script
             return runpy.run_path(str(script))["main"], words[2:]
     return None
 
@@ -151,20 +162,16 @@ def test_markers_have_reasons_and_stand_above_code(page):
     assert len(reasons) == page.read_text().count("<!-- not run")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_commands_are_valid(page, any_path):
-    wrong = []
-    for words in (
-        words
-        for block in blocks(page)
-        if block.language == "console"
-        for words in commands(block.text)
-    ):
-        if call := called(words):
-            try:
-                parse(*call)
-            except click.UsageError as error:
-                wrong.append(f"{shlex.join(words)}: {error.format_message()}")
+@pytest.mark.parametrize("page", PAGES + OTHERS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_and_files_exist(page, any_path):
+    wrong = [name for name in FILE.findall(page.read_text()) if not (ROOT / name).is_file()]
+    for block in blocks(page):
+        for words in commands(block.text) if block.language == "console" else ():
+            if call := called(words):
+                try:
+                    parse(*call)
+                except click.UsageError as error:
+                    wrong.append(f"{shlex.join(words)}: {error.format_message()}")
     assert not wrong, "\n".join(wrong)
 
 
@@ -189,6 +196,19 @@ def test_blocks_run(page, place):
             )
             command, arguments = call
             command.main(arguments, prog_name=words[0], standalone_mode=False)
+
+
+def test_the_api_page_has_what_is_exported():
+    page = (ROOT / "docs" / "api.md").read_text()
+    words = set(re.findall(r"\w+", page))
+    assert set(hear_mwmae.__all__) - words == {"__version__"}
+
+
+def test_pre_commit_runs_the_ruff_of_make_lint():
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    hook = (ROOT / ".pre-commit-config.yaml").read_text()
+    (version,) = re.findall(r"ruff-pre-commit\s+rev: v(.+)", hook)
+    assert f"ruff=={version}" in groups["dev"]
 
 
 def test_mutations_fit_the_code():
