@@ -35,8 +35,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy hear_mwmae eval
 
+# With --quiet, --strict would count no warnings.
 docs: $(DOCS)/.installed
-	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 
 FAST := audio audio_cases audio_search cli clips hear_api hub linear model official package parity pooling weights weights_damage windows
 
