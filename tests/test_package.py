@@ -40,7 +40,7 @@ def tracked() -> list[str]:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     """A folder with the source distribution, and the wheel that was built from it."""
-    pytest.importorskip("build", reason="needs the dev extra")
+    pytest.importorskip("build", reason="make dev installs it")
     folder = tmp_path_factory.mktemp("built")
     # Built from a copy: setuptools leaves its build folder beside the sources.
     tree = folder / "tree"
