@@ -22,6 +22,7 @@ def test_all_parts_run(data, tmp_path):
         "RECIPE": recipe,
         "PACK": data,
         "PYTHON": sys.executable,
+        "LIMIT": 900,
     }
     environment = os.environ | {name: str(value) for name, value in settings.items()}
     done = subprocess.run(
