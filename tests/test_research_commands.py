@@ -204,10 +204,9 @@ def test_publish_a_finished_run(finished_run, task, tmp_path):
 
 def test_benchmarks_run(monkeypatch):
     monkeypatch.setattr(machine, "ROWS", 10)
-    monkeypatch.setattr(embed_benchmark, "CLIPS", 1)
     monkeypatch.setattr(embed_benchmark, "SECONDS", 1)
     for command, options in (
-        (embed_benchmark.main, ["--size", "tiny", "--rounds", "1"]),
+        (embed_benchmark.main, ["--size", "tiny", "--rounds", "1", "--batch", "1"]),
         (pretrain_benchmark.main, ["--rounds", "1", "--batch-size", "1", "--precision", "float32"]),
         (muon_benchmark.main, ["--rounds", "1", "--recipe", "tiny"]),
         (attention_benchmark.main, ["--rounds", "1", "--batch", "1"]),

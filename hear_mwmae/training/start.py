@@ -29,8 +29,8 @@ def start_from(model: MaskedAutoencoder, source: str) -> None:
     The configurations may differ in masking, comparison and pooling, in the windows of the
     front-end if ``model`` only adds some, and in the size of the patches together with the
     decoder's windows. What a new channel contributes to the patch embedding is zero at first, and
-    its prediction keeps the initial weights of ``model``. For other patches, the weights of the
-    patch embedding are resized; position tables, window biases and the prediction layer of
+    its prediction is that of the first channel, which it resembles. For other patches, the weights
+    of the patch embedding are resized; position tables, window biases and the prediction layer of
     ``model`` remain as they are.
     """
     config, state = read_model(source)
@@ -61,23 +61,21 @@ def start_from(model: MaskedAutoencoder, source: str) -> None:
             state[PATCH_EMBEDDING], config.patch_size, wanted.patch_size
         )
     elif old != new:
-        state = add_channels(state, model.state_dict(), len(old), len(new))
+        state = add_channels(state, len(old), len(new))
     load_strictly(model, state, source or DEFAULT_MODEL)
 
 
-def add_channels(
-    state: dict[str, Tensor], own: dict[str, Tensor], old: int, new: int
-) -> dict[str, Tensor]:
-    """The weights of ``state`` for a model of more channels, whose initial weights are ``own``."""
+def add_channels(state: dict[str, Tensor], old: int, new: int) -> dict[str, Tensor]:
+    """The weights of ``state`` for a model of ``new`` channels instead of ``old``."""
     state = dict(state)
     # Channels are the last dimension of a patch.
-    embedding = torch.zeros_like(own[PATCH_EMBEDDING])
-    embedding.unflatten(1, (-1, new))[..., :old] = state[PATCH_EMBEDDING].unflatten(1, (-1, old))
-    state[PATCH_EMBEDDING] = embedding
+    known = state[PATCH_EMBEDDING].unflatten(1, (-1, old))
+    unheard = known.new_zeros(*known.shape[:2], new - old)
+    state[PATCH_EMBEDDING] = torch.cat([known, unheard], dim=2).flatten(1)
     for name in ("decoder.decoder_pred.weight", "decoder.decoder_pred.bias"):
-        prediction = own[name].clone()
-        prediction.unflatten(0, (-1, new))[:, :old] = state[name].unflatten(0, (-1, old))
-        state[name] = prediction
+        known = state[name].unflatten(0, (-1, old))
+        likely = known[:, :1].repeat_interleave(new - old, dim=1)
+        state[name] = torch.cat([known, likely], dim=1).flatten(0, 1)
     return state
 
 

@@ -1,9 +1,9 @@
 """Seconds of audio embedded per second, and the share of the machine's matrix-product rate.
 
     python -m research.benchmarks.embed [--rounds 7] [--size tiny --size base] [--device cuda]
-    [--onnx] [--files 600]
+    [--batch 16] [--onnx] [--files 600]
 
-Models of random weights on a batch of 16 clips of 10 s, in float32, in bfloat16 and, with --onnx,
+Models of random weights on a batch of clips of 10 s, in float32, in bfloat16 and, with --onnx,
 what `hear-mwmae export` writes in onnxruntime. With --files, also `hear-mwmae embed FOLDER -o
 TABLE` beside the encoder alone, both on as many clips of a second. All run in turn; medians.
 """
@@ -28,12 +28,12 @@ from hear_mwmae.export import export, open_exported
 
 from .machine import describe, gigaflops, in_turn, product_rate
 
-CLIPS, SECONDS = 16, 10
+SECONDS = 10
 
 
-def encoder(size: str, rounds: int, device: str, onnx: bool) -> None:
+def encoder(size: str, rounds: int, batch: int, device: str, onnx: bool) -> None:
     """The rates of one model in all precisions."""
-    audio = torch.rand(CLIPS, SECONDS * 16000, device=device) * 2 - 1
+    audio = torch.rand(batch, SECONDS * 16000, device=device) * 2 - 1
     models = {}
     for name in DTYPES:
         torch.manual_seed(0)
@@ -48,7 +48,7 @@ def encoder(size: str, rounds: int, device: str, onnx: bool) -> None:
             exported = open_exported(Path(folder, "model.onnx"), torch.get_num_threads())
         ways["onnx"] = partial(exported, audio)
     for name, durations in in_turn(ways, rounds, device).items():
-        line = f"{size} {name}: {CLIPS * SECONDS / median(durations):.1f} s of audio / s"
+        line = f"{size} {name}: {batch * SECONDS / median(durations):.1f} s of audio / s"
         if name in work:
             rate = work[name] / median(durations)
             share = rate / product_rate(DTYPES[name], device)
@@ -84,14 +84,17 @@ def files(clips: int, rounds: int) -> None:
 @click.command(help=__doc__)
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--size", "sizes", multiple=True, default=["tiny", "base"], show_default=True)
+@click.option("--batch", default=16, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--onnx", is_flag=True)
 @click.option("--files", "clips", default=0, show_default=True)
-def main(rounds: int, sizes: tuple[str, ...], device: str, onnx: bool, clips: int) -> None:
+def main(
+    rounds: int, sizes: tuple[str, ...], batch: int, device: str, onnx: bool, clips: int
+) -> None:
     print(describe(device))
     with torch.no_grad():
         for size in sizes:
-            encoder(size, rounds, device, onnx)
+            encoder(size, rounds, batch, device, onnx)
     if clips:
         files(clips, rounds)
 
