@@ -10,7 +10,6 @@ import csv
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 
 from torch import Tensor
@@ -152,12 +151,9 @@ def decode(entry: Entry, sample_rate: int) -> Recording:
     """The audio of an entry."""
     if entry.problem:
         return Recording(entry.name, entry.about, None, entry.problem, entry.member)
-    file: str | BytesIO = entry.url
-    if entry.content is not None:
-        file = BytesIO(entry.content)
-        file.name = entry.name
+    source = entry.url if entry.content is None else entry.content
     try:
-        waveform = read_audio(file, sample_rate)
+        waveform = read_audio(source, sample_rate, entry.name)
     except HearMwmaeError as error:
         problem = str(error).removeprefix(f"{entry.name}: ")
         return Recording(entry.name, entry.about, None, problem, entry.member)

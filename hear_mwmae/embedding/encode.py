@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ..data.sources import Item, Recording, decode, entries
 from ..embedder import Embedder
-from ..errors import HearMwmaeError
 from ..files import printable
 
 #: Chunks of clips that are encoded together: enough to fill the encoder's batches.
@@ -111,19 +110,10 @@ def _embed(
 ) -> Iterator[Clip]:
     waveforms = [waveform for _, _, waveform in group]
     times: Sequence[Tensor | None] = [None] * len(group)
-    try:
-        if timestamps:
-            steps, times = model.embed(waveforms, timestamps=True)
-        else:
-            steps = list(model.embed(waveforms)[:, None])
-    except HearMwmaeError as error:
-        if len(group) == 1:
-            item, recording, _ = group[0]
-            yield Clip(item, _path(item, recording), None, printable(str(error)))
-            return
-        for one in group:  # to find the bad one
-            yield from _embed(model, [one], timestamps)
-        return
+    if timestamps:
+        steps, times = model.embed(waveforms, timestamps=True)
+    else:
+        steps = list(model.embed(waveforms)[:, None])
     for (item, recording, waveform), embeddings, ms in zip(group, steps, times, strict=True):
         path, seconds = _path(item, recording), len(waveform) / model.sample_rate
         yield Clip(item, path, rows_of(_values(embeddings, ms), path, seconds, recording.about))
