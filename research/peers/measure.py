@@ -64,12 +64,8 @@ class TaskResult:
 class Result:
     """An encoder and its results, by the names of the tasks."""
 
-    title: str
-    about: str
+    kind: type[Encoder]
     version: str
-    install: str
-    code_licence: str
-    weights_licence: str
     numbers: int
     parameters: int
     machine: str
@@ -78,8 +74,8 @@ class Result:
     @property
     def speed(self) -> float:
         """Seconds of audio for each second of a CPU."""
-        kept = self.tasks.values()
-        return sum(task.seconds for task in kept) / sum(task.cpu_seconds for task in kept)
+        tasks = self.tasks.values()
+        return sum(task.seconds for task in tasks) / sum(task.cpu_seconds for task in tasks)
 
     @property
     def peak_memory(self) -> float:
@@ -120,7 +116,7 @@ def stored(folder: Path, kind: type[Encoder]) -> Result | None:
         return None
     values = read_json(file)
     tasks = {name: TaskResult(**one) for name, one in values.pop("tasks").items()}
-    return Result(**values, tasks=tasks)
+    return Result(kind, **values, tasks=tasks)
 
 
 def kept(folder: Path, kind: type[Encoder], prints: dict[str, str]) -> Result | None:
@@ -170,19 +166,14 @@ def write_result(
     folder: Path, kind: type[Encoder], done: Done, tasks: dict[str, TaskResult]
 ) -> None:
     """Write the file of an encoder."""
-    result = Result(
-        kind.title,
-        kind.about,
-        kind.version(),
-        kind.install,
-        kind.code_licence,
-        kind.weights_licence,
-        done.numbers,
-        done.parameters,
-        done.machine,
-        tasks,
-    )
-    write_text(folder / f"{kind.key}.json", json.dumps(dataclasses.asdict(result), indent=1) + "\n")
+    values = {
+        "version": kind.version(),
+        "numbers": done.numbers,
+        "parameters": done.parameters,
+        "machine": done.machine,
+        "tasks": {name: dataclasses.asdict(one) for name, one in tasks.items()},
+    }
+    write_text(folder / f"{kind.key}.json", json.dumps(values, indent=1) + "\n")
 
 
 class Done(NamedTuple):

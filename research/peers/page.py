@@ -68,8 +68,8 @@ def accuracy_table(
     for result, row, line in zip(results, rows, cells(rows, tasks, str), strict=True):
         compared = row is not rows[0] and MEAN in row and MEAN in rows[0]
         difference = str(row[MEAN] - rows[0][MEAN]) if compared else ""
-        column = f"mean, minus {results[0].title}"
-        table.append({"embedding": result.title, **line, column: difference})
+        column = f"mean, minus {results[0].kind.title}"
+        table.append({"embedding": result.kind.title, **line, column: difference})
     return table
 
 
@@ -80,7 +80,7 @@ def short_table(results: list[Result], tasks: dict[str, Task]) -> list[dict[str,
     for result, line in zip(results, cells(rows, tasks, "{0.value:.1f}".format), strict=True):
         numbers = f"{result.numbers:,}"
         speed = f"{result.speed:.0f}"
-        table.append({"embedding": result.title, "numbers": numbers, **line, "speed": speed})
+        table.append({"embedding": result.kind.title, "numbers": numbers, **line, "speed": speed})
     return table
 
 
@@ -88,8 +88,8 @@ def encoder_table(results: list[Result]) -> list[dict[str, str]]:
     """Size, speed and memory."""
     return [
         {
-            "embedding": result.title,
-            "what it is": result.about,
+            "embedding": result.kind.title,
+            "what it is": result.kind.about,
             "numbers": f"{result.numbers:,}",
             "parameters": f"{result.parameters:,}",
             "seconds of audio per CPU second": f"{result.speed:.0f}",
@@ -103,11 +103,11 @@ def licence_table(results: list[Result]) -> list[dict[str, str]]:
     """Licences, versions, and how to install the packages."""
     return [
         {
-            "embedding": result.title,
+            "embedding": result.kind.title,
             "measured": result.version,
-            "licence of the code": result.code_licence,
-            "of the weights": result.weights_licence,
-            "installed by": f"`{result.install}`",
+            "licence of the code": result.kind.code_licence,
+            "of the weights": result.kind.weights_licence,
+            "installed by": f"`{result.kind.install}`",
         }
         for result in results
     ]
