@@ -65,7 +65,7 @@ class ExportableEmbedder(nn.Module):
         times = time_step_ms(self.config, audio.shape[1], self.timestamps)
         timed = features[:, torch.arange(times.shape[0], device=audio.device)]
         return (
-            pool(features, parse_pooling(self.config.pooling)),
+            pool([features], parse_pooling(self.config.pooling)),
             timed,
             times.expand(audio.shape[0], -1),
         )
