@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import count, groupby
 from operator import itemgetter
 from typing import Literal, NamedTuple, overload
 
@@ -259,8 +259,9 @@ class Embedder(nn.Module, HubModel):
 
     def _pieces(self, batches: Iterable[Tensor]) -> Iterator[_Piece]:
         patch, size = self.config.patch_size[0], self.config.input_frames
-        batch = 0
+        numbers = count()  # enumerate() would keep the audio
         for audio in batches:
+            batch = next(numbers)
             samples = audio.shape[1]
             with torch.no_grad():
                 spectrogram = self.frontend(audio)
@@ -270,7 +271,6 @@ class Embedder(nn.Module, HubModel):
                 steps = count_time_steps(self.config, samples) - first // patch
                 yield _Piece(batch, samples, steps, chunks)
                 del chunks
-            batch += 1
 
     def _encode(
         self, held: list[_Piece], encode: Callable[[Tensor], Tensor]
