@@ -282,6 +282,7 @@ def _write_table(
             yield from whole.select(columns).to_batches(BLOCK_ROWS)
             return
         for part in parts:
-            yield from pq.ParquetFile(part.file).iter_batches(BLOCK_ROWS, columns=columns)
+            file = pq.ParquetFile(part.file, pre_buffer=False)  # which would read it as a whole
+            yield from file.iter_batches(BLOCK_ROWS, columns=columns)
 
     write_table(output, parts[0].schema, read, provenance)
