@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,11 @@ from torch import Tensor
 from .decoding import BLOCK_SAMPLES, CONTAINERS, Pieces, decode
 from .errors import HearMwmaeError
 
+#: What `read_audio` reads: a path, the bytes of a file, or a file that is open for reading bytes.
+AudioSource = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO
+#: Largest accepted magnitude: the spectrum of louder audio (of swapped bytes, for example)
+#: overflows float32.
+LOUDEST = 1e12
 #: Endings that are read from a folder. A file that is named itself may have any ending.
 AUDIO_SUFFIXES = frozenset(suffix for suffixes in CONTAINERS.values() for suffix in suffixes)
 #: Endings of recordings that cannot be read.
@@ -117,28 +123,36 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def read_audio(source: str | Path | BinaryIO, sample_rate: int) -> Tensor:
+def read_audio(source: AudioSource, sample_rate: int, name: str = "") -> Tensor:
     """Any audio file -> (samples,) float32 at ``sample_rate``, channels averaged.
 
     n samples become n * sample_rate / rate, rounded, and at least one. The memory is the result and
     a few megabytes. Raises HearMwmaeError for a file that is missing, not audio, empty, shorter
-    than its header says, or holds samples that are not finite.
+    than its header says, or holds samples that are not finite or above 1e12.
 
     Args:
-        source: a path, or a file that is open for reading bytes and can seek; its ``name`` is for
-            messages.
+        source: a path, the bytes of a file, or a file that is open for reading bytes. It is read
+            from its first byte; one that cannot seek is read to its end first.
+        name: for messages; the path or the ``name`` of the file when empty.
     """
+    given = source if isinstance(source, str | os.PathLike) else getattr(source, "name", "audio")
+    name = name or str(given)
     samples = bytearray()  # grows in place: joined arrays would take the memory twice
-    with _opened(source) as (file, name):
+    with _opened(source, name) as file:
         for piece in _resampled(decode(file, name), sample_rate):
-            if not np.isfinite(piece).all():
+            peak = float(np.abs(piece).max(initial=0))
+            if not peak <= LOUDEST:  # NaN is not below anything
                 place = len(samples) / 4 / sample_rate
-                reason = f"holds samples that are not finite (NaN or infinity after {place:.1f} s)"
-                raise HearMwmaeError(f"{name}: {reason}")
+                raise HearMwmaeError(f"{name}: holds {described(peak)} after {place:.1f} s")
             samples += piece.data
     if not samples:
         raise HearMwmaeError(f"{name}: empty, no samples")
     return torch.from_numpy(np.frombuffer(samples, np.float32))
+
+
+def described(peak: float) -> str:
+    """A magnitude above ``LOUDEST`` for a message."""
+    return f"samples as large as {peak:.0e}" if np.isfinite(peak) else "NaN or infinity"
 
 
 def resample(waveform: Tensor, rate: int, sample_rate: int) -> Tensor:
@@ -173,21 +187,31 @@ def _resampled_from(
 
 
 @contextmanager
-def _opened(source: str | Path | BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
-    """The open file, and its name for messages."""
-    if not isinstance(source, str | os.PathLike):
-        yield source, str(getattr(source, "name", "audio"))
-        return
-    path = Path(source)
-    if "\0" in str(path):
-        raise HearMwmaeError(f"{str(path)!r} is not the name of a file")
+def _opened(source: AudioSource, name: str) -> Iterator[BinaryIO]:
+    """The source as an open file that can seek."""
     try:
+        if not isinstance(source, str | os.PathLike):
+            yield _seekable(source, name)
+            return
+        path = Path(source)
+        if "\0" in str(path):
+            raise HearMwmaeError(f"{str(path)!r} is not the name of a file")
         if path.exists() and not path.is_file():
             raise HearMwmaeError(f"{path}: not a file")  # a folder, or a pipe, which might block
         with open(path, "rb", buffering=0) as file:
-            yield file, str(path)
+            yield file
     except OSError as error:
-        raise HearMwmaeError(f"{path}: {_reason(error)}") from error
+        raise HearMwmaeError(f"{name}: {_reason(error)}") from error
+
+
+def _seekable(source: bytes | bytearray | memoryview | BinaryIO, name: str) -> BinaryIO:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return io.BytesIO(source)
+    if isinstance(source, io.TextIOBase):
+        raise HearMwmaeError(f"{name}: opened as text, where bytes are needed: open it with 'rb'")
+    # Anything with a method `read` is a file: an answer of a server has no more than that.
+    seekable = getattr(source, "seekable", None)
+    return source if seekable and seekable() else io.BytesIO(source.read())
 
 
 def _reason(error: OSError) -> str:

@@ -8,20 +8,16 @@ import itertools
 import operator
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .audio import read_audio, resample
-from .errors import HearMwmaeError
+from .audio import LOUDEST, AudioSource, described, read_audio, resample
+from .errors import HearMwmaeError, reason
 
-#: Largest accepted magnitude: the spectrum of louder audio (of swapped bytes, for example)
-#: overflows float32.
-LOUDEST = 1e12
 #: Magnitude above which audio is probably not in [-1, 1]: integers as floats, for example.
 SUSPICIOUS = 10.0
 #: Many clips of so few samples are taken for (samples, channels).
@@ -29,61 +25,87 @@ MOST_CHANNELS = 8
 #: Hz, the largest rate in the headers of audio files. soxr does not end at rates far above it.
 HIGHEST_RATE = (1 << 31) - 1
 
-#: One clip for `Embedder.embed`: a file, or (samples,) floating point.
-Clip = str | os.PathLike | np.ndarray | Tensor
+
+class AudioDecoder(Protocol):
+    """The decoder of torchcodec, which `datasets` returns for a clip."""
+
+    def get_all_samples(self) -> Any:
+        """``data`` (channels, samples) floating point, and ``sample_rate`` in Hz."""
 
 
-def listed_clips(
-    clips: Clip | Iterable[Clip], sample_rate: int | Sequence[int] | None
-) -> Iterator[tuple[Clip, int | None]]:
-    """One clip or many, with the rate of each in Hz, None for the model's; HearMwmaeError if they
-    are of another kind.
+#: One clip for `Embedder.embed`: a file, its bytes, (samples,) floating point, or a clip of
+#: `datasets`: {"array", "sampling_rate"}, {"bytes", "path"} or a decoder.
+Clip = AudioSource | np.ndarray | Tensor | Mapping[str, Any] | AudioDecoder
+
+
+def waveforms(
+    clips: Clip | Iterable[Clip],
+    sample_rate: int | Sequence[int] | None,
+    model_rate: int,
+    device: torch.device,
+    skipped: dict[int, str] | None = None,
+) -> Iterator[Tensor]:
+    """The `waveform` of each clip, (1, samples).
+
+    Args:
+        skipped: receives, by its number, why a clip has no waveform. Raised when None.
+
+    HearMwmaeError if ``clips`` or ``sample_rate`` are of another kind.
     """
-    if isinstance(clips, str | os.PathLike):
-        clips = [clips]
-    elif isinstance(clips, np.ndarray | Tensor):
-        if clips.ndim not in (1, 2):
-            raise HearMwmaeError(
-                f"clips must have shape (samples,) or (clips, samples), got {tuple(clips.shape)}"
-            )
-        if clips.ndim == 2:
-            _refuse_channels_last(clips.shape)
-        clips = [clips] if clips.ndim == 1 else list(clips)
-    elif not isinstance(clips, Iterable):
-        raise HearMwmaeError(
-            "clips must be a path, an array, a tensor or a list of these, "
-            f"got {type(clips).__name__}"
-        )
-    if not isinstance(sample_rate, Sequence | np.ndarray) or isinstance(sample_rate, str):
-        _check_rate(sample_rate)
-        return zip(clips, itertools.repeat(sample_rate))
-    clips = list(clips)
-    if len(sample_rate) != len(clips):
-        raise HearMwmaeError(
-            "sample_rate must be one number or one for each clip: "
-            f"{len(sample_rate)} for {len(clips)} clips"
-        )
-    for rate in sample_rate:
-        _check_rate(rate)
-    return zip(clips, sample_rate, strict=True)
+    if is_one_clip(clips):
+        prefix = ""
+        given: Iterable[Any] = [clips]
+    else:
+        prefix = "clip {}: "
+        given = _many_clips(clips)
+    for number, (clip, rate) in enumerate(_with_rates(given, sample_rate)):
+        try:
+            batch = [waveform(clip, rate, model_rate, device)[None]]
+        except HearMwmaeError as error:
+            problem = prefix.format(number) + str(error)
+            if skipped is None:
+                raise HearMwmaeError(problem) from error
+            skipped[number] = problem
+            continue
+        yield batch.pop()  # which nothing here keeps while it is encoded
 
 
 def waveform(clip: Clip, rate: int | None, sample_rate: int, device: torch.device) -> Tensor:
-    """A clip at ``sample_rate``, (samples,) float32 on ``device``.
+    """A clip of any kind at ``sample_rate``, (samples,) float32 on ``device``, checked.
 
-    HearMwmaeError if it is no clip.
+    Args:
+        rate: Hz of an array or tensor, ``sample_rate`` when None. The other clips have their own.
+
+    HearMwmaeError if it is no clip, or cannot be read.
     """
-    if isinstance(clip, str | os.PathLike):
-        return read_audio(Path(os.path.expanduser(clip)), sample_rate).to(device)
-    if isinstance(clip, np.ndarray):
-        clip = _as_tensor(clip)
-    if not isinstance(clip, Tensor) or clip.ndim != 1:
-        got = f"shape {tuple(clip.shape)}" if isinstance(clip, Tensor) else repr(clip)[:100]
+    given: Any = clip
+    name = ""
+    if isinstance(clip, Mapping):
+        given, rate, name = _unpacked(clip)
+    elif hasattr(clip, "get_all_samples"):
+        given, rate = _decoded(clip)
+    if _is_encoded(given):
+        source = os.path.expanduser(given) if isinstance(given, str | os.PathLike) else given
+        given = read_audio(source, sample_rate, name)
+        rate = None
+    elif isinstance(given, np.ndarray):
+        given = _as_tensor(given)
+    if not isinstance(given, Tensor):
         raise HearMwmaeError(
-            f"a clip must be a path, or an array or tensor of shape (samples,), got {got}"
+            "a clip must be a path, an open file or its bytes, an audio dict of datasets, or an "
+            f"array or tensor (sample_rate={sample_rate} unless it is given), got {given!r:.100}"
         )
-    clip = check_audio(clip[None], device)[0]
-    return clip if rate in (None, sample_rate) else resample(clip, rate, sample_rate).to(device)
+    if given.ndim != 1:
+        raise HearMwmaeError(f"a clip must have shape (samples,), got shape {tuple(given.shape)}")
+    audio = check_audio(given[None], device)[0]
+    return audio if rate in (None, sample_rate) else resample(audio, rate, sample_rate).to(device)
+
+
+def is_one_clip(clips: Any) -> bool:
+    """Whether this is one clip, and not a list of clips; an array of another shape is neither."""
+    if isinstance(clips, np.ndarray | Tensor):
+        return clips.ndim == 1
+    return _is_encoded(clips) or isinstance(clips, Mapping) or hasattr(clips, "get_all_samples")
 
 
 def check_audio(audio: Tensor, device: torch.device) -> Tensor:
@@ -114,14 +136,9 @@ def check_audio(audio: Tensor, device: torch.device) -> Tensor:
     peaks = torch.maximum(audio.amax(dim=1), -audio.amin(dim=1))
     if not bool((peaks <= LOUDEST).all()):  # NaN is not below anything
         bad = (~(peaks <= LOUDEST)).nonzero().flatten().tolist()
-        what = (
-            "NaN or infinity"
-            if not bool(peaks.isfinite().all())
-            else f"samples as large as {float(peaks.max()):.0e}"
-        )
-        raise HearMwmaeError(
-            f"audio holds {what} in clip {', '.join(map(str, bad[:10]))} of {len(audio)}"
-        )
+        numbers = ", ".join(map(str, bad[:10]))
+        where = f" in clip {numbers} of {len(audio)}" if len(audio) > 1 else ""
+        raise HearMwmaeError(f"audio holds {described(float(peaks.max()))}{where}")
     if bool((peaks > SUSPICIOUS).any()):
         warnings.warn(
             f"audio reaches {float(peaks.max()):.3g}, where [-1, 1] is expected: "
@@ -156,15 +173,79 @@ def whole_numbers(values: Any) -> list[int]:
         return []
 
 
-def _check_rate(rate: Any) -> None:
-    if rate is None:
-        return
-    whole = isinstance(rate, int | np.integer) and not isinstance(rate, bool)
-    if not whole or not 0 < rate <= HIGHEST_RATE:
-        got = "more" if whole and rate > HIGHEST_RATE else repr(rate)
+def _many_clips(clips: Any) -> Iterable[Any]:
+    if isinstance(clips, np.ndarray | Tensor):
+        if clips.ndim != 2:
+            raise HearMwmaeError(
+                f"clips must have shape (samples,) or (clips, samples), got {tuple(clips.shape)}"
+            )
+        _refuse_channels_last(clips.shape)
+    elif not isinstance(clips, Iterable):
+        raise HearMwmaeError(
+            "clips must be a path, an array, a tensor or a list of these, "
+            f"got {type(clips).__name__}"
+        )
+    return clips
+
+
+def _with_rates(
+    clips: Iterable[Any], sample_rate: int | Sequence[int] | None
+) -> Iterator[tuple[Any, int | None]]:
+    if not isinstance(sample_rate, Sequence | np.ndarray) or isinstance(sample_rate, str):
+        rate = None if sample_rate is None else _checked_rate(sample_rate)
+        return zip(clips, itertools.repeat(rate))
+    clips = list(clips)
+    if len(sample_rate) != len(clips):
+        raise HearMwmaeError(
+            "sample_rate must be one number or one for each clip: "
+            f"{len(sample_rate)} for {len(clips)} clips"
+        )
+    rates = [None if rate is None else _checked_rate(rate) for rate in sample_rate]
+    return zip(clips, rates, strict=True)
+
+
+def _checked_rate(rate: Any) -> int:
+    whole = whole_numbers([rate])
+    if not whole or not 0 < whole[0] <= HIGHEST_RATE:
+        got = "more" if whole and whole[0] > HIGHEST_RATE else repr(rate)
         raise HearMwmaeError(
             f"sample_rate must be a whole number of Hz from 1 to {HIGHEST_RATE}, got {got}"
         )
+    return whole[0]
+
+
+def _is_encoded(clip: Any) -> bool:
+    """Whether this is for `read_audio`."""
+    kinds = str | os.PathLike | bytes | bytearray | memoryview
+    return isinstance(clip, kinds) or hasattr(clip, "read")
+
+
+def _unpacked(clip: Mapping[str, Any]) -> tuple[Any, int | None, str]:
+    """An audio dict of `datasets` -> the clip in it, its rate if it is decoded, and its name."""
+    if clip.get("array") is not None:
+        if clip.get("sampling_rate") is None:
+            raise HearMwmaeError("an audio dict with an array needs its sampling_rate in Hz")
+        samples = clip["array"]
+        if isinstance(samples, list):  # as a dataset without the type Audio holds it
+            samples = np.asarray(samples)
+        return samples, _checked_rate(clip["sampling_rate"]), ""
+    path = clip.get("path")
+    if clip.get("bytes") is not None:
+        return clip["bytes"], None, path or ""
+    if path is None:
+        raise HearMwmaeError(
+            "an audio dict must have array and sampling_rate, or bytes or path, "
+            f"got the keys {', '.join(map(str, clip)) or 'of an empty one'}"
+        )
+    return path, None, ""
+
+
+def _decoded(clip: Any) -> tuple[Tensor, int]:
+    try:
+        samples = clip.get_all_samples()
+    except RuntimeError as error:  # torchcodec's, for a file that is damaged
+        raise HearMwmaeError(f"cannot be decoded: {reason(error)}") from error
+    return samples.data.mean(dim=0), samples.sample_rate
 
 
 def _as_tensor(clip: np.ndarray) -> Tensor:

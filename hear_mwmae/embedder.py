@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, groupby
 from operator import itemgetter
@@ -11,7 +12,7 @@ from typing import Literal, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
-from .clips import Clip, check_audio, cut, listed_clips, waveform, whole_numbers
+from .clips import Clip, check_audio, cut, waveforms, whole_numbers
 from .config import ModelConfig, parse_pooling
 from .encoder import Encoder
 from .errors import HearMwmaeError
@@ -21,6 +22,7 @@ from .pooling import count_time_steps, pool, time_step_ms
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TIMESTAMPS = ("centred", "official")
+ERRORS = ("raise", "skip")
 #: Chunks of a clip whose time steps are in memory together: four minutes, of two seconds each.
 PIECE_CHUNKS = 128
 
@@ -103,6 +105,7 @@ class Embedder(nn.Module, HubModel):
         clips: Clip | Iterable[Clip],
         sample_rate: int | Sequence[int] | None = None,
         timestamps: Literal[False] = False,
+        errors: Literal["raise", "skip"] = "raise",
     ) -> Tensor: ...
 
     @overload
@@ -112,6 +115,7 @@ class Embedder(nn.Module, HubModel):
         sample_rate: int | Sequence[int] | None = None,
         *,
         timestamps: Literal[True],
+        errors: Literal["raise", "skip"] = "raise",
     ) -> tuple[list[Tensor], list[Tensor]]: ...
 
     def embed(
@@ -119,40 +123,46 @@ class Embedder(nn.Module, HubModel):
         clips: Clip | Iterable[Clip],
         sample_rate: int | Sequence[int] | None = None,
         timestamps: bool = False,
+        errors: Literal["raise", "skip"] = "raise",
     ) -> Tensor | tuple[list[Tensor], list[Tensor]]:
-        """Embed clips of any lengths and rates: files, arrays or tensors, one or a list of them.
+        """Embed clips of any kinds, lengths and rates, one or a list of them.
 
         Each clip is normalised by itself, so its embedding does not depend on the other clips.
         Clips are encoded together, ``max_batch`` chunks at a time.
 
         Args:
-            clips: a path, (samples,) floating point in [-1, 1], or a list or generator of these;
-                also (clips, samples).
+            clips: a path, a file that is open for reading bytes, the bytes of a file, (samples,)
+                floating point in [-1, 1], or a clip of a data set of Hugging Face, decoded or not;
+                or a list or generator of these; also (clips, samples).
             sample_rate: Hz of the arrays, one for all or one for each clip; the model's when None.
-                Files have their own.
+                Files and clips of data sets have their own.
             timestamps: return one embedding per time step instead of one per clip.
+            errors: ``"raise"`` for the first clip that cannot be read, or ``"skip"``: its row is
+                NaN, with ``timestamps`` it has no time steps, and one warning names all such clips.
 
         Returns:
             (clips, ``scene_embedding_size``) float32; or, with ``timestamps``, the lists of (T,
             ``timestamp_embedding_size``) and (T,) milliseconds of each clip.
         """
-        given = listed_clips(clips, sample_rate)
-        waveforms = (
-            waveform(clip, rate, self.sample_rate, self.device)[None] for clip, rate in given
-        )
-        scenes: list[Tensor] = []
-        features: list[Tensor] = []
-        times: list[Tensor] = []
-        for pieces, samples in self.time_steps(waveforms):
-            if not timestamps:
-                scenes.append(self._pooled(pieces))
-                continue
-            kept, moments = self._timed(pieces, samples)
-            features.append(kept[0])
-            times.append(moments[0])
-        if not scenes and not features:
+        if errors not in ERRORS:
+            raise HearMwmaeError(f"errors must be one of {', '.join(ERRORS)}, got {errors!r}")
+        skipped: dict[int, str] = {}
+        kept = skipped if errors == "skip" else None
+        found = waveforms(clips, sample_rate, self.sample_rate, self.device, kept)
+        results: list[tuple[Tensor, ...]] = [
+            self._timed(pieces, samples) if timestamps else (self._pooled(pieces),)
+            for pieces, samples in self.time_steps(found)
+        ]
+        if skipped:
+            lines = [f"not embedded: {problem}" for problem in skipped.values()]
+            warnings.warn("\n".join(lines), stacklevel=2)
+        for number in skipped:  # in their order, so that each gets its place
+            results.insert(number, self._nothing(timestamps))
+        if not results:
             raise HearMwmaeError("no audio: the list of clips is empty")
-        return (features, times) if timestamps else torch.cat(scenes)
+        if not timestamps:
+            return torch.cat([scenes for (scenes,) in results])
+        return [features[0] for features, _ in results], [times[0] for _, times in results]
 
     def forward(
         self, audio: Tensor, lengths: Sequence[int] | Tensor | None = None, timestamps: bool = False
@@ -292,6 +302,13 @@ class Embedder(nn.Module, HubModel):
 
     def _pooled(self, pieces: Iterable[Tensor]) -> Tensor:
         return pool(pieces, parse_pooling(self.config.pooling))
+
+    def _nothing(self, timestamps: bool) -> tuple[Tensor, ...]:
+        """In place of the embeddings of a clip that cannot be read."""
+        one = torch.ones(1, dtype=torch.float32, device=self.device)
+        if not timestamps:
+            return (one.new_full((1, self.scene_embedding_size), torch.nan),)
+        return one.new_empty(1, 0, self.timestamp_embedding_size), one.new_empty(1, 0)
 
     def _timed(self, pieces: Iterable[Tensor], samples: int) -> tuple[Tensor, Tensor]:
         steps = torch.cat(list(pieces), dim=1)

@@ -109,3 +109,14 @@ def audio_folder(tmp_path_factory) -> Path:
 def task(tmp_path_factory) -> Path:
     """A HEAR task of three folds: low and high tones."""
     return make_task(tmp_path_factory.mktemp("tasks") / "tones", "multiclass", 0.5)
+
+
+@pytest.fixture
+def ray_cluster(monkeypatch):
+    """Two processes of Ray on this machine."""
+    ray = pytest.importorskip("ray")
+    # They would wait for everything else on the machine.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()

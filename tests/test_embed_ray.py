@@ -13,20 +13,10 @@ from embed_command import read, run
 
 from hear_mwmae.embedding import run as runs
 
-ray = pytest.importorskip("ray")
 psutil = pytest.importorskip("psutil")
 
 
-@pytest.fixture
-def cluster(monkeypatch):
-    # Ray's processes would wait for everything else on the machine.
-    monkeypatch.setenv("RAY_worker_niceness", "0")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    yield
-    ray.shutdown()
-
-
-def test_a_worker_that_is_killed_costs_nothing(cluster, saved_model, tmp_path, monkeypatch):
+def test_a_worker_that_is_killed_costs_nothing(ray_cluster, saved_model, tmp_path, monkeypatch):
     folder = tmp_path / "clips"
     folder.mkdir()
     random = np.random.default_rng(0)

@@ -110,7 +110,7 @@ def test_samples_that_are_not_finite(tmp_path):
     audio[5] = np.nan
     soundfile.write(tmp_path / "nan.wav", audio, 16000, subtype="FLOAT")
     code, output = run(tmp_path / "nan.wav", tmp_path / "out")
-    assert code == 1 and "nan.wav" in output and "finite" in output
+    assert code == 1 and "nan.wav holds NaN or infinity" in output
     audio = np.sin(np.arange(16000, dtype=np.float32))
     soundfile.write(tmp_path / "nan.wav", audio, 16000, subtype="FLOAT")
     assert run(tmp_path / "nan.wav", tmp_path / "out")[0] == 0  # nothing was left behind

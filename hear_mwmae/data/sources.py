@@ -10,7 +10,6 @@ import csv
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
 
 from torch import Tensor
@@ -143,12 +142,10 @@ def decode(recording: Recording, sample_rate: int) -> Recording:
     """The recording with its audio."""
     if recording.problem:
         return recording
-    file: str | BytesIO = recording.url
-    if recording.content is not None:
-        file = BytesIO(recording.content)
-        file.name = recording.name
+    source = recording.url if recording.content is None else recording.content
     try:
-        return replace(recording, content=None, waveform=read_audio(file, sample_rate))
+        waveform = read_audio(source, sample_rate, recording.name)
+        return replace(recording, content=None, waveform=waveform)
     except HearMwmaeError as error:
         problem = str(error).removeprefix(f"{recording.name}: ")
         return replace(recording, content=None, problem=problem)

@@ -12,11 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..clips import check_audio
 from ..config import parse_pooling
 from ..data.sources import Item, Recording, decode, entries
 from ..embedder import Embedder
-from ..errors import HearMwmaeError
 from ..files import printable
 from ..pooling import pool, time_step_ms
 
@@ -54,13 +52,7 @@ def embed_items(model: Embedder, items: Sequence[Item], timestamps: bool) -> Ite
         place, recording = found
         path = printable("/".join(filter(None, (items[place].name, recording.member))))
         clips.append(Clip(place, path, labels_of(recording.about), printable(recording.problem)))
-        if recording.waveform is None:
-            return None
-        try:
-            return check_audio(recording.waveform[None], model.device)
-        except HearMwmaeError as error:
-            clips[-1].problem = printable(str(error))
-            return None
+        return None if recording.waveform is None else recording.waveform[None].to(model.device)
 
     # No generator, which would keep the waveform of an hour while it is encoded.
     waveforms = map(waveform, _decoded(items, model.sample_rate))

@@ -1,0 +1,154 @@
+"""The scripts of docs/integrations.md, run as people run them."""
+
+from __future__ import annotations
+
+import io
+import json
+import runpy
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from test_docs import SCRIPTS, blocks
+from test_hear_api import tone
+
+from hear_mwmae.audio import find_audio
+from hear_mwmae.embedder import Embedder
+from hear_mwmae.export import export
+
+#: A line of each script.
+LINES = {
+    "errors": 'embed(clips, errors="skip")',
+    "datasets": "import datasets",
+    "scikit-learn": "from sklearn",
+    "DataLoader": "from torch.utils.data",
+    "joblib": "from joblib",
+    "ray": "import ray",
+    "server": "import onnxruntime",
+    "client": "import urlopen",
+    "stream": "sys.stdin",
+}
+
+
+def script(name: str) -> str:
+    (found,) = [block.text for block in blocks(SCRIPTS) if LINES[name] in block.text]
+    return found
+
+
+@pytest.fixture
+def sounds(tmp_path, monkeypatch) -> list[Path]:
+    """The folder that the scripts read, in the working folder."""
+    for kind, pitch in (("high", 2000), ("low", 200)):
+        folder = tmp_path / "sounds" / kind
+        folder.mkdir(parents=True)
+        for number in range(3):
+            audio = tone(9000 + 3000 * number, pitch + 10 * number).numpy()
+            soundfile.write(folder / f"{number}.wav", audio, 16000)
+    monkeypatch.chdir(tmp_path)
+    return find_audio(["sounds"])
+
+
+@pytest.fixture
+def run(sounds):
+    """Runs a script, and returns its variables."""
+
+    def run(name: str) -> dict:
+        Path("script.py").write_text(script(name))
+        return runpy.run_path("script.py", run_name="__main__")
+
+    return run
+
+
+def assert_close(scenes: object, expected: torch.Tensor) -> None:
+    assert (torch.as_tensor(scenes) - expected).abs().max() < 1e-4
+
+
+def test_every_script_has_a_test():
+    scripts = [block for block in blocks(SCRIPTS) if block.language == "python"]
+    assert sorted(map(script, LINES)) == sorted(block.text for block in scripts)
+    assert {block.reason for block in scripts} == {None}
+
+
+def test_skipped_clips(run):
+    with pytest.warns(UserWarning, match=r"clip 1: sounds/missing\.wav: no such file"):
+        assert run("errors")["scenes"].isnan().any(dim=1).tolist() == [False, True]
+
+
+def test_datasets(run, sounds, embedded_model):
+    pytest.importorskip("datasets")
+    assert_close(run("datasets")["sounds"]["embedding"][:], embedded_model.embed(sounds))
+
+
+def test_scikit_learn(run, sounds):
+    classifier = run("scikit-learn")["classifier"]
+    assert classifier.predict(sounds).tolist() == ["high"] * 3 + ["low"] * 3
+
+
+def test_dataloader(run, sounds, embedded_model):
+    assert_close(run("DataLoader")["scenes"], embedded_model.embed(sounds))
+
+
+def test_joblib(run, sounds, embedded_model):
+    pytest.importorskip("joblib")
+    assert_close(run("joblib")["scenes"], embedded_model.embed(sounds))
+
+
+def test_ray(run, sounds, embedded_model, ray_cluster):
+    assert_close(run("ray")["scenes"], embedded_model.embed(sounds))
+
+
+def test_stream(run, monkeypatch, capsys):
+    audio = torch.cat([tone(40000, 300), tone(40000, 3000)]).numpy()
+    stdin = SimpleNamespace(buffer=io.BytesIO(audio.tobytes()))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert len(run("stream")["window"]) == 32000
+    similar = [float(line) for line in capsys.readouterr().out.split()]
+    assert len(similar) == 9 and int(np.argmin(similar[3:])) + 3 in (
+        4,
+        5,
+    )  # where the pitch changes
+
+
+def test_server(sounds, small_config, monkeypatch):
+    """It imports neither torch nor the package."""
+    pytest.importorskip("onnxscript", reason="needs the onnx extra")
+    torch.manual_seed(0)
+    model = Embedder(small_config)
+    export(model, "mwmae.onnx")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    without = "import sys; sys.modules.update(torch=None, hear_mwmae=None)\n"
+    Path("server.py").write_text(without + script("server").replace("8000", port))
+    server = subprocess.Popen([sys.executable, "server.py"], stderr=subprocess.DEVNULL)
+    try:
+        wait_for(server, int(port))
+        Path("client.py").write_text(script("client").replace("8000", port))
+        scene = runpy.run_path("client.py")["scene"]
+        assert_close([scene], model.embed("sounds/high/0.wav"))
+        soundfile.write("stereo.wav", np.zeros((4410, 2)), 44100)
+        with urlopen(f"http://127.0.0.1:{port}", Path("stereo.wav").read_bytes()) as answer:
+            assert len(json.load(answer)) == model.scene_embedding_size
+        with pytest.raises(HTTPError, match="400"):
+            urlopen(f"http://127.0.0.1:{port}", b"no audio")
+    finally:
+        server.kill()
+        server.wait()
+
+
+def wait_for(server: subprocess.Popen, port: int) -> None:
+    while server.poll() is None:
+        with socket.socket() as connection:
+            if not connection.connect_ex(("127.0.0.1", port)):
+                return
+        time.sleep(0.05)
+    raise AssertionError("the server has ended")
