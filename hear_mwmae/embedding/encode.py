@@ -64,7 +64,7 @@ def embed_items(model: Embedder, items: Sequence[Item], timestamps: bool) -> Ite
 
     # No generator, which would keep the waveform of an hour while it is encoded.
     waveforms = map(waveform, _decoded(items, model.sample_rate))
-    for steps, samples in model.time_steps(filter(lambda audio: audio is not None, waveforms)):
+    for steps, samples in model.time_steps(filter(torch.is_tensor, waveforms)):
         while clips[0].problem:
             yield clips.popleft()
         clip = clips.popleft()
