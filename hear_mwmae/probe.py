@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
@@ -92,6 +92,14 @@ class Predictions:
         return np.where(held, precisions, 0).sum(axis=0) / np.maximum(held.sum(axis=0), 1)
 
 
+class EmbeddedSplit(NamedTuple):
+    """The embeddings of a split: a row for each clip, or for each moment of one."""
+
+    embeddings: np.ndarray  #: (rows, D)
+    truth: np.ndarray  #: see `Predictions`
+    clip_of_row: np.ndarray  #: (rows,) int
+
+
 @dataclass(frozen=True)
 class Score:
     """A score in percent, of all clips and of each bootstrap draw of the clips."""
@@ -156,11 +164,22 @@ def predict(
         classifier: for a task with one label per clip.
         title: of the progress bar; there is none without it.
     """
+    return predict_embedded(task, embed_splits(task, model, title), classifier)
+
+
+def embed_splits(task: Task, model: Embeds, title: str = "") -> list[EmbeddedSplit]:
+    """The embeddings of every split, which classifiers can share; see `predict`."""
     clips = sum(map(len, task.splits))
     hidden = None if title else True  # None: shown on a terminal only
     with tqdm(total=clips, desc=title, unit="clip", leave=False, disable=hidden) as bar:
-        rows = [_rows(task, split, model, bar) for split in task.splits]
-    x, y, clip_of_row = zip(*rows, strict=True)
+        return [_embed_split(task, split, model, bar) for split in task.splits]
+
+
+def predict_embedded(
+    task: Task, splits: Sequence[EmbeddedSplit], classifier: Classifier
+) -> list[Predictions]:
+    """As `predict`, from the embeddings of the splits."""
+    x, y, clip_of_row = zip(*splits, strict=True)
     predictions = []
     for held_out in task.tested:
         if task.multilabel and not y[held_out].any():
@@ -257,12 +276,7 @@ def _others(splits: Sequence[np.ndarray], held_out: int) -> np.ndarray:
     return np.concatenate([*splits[:held_out], *splits[held_out + 1 :]])
 
 
-def _rows(
-    task: Task, split: dict[Path, list], model: Embeds, bar: tqdm
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Embeddings (rows, D), truth and clip (rows,) of all clips of a split, or of their moments;
-    see `Predictions`.
-    """
+def _embed_split(task: Task, split: dict[Path, list], model: Embeds, bar: tqdm) -> EmbeddedSplit:
     if task.events:
         return _moments(task, split, model, bar)
     x = [model.embed(clips).cpu().numpy() for clips in _batches(split, model, bar)]
@@ -270,12 +284,10 @@ def _rows(
         y = np.stack([np.isin(task.labels, labels) for labels in split.values()])
     else:
         y = np.array([label for (label,) in split.values()])
-    return np.concatenate(x), y, np.arange(len(split))
+    return EmbeddedSplit(np.concatenate(x), y, np.arange(len(split)))
 
 
-def _moments(
-    task: Task, split: dict[Path, list[Event]], model: Embeds, bar: tqdm
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _moments(task: Task, split: dict[Path, list[Event]], model: Embeds, bar: tqdm) -> EmbeddedSplit:
     """The embeddings nearest to regular moments, which are the same for every model, and the labels
     at these moments.
     """
@@ -293,7 +305,7 @@ def _moments(
                 held[:, names == label] |= ((start <= moments) & (moments < end))[:, None]
             y.append(held)
     clip_of_row = np.repeat(np.arange(len(split)), [len(held) for held in y])
-    return np.concatenate(x), np.concatenate(y), clip_of_row
+    return EmbeddedSplit(np.concatenate(x), np.concatenate(y), clip_of_row)
 
 
 def _batches(paths: dict[Path, list], model: Embeds, bar: tqdm) -> Iterator[list]:

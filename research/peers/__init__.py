@@ -1,0 +1,1 @@
+"""The embedded model beside what a person could install instead."""
