@@ -14,20 +14,21 @@ from tqdm import tqdm
 
 from hear_mwmae.cli.options import TASKS, Group, jobs_option, out_option
 from hear_mwmae.errors import HearMwmaeError
-from hear_mwmae.extras import needs
+from hear_mwmae.extras import needs_extra
 from hear_mwmae.files import write_text
 from hear_mwmae.tasks import find_tasks
 
 try:
-    from . import fetch, scores
-    from .check import problems_of
-    from .embed import Model, embed_task, is_embedded
-    from .kit import PROTOCOLS
-    from .predict import missing_results, predict_all
-    from .report import page
-    from .tasks import registry
-except ModuleNotFoundError as error:
-    sys.exit(f"Error: {needs('the evaluation', error.name, 'eval')}")
+    with needs_extra("eval", "the evaluation"):
+        from . import fetch, scores
+        from .check import problems_of
+        from .embed import Model, embed_task, is_embedded
+        from .kit import PROTOCOLS
+        from .predict import missing_results, predict_all
+        from .report import page
+        from .tasks import registry
+except HearMwmaeError as error:
+    sys.exit(f"Error: {error}")
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 NAMES_HELP = "Only this task. Repeatable."

@@ -13,11 +13,12 @@ import torch
 
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import one_at_a_time, read_json
+from hear_mwmae.strict import hash_weights
 from hear_mwmae.tasks import METADATA, VOCABULARY, Task, read_task
 
 from . import kit
 from .check import problems_of
-from .provenance import hash_weights, provenance
+from .provenance import provenance
 from .results import ABOUT, EMBEDDINGS
 
 

@@ -1,8 +1,7 @@
-"""What made a result: the date, the machine, versions of libraries, the weights."""
+"""What made a result: the date, the machine, versions of libraries."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from datetime import UTC, datetime
 from functools import cache
@@ -30,16 +29,3 @@ def describe_machine() -> str:
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     processor = cpuinfo.get_cpu_info().get("brand_raw", "unknown processor")
     return ", ".join([processor, f"{os.cpu_count()} cores", *gpus])
-
-
-def hash_weights(model: torch.nn.Module) -> str:
-    """SHA-256 of the names, types, shapes and values of all weights; "none" without any."""
-    weights = model.state_dict()
-    if not weights:
-        return "none"
-    digest = hashlib.sha256()
-    for name, value in sorted(weights.items()):
-        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        content = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(content.numpy().tobytes())
-    return digest.hexdigest()

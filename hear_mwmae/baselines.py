@@ -58,7 +58,7 @@ class LogMelStatistics(nn.Module):
 
     def scene_embeddings(self, audio: Tensor) -> Tensor:
         """(B, samples) -> (B, bands * statistics)."""
-        return pool(self.frontend(audio), self.names)
+        return pool([self.frontend(audio)], self.names)
 
     def timestamp_embeddings(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """(B, samples) -> (B, T, 2 * bands), and (B, T) milliseconds."""

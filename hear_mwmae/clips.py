@@ -45,7 +45,7 @@ def waveforms(
     device: torch.device,
     skipped: dict[int, str] | None = None,
 ) -> Iterator[Tensor]:
-    """The `waveform` of each clip.
+    """The `waveform` of each clip, (1, samples).
 
     Args:
         skipped: receives, by its number, why a clip has no waveform. Raised when None.
@@ -60,14 +60,14 @@ def waveforms(
         given = _many_clips(clips)
     for number, (clip, rate) in enumerate(_with_rates(given, sample_rate)):
         try:
-            audio = waveform(clip, rate, model_rate, device)
+            batch = [waveform(clip, rate, model_rate, device)[None]]
         except HearMwmaeError as error:
             problem = prefix.format(number) + str(error)
             if skipped is None:
                 raise HearMwmaeError(problem) from error
             skipped[number] = problem
             continue
-        yield audio
+        yield batch.pop()  # which nothing here keeps while it is encoded
 
 
 def waveform(clip: Clip, rate: int | None, sample_rate: int, device: torch.device) -> Tensor:

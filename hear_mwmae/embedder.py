@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, overload
+from itertools import count, groupby
+from operator import itemgetter
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,17 @@ from .pooling import count_time_steps, pool, time_step_ms
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TIMESTAMPS = ("centred", "official")
 ERRORS = ("raise", "skip")
+#: Chunks of a clip whose time steps are in memory together: four minutes, of two seconds each.
+PIECE_CHUNKS = 128
+
+
+class _Piece(NamedTuple):
+    """Some chunks of a batch of clips."""
+
+    batch: int  #: its number
+    samples: int  #: of each whole clip
+    steps: int  #: time steps from here to the end of the clip
+    chunks: Tensor  #: (B, chunks, frames, bands)
 
 
 class Embedder(nn.Module, HubModel):
@@ -36,7 +49,7 @@ class Embedder(nn.Module, HubModel):
             of the authors' wrapper (i * duration / T: neither centred nor exactly one time step
             apart).
         max_batch: chunks of ``input_frames`` frames per encoder call. It bounds the memory for any
-            number of clips; a long clip takes about 0.7 GB per hour.
+            number of clips; a long clip takes about 0.35 GB per hour.
         trainable: the encoder's weights require gradients, and embeddings carry them.
 
     Attributes:
@@ -137,8 +150,8 @@ class Embedder(nn.Module, HubModel):
         kept = skipped if errors == "skip" else None
         found = waveforms(clips, sample_rate, self.sample_rate, self.device, kept)
         results: list[tuple[Tensor, ...]] = [
-            self._timed(steps, samples) if timestamps else (self._pooled(steps),)
-            for steps, samples in self._time_steps(audio[None] for audio in found)
+            self._timed(pieces, samples) if timestamps else (self._pooled(pieces),)
+            for pieces, samples in self.time_steps(found)
         ]
         if skipped:
             lines = [f"not embedded: {problem}" for problem in skipped.values()]
@@ -160,11 +173,11 @@ class Embedder(nn.Module, HubModel):
         """
         audio = check_audio(audio, self.device)
         batches = [audio] if lengths is None else [clip[None] for clip in cut(audio, lengths)]
-        found = self._time_steps(batches)
+        found = self.time_steps(batches)
         if timestamps:
-            ((steps, samples),) = found
-            return self._timed(steps, samples)
-        return torch.cat([self._pooled(steps) for steps, _ in found])
+            (timed,) = [self._timed(pieces, samples) for pieces, samples in found]
+            return timed
+        return torch.cat([self._pooled(pieces) for pieces, _ in found])
 
     def scene_embeddings(
         self, audio: Tensor, lengths: Sequence[int] | Tensor | None = None
@@ -210,7 +223,7 @@ class Embedder(nn.Module, HubModel):
             outputs = self.encoder.forward_layers(chunks)
             return torch.cat([self.encoder.time_steps(outputs[number]) for number in chosen], dim=2)
 
-        ((steps, _),) = self._time_steps([audio], encode)
+        (steps,) = [torch.cat(list(found), dim=1) for found, _ in self.time_steps([audio], encode)]
         return list(steps.unflatten(2, (len(chosen), -1)).unbind(2))
 
     @property
@@ -218,11 +231,15 @@ class Embedder(nn.Module, HubModel):
         """Where the model computes; audio is moved there."""
         return self.frontend.device
 
-    def _time_steps(
+    def time_steps(
         self, batches: Iterable[Tensor], encode: Callable[[Tensor], Tensor] | None = None
-    ) -> Iterator[tuple[Tensor, int]]:
-        """Batches of clips of one length, (B, samples) -> features (B, T, D) float32 and samples of
-        each batch, in order.
+    ) -> Iterator[tuple[Iterator[Tensor], int]]:
+        """Batches of clips of one length, (B, samples) -> the time steps of each batch in pieces,
+        and its samples, in order.
+
+        A batch is one piece (B, T, D) float32 of all its time steps. Only clips above
+        ``PIECE_CHUNKS`` chunks are more pieces, one after another in time, so that not all of them
+        are in memory. Take the pieces of a batch before the next batch.
 
         The chunks of several batches go through the encoder together, up to ``max_batch`` at a
         time.
@@ -231,47 +248,60 @@ class Embedder(nn.Module, HubModel):
             encode: chunks -> (chunks, time steps, D); the encoder's `forward_features` when None.
         """
         encode = encode or self.encoder.forward_features
-        held: list[tuple[Tensor, int, int]] = []
+        for (_, samples), pieces in groupby(self._encoded(batches, encode), itemgetter(0, 1)):
+            yield (steps for _, _, steps in pieces), samples
+
+    def _encoded(
+        self, batches: Iterable[Tensor], encode: Callable[[Tensor], Tensor]
+    ) -> Iterator[tuple[int, int, Tensor]]:
+        """Number and samples of a batch, and a piece of its time steps."""
+        held: list[_Piece] = []
         waiting = 0
-        for audio in batches:
-            with torch.no_grad():
-                chunks = chunked(self.frontend(audio), self.config.input_frames)
-            held.append((chunks.flatten(0, 1), len(audio), audio.shape[1]))
-            waiting += len(held[-1][0])
-            del audio, chunks  # an hour of audio takes hundreds of megabytes
+        for piece in self._pieces(batches):
+            held.append(piece)
+            waiting += piece.chunks.shape[:2].numel()
+            del piece
             if waiting >= self.max_batch:
                 yield from self._encode(held, encode)
                 held, waiting = [], 0
         if held:
             yield from self._encode(held, encode)
 
+    def _pieces(self, batches: Iterable[Tensor]) -> Iterator[_Piece]:
+        patch, size = self.config.patch_size[0], self.config.input_frames
+        numbers = count()  # enumerate() would keep the audio
+        for audio in batches:
+            batch = next(numbers)
+            samples = audio.shape[1]
+            with torch.no_grad():
+                spectrogram = self.frontend(audio)
+            del audio  # an hour takes 230 MB, and its spectrogram 115
+            for first in range(0, spectrogram.shape[1], PIECE_CHUNKS * size):
+                chunks = chunked(spectrogram, size, first, PIECE_CHUNKS)
+                steps = count_time_steps(self.config, samples) - first // patch
+                yield _Piece(batch, samples, steps, chunks)
+                del chunks
+
     def _encode(
-        self, held: list[tuple[Tensor, int, int]], encode: Callable[[Tensor], Tensor]
-    ) -> Iterator[tuple[Tensor, int]]:
-        """(chunks, clips, samples) of batches -> their features and samples, as `_time_steps`
-        yields them.
-        """
-        counts = [len(chunks) for chunks, _, _ in held]
-        chunks = held[0][0] if len(held) == 1 else torch.cat([chunks for chunks, _, _ in held])
+        self, held: list[_Piece], encode: Callable[[Tensor], Tensor]
+    ) -> Iterator[tuple[int, int, Tensor]]:
+        """The chunks of pieces together -> their time steps, as `_encoded` yields them."""
+        shapes = [piece.chunks.shape[:2] for piece in held]
+        chunks = torch.cat([piece.chunks.flatten(0, 1) for piece in held])
         # Gradients are computed if the caller enables them and a weight of the encoder requires
         # them. An ambient autocast would silently change the precision that was asked for.
         trainable = any(weight.requires_grad for weight in self.encoder.parameters())
         wanted = torch.set_grad_enabled(torch.is_grad_enabled() and trainable)
         with wanted, torch.autocast(chunks.device.type, enabled=False):
-            features = torch.empty(0, device=chunks.device)
-            for first in range(0, len(chunks), self.max_batch):
-                part = encode(chunks[first : first + self.max_batch]).float()
-                if not first:
-                    features = part.new_empty(len(chunks), *part.shape[1:])
-                features[first : first + len(part)] = (
-                    part  # a join at the end would take twice the memory
-                )
-        for part, (_, clips, samples) in zip(features.split(counts), held, strict=True):
-            steps = part.reshape(clips, -1, part.shape[-1])
-            yield steps[:, : count_time_steps(self.config, samples)], samples
+            groups = [encode(group).float() for group in chunks.split(self.max_batch)]
+            features = groups[0] if len(groups) == 1 else torch.cat(groups)
+        parts = features.split([shape.numel() for shape in shapes])
+        for piece, shape, part in zip(held, shapes, parts, strict=True):
+            steps = part.unflatten(0, shape).flatten(1, 2)
+            yield piece.batch, piece.samples, steps[:, : piece.steps]
 
-    def _pooled(self, steps: Tensor) -> Tensor:
-        return pool(steps, parse_pooling(self.config.pooling))
+    def _pooled(self, pieces: Iterable[Tensor]) -> Tensor:
+        return pool(pieces, parse_pooling(self.config.pooling))
 
     def _nothing(self, timestamps: bool) -> tuple[Tensor, ...]:
         """In place of the embeddings of a clip that cannot be read."""
@@ -280,19 +310,26 @@ class Embedder(nn.Module, HubModel):
             return (one.new_full((1, self.scene_embedding_size), torch.nan),)
         return one.new_empty(1, 0, self.timestamp_embedding_size), one.new_empty(1, 0)
 
-    def _timed(self, steps: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+    def _timed(self, pieces: Iterable[Tensor], samples: int) -> tuple[Tensor, Tensor]:
+        steps = torch.cat(list(pieces), dim=1)
         times = time_step_ms(self.config, samples, self.timestamps).to(steps.device)
         # A copy, because a view would keep the padding's time steps in memory.
         return steps[:, : len(times)].contiguous(), times.repeat(len(steps), 1)
 
 
-def chunked(spectrogram: Tensor, size: int) -> Tensor:
+def chunked(spectrogram: Tensor, size: int, first: int = 0, most: int | None = None) -> Tensor:
     """(B, frames, bands) -> (B, chunks, size, bands): encoder inputs, one after another.
 
     The end is padded by repeated reflection over the clip, as in the authors' code. Unlike theirs,
     a clip that fills its last chunk gets no additional chunk.
+
+    Args:
+        first: the frame where the chunks start.
+        most: number of chunks; all when None.
     """
     frames = spectrogram.shape[1]
-    chunks = (frames + size - 1) // size
-    index = reflect_index(frames, 0, chunks * size, spectrogram.device)
+    chunks = (frames - first + size - 1) // size
+    if most is not None:
+        chunks = min(chunks, most)
+    index = reflect_index(frames, first, first + chunks * size, spectrogram.device)
     return spectrogram[:, index].unflatten(1, (chunks, size))

@@ -4,7 +4,6 @@ torch.export.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from ._version import __version__
 from .config import parse_pooling
 from .embedder import Embedder, chunked
 from .errors import HearMwmaeError
-from .extras import needs
+from .extras import needs_extra
 from .files import check_writable, replacing
 from .frontend import LogMel, normalise, reflect_index
 from .pooling import count_time_steps, pool, time_step_ms
@@ -65,7 +64,7 @@ class ExportableEmbedder(nn.Module):
         times = time_step_ms(self.config, audio.shape[1], self.timestamps)
         timed = features[:, torch.arange(times.shape[0], device=audio.device)]
         return (
-            pool(features, parse_pooling(self.config.pooling)),
+            pool([features], parse_pooling(self.config.pooling)),
             timed,
             times.expand(audio.shape[0], -1),
         )
@@ -207,9 +206,9 @@ def _check(model: Embedder, path: Path) -> None:
         )
     if path.suffix != ".onnx":
         return
-    for package in ("onnx", "onnxscript"):
-        if importlib.util.find_spec(package) is None:
-            raise needs("exporting to .onnx", package, "onnx")
+    with needs_extra("onnx", "exporting to .onnx"):
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
     if weights.dtype != torch.float32:
         raise HearMwmaeError(
             f".onnx files are exported in float32, got a model in {weights.dtype}; "

@@ -8,16 +8,6 @@ from contextlib import contextmanager
 from .errors import HearMwmaeError
 
 
-def needs(what: str, package: str | None, extra: str) -> HearMwmaeError:
-    """The error to raise if ``package`` (or a module of it) is missing, which ``extra`` of
-    setup.cfg installs.
-    """
-    named = (package or "a package").partition(".")[0]
-    # In a checkout: the package is not on a package index yet. Once it is, only this line changes.
-    how = f"pip install '.[{extra}]' in a checkout of hear-mwmae"
-    return HearMwmaeError(f"{what} needs {named}: {how}")
-
-
 @contextmanager
 def needs_extra(extra: str, what: str) -> Iterator[None]:
     """Decorator (and context): a package that is missing in a call becomes one line that says which
@@ -29,4 +19,7 @@ def needs_extra(extra: str, what: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise needs(what, error.name, extra) from error
+        named = (error.name or "a package").partition(".")[0]
+        # In a checkout: the package is not on a package index yet. Once it is, only this changes.
+        how = f"pip install '.[{extra}]' in a checkout of hear-mwmae"
+        raise HearMwmaeError(f"{what} needs {named}: {how}") from error

@@ -17,7 +17,7 @@ from .config import FrontendConfig
 SILENCE_STD = 1e-4
 #: Samples per transform: bounds the memory for long and for many clips, and does not change the
 #: result.
-BLOCK_SAMPLES = 1 << 22
+BLOCK_SAMPLES = 1 << 20
 
 
 class LogMelFrontend(nn.Module):
@@ -52,7 +52,7 @@ class LogMelFrontend(nn.Module):
                 deviation in pretraining.
         """
         parts = [normalise(part(waveform), unbiased, part.silence_std) for part in self.log_mels]
-        return torch.cat(parts, dim=2)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)  # which would be a copy
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """(B, samples) -> (B, frames, channels * n_mels): log(power mel spectrogram +
@@ -145,9 +145,11 @@ def mel_filterbank(config: FrontendConfig, win_length: int) -> Tensor:
 
 
 def normalise(log_mel: Tensor, unbiased: bool, silence_std: float = SILENCE_STD) -> Tensor:
-    """Zero mean and unit deviation over each clip, (B, frames, n_mels); silence becomes zeros."""
+    """Zero mean and unit deviation over each clip, (B, frames, n_mels), in place; silence becomes
+    zeros.
+    """
     std, mean = torch.std_mean(log_mel, dim=(1, 2), correction=int(unbiased), keepdim=True)
-    normalised = (log_mel - mean).div_(std + 1e-8)
+    normalised = log_mel.sub_(mean).div_(std + 1e-8)
     return normalised.masked_fill_(std <= silence_std, 0.0)  # NaN stays NaN
 
 

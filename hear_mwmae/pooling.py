@@ -2,30 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import reduce
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from .config import ModelConfig
 
 
-def pool(features: Tensor, statistics: tuple[str, ...]) -> Tensor:
-    """(clips, time steps, D) -> (clips, D * statistics): the statistics over time, side by side.
+class Moments(NamedTuple):
+    """Statistics of clips over their time steps, (clips, D) each."""
+
+    steps: int
+    mean: Tensor
+    variance: Tensor  #: of the population
+    maximum: Tensor
+
+
+def pool(pieces: Iterable[Tensor], statistics: tuple[str, ...]) -> Tensor:
+    """Pieces of the same clips, one after another in time, (clips, time steps, D) each -> (clips, D
+    * statistics): the statistics over all time steps, side by side.
 
     Args:
         statistics: any of "mean", "std" (of the population) and "max", from `config.parse_pooling`.
     """
+    whole = reduce(_joined, map(_moments, pieces))
     pooled = []
     for name in statistics:
         if name == "mean":
-            pooled.append(features.mean(dim=1))
+            pooled.append(whole.mean)
         elif name == "std":
-            variance = features.var(dim=1, correction=0)
             # The root's gradient at 0, where nothing changes over time, would be infinite.
-            still = variance <= 0
-            pooled.append(torch.where(still, 1, variance).sqrt() * ~still)
+            still = whole.variance <= 0
+            pooled.append(torch.where(still, 1, whole.variance).sqrt() * ~still)
         else:
-            pooled.append(features.amax(dim=1))
+            pooled.append(whole.maximum)
     return torch.cat(pooled, dim=1)
+
+
+def _moments(piece: Tensor) -> Moments:
+    variance = piece.var(dim=1, correction=0)
+    return Moments(piece.shape[1], piece.mean(dim=1), variance, piece.amax(dim=1))
+
+
+def _joined(first: Moments, second: Moments) -> Moments:
+    """Of both pieces: the variance is that inside the pieces, and that between their means. No term
+    is below 0, so nothing cancels.
+    """
+    steps = first.steps + second.steps
+    share = second.steps / steps
+    change = second.mean - first.mean
+    inside = torch.lerp(first.variance, second.variance, share)
+    return Moments(
+        steps,
+        first.mean + share * change,
+        inside + share * (1 - share) * change.square(),
+        torch.maximum(first.maximum, second.maximum),
+    )
 
 
 def count_time_steps(config: ModelConfig, samples: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -46,6 +47,20 @@ def compare_shapes(
             wanted = list(expected[name].shape)
             problems.append(f"{name} is {list(shapes[name])}, and should be {wanted}")
     _refuse(problems, what)
+
+
+def hash_weights(module: nn.Module, about: str = "") -> str:
+    """SHA-256 of the names, types, shapes and values of all weights, and of the text ``about``;
+    "none" without any.
+    """
+    weights = module.state_dict()
+    if not weights:
+        return "none"
+    digest = hashlib.sha256(about.encode())
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _refuse(problems: Sequence[str], what: str | Path) -> None:

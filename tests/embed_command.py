@@ -27,17 +27,15 @@ def read(output: Path) -> dict[str, np.ndarray]:
     if output.suffix == ".npz":
         with np.load(output) as file:
             return {name: file[name] for name in file.files if name != "provenance"}
-    if output.suffix in (".npy", ".csv"):
-        names = output if output.suffix == ".csv" else output.with_name(f"{output.name}.csv")
-        with open(names, newline="") as stream:
+    if output.suffix == ".csv":
+        with open(output, newline="") as stream:
             header, *lines = csv.reader(stream)
         cells = dict(zip(header, np.array(lines).T, strict=True))
         columns = {name: cells[name] for name in header if not name.startswith("embedding_")}
         for name in {"seconds", "timestamp"} & columns.keys():
             columns[name] = columns[name].astype(float)
         numbers = [cells[name] for name in header if name.startswith("embedding_")]
-        embeddings = np.load(output) if output.suffix == ".npy" else np.array(numbers, "f4").T
-        return columns | {"embedding": embeddings}
+        return columns | {"embedding": np.array(numbers, "f4").T}
     table = pyarrow.dataset.dataset(output).to_table() if output.is_dir() else pq.read_table(output)
     columns = {name: table[name].to_numpy() for name in table.column_names}
     return columns | {"embedding": np.stack(columns["embedding"])}

@@ -13,22 +13,22 @@ import os
 import random
 import signal
 import sys
+from collections.abc import Iterable, Iterator
 
 import torch
 
 from hear_mwmae.cli import main
 from hear_mwmae.embedder import Embedder
-from hear_mwmae.embedding import encode, plan
+from hear_mwmae.embedding import run as runs
+from hear_mwmae.encoder import Encoder
 
-#: Small groups and parts, so that there are many.
-SMALL = {(encode, "GROUP_CHUNKS"): 8, (plan, "GROUP_FILES"): 16}
-#: A run is killed at one of this many events. A part takes four.
-EVENTS = 6
+#: A run is killed at one of this many events. A part takes three.
+EVENTS = 5
 
 
 def small(setattr=setattr) -> None:
-    for (module, name), value in SMALL.items():
-        setattr(module, name, value)
+    """Small parts, so that there are many."""
+    setattr(runs, "GROUP_FILES", 16)
 
 
 class Events:
@@ -53,19 +53,20 @@ class Events:
     def watch_all(self, setattr=setattr) -> None:
         self.watch(os, "fsync", setattr)
         self.watch(os, "replace", setattr)
-        self.watch(Embedder, "embed", setattr)
+        self.watch(Encoder, "forward_features", setattr)
 
 
 def run(arguments: list[str], events: int | None) -> bool:
     """Whether the command came to its end, in a process of its own."""
     if not (child := os.fork()):
-        embed = Embedder.embed
+        time_steps = Embedder.time_steps
 
-        def counted(self: Embedder, clips: list, **options: object) -> torch.Tensor:
-            os.write(1, b"clip\n" * len(clips))
-            return embed(self, clips, **options)
+        def counted(self: Embedder, clips: Iterable[torch.Tensor]) -> Iterator:
+            for found in time_steps(self, clips):
+                os.write(1, b"clip\n")
+                yield found
 
-        Embedder.embed = counted
+        Embedder.time_steps = counted
         if events:
             Events(events).watch_all()
         try:

@@ -99,8 +99,8 @@ MUTATIONS = {
     ),
     "padded time steps averaged": (
         "embedder.py",
-        "steps[:, : count_time_steps(self.config, samples)], samples",
-        "steps, samples",
+        "steps[:, : piece.steps]",
+        "steps",
     ),
     "unbiased variance in norm_pix_loss": ("mae.py", "correction=0", "correction=1"),
     "loss over all patches": ("mae.py", "(error * mask).sum() / mask.sum()", "error.mean()"),

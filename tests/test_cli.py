@@ -93,7 +93,7 @@ def test_one_bad_file_does_not_stop_the_rest(model, tmp_path):
         (["embed", "{tmp}"], "holds no audio files"),
         (
             ["embed", "{clip}", "-o", "{tmp}/out.txt"],
-            "must be a folder, or end in .npz, .npy, .csv, .parquet",
+            "must be a folder, or end in .npz, .csv, .parquet",
         ),
         (["embed", "{clip}", "-o", "{tmp}/no/out.npz"], "there is no folder"),
         (["embed", "{clip}", "-o", "/proc/out.npz"], "cannot write /proc/out.npz"),

@@ -21,14 +21,14 @@ from file_server import FileServer
 from reference import AUDIO
 
 import hear_mwmae
+from hear_mwmae import embedder
 from hear_mwmae.audio import read_audio
 from hear_mwmae.cli import main
 from hear_mwmae.cli.options import Command
 from hear_mwmae.cpus import usable_cpus
-from hear_mwmae.embedding import encode
 
 CROW, PIANO = AUDIO / "crow.wav", AUDIO / "piano.flac"
-TABLES = ("a.npz", "a.npy", "a.csv", "a.parquet", "folder")
+TABLES = ("a.npz", "a.csv", "a.parquet", "folder")
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +39,12 @@ def model(saved_model) -> str:
 @pytest.mark.parametrize("timestamps", [False, True])
 @pytest.mark.parametrize("name", TABLES)
 def test_outputs_are_the_same_table(model, tmp_path, name, timestamps, monkeypatch):
-    """Also where groups end between files, and where a file comes twice."""
-    monkeypatch.setattr(encode, "GROUP_CHUNKS", 3)
+    """Also where batches end between files, where a clip is many pieces, and where a file comes
+    twice.
+    """
+    monkeypatch.setattr(embedder, "PIECE_CHUNKS", 2)
     paths = [path for path in sorted(AUDIO.iterdir()) for _ in range(2)]
-    options = ["--timestamps"] if timestamps else []
+    options = ["--batch-size", 3, *(["--timestamps"] if timestamps else [])]
     result = run(*paths, "-o", tmp_path / name, "--model", model, *options)
     assert result.exit_code == 0, result.output
     table, loaded, row = read(tmp_path / name), hear_mwmae.load_model(model), 0
@@ -68,7 +70,7 @@ def test_an_output_says_what_made_it(model, tmp_path, name):
     assert run(CROW, "-o", out, "--model", model, "--pooling", "max").exit_code == 0
     if name == "a.npz":
         text = str(np.load(out)["provenance"])
-    elif name in ("a.npy", "a.csv"):
+    elif name == "a.csv":
         text = out.with_name(f"{name}.json").read_text()
     else:
         file = out if name == "a.parquet" else next(out.glob("part-*"))
@@ -174,7 +176,9 @@ def test_labels_follow_the_manifest(model, tmp_path, name, monkeypatch):
     before = read(out)
     assert before["label"].tolist() == ["crow", "piano"] and before["path2"][0] == "x"
     manifest.write_text(f"path,speaker,label,seconds\n{PIANO},me,note,7\n{CROW},,bird,8\n")
-    monkeypatch.setattr("hear_mwmae.embedder.Embedder.embed", lambda *_, **__: pytest.fail("again"))
+    monkeypatch.setattr(
+        "hear_mwmae.encoder.Encoder.forward_features", lambda *_: pytest.fail("again")
+    )
     assert run(manifest, "-o", out, "--model", model).exit_code == 0
     monkeypatch.undo()
     assert run(manifest, AUDIO / "till.opus", "-o", out, "--model", model).exit_code == 0

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import interrupted
@@ -19,7 +22,6 @@ from filelock import FileLock
 from reference import AUDIO
 
 from hear_mwmae.embedder import Embedder
-from hear_mwmae.embedding import parts
 
 CLIPS = 240
 
@@ -49,15 +51,16 @@ def clips(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def embedded(monkeypatch) -> list[int]:
-    """The numbers of clips of each call of the model."""
-    calls, embed = [], Embedder.embed
+    """The numbers of samples of each clip that goes through the model."""
+    clips, time_steps = [], Embedder.time_steps
 
-    def counted(self: Embedder, clips: list, **options: object) -> object:
-        calls.append(len(clips))
-        return embed(self, clips, **options)
+    def counted(self: Embedder, batches: Iterable) -> Iterator:
+        for pieces, samples in time_steps(self, batches):
+            clips.append(samples)
+            yield pieces, samples
 
-    monkeypatch.setattr(Embedder, "embed", counted)
-    return calls
+    monkeypatch.setattr(Embedder, "time_steps", counted)
+    return clips
 
 
 def equal(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool:
@@ -149,7 +152,7 @@ def test_an_output_grows_and_shrinks(model, tmp_path, embedded, name):
     noise(folder / "bad.wav", 22)
     embedded.clear()
     result = run(folder, "-o", out, "--model", model)
-    assert result.exit_code == 0 and embedded == [4]
+    assert result.exit_code == 0 and len(embedded) == 4
     assert result.stdout.splitlines()[0] == "3 new, 1 changed, 1 gone, 6 kept"
     assert not (tmp_path / f"{name}.failures.csv").exists()
     fresh = tmp_path / "fresh.npz"
@@ -163,40 +166,38 @@ def test_an_output_grows_and_shrinks(model, tmp_path, embedded, name):
     assert result.stdout.splitlines()[0] == "0 new, 0 changed, 0 gone, 10 kept" and not embedded
     expected = {os.path.relpath(path) for path in folder.iterdir()}
     assert set(read(out)["path"]) == expected
-    if name == "out.npz":  # deleting the parts costs time only
-        for part in (tmp_path / "out.npz.parts").iterdir():
-            part.unlink()
-        assert run(os.path.relpath(folder), "-o", out, "--model", model).exit_code == 0
-        assert embedded == [10]
+    if name == "out.npz":  # without the parts, nothing tells what made a table
+        shutil.rmtree(tmp_path / "out.npz.parts")
+        result = run(folder, "-o", out, "--model", model)
+        assert result.exit_code == 1 and "its parts are gone: --overwrite" in result.stderr
+        assert run(folder, "-o", out, "--model", model, "--overwrite").exit_code == 0
+        assert len(embedded) == 10
 
 
-def test_a_large_shard_has_several_parts(model, tmp_path, monkeypatch, embedded):
-    """Of which a killed run may leave the first ones: they do not count."""
-    monkeypatch.setattr(parts, "PART_BYTES", 100_000)
+def test_a_shard_is_whole_or_not_there(model, tmp_path, monkeypatch, embedded):
+    """Its labels become columns wherever they begin."""
     with webdataset.TarWriter(str(tmp_path / "shard.tar"), encoder=False) as writer:
         for number in range(6):
             noise(tmp_path / "clip.wav", number, 60_000)
-            content = (tmp_path / "clip.wav").read_bytes()
-            writer.write({"__key__": str(number), "wav": content})
-    interrupted.small(monkeypatch.setattr)
-    options = "-o", tmp_path / "out.npz", "--model", model, "--timestamps"
+            sample = {"__key__": str(number), "wav": (tmp_path / "clip.wav").read_bytes()}
+            if number > 2:
+                sample["json"] = json.dumps({"label": number}).encode()
+            writer.write(sample)
+    options = "-o", tmp_path / "out.npz", "--model", model, "--timestamps", "--batch-size", "2"
     with monkeypatch.context() as patch:
         interrupted.Events(4, ctrl_c=True).watch_all(patch.setattr)
         assert run(tmp_path / "shard.tar", *options).exit_code == 130
-    assert len(list((tmp_path / "out.npz.parts").glob("part-*"))) == 1
+    assert not list((tmp_path / "out.npz.parts").glob("part-*"))
     embedded.clear()
     result = run(tmp_path / "shard.tar", *options)
-    assert result.exit_code == 0 and "6 of 6 clips" in result.stdout and sum(embedded) == 6
-    assert len(list((tmp_path / "out.npz.parts").glob("part-*"))) == 4
+    assert result.exit_code == 0 and "6 of 6 clips" in result.stdout and len(embedded) == 6
     table = read(tmp_path / "out.npz")
     assert table["path"].tolist() == [
         f"{tmp_path}/shard.tar/{number}.wav" for number in range(6) for _ in range(94)
     ]
+    assert table["label"][::94].tolist() == ["", "", "", "3", "4", "5"]
     embedded.clear()
     assert run(tmp_path / "shard.tar", *options).exit_code == 0 and not embedded
-    assert equal(read(tmp_path / "out.npz"), table)
-    next((tmp_path / "out.npz.parts").glob("part-*-0000.parquet")).unlink()
-    assert run(tmp_path / "shard.tar", *options).exit_code == 0 and sum(embedded) == 6
     assert equal(read(tmp_path / "out.npz"), table)
 
 
@@ -212,7 +213,7 @@ def test_what_is_in_the_way(model, tmp_path):
     assert "is not an output of this command" in listed.stderr
     assert (tmp_path / "list.csv").read_text() == f"path\n{crow}\n"
     assert {path.name for path in tmp_path.iterdir()} == {"foreign", "list.csv"}
-    for name in ("a.npz", "a.npy", "a.csv", "a.parquet", "folder"):
+    for name in ("a.npz", "a.csv", "a.parquet", "folder"):
         out = tmp_path / name
         assert run(crow, "-o", out, "--model", model).exit_code == 0
         before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
@@ -220,15 +221,11 @@ def test_what_is_in_the_way(model, tmp_path):
             (["--timestamps"], "timestamps none, not centred"),
             (["--dtype", "bfloat16"], "dtype float32, not bfloat16"),
             (["--pooling", "max"], "pooling mean, not max"),
-            (["--model", ""], "with other weights"),
+            (["--model", ""], "(weights "),
         ):
-            if name == "a.npz" and "--pooling" in changes:  # the table alone says what it holds
-                (tmp_path / "a.npz.parts" / "part-00000-0000.parquet").rename(tmp_path / "moved")
             result = run(crow, "-o", out, "--model", model, *changes)
             assert result.exit_code == 1 and differs in result.stderr, result.stderr
             assert result.stderr.count("\n") == 1 and "--overwrite" in result.stderr
-            if (tmp_path / "moved").exists():
-                (tmp_path / "moved").rename(tmp_path / "a.npz.parts" / "part-00000-0000.parquet")
         assert {path: path.read_bytes() for path in before} == before
     changed = run(crow, "-o", tmp_path / "a.npz", "--model", model, "--timestamps", "--overwrite")
     assert changed.exit_code == 0 and "timestamp" in read(tmp_path / "a.npz")

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from embed_command import read, run
 
-from hear_mwmae.embedding import plan
+from hear_mwmae.embedding import run as runs
 
 psutil = pytest.importorskip("psutil")
 
@@ -24,7 +24,7 @@ def test_a_worker_that_is_killed_costs_nothing(ray_cluster, saved_model, tmp_pat
         audio = random.uniform(-0.5, 0.5, 40_000)
         soundfile.write(folder / f"{number:02d}.wav", audio, 16000)
     (folder / "bad.wav").write_bytes(b"no audio")
-    monkeypatch.setattr(plan, "GROUP_FILES", 2)
+    monkeypatch.setattr(runs, "GROUP_FILES", 2)
     options = "--model", saved_model
     assert run(folder, "-o", tmp_path / "alone.npz", *options).exit_code == 1
     killed: list[int] = []

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
+import sys
 
 import onnxruntime
 import pytest
@@ -231,7 +231,6 @@ def test_the_command(saved_model, tmp_path):
 
 def test_what_cannot_be_exported(small_config, tmp_path, monkeypatch):
     model = Embedder(small_config)
-    find_spec = importlib.util.find_spec
     with pytest.raises(HearMwmaeError, match=r"must end in \.onnx or \.pt2, got .*model\.pt$"):
         export(model, tmp_path / "model.pt")
     with pytest.raises(HearMwmaeError, match=r"float32, got a model in torch\.bfloat16"):
@@ -243,9 +242,7 @@ def test_what_cannot_be_exported(small_config, tmp_path, monkeypatch):
     monkeypatch.setattr("hear_mwmae.export.ONNX_BYTES", 1000)
     with pytest.raises(HearMwmaeError, match=r"more than an \.onnx file holds"):
         export(model, tmp_path / "model.onnx")
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find_spec(name)
-    )
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(HearMwmaeError, match=r"needs onnxscript: pip install '\.\[onnx\]'"):
         export(model, tmp_path / "model.onnx")
     result = CliRunner().invoke(main, ["export", "-o", str(tmp_path / "model.txt")])

@@ -65,7 +65,7 @@ def test_std_does_not_cancel_around_a_large_mean():
     )
     steps = values.float().flatten(0, 1)
     exact = steps.double().std(dim=0, correction=0)
-    assert torch.allclose(pool(steps[None], ("std",))[0].double(), exact, rtol=2e-3)
+    assert torch.allclose(pool([steps[None]], ("std",))[0].double(), exact, rtol=2e-3)
 
 
 @pytest.mark.parametrize(

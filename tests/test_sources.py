@@ -209,6 +209,15 @@ def test_names_with_dots_and_members_without_audio(tmp_path):
     assert text.name.endswith("train.tar text (txt)") and text.problem == "holds no audio"
 
 
+def test_hidden_members_are_skipped_as_in_folders(tmp_path):
+    """macOS adds them to archives."""
+    names = ("./a.wav", "./._a.wav", "__MACOSX/a.wav", ".git/b.wav", "sub/c.wav")
+    write_tar(tmp_path / "a.tar", [(name, CROW) for name in names])
+    found = recordings(tmp_path / "a.tar")
+    assert [recording.member for recording in found] == ["./a.wav", "sub/c.wav"]
+    assert not problems(found)
+
+
 @pytest.mark.parametrize("place", ["page", "footer", "all"])
 def test_a_damaged_parquet_shard_does_not_stop_the_others(tmp_path, place):
     for name in ("a", "b"):

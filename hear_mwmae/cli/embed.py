@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,12 @@ from ..files import printable
 from .options import DEVICE, MODEL, POOLING, Command, out_option
 
 if TYPE_CHECKING:
-    from ..embedding.cluster import Cluster
-    from ..embedding.run import Output
+    from ..embedding.run import Share
 
 
 @click.command(cls=Command, short_help="Audio files to a table of embeddings.")
 @click.argument("inputs", nargs=-1, required=True)
-@out_option(
-    "Table (.npz, .npy, .csv, .parquet) or folder of Parquet files to write.", required=False
-)
+@out_option("Table (.npz, .csv, .parquet) or folder of Parquet files to write.", required=False)
 @click.option(
     "--timestamps", is_flag=True, help="One embedding per time step instead of one per clip."
 )
@@ -90,7 +88,7 @@ def embed(
     code is then 1.
     """
     from ..data.sources import find_inputs
-    from ..embedding.run import embed_to, show
+    from ..embedding.run import embed_to, folder_of_parts, show
     from ..weights import DEFAULT_MODEL, load_embedder
 
     if address is not None and not out:
@@ -101,22 +99,23 @@ def embed(
         click.echo(f"not read: {found.passed_over}", err=True)
     if not found.items:
         found.check()
-    cluster = None if address is None else _cluster(address, device, ray_cpus)
+    share = None if address is None else _ray(address, device, ray_cpus)
     options: dict[str, Any] = {"pooling": pooling, "dtype": dtype, "max_batch": batch_size}
-    embedder = load_embedder(model, "cpu" if cluster else device, **options)
+    embedder = load_embedder(model, "cpu" if share else device, **options)
     if target is None:
         failures = show(embedder, found, timestamps, progress=not quiet)
     else:
-        resume = f"what is done is kept in {target.parts}, and the same command resumes the run"
+        kept = folder_of_parts(target)
+        resume = f"what is done is kept in {kept}, and the same command resumes the run"
         try:
-            outcome = embed_to(
+            clips, failures = embed_to(
                 target,
                 embedder,
                 found,
                 timestamps,
                 name=model or DEFAULT_MODEL,
                 overwrite=overwrite,
-                cluster=cluster,
+                share=share,
                 progress=not quiet,
                 echo=click.echo,
             )
@@ -124,22 +123,19 @@ def embed(
             click.echo(f"interrupted: {resume}", err=True)
             sys.exit(130)
         except OSError as error:
-            where = error.filename or target.path
+            where = error.filename or target
             raise HearMwmaeError(f"cannot write {where}: {error.strerror}; {resume}") from error
-        failures = outcome.failures
     for name, reason in failures:
         click.echo(printable(f"not embedded: {name}: {reason}"), err=True)
     if target:
-        if not outcome.clips:
-            raise HearMwmaeError(f"nothing to write to {target.path}: nothing could be embedded")
-        total = outcome.clips + len(failures)
-        click.echo(f"{outcome.clips} of {total} clips -> {target.path}")
+        if not clips:
+            raise HearMwmaeError(f"nothing to write to {target}: nothing could be embedded")
+        click.echo(f"{clips} of {clips + len(failures)} clips -> {target}")
     if failures:
         sys.exit(1)
 
 
-def _output(path: Path) -> Output:
-    from ..embedding.run import Output
+def _output(path: Path) -> Path:
     from ..embedding.tables import TABLE_SUFFIXES
 
     path = path if path.name else path.resolve()  # "."
@@ -148,11 +144,11 @@ def _output(path: Path) -> Output:
         raise HearMwmaeError(f"output must be a folder, or end in {endings}, got {path}")
     if not path.absolute().parent.is_dir():
         raise HearMwmaeError(f"cannot write {path}: there is no folder {path.absolute().parent}")
-    return Output(path)
+    return path
 
 
 @needs_extra("ray", "--ray")
-def _cluster(address: str, device: str, cpus: int) -> Cluster:
-    from ..embedding.cluster import Cluster
+def _ray(address: str, device: str, cpus: int) -> Share:
+    from ..embedding.cluster import embed_parts
 
-    return Cluster(address, device, cpus)
+    return partial(embed_parts, address=address, device=device, cpus=cpus)

@@ -9,9 +9,10 @@ import json
 import tarfile
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from ..audio import AUDIO_SUFFIXES
+from ..audio import AUDIO_SUFFIXES, is_hidden
 from ..errors import HearMwmaeError
 
 #: Rows of a Parquet file in memory at a time.
@@ -86,11 +87,14 @@ def _tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
 
     def members(stream: BinaryIO) -> Iterator[dict]:
         for member in tar_file_expander([{"url": url, "stream": stream}]):
-            key, end = base_plus_ext(member.get("fname", ""))
+            path = member.get("fname", "")  # none at the end of a shard
+            if any(is_hidden(name) for name in PurePosixPath(path).parts):
+                continue  # as in folders: what macOS adds, ._clip.wav, is no audio
+            key, end = base_plus_ext(path)
             name = key, (end or "").lower()
             if key is not None and name in names:
                 repeated.append(f"{member['fname']} (again)")
-            else:  # entries without a name; they also end a shard
+            else:
                 names.add(name)
                 yield member
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -48,30 +48,20 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A recording that is not decoded yet: a file, or a member of a shard."""
+class Recording:
+    """A file, or a member of a shard: decoded, not decoded yet, or with the reason why not."""
 
     url: str  #: of the file or the shard
     about: dict
     member: str = ""  #: its name in the shard
-    content: bytes | None = None  #: its bytes in the shard
-    problem: str = ""  #: why there is nothing to decode
+    content: bytes | None = None  #: its bytes in the shard, until it is decoded
+    problem: str = ""  #: why there is no audio
+    waveform: Tensor | None = None  #: (samples,) float32
 
     @property
     def name(self) -> str:
         """Name for messages."""
         return f"{self.url} {self.member}".strip()
-
-
-@dataclass(frozen=True)
-class Recording:
-    """Audio of one clip: a waveform, or the reason why there is none."""
-
-    name: str
-    about: dict
-    waveform: Tensor | None  #: (samples,) float32
-    problem: str = ""
-    member: str = ""  #: its name in the shard, if it comes from one
 
 
 @dataclass
@@ -133,31 +123,32 @@ def read_item(item: Item, sample_rate: int) -> Iterator[Recording]:
     return (decode(entry, sample_rate) for entry in entries(item))
 
 
-def entries(item: Item) -> Iterator[Entry]:
+def entries(item: Item) -> Iterator[Recording]:
     """`read_item` without the decoding."""
     if not item.is_shard:
-        yield Entry(item.url, item.about)
+        yield Recording(item.url, item.about)
         return
     try:
         for member, content, labels in read_entries(item.url):
             about = {"path": member} | item.about | labels | {"shard": item.url}
             problem = "" if content else "holds no audio"
-            yield Entry(item.url, about, member, content, problem)
+            yield Recording(item.url, about, member, content, problem)
     except Damaged as error:
-        yield Entry(item.url, item.about, problem=f"damaged, what follows is lost: {error}")
+        problem = f"damaged, what follows is lost: {error}"
+        yield Recording(item.url, item.about, problem=problem)
 
 
-def decode(entry: Entry, sample_rate: int) -> Recording:
-    """The audio of an entry."""
-    if entry.problem:
-        return Recording(entry.name, entry.about, None, entry.problem, entry.member)
-    source = entry.url if entry.content is None else entry.content
+def decode(recording: Recording, sample_rate: int) -> Recording:
+    """The recording with its audio."""
+    if recording.problem:
+        return recording
+    source = recording.url if recording.content is None else recording.content
     try:
-        waveform = read_audio(source, sample_rate, entry.name)
+        waveform = read_audio(source, sample_rate, recording.name)
+        return replace(recording, content=None, waveform=waveform)
     except HearMwmaeError as error:
-        problem = str(error).removeprefix(f"{entry.name}: ")
-        return Recording(entry.name, entry.about, None, problem, entry.member)
-    return Recording(entry.name, entry.about, waveform, member=entry.member)
+        problem = str(error).removeprefix(f"{recording.name}: ")
+        return replace(recording, content=None, problem=problem)
 
 
 def _local(file: Path, about: dict) -> Item:

@@ -6,13 +6,15 @@ is done. Columns: ``path``, ``seconds``, the labels, ``timestamp`` if requested,
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from tempfile import TemporaryFile
+from typing import IO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -20,32 +22,27 @@ from ..data.sources import Item
 from ..embedder import Embedder
 from ..errors import HearMwmaeError
 from ..files import printable, replacing
-from .encode import OURS, VALUES, Clip, embed_items, no_rows, rows_of
+from .encode import OURS, VALUES, Clip, embed_items, labels_of
 
 #: Keys of the metadata.
 PROVENANCE, INPUTS = b"hear_mwmae", b"hear_mwmae.inputs"
 #: Rows that a reader of a Parquet file needs in memory at a time.
 BLOCK_ROWS = 1024
-#: Bytes of embeddings after which a part ends.
-PART_BYTES = 64 << 20
 
 
-class Done(NamedTuple):
-    """An input in a part, with its numbers of rows and clips there."""
+@dataclass
+class Input:
+    """A file or a shard in a part, and what became of it."""
 
     item: Item
-    rows: int
-    clips: int
-    piece: int = 0  #: which part of a large shard this is
-    last: bool = True  #: whether it is the last one
+    rows: int = 0
+    clips: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)  #: names and reasons
 
-
-class Failure(NamedTuple):
-    """A clip that could not be embedded."""
-
-    url: str  #: of the file or shard
-    path: str
-    reason: str
+    @property
+    def failed(self) -> bool:
+        """Whether it is a file that could not be embedded, which the next run tries again."""
+        return bool(self.failures) and not self.item.is_shard
 
 
 @dataclass(frozen=True)
@@ -54,9 +51,13 @@ class Part:
 
     file: Path
     provenance: dict[str, str]
-    inputs: list[Done]  #: in the order of their rows
-    failures: list[Failure]
-    labels: list[str]  #: names of columns
+    inputs: list[Input]  #: in the order of their rows; a shard is alone
+    schema: pa.Schema
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the columns of labels."""
+        return [name for name in self.schema.names if name not in OURS]
 
 
 def read_parts(folder: Path) -> list[Part]:
@@ -67,98 +68,121 @@ def read_parts(folder: Path) -> list[Part]:
 def _read_part(file: Path) -> Part:
     try:
         schema = pq.read_schema(file)
-        about = json.loads(schema.metadata[INPUTS])
+        inputs = json.loads(schema.metadata[INPUTS])
         provenance = json.loads(schema.metadata[PROVENANCE])
     except (pa.ArrowInvalid, KeyError, TypeError) as error:
-        raise HearMwmaeError(
-            f"{file} is damaged, or not a part of embeddings: remove it"
-        ) from error
-    inputs = [Done(Item(**item), *rest) for item, *rest in about["inputs"]]
-    failures = [Failure(*failure) for failure in about["failures"]]
-    return Part(file, provenance, inputs, failures, _labels(schema))
+        said = f"{file} is damaged, or not a part of embeddings: remove it"
+        raise HearMwmaeError(said) from error
+    read = [Input(Item(**item), *rest) for item, *rest in inputs]
+    return Part(file, provenance, read, schema.remove_metadata())
 
 
 def embed_part(
     model: Embedder,
-    stem: Path,
+    file: Path,
     items: Sequence[Item],
     provenance: dict[str, str],
     progress: Callable[[Clip], object] = lambda clip: None,
-) -> list[Failure]:
-    """Embed some files, or one shard, into STEM-0000.parquet, and more if that becomes large.
-
-    Returns:
-        The files that could not be embedded. The failures inside a shard are in its parts.
-    """
+) -> Path:
+    """Embed some files, or one shard, into the part ``file``, and return its name."""
     timestamps = provenance["timestamps"] != "none"
-    clips = embed_items(model, items, timestamps)
-    failures: list[Failure] = []
-    for number, (piece, last) in enumerate(_pieces(clips, progress)):
-        good = [(clip.item, clip.rows) for clip in piece if clip.rows is not None]
-        bad = [clip for clip in piece if clip.rows is None]
-        failed = [Failure(clip.item.url, clip.path, clip.problem) for clip in bad]
-        table = _joined([no_rows(model, timestamps), *(rows for _, rows in good)])
-        inputs = [Done(item, len(rows), 1) for item, rows in good]
-        if items[0].is_shard:
-            inputs = [Done(items[0], len(table), len(good), number, last)]
-        else:
-            failures += failed
-        if inputs:
-            file = stem.with_name(f"{stem.name}-{number:04d}.parquet")
-            _save(Part(file, provenance, inputs, failed, _labels(table.schema)), table)
-    return failures
+    inputs = [Input(item) for item in items]
+    good: list[Clip] = []
+    # Numbers wait on the disk: only the last clip of a shard tells which labels there are.
+    with TemporaryFile(dir=file.parent) as numbers:
+        for clip in embed_items(model, items, timestamps):
+            progress(clip)
+            entry = inputs[clip.input]
+            if clip.problem:
+                entry.failures.append((clip.path, clip.problem))
+                continue
+            good.append(clip)
+            entry.clips += 1
+            entry.rows += clip.rows
+            for block in clip.embeddings:
+                numbers.write(block.numpy().tobytes())
+        table = _clip_columns(good)
+        if timestamps:
+            table = table.append_column("timestamp", _times(good))
+        size = model.timestamp_embedding_size if timestamps else model.scene_embedding_size
+        schema = table.schema.append(pa.field("embedding", pa.list_(pa.float32(), size)))
+        numbers.seek(0)
+        _save(Part(file, provenance, inputs, schema), _with_embeddings(table, numbers, size))
+    return file
 
 
-def rewrite_part(part: Part, kept: Mapping[int, Item], labels: list[str]) -> None:
-    """Keep some inputs of a part, by their places in it, with the labels that they have now."""
-    table = pq.read_table(part.file)
-    values = [name for name in table.column_names if name in VALUES]
-    tables = [pa.schema([(label, pa.string()) for label in labels]).empty_table()]
-    inputs: list[Done] = []
-    start = 0
-    for place, done in enumerate(part.inputs):
-        rows = table.slice(start, done.rows)
-        start += done.rows
-        if place in kept:
-            item = kept[place]
-            if not item.is_shard:  # whose labels come from itself
-                name, seconds = printable(item.name), rows["seconds"][0].as_py()
-                rows = rows_of(rows.select(values), name, seconds, item.about)
-            tables.append(rows)
-            inputs.append(done._replace(item=item))
-    _save(dataclasses.replace(part, inputs=inputs, labels=labels), _joined(tables))
+def _clip_columns(clips: list[Clip]) -> pa.Table:
+    """Path, seconds and labels of each row; a label that a clip lacks is null."""
+    columns = {
+        "path": pa.array([clip.path for clip in clips], pa.string()),
+        "seconds": pa.array([clip.seconds for clip in clips], pa.float64()),
+    }
+    for name in dict.fromkeys(chain.from_iterable(clip.labels for clip in clips)):
+        columns[name] = pa.array([clip.labels.get(name) for clip in clips], pa.string())
+    return _repeated(pa.table(columns), [clip.rows for clip in clips])
 
 
-def _pieces(
-    clips: Iterator[Clip], progress: Callable[[Clip], object]
-) -> Iterator[tuple[list[Clip], bool]]:
-    """Clips with up to ``PART_BYTES`` of embeddings, and whether these are the last ones."""
-    held: list[Clip] = []
-    size = 0
-    for clip in clips:
-        progress(clip)
-        held.append(clip)
-        size += 0 if clip.rows is None else clip.rows.nbytes
-        if size > PART_BYTES:
-            yield held, False
-            held, size = [], 0
-    yield held, True
+def _times(clips: list[Clip]) -> pa.Array:
+    times = [clip.times for clip in clips if clip.times is not None]
+    return pa.array(np.concatenate([np.zeros(0, np.float32), *times]))
 
 
-def _joined(tables: list[pa.Table]) -> pa.Table:
-    """Rows of all tables; a label that one of them lacks is null."""
-    return pa.concat_tables(tables, promote_options="default")
+def update_part(part: Part, kept: Mapping[int, Item], labels: Iterable[str]) -> None:
+    """Keep some inputs of a part, by their places, with the names and labels that they have now.
+
+    Args:
+        labels: the columns of labels that the part is to have.
+    """
+    table = pq.read_table(part.file).replace_schema_metadata()
+    inputs = [replace(part.inputs[place], item=item) for place, item in kept.items()]
+    if not inputs[0].item.is_shard:  # whose labels come from itself
+        rows = [entry.rows for entry in part.inputs]
+        table = table.filter(np.repeat([place in kept for place in range(len(rows))], rows))
+        table = table.select([name for name in table.column_names if name in OURS])
+        found = [labels_of(entry.item.about) for entry in inputs]
+        columns = {"path": pa.array([printable(entry.item.name) for entry in inputs])}
+        for name in labels:
+            columns[name] = pa.array([given.get(name) for given in found], pa.string())
+        now = _repeated(pa.table(columns), [entry.rows for entry in inputs])
+        table = table.set_column(0, "path", now["path"])
+        for name in labels:
+            table = table.append_column(name, now[name])
+    for name in labels:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), pa.string()))
+    values = [name for name in VALUES if name in table.column_names]
+    table = table.select(["path", "seconds", *labels, *values])
+    batches = table.to_batches(BLOCK_ROWS)
+    _save(replace(part, inputs=inputs, schema=table.schema), batches)
 
 
-def _labels(schema: pa.Schema) -> list[str]:
-    return [name for name in schema.names if name not in OURS]
+def _repeated(clips: pa.Table, rows: list[int]) -> pa.Table:
+    """One row per clip -> as many as it has."""
+    return clips.take(np.repeat(np.arange(len(rows)), np.array(rows, np.int64)))
 
 
-def _save(part: Part, table: pa.Table) -> None:
-    others = ["path", "seconds", *part.labels]
-    table = table.select([*others, *(name for name in VALUES if name in table.column_names)])
-    inputs = [(asdict(item), *rest) for item, *rest in part.inputs]
-    about = json.dumps({"inputs": inputs, "failures": part.failures})
-    table = table.replace_schema_metadata({PROVENANCE: json.dumps(part.provenance), INPUTS: about})
-    with replacing(part.file) as temporary, open(temporary, "wb") as stream:
-        pq.write_table(table, stream, BLOCK_ROWS, use_dictionary=others)
+def _with_embeddings(table: pa.Table, numbers: IO[bytes], size: int) -> Iterator[pa.RecordBatch]:
+    for batch in table.to_batches(BLOCK_ROWS):
+        values = np.frombuffer(numbers.read(4 * size * len(batch)), np.float32)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(values), size)
+        yield batch.append_column("embedding", column)
+
+
+def _save(part: Part, batches: Iterable[pa.RecordBatch]) -> None:
+    inputs = [
+        (asdict(entry.item), entry.rows, entry.clips, entry.failures) for entry in part.inputs
+    ]
+    about = {PROVENANCE: json.dumps(part.provenance), INPUTS: json.dumps(inputs)}
+    write_parquet(part.file, part.schema.with_metadata(about), batches)
+
+
+def write_parquet(file: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """Write a Parquet file atomically, block by block."""
+    others = [name for name in schema.names if name not in VALUES]
+    with (
+        replacing(file) as temporary,
+        open(temporary, "wb") as stream,
+        pq.ParquetWriter(stream, schema, use_dictionary=others) as writer,
+    ):
+        for batch in batches:
+            writer.write_batch(batch)

@@ -2,172 +2,229 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
 from tqdm import tqdm
 
+from .._version import __version__
 from ..data.sources import Inputs, Item
 from ..embedder import Embedder
 from ..errors import HearMwmaeError
-from ..files import UNFINISHED, one_at_a_time, printable
-from .encode import embed_items
-from .parts import Failure, Part, embed_part, read_parts
-from .plan import compare, cut, read_table, refresh
-from .provenance import check_provenance, provenance_of
-from .tables import TABLE_SUFFIXES, read_provenance, write_failures, write_table
+from ..files import UNFINISHED, one_at_a_time, printable, replacing
+from ..strict import hash_weights
+from .encode import embed_items, labels_of
+from .parts import BLOCK_ROWS, Input, Part, embed_part, read_parts, update_part
+from .tables import TABLE_SUFFIXES, write_table
 
-if TYPE_CHECKING:
-    from .cluster import Cluster
+#: Files that are embedded together: at most so many, and about so many bytes.
+GROUP_FILES, GROUP_BYTES = 256, 64 << 20
+#: Of a provenance, what the numbers depend on. An output holds numbers of one kind.
+DECISIVE = ("weights", "dtype", "timestamps", "pooling")
 
-
-@dataclass(frozen=True)
-class Output:
-    """Destination: a table (.npz, .npy, .csv, .parquet) of parts, or the folder of the parts."""
-
-    path: Path
-
-    @property
-    def is_folder(self) -> bool:
-        return self.path.suffix not in TABLE_SUFFIXES or self.path.is_dir()
-
-    @property
-    def parts(self) -> Path:
-        """The folder of the parts."""
-        return self.path if self.is_folder else self.path.with_name(f"{self.path.name}.parts")
-
-    @property
-    def failures(self) -> Path:
-        """The table of failures."""
-        return self.path.with_name(f"{self.path.name}.failures.csv")
-
-    def prepare(self) -> None:
-        """Make the folder of the parts.
-
-        HearMwmaeError if it cannot be made, or holds other files.
-        """
-        try:
-            self.parts.mkdir(exist_ok=True)
-        except OSError as error:
-            raise HearMwmaeError(f"cannot write {self.path}: {error.strerror}") from error
-        for name in sorted(path.name for path in self.parts.iterdir()):
-            if not name.startswith((".", "part-")):
-                held = f"{self.parts} is not empty (it holds {name})"
-                raise HearMwmaeError(f"{held}: parts need a folder of their own")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Result of a run."""
-
-    clips: int
-    failures: list[tuple[str, str]]  #: name, reason
+Groups = Mapping[Path, Sequence[Item]]
+#: Embeds groups of inputs into parts, as `cluster.embed_parts` does, and yields the parts.
+Share = Callable[[Embedder, Groups, dict[str, str]], Iterator[Path]]
+Failures = list[tuple[str, str]]
 
 
 def embed_to(
-    output: Output,
+    output: Path,
     model: Embedder,
     inputs: Inputs,
     timestamps: bool = False,
     *,
     name: str = "",
     overwrite: bool = False,
-    cluster: Cluster | None = None,
+    share: Share | None = None,
     progress: bool = True,
     echo: Callable[[str], object] = lambda text: None,
-) -> Outcome:
+) -> tuple[int, Failures]:
     """Embed the inputs that ``output`` does not hold yet, and drop what is not among them any more.
 
     Args:
+        output: a table (.npz, .csv, .parquet), or a folder of parts.
         name: of the model, for the metadata of the output.
         overwrite: replace an output of another model or other settings.
-        cluster: share the work among processes of Ray.
+        share: embeds the parts in other processes.
         echo: receives a line about an output that exists: what is new, changed, gone and kept.
+
+    Returns:
+        The number of clips in the output, and the names and reasons of failures.
 
     Raises HearMwmaeError if the output is another model's, if another process is writing it, or if
     a server fails; OSError if the disk fails. What is done is kept, and the next run goes on there.
     """
-    about = provenance_of(model, name, timestamps)
-    if output.path.is_file() and not overwrite:
-        check_provenance(read_provenance(output.path), about, output.path)
-    output.prepare()
-    with one_at_a_time(output.parts / ".lock", f"another process is embedding into {output.path}"):
-        parts = _existing_parts(output, about, overwrite)
-        plan = compare(inputs.items, parts)
-        if parts:
-            echo(plan.summary)
-        failed = _embed_parts(output.parts, model, plan.todo, about, cluster, progress)
-        return _finish(output, inputs, about, failed)
+    provenance = provenance_of(model, name, timestamps)
+    folder = folder_of_parts(output)
+    if output.is_file() and not overwrite and not any(folder.glob("part-*")):
+        said = f"{output} is not an output of this command, or its parts are gone"
+        raise HearMwmaeError(f"{said}: --overwrite replaces it")
+    _make(folder)
+    with one_at_a_time(folder / ".lock", f"another process is embedding into {output}"):
+        for leftover in folder.glob(f".part-*{UNFINISHED}"):  # of a process that was killed
+            leftover.unlink()
+        parts = read_parts(folder)
+        if overwrite:
+            while parts:
+                parts.pop().file.unlink()
+        for part in parts:
+            _check_provenance(part.provenance, provenance, output)
+        todo = _missing(inputs.items, parts, echo)
+        _embed_parts(_groups(todo, parts, folder), model, provenance, share, progress)
+        parts = read_parts(folder)
+        found = [place.input for place in locate(inputs.items, parts) if place]
+        failures = [(printable(source), printable(reason)) for source, reason in inputs.failures]
+        failures += [failure for done in found for failure in done.failures]
+        _write_failures(output, failures)
+        clips = sum(done.clips for done in found)
+        if clips:
+            _update_parts(parts, inputs.items)
+            if folder != output:
+                _write_table(output, read_parts(folder), inputs.items, provenance)
+        elif not any(done.clips for part in parts for done in part.inputs):
+            shutil.rmtree(folder)
+        return clips, failures
 
 
-def show(
-    model: Embedder, inputs: Inputs, timestamps: bool, progress: bool = True
-) -> list[tuple[str, str]]:
+def folder_of_parts(output: Path) -> Path:
+    """Where the parts of an output are: beside a table, or the output itself."""
+    if output.suffix not in TABLE_SUFFIXES or output.is_dir():
+        return output
+    return output.with_name(f"{output.name}.parts")
+
+
+def show(model: Embedder, inputs: Inputs, timestamps: bool, progress: bool = True) -> Failures:
     """Embed ``inputs``, print a line for each clip, and return the failures."""
     failures = list(inputs.failures)
     # In a file or a pipe, every line would repeat the bar.
     with _bar(inputs.items, progress and sys.stderr.isatty()) as bar:
         for clip in embed_items(model, inputs.items, timestamps):
             bar.update()
-            if clip.rows is None:
+            if clip.problem:
                 failures.append((clip.path, clip.problem))
-            else:
-                embeddings = np.stack(clip.rows["embedding"].to_numpy())
-                bar.write(f"{clip.path}: {_described(embeddings, timestamps)}")
+                continue
+            values = torch.cat(list(clip.embeddings)).mean(dim=0)
+            shape = f"{clip.rows} x {len(values)}" if timestamps else len(values)
+            head = " ".join(f"{value:+.3f}" for value in values[:6])
+            numbers = f"mean {values.mean():+.3f}, norm {values.norm():.2f}, starts {head}"
+            bar.write(f"{clip.path}: {shape} float32, {numbers}")
     return failures
 
 
-def _described(embeddings: np.ndarray, timestamps: bool) -> str:
-    """The shape, and the mean over the time steps."""
-    values = embeddings.mean(axis=0)
-    shape = f"{len(embeddings)} x {len(values)}" if timestamps else len(values)
-    head = " ".join(f"{value:+.3f}" for value in values[:6])
-    numbers = f"mean {values.mean():+.3f}, norm {np.linalg.norm(values):.2f}, starts {head}"
-    return f"{shape} float32, {numbers}"
+def provenance_of(model: Embedder, name: str, timestamps: bool) -> dict[str, str]:
+    """What makes embeddings; ``name`` is the name of the model."""
+    config = {key: value for key, value in model.config.to_dict().items() if key != "pooling"}
+    return {
+        "package": f"hear-mwmae {__version__}",
+        "model": name,
+        "weights": hash_weights(model, json.dumps(config, sort_keys=True)),
+        "dtype": str(next(model.encoder.parameters()).dtype).removeprefix("torch."),
+        "timestamps": model.timestamps if timestamps else "none",
+        "pooling": "none" if timestamps else model.config.pooling,
+    }
 
 
-def _existing_parts(output: Output, about: dict[str, str], overwrite: bool) -> list[Part]:
-    for leftover in output.parts.glob(f".part-*{UNFINISHED}"):  # of a process that was killed
-        leftover.unlink()
-    parts = read_parts(output.parts)
-    if overwrite:
-        for part in parts:
-            part.file.unlink()
-        return []
-    for part in parts:
-        check_provenance(part.provenance, about, output.path)
-    return parts
+class Place(NamedTuple):
+    """Where an input is: the part, the number there, and what became of it."""
+
+    part: Part
+    number: int
+    input: Input
+
+
+def locate(items: Sequence[Item], parts: Iterable[Part]) -> list[Place | None]:
+    """The place of each input by path, size and time; None if it is in no part."""
+    places = [
+        Place(part, number, found) for part in parts for number, found in enumerate(part.inputs)
+    ]
+    places.sort(key=lambda place: place.input.failed)  # a later run may have embedded it
+    stored: defaultdict[tuple, deque[Place]] = defaultdict(deque)
+    for place in places:
+        stored[place.input.item.identity].append(place)
+    queues = [stored[item.identity] for item in items]
+    return [queue.popleft() if queue else None for queue in queues]
+
+
+def _missing(
+    items: Sequence[Item], parts: Sequence[Part], echo: Callable[[str], object]
+) -> list[Item]:
+    """The inputs that have to be embedded.
+
+    Files that failed before come last: so the parts of a resumed run are those of a run without an
+    interruption.
+    """
+    found = list(zip(items, locate(items, parts), strict=True))
+    todo = [item for item, place in found if place is None]
+    todo += [item for item, place in found if place and place.input.failed]
+    kept = [item.url for item, place in found if place and not place.input.failed]
+    stored = [done.item.url for part in parts for done in part.inputs if not done.failed]
+    left = Counter(stored) - Counter(kept)
+    changed = (left & Counter(item.url for item in todo)).total()
+    if parts:
+        gone = left.total() - changed
+        echo(f"{len(todo) - changed} new, {changed} changed, {gone} gone, {len(kept)} kept")
+    return todo
+
+
+def _make(folder: Path) -> None:
+    """Make the folder of the parts; HearMwmaeError if it holds other files."""
+    folder.mkdir(exist_ok=True)
+    for name in sorted(path.name for path in folder.iterdir()):
+        if not name.startswith((".", "part-")):
+            held = f"{folder} is not empty (it holds {name})"
+            raise HearMwmaeError(f"{held}: parts need a folder of their own")
+
+
+def _check_provenance(found: Mapping[str, str], wanted: Mapping[str, str], where: Path) -> None:
+    """HearMwmaeError if the numbers in the output ``where`` are of another kind."""
+    said = [
+        f"{name} {found.get(name, '')[:12]}, not {wanted[name][:12]}"
+        for name in DECISIVE
+        if found.get(name) != wanted[name]
+    ]
+    if said:
+        raise HearMwmaeError(
+            f"{where} holds other embeddings ({'; '.join(said)}): "
+            "--overwrite replaces it, another -o keeps it"
+        )
+
+
+def _groups(items: Sequence[Item], parts: Sequence[Part], folder: Path) -> Groups:
+    """New parts, and the inputs of each: files by number and bytes, a shard alone."""
+    groups: list[list[Item]] = []
+    left = 0
+    for item in items:
+        if not groups or item.is_shard or left <= 0 or len(groups[-1]) == GROUP_FILES:
+            groups.append([])
+            left = GROUP_BYTES
+        groups[-1].append(item)
+        left = 0 if item.is_shard else left - item.size
+    first = 1 + max((int(part.file.stem.split("-")[1]) for part in parts), default=-1)
+    names = (folder / f"part-{number:05d}.parquet" for number in range(first, first + len(groups)))
+    return dict(zip(names, groups, strict=True))
 
 
 def _embed_parts(
-    folder: Path,
-    model: Embedder,
-    items: Sequence[Item],
-    about: dict[str, str],
-    cluster: Cluster | None,
-    progress: bool,
-) -> list[Failure]:
-    """Embed inputs into new parts, and return the files that failed."""
-    numbers = [int(file.name.split("-")[1]) for file in folder.glob("part-*.parquet")]
-    first = max(numbers, default=-1) + 1
-    groups = {
-        folder / f"part-{number:05d}": group for number, group in enumerate(cut(items), first)
-    }
-    failed: list[Failure] = []
-    with _bar(items, progress) as bar:
-        if cluster and groups:
-            for stem, failures in cluster.embed(model, groups, about):
-                failed += failures
-                bar.update(len(groups[stem]))
+    groups: Groups, model: Embedder, provenance: dict[str, str], share: Share | None, shown: bool
+) -> None:
+    with _bar([item for group in groups.values() for item in group], shown) as bar:
+        if share and groups:
+            for file in share(model, groups, provenance):
+                bar.update(len(groups[file]))
         else:
-            for stem, group in groups.items():
-                failed += embed_part(model, stem, group, about, lambda clip: bar.update())
-    return failed
+            for file, group in groups.items():
+                embed_part(model, file, group, provenance, lambda clip: bar.update())
 
 
 def _bar(items: Sequence[Item], shown: bool) -> tqdm:
@@ -176,26 +233,56 @@ def _bar(items: Sequence[Item], shown: bool) -> tqdm:
     return tqdm(total=total, desc="embed", unit=" clips", disable=not (shown and items))
 
 
-def _finish(
-    output: Output, inputs: Inputs, about: dict[str, str], failed: list[Failure]
-) -> Outcome:
-    """Drop what is not among the inputs any more, and write the tables."""
-    parts = read_parts(output.parts)
-    kept = compare(inputs.items, parts).kept
-    for item, part, _ in kept:
-        failed += part.failures if item.is_shard else []
-    order = {item.url: number for number, item in enumerate(inputs.items)}
-    failed.sort(key=lambda failure: order[failure.url])
-    failures = [(printable(name), printable(reason)) for name, reason in inputs.failures]
-    failures += [(failure.path, failure.reason) for failure in failed]
-    write_failures(output.failures, failures)
-    clips = sum(part.inputs[place].clips for _, part, place in kept)
-    if clips:
-        refresh(parts, kept)
-        if not output.is_folder:
-            parts = read_parts(output.parts)
-            kept = compare(inputs.items, parts).kept
-            write_table(output.path, read_table(parts, kept), about)
-    elif not parts:
-        shutil.rmtree(output.parts, ignore_errors=True)
-    return Outcome(clips, failures)
+def _write_failures(output: Path, failures: Failures) -> None:
+    path = output.with_name(f"{output.name}.failures.csv")
+    path.unlink(missing_ok=True)
+    if failures:
+        with replacing(path) as new, open(new, "w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([("path", "reason"), *failures])
+
+
+def _update_parts(parts: Sequence[Part], items: Sequence[Item]) -> None:
+    """Drop all but ``items``, and bring names and labels up to date: all parts then have the same
+    columns.
+    """
+    kept: dict[Path, dict[int, Item]] = {part.file: {} for part in parts}
+    labels: dict[str, None] = {}
+    for item, place in zip(items, locate(items, parts), strict=True):
+        if place:
+            kept[place.part.file][place.number] = item
+            labels |= dict.fromkeys(place.part.labels if item.is_shard else labels_of(item.about))
+    for part in parts:
+        now = dict(sorted(kept[part.file].items()))
+        before = {number: done.item for number, done in enumerate(part.inputs)}
+        if not now:
+            part.file.unlink()
+        elif now != before or part.labels != list(labels):
+            update_part(part, now, list(labels))
+
+
+def _write_table(
+    output: Path, parts: Sequence[Part], items: Sequence[Item], provenance: dict[str, str]
+) -> None:
+    """The rows of the parts in the order of the inputs; in memory only if that is not theirs."""
+    rows: dict[tuple[Path, int], np.ndarray] = {}
+    count = 0
+    for part in parts:
+        for number, done in enumerate(part.inputs):
+            rows[part.file, number] = np.arange(count, count + done.rows)
+            count += done.rows
+    places = [place for place in locate(items, parts) if place]
+    order = np.concatenate([rows[place.part.file, place.number] for place in places])
+    whole: pa.Table | None = None
+    if (order != np.arange(count)).any():
+        tables = [pq.read_table(part.file).replace_schema_metadata() for part in parts]
+        whole = pa.concat_tables(tables).take(order)
+
+    def read(columns: list[str]) -> Iterator[pa.RecordBatch]:
+        if whole is not None:
+            yield from whole.select(columns).to_batches(BLOCK_ROWS)
+            return
+        for part in parts:
+            file = pq.ParquetFile(part.file, pre_buffer=False)  # which would read it as a whole
+            yield from file.iter_batches(BLOCK_ROWS, columns=columns)
+
+    write_table(output, parts[0].schema, read, provenance)

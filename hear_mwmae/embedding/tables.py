@@ -1,121 +1,77 @@
-"""One table of all parts: .npz, .npy, .csv or .parquet.
+"""One table of all parts, .npz, .csv or .parquet, written without being in memory as a whole.
 
-A .npy holds the embeddings alone; the other columns are in OUT.csv. The provenance is in the
-metadata of a .parquet, in an entry of a .npz, and in OUT.json beside a .npy or .csv.
+The provenance is in the metadata of a .parquet, in an entry of a .npz, and in OUT.json beside a
+.csv.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import zipfile
-from itertools import chain
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
 from ..files import replacing, write_text
-from .parts import BLOCK_ROWS, PROVENANCE
+from .parts import PROVENANCE, write_parquet
 
-TABLE_SUFFIXES = (".npz", ".npy", ".csv", ".parquet")
+TABLE_SUFFIXES = (".npz", ".csv", ".parquet")
+
+#: Reads some columns of a table, as often as needed.
+Reader = Callable[[list[str]], Iterator[pa.RecordBatch]]
 
 
-def write_table(output: Path, table: pa.Table, provenance: dict[str, str]) -> None:
-    """Write a table in the format of ``output``'s ending."""
+def write_table(output: Path, schema: pa.Schema, read: Reader, provenance: dict[str, str]) -> None:
+    """Write a table in the format of ``output``'s ending; its last column is the embedding."""
     text = json.dumps(provenance)
-    others = table.drop_columns("embedding")
-    if output.suffix in (".npy", ".csv"):
-        write_text(_beside(output, ".json"), text + "\n")
-    if output.suffix == ".npy":
-        with replacing(_beside(output, ".csv")) as temporary:
-            pa_csv.write_csv(others, temporary)
+    if output.suffix == ".parquet":
+        write_parquet(output, schema.with_metadata({PROVENANCE: text}), read(schema.names))
+        return
+    if output.suffix == ".csv":
+        write_text(output.with_name(f"{output.name}.json"), text + "\n")
     with replacing(output) as temporary, open(temporary, "wb") as stream:
-        if output.suffix == ".parquet":
-            named = table.replace_schema_metadata({PROVENANCE: text})
-            pq.write_table(named, stream, BLOCK_ROWS, use_dictionary=others.column_names)
-        elif output.suffix == ".csv":
-            _write_csv(stream, table)
-        elif output.suffix == ".npy":
-            _write_embeddings(stream, table)
+        if output.suffix == ".csv":
+            _write_csv(stream, schema, read)
         else:
-            _write_npz(stream, table, text)
+            _write_npz(stream, schema, read, text)
 
 
-def read_provenance(output: Path) -> dict[str, str]:
-    """The provenance of a table; empty if it has none."""
-    try:
-        if output.suffix == ".parquet":
-            text = pq.read_schema(output).metadata[PROVENANCE]
-        elif output.suffix == ".npz":
-            with np.load(output) as file:
-                text = str(file["provenance"])
-        else:
-            text = _beside(output, ".json").read_text(encoding="utf-8")
-        return json.loads(text)
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
-        return {}
-
-
-def write_failures(path: Path, failures: list[tuple[str, str]]) -> None:
-    """Write the table of failures and their reasons; no table if there are none."""
-    path.unlink(missing_ok=True)
-    if failures:
-        with (
-            replacing(path) as temporary,
-            open(temporary, "w", newline="", encoding="utf-8") as file,
-        ):
-            csv.writer(file).writerows([("path", "reason"), *failures])
-
-
-def _beside(output: Path, suffix: str) -> Path:
-    return output.with_name(output.name + suffix)
-
-
-def _write_embeddings(stream: IO[bytes], table: pa.Table) -> None:
-    """As a .npy file."""
-    column = table["embedding"]
-    shape = (len(table), column.type.list_size)
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(stream, header)
-    for chunk in column.chunks:
-        stream.write(chunk.flatten().to_numpy().astype("<f4", copy=False).data)
-
-
-def _write_npz(stream: IO[bytes], table: pa.Table, provenance: str) -> None:
+def _write_npz(stream: IO[bytes], schema: pa.Schema, read: Reader, provenance: str) -> None:
     """As `numpy.savez` does, with a fixed date, so that equal tables are equal files."""
     with zipfile.ZipFile(stream, "w") as archive:
 
         def entry(name: str) -> IO[bytes]:
             return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
 
-        for name, column in zip(table.column_names, table.columns, strict=True):
+        for name in schema.names[:-1]:
+            column = pa.Table.from_batches(read([name]))[name]
+            if pa.types.is_string(column.type):
+                values = np.array(column.fill_null("").to_pylist())
+            else:
+                values = column.to_numpy()
             with entry(name) as file:
-                if name == "embedding":
-                    _write_embeddings(file, table)
-                elif pa.types.is_string(column.type):
-                    np.lib.format.write_array(file, np.array(column.fill_null("").to_pylist()))
-                else:
-                    np.lib.format.write_array(file, column.to_numpy())
+                np.lib.format.write_array(file, values)
+        shape = len(column), schema.types[-1].list_size
+        with entry("embedding") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for batch in read(["embedding"]):
+                file.write(batch["embedding"].flatten().to_numpy().astype("<f4", copy=False).data)
         with entry("provenance") as file:
             np.lib.format.write_array(file, np.array(provenance))
 
 
-def _write_csv(stream: IO[bytes], table: pa.Table) -> None:
+def _write_csv(stream: IO[bytes], schema: pa.Schema, read: Reader) -> None:
     """A column for each number of the embedding, with the digits that make it exact."""
-    blocks = map(_flat, table.to_batches(BLOCK_ROWS))
-    first = next(blocks)
-    with pa_csv.CSVWriter(stream, first.schema) as writer:
-        for block in chain([first], blocks):
-            writer.write_table(block)
-
-
-def _flat(batch: pa.RecordBatch) -> pa.Table:
-    columns = {name: batch[name] for name in batch.schema.names if name != "embedding"}
-    numbers = batch["embedding"].flatten().to_numpy().reshape(len(batch), -1)
-    for place, values in enumerate(numbers.T.copy()):
-        columns[f"embedding_{place}"] = pa.array(values)
-    return pa.table(columns)
+    size = schema.types[-1].list_size
+    numbers = [pa.field(f"embedding_{place}", pa.float32()) for place in range(size)]
+    flat = pa.schema([*list(schema)[:-1], *numbers])
+    with pa_csv.CSVWriter(stream, flat) as writer:
+        for batch in read(schema.names):
+            values = batch["embedding"].flatten().to_numpy().reshape(len(batch), size)
+            columns = [*batch.columns[:-1], *map(pa.array, values.T.copy())]
+            writer.write_batch(pa.record_batch(columns, flat))
