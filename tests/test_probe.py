@@ -154,16 +154,6 @@ def test_events_by_hand(tasks, tmp_path):
     assert found == pytest.approx(expected, abs=1e-6) and found < 0.97
 
 
-@pytest.mark.parametrize("kind", ["multilabel", "event"])
-def test_a_test_split_is_never_trained_on(tasks, tmp_path, kind):
-    """With the labels of the test split swapped, what was right is wrong."""
-    copied = shutil.copytree(tasks[kind], tmp_path / "task")
-    text = (copied / "test.json").read_text().replace("high", "other").replace("low", "high")
-    (copied / "test.json").write_text(text.replace("other", "low"))
-    (wrong,) = probe(read_task(copied), LogMelStatistics())
-    assert wrong < 0.6
-
-
 def test_the_log_mel_baseline():
     model, audio = LogMelStatistics(), read_audio(AUDIO / "crow.wav", 16000)[None]
     frames = model.frontend(audio)[0].double().numpy()
