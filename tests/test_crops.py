@@ -257,5 +257,5 @@ def test_a_resident_run_is_the_streamed_one(data, tmp_path):
 def test_too_little_memory_for_resident_audio(data, tmp_path, monkeypatch):
     little = SimpleNamespace(available=900_000)
     monkeypatch.setattr(crops_module.psutil, "virtual_memory", lambda: little)
-    with pytest.raises(HearMwmaeError, match=r"resident = true needs .* resident = false"):
+    with pytest.raises(HearMwmaeError, match=r"resident = true needs .*resident = false"):
         pretrain(tiny_recipe(tmp_path, resident=True), data, tmp_path / "run")
