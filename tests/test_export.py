@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
+import sys
 
 import onnxruntime
 import pytest
@@ -172,7 +172,7 @@ def test_what_cannot_be_exported(small_config, tmp_path, monkeypatch):
         patch.setattr("hear_mwmae.export.ONNX_BYTES", 1000)
         with pytest.raises(HearMwmaeError, match=r"more than an \.onnx file holds"):
             export(model, onnx)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(HearMwmaeError, match=r"needs onnx: pip install '\.\[onnx\]'"):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(HearMwmaeError, match=r"needs onnxscript: pip install '\.\[onnx\]'"):
         export(model, onnx)
     assert not list(tmp_path.iterdir())
