@@ -216,7 +216,7 @@ def edited(draw: st.DrawFn, text: bytes) -> str:
     return json.dumps(values)
 
 
-@settings(FIXED, max_examples=120)
+@settings(FIXED, max_examples=250)
 @given(data=st.data())
 def test_a_damaged_model_is_refused_or_gives_the_same_embeddings(saved, tmp_path_factory, data):
     """One change to model.safetensors or to config.json. A weights file by itself has no hash: what
@@ -259,7 +259,7 @@ NAMES = ["", "params", "pos_embed", TABLE]
 COLLECTIONS = ["params", "frozen_params", "opt_state"]
 
 
-@settings(FIXED, max_examples=80)
+@settings(FIXED, max_examples=150)
 @given(data=st.data())
 def test_a_damaged_checkpoint_of_the_authors_kind_is_refused_or_loads(
     saved, tmp_path_factory, data
