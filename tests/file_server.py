@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,8 +18,6 @@ class FileServer(ThreadingHTTPServer):
         asked: (path, range) of every request.
         failures: requests that are answered with 503 before one is served.
         cuts: by path, how many bodies still end, with the connection, after half of them.
-        ranges: whether range requests are answered as such.
-        silent: requests get no answer for a second.
         etags: by path, the version of a file that the server tells.
     """
 
@@ -28,8 +25,8 @@ class FileServer(ThreadingHTTPServer):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.folder, self.failures, self.cuts, self.ranges = folder, 0, Counter(), True
-        self.silent = False
+        self.folder, self.failures = folder, 0
+        self.cuts: Counter[str] = Counter()
         self.etags: dict[str, str] = {}
         self.asked: list[tuple[str, str]] = []
 
@@ -63,15 +60,12 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = self.headers.get("Range", "")
         self.server.asked.append((self.path, wanted))
         file = self.server.folder / self.path.lstrip("/")
-        if self.server.silent:
-            time.sleep(1)
-            self.close_connection = True
-        elif self.server.failures:
+        if self.server.failures:
             self.server.failures -= 1
             self._send(503, b"", body)
         elif not file.is_file():
             self._send(404, b"", body)
-        elif (match := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted)) and self.server.ranges:
+        elif match := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted):
             content = file.read_bytes()
             first, last = int(match[1]), int(match[2] or len(content) - 1)
             self._send(206, content[first : last + 1], body, f"bytes {first}-{last}/{len(content)}")
@@ -81,8 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status: int, content: bytes, body: bool, content_range: str = "") -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
-        if self.server.ranges:
-            self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Accept-Ranges", "bytes")
         if self.path in self.server.etags:
             self.send_header("ETag", self.server.etags[self.path])
         if content_range:

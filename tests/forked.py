@@ -54,15 +54,14 @@ class Forked:
         )
         self._process.start()
         self.pid = self._process.pid
-        atexit.register(
-            self._stop
-        )  # pytest would wait at its end for what a failed test has left running
+        # pytest would wait at its end for what a failed test has left running.
+        atexit.register(self._stop)
 
     @property
     def running(self) -> bool:
         return self._process.is_alive()
 
-    def wait(self, timeout: float = 300) -> Done:
+    def wait(self, timeout: float = 900) -> Done:
         self._process.join(timeout)
         if self.running:
             self._stop()
@@ -99,24 +98,15 @@ def run_two(*arguments: object, main: str = CLI) -> Done:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    group = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-    }
-    group |= {"TORCHELASTIC_RUN_ID": port, "GROUP_RANK": "0", "OMP_NUM_THREADS": "1"}
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    group |= {"LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": port, "GROUP_RANK": "0"}
+    group |= {"OMP_NUM_THREADS": "1"}
     ranks = [
         start(*arguments, main=main, environment={**group, "RANK": rank, "LOCAL_RANK": rank})
         for rank in ("0", "1")
     ]
-    done = [rank.wait() for rank in ranks]
-    return Done(
-        *(
-            max((one[0] for one in done), key=abs),
-            *("".join(one[part] for one in done) for part in (1, 2)),
-        )
-    )
+    codes, outputs, errors = zip(*(rank.wait() for rank in ranks), strict=True)
+    return Done(max(codes, key=abs), "".join(outputs), "".join(errors))
 
 
 def wait_until(condition: Callable[[], bool], process: Forked, timeout: float = 120) -> None:
@@ -132,15 +122,13 @@ def _call(folder: Path, environment: dict[str, str], function: Callable, argumen
         with open(folder / name, "wb") as file:
             os.dup2(file.fileno(), number)
     os.environ.update(environment)
-    multiprocessing.set_start_method(
-        None, force=True
-    )  # the platform's, as in a process that Python starts
+    # The platform's, as in a process that Python starts.
+    multiprocessing.set_start_method(None, force=True)
     code: object = 0
     try:
         function(*arguments)
-    except (
-        SystemExit
-    ) as end:  # without its traceback, whose frames keep files and worker processes open
+    except SystemExit as end:
+        # Without its traceback, whose frames keep files and worker processes open.
         code = end.code
     sys.exit(code)
 

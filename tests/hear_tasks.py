@@ -12,9 +12,8 @@ import soundfile
 def tone(rng: np.random.Generator, high: bool, seconds: float) -> np.ndarray:
     hertz = rng.uniform(200, 400) * (8 if high else 1)
     samples = int(16000 * seconds)
-    return 0.3 * np.sin(
-        2 * np.pi * hertz * np.arange(samples) / 16000
-    ) + 0.01 * rng.standard_normal(samples)
+    wave = 0.3 * np.sin(2 * np.pi * hertz * np.arange(samples) / 16000)
+    return wave + 0.01 * rng.standard_normal(samples)
 
 
 def make_task(folder: Path, kind: str, seconds: float) -> Path:
@@ -25,6 +24,7 @@ def make_task(folder: Path, kind: str, seconds: float) -> Path:
     """
     folds = kind == "multiclass"
     splits = ["fold00", "fold01", "fold02"] if folds else ["train", "valid", "test"]
+    metrics = {"multiclass": "top1_acc", "multilabel": "mAP", "event": "event_onset_200ms_fms"}
     metadata = {
         "task_name": folder.name,
         "version": "v1",
@@ -32,9 +32,7 @@ def make_task(folder: Path, kind: str, seconds: float) -> Path:
         "prediction_type": "multiclass" if folds else "multilabel",
         "split_mode": "presplit_kfold" if folds else "trainvaltest",
         "sample_duration": seconds,
-        "evaluation": [
-            {"multiclass": "top1_acc", "multilabel": "mAP", "event": "event_onset_200ms_fms"}[kind]
-        ],
+        "evaluation": [metrics[kind]],
         "splits": splits,
     }
     folder.mkdir(parents=True)
@@ -47,21 +45,18 @@ def make_task(folder: Path, kind: str, seconds: float) -> Path:
         for number in range(12):
             name, high = f"{split}-{number}.wav", bool(number % 2)
             if kind == "event":
-                audio = np.concatenate(
-                    [tone(rng, high, seconds / 2), tone(rng, not high, seconds / 2)]
-                )
+                halves = [tone(rng, high, seconds / 2), tone(rng, not high, seconds / 2)]
+                audio = np.concatenate(halves)
                 middle, end = 500 * seconds, 1000 * seconds
-                names = ("high", "low") if high else ("low", "high")
-                times = ((0.0, middle), (middle, end))
+                first, second = ("high", "low") if high else ("low", "high")
                 labels[name] = [
-                    {"label": n, "start": s, "end": e}
-                    for n, (s, e) in zip(names, times, strict=True)
+                    {"label": first, "start": 0.0, "end": middle},
+                    {"label": second, "start": middle, "end": end},
                 ]
             elif kind == "multilabel":
-                audio = tone(rng, True, seconds) * (number % 2) + tone(rng, False, seconds) * (
-                    number % 3 > 0
-                )
-                labels[name] = ["high"] * (number % 2) + ["low"] * (number % 3 > 0)
+                low = number % 3 > 0
+                audio = tone(rng, True, seconds) * high + tone(rng, False, seconds) * low
+                labels[name] = ["high"] * high + ["low"] * low
             else:
                 audio, labels[name] = tone(rng, high, seconds), ["high" if high else "low"]
             soundfile.write(folder / "16000" / split / name, audio, 16000)

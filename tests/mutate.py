@@ -118,37 +118,21 @@ def run(name: str) -> str:
     file, text, replacement = MUTATIONS[name]
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        for part in ("hear_mwmae", "tests", "pyproject.toml"):
+        for part in ("hear_mwmae", "tests", "weights", "pyproject.toml"):
             source = ROOT / part
             (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / part)
-        shutil.copytree(ROOT / "weights", copy / "hear_mwmae" / "weights")
         target = copy / "hear_mwmae" / file
         source = target.read_text()
         if text not in source:
             raise SystemExit(f"{name}: {text!r} is no longer in {file}")
         target.write_text(source.replace(text, replacement))
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pytest",
-                "tests/test_parity.py",
-                "-q",
-                "-p",
-                "no:cacheprovider",
-            ],
-            cwd=copy,
-            env={**os.environ, "PYTHONPATH": str(copy)},
-            capture_output=True,
-            text=True,
-        )
-    failed = Counter(
-        re.findall(r"^FAILED tests/test_parity.py::test_(\w+)", done.stdout, re.MULTILINE)
-    )
+        command = [sys.executable, "-m", "pytest", "tests/test_parity.py", "-q"]
+        environment = {**os.environ, "PYTHONPATH": str(copy)}
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    failed = Counter(re.findall(r"^FAILED tests/test_parity.py::test_(\w+)", done.stdout, re.M))
     if done.returncode not in (0, 1):
-        raise SystemExit(
-            f"{name}: pytest could not run\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
-        )
+        said = done.stdout[-2000:] + done.stderr[-2000:]
+        raise SystemExit(f"{name}: pytest could not run\n{said}")
     tests = ", ".join(f"{test} ({count})" for test, count in failed.items())
     return f"| {name} | {tests or '**none**'} |"
 

@@ -4,6 +4,7 @@ tests/data/README.md.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zlib
 from pathlib import Path
@@ -38,9 +39,8 @@ def load(name: str) -> dict[str, np.ndarray]:
 
 def parameter(path: str, shape: tuple[int, ...], std: float = 0.02) -> np.ndarray:
     """The value of a parameter by the rule of the fixtures, in flax's shape."""
-    values = np.random.RandomState(zlib.crc32(path.encode())).standard_normal(shape).astype(
-        "f4"
-    ) * np.float32(std)
+    drawn = np.random.RandomState(zlib.crc32(path.encode())).standard_normal(shape)
+    values = drawn.astype("f4") * np.float32(std)
     return np.float32(1) + values if path.endswith("scale") else values
 
 
@@ -49,12 +49,9 @@ def parameters(kind: str) -> dict[str, np.ndarray]:
     shapes = json.loads((REFERENCE / f"tree_{kind}_tiny.json").read_text())["params"]
     params = {path: parameter(path, tuple(shape)) for path, shape in shapes.items()}
     for name, table in load("pos_embeds_tiny.npz").items():
-        # The plain MAE has a CLS token, whose row is zero.
-        params[name] = (
-            table
-            if kind == "mwmae"
-            else np.concatenate([np.zeros_like(table[:, :1]), table], axis=1)
-        )
+        if kind == "mae":  # it has a CLS token, whose row is zero
+            table = np.concatenate([np.zeros_like(table[:, :1]), table], axis=1)
+        params[name] = table
     return params
 
 
@@ -62,8 +59,6 @@ def reference_model(kind: str, **changes: object) -> MaskedAutoencoder:
     """MW-MAE or MAE tiny with the parameters of the fixtures; ``changes`` are those of
     `dataclasses.replace`.
     """
-    import dataclasses
-
     model = MaskedAutoencoder(dataclasses.replace(preset(f"{kind}-tiny"), **changes))
     model.load_state_dict(convert_params(parameters(kind)))
     return model

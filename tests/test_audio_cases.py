@@ -190,8 +190,7 @@ def test_what_is_missing_is_named(tmp_path, encoded, case):
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("rate", [16000, 44100])
+@pytest.mark.parametrize(("value", "rate"), [(np.nan, 16000), (-np.inf, 44100)])
 def test_samples_that_are_not_finite(tmp_path, value, rate):
     audio = sound(rate)
     audio[rate] = value

@@ -15,14 +15,12 @@ import pytest
 import soundfile
 import torch
 from click.testing import CliRunner
-from filelock import FileLock
 from hear_tasks import make_task
 from tiny_run import tiny_recipe
 
 from eval import kit
 from eval.__main__ import main
-from eval.predict import compute, missing_results
-from eval.results import Result
+from eval.predict import missing_results
 from eval.scores import read_scores
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.weights import save_model
@@ -43,11 +41,6 @@ def run(*arguments: object, expect: int = 0) -> str:
     done = forked.run(*arguments, main=forked.EVAL, environment={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == expect, done.stderr[-3000:]
     return done.stdout + (done.stderr if expect else "")
-
-
-def unpadded(table: str) -> str:
-    """A Markdown table without the spaces that align its columns."""
-    return re.sub(" +", " ", table)
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +71,6 @@ def test_embeddings(tasks_dir, embedded):
     assert "was made with another module, weights, pooling" in output
 
 
-def test_a_model_with_options(tasks_dir, tmp_path):
-    """One task folder, and a model that is not the default."""
-    options = json.dumps({"timestamps": "official"})
-    run("embed", tasks_dir / "event-v1", "-o", tmp_path / "m", "--model-options", options)
-    embeddings = tmp_path / "m/event-v1/embeddings"
-    assert json.loads((embeddings / "train.embedding-dimensions.json").read_text()) == [
-        12 * 51,
-        960,
-    ]
-
-
 def test_xares():
     """Its own check of an encoder."""
     checker = pytest.importorskip("xares.audio_encoder_checker")
@@ -100,39 +82,37 @@ def test_xares():
 
 
 def test_predictions_of_every_kind(embedded, tmp_path):
-    """A tone's height is easy to tell; a task that fails stops no other, and nothing is computed
-    twice.
+    """A tone's height is easy to tell; a task that fails stops no other, and what is done is not
+    computed again.
     """
     results = shutil.copytree(embedded, tmp_path / "log-mel")
     (results / "broken").mkdir()
     shutil.copytree(results / "multiclass-v1" / "embeddings", results / "broken" / "embeddings")
     (results / "broken" / "embeddings" / "fold01.embeddings.npy").unlink()
-    missing = missing_results(results, "paper", range(2))
-    assert len(missing) == 8
+    missing = missing_results(results, "paper", [0])
+    assert len(missing) == 4
     first = next(result for result in missing if result.task_dir.name == "multiclass-v1")
     output = run("predict", results, "--seeds", "0", "--jobs", 2, expect=1)
     assert "3 of 4 predictions done" in output and "failed: broken, paper, seed 0" in output
     assert "fold01.embeddings.npy" in output
     assert re.search(r"^multiclass-v1, paper, seed 0: \d+\.\d$", output, re.M)
-    content = first.file.read_bytes()
-    run("predict", results, "--seeds", "0,1", "--task", "multiclass-v1")
-    assert first.file.read_bytes() == content
+    left = [result.task_dir.name for result in missing_results(results, "paper", [0])]
+    assert left == ["broken"]
     found = read_scores(results, "paper")
     assert set(found) == {"multiclass-v1", "multilabel-v1", "event-v1"}
-    assert len(found["multiclass-v1"].values) == 2
     assert found["multiclass-v1"].mean > 90 and found["multiclass-v1"].spread is not None
     assert found["multilabel-v1"].mean > 90 and found["event-v1"].mean > 60
-    hparams = json.loads(content)["scores"]["hparams"]
+    hparams = json.loads(first.file.read_text())["scores"]["hparams"]
     chosen = (hparams["lr"], hparams["hidden_layers"], hparams["hidden_dim"])
     assert chosen == (1e-4, 1, 1024) and "xavier_normal" in str(hparams)
     assert not list(results.rglob(".seed-*/"))
     assert not list((results / "multiclass-v1" / "embeddings").glob("*predictions*"))
     table = re.sub(" +", " ", run("scores", results))
-    assert "| log-mel | 2 (event-v1 1, multilabel-v1 1) |" in table
+    assert "| log-mel | 1 |" in table
     assert "must end in .html" in run("report", results, "-o", tmp_path / "report.csv", expect=1)
     run("report", results, "-o", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "heareval 2021.1.3" in page and "4 predictions" in page and " cores" in page
+    assert "heareval 2021.1.3" in page and "3 predictions" in page and " cores" in page
     assert "<td>event-v1</td><td>event_onset_200ms_fms</td><td>12</td>" in page
     assert page.count("torch 2.") == 1
     gone = run("predict", results, "--task", "gone", expect=1)
@@ -146,67 +126,10 @@ def check(folder: Path, expect: int) -> str:
     return result.output
 
 
-def test_check(tasks_dir, tmp_path):
-    assert check(tasks_dir, 0).splitlines() == [
-        f"{kind}-v1: complete" for kind in ("event", "multiclass", "multilabel")
-    ]
-    folder = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "multiclass-v1")
-    audio = folder / "16000" / "fold00"
-    (audio / "fold00-0.wav").write_bytes(b"")
-    (audio / "fold00-1.wav").write_bytes(b"RIFF")
-    soundfile.write(audio / "fold00-2.wav", np.zeros(0), 16000)
-    soundfile.write(audio / "fold00-3.wav", np.zeros(24000), 48000)
-    soundfile.write(audio / "fold00-4.wav", np.zeros((8000, 2)), 16000)
-    (folder / "16000" / "fold01" / "fold01-3.wav").unlink()
-    (folder / "labelvocabulary.csv").unlink()
-    change(folder / "task_metadata.json", evaluation=["nosuch"], splits=["fold00", "fold01"])
-    output = check(tmp_path, 1)
-    for problem in (
-        "16000/fold00: 2 of 12 files unreadable, such as fold00-0.wav",
-        "1 of 12 files empty, such as fold00-2.wav",
-        "1 of 12 files at 48000 Hz, such as fold00-3.wav",
-        "1 of 12 files with 2 channels, such as fold00-4.wav",
-        "16000/fold01: 1 of 12 files missing, such as fold01-3.wav",
-        "labelvocabulary.csv needs the columns idx and label: there is none",
-        "evaluation must list scores of aucroc, ",
-        "there must be 3 folds or more",
-    ):
-        assert problem in output
-    (folder / "fold01.json").write_text("{")
-    assert "fold01.json is not JSON: " in check(folder, 1)
-    change(folder / "task_metadata.json", evaluation=None, splits=["train", "test"])
-    for split in ("train", "test"):
-        shutil.copy(folder / "fold00.json", folder / f"{split}.json")
-    change(folder / "task_metadata.json", split_mode="trainvaltest")
-    assert "task_metadata.json has no evaluation" in check(folder, 1)
-    change(folder / "task_metadata.json", evaluation=["top1_acc"])
-    assert "the splits must be train, valid and test, got train, test" in check(folder, 1)
-
-
 def change(file: Path, **values: object) -> None:
     """Set keys of a JSON object; None removes one."""
     content = json.loads(file.read_text()) | values
     file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
-
-
-@pytest.mark.parametrize(
-    ("high", "low"), [("NA", "b"), ("null", "b"), ("060", "72"), ("high", "unknown")]
-)
-def test_check_finds_labels_that_the_kit_does_not(tasks_dir, tmp_path, high, low):
-    """Those that pandas takes for missing values or for other numbers, and those outside the
-    vocabulary.
-    """
-    folder = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "task")
-    for file in folder.glob("fold0*.json"):
-        text = file.read_text().replace('"high"', json.dumps(high))
-        file.write_text(text.replace('"low"', json.dumps(low)))
-    names = (high, "low" if low == "unknown" else low)
-    vocabulary = "".join(f"{number},{name}\n" for number, name in enumerate(names))
-    (folder / "labelvocabulary.csv").write_text(f"idx,label\n{vocabulary}")
-    wrong = low if low == "unknown" else high
-    assert f"labelvocabulary.csv lacks 1 of 2 labels, such as {wrong}, as" in check(folder, 1)
-    output = run("embed", folder, "-o", tmp_path / "results", "--module", "eval.log_mel", expect=1)
-    assert "is not complete: labelvocabulary.csv lacks 1 of 2 labels" in output
 
 
 @pytest.mark.parametrize("samples", [7000, 7999])
@@ -240,30 +163,6 @@ def test_results_of_other_embeddings_do_not_count(embedded, tmp_path):
         read_scores(results, "paper")
 
 
-def test_a_changed_model_or_task_is_another(tasks_dir, embedded, tmp_path):
-    """A model is known by its weights, wherever they lie; a task by its labels."""
-    task = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "multiclass-v1")
-    small = tiny_recipe(tmp_path).model_config()
-    for seed, name in enumerate(("one", "two")):
-        torch.manual_seed(seed)
-        save_model(tmp_path / name, small, MaskedAutoencoder(small).state_dict())
-
-    def embed(name: str, expect: int = 0) -> str:
-        arguments = ["embed", task, "-o", tmp_path / "results", "--model", tmp_path / name]
-        return run(*arguments, expect=expect)
-
-    embed("one")
-    (tmp_path / "one").rename(tmp_path / "elsewhere")
-    assert "1 already embedded" in embed("elsewhere")
-    assert "was made with another weights" in embed("two", expect=1)
-    config = tmp_path / "elsewhere" / "config.json"
-    config.write_text(config.read_text().replace('"pooling": "mean"', '"pooling": "max"'))
-    assert "was made with another pooling" in embed("elsewhere", expect=1)
-    (task / "fold01.json").write_text((task / "fold01.json").read_text().replace("high", "low"))
-    output = run("embed", task, "-o", embedded, "--module", "eval.log_mel", expect=1)
-    assert "was made of another fold01.json" in output
-
-
 def test_a_task_that_cannot_be_embedded_stops_no_other(tasks_dir, tmp_path):
     tasks = shutil.copytree(tasks_dir, tmp_path / "tasks")
     (tasks / "event-v1" / "16000" / "train" / "train-0.wav").write_bytes(b"no audio")
@@ -273,73 +172,106 @@ def test_a_task_that_cannot_be_embedded_stops_no_other(tasks_dir, tmp_path):
     assert "2 of 3 tasks embedded" in output
 
 
-def test_one_process_at_a_time(tasks_dir, embedded, tmp_path):
-    with (
-        FileLock(embedded / "event-v1" / "paper" / ".seed-7.lock"),
-        pytest.raises(ValueError, match="another process is computing event-v1"),
+def test_check(tasks_dir, tmp_path):
+    folder = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "multiclass-v1")
+    assert check(tmp_path, 0) == "multiclass-v1: complete\n"
+    audio = folder / "16000" / "fold00"
+    (audio / "fold00-1.wav").write_bytes(b"RIFF")
+    soundfile.write(audio / "fold00-2.wav", np.zeros(0), 16000)
+    soundfile.write(audio / "fold00-3.wav", np.zeros(24000), 48000)
+    soundfile.write(audio / "fold00-4.wav", np.zeros((8000, 2)), 16000)
+    (folder / "16000" / "fold01" / "fold01-3.wav").unlink()
+    (folder / "labelvocabulary.csv").unlink()
+    change(folder / "task_metadata.json", evaluation=["nosuch"], splits=["fold00", "fold01"])
+    output = check(tmp_path, 1)
+    for problem in (
+        "1 of 12 files unreadable, such as fold00-1.wav",
+        "1 of 12 files empty, such as fold00-2.wav",
+        "1 of 12 files at 48000 Hz, such as fold00-3.wav",
+        "1 of 12 files with 2 channels, such as fold00-4.wav",
+        "16000/fold01: 1 of 12 files missing, such as fold01-3.wav",
+        "labelvocabulary.csv needs the columns idx and label",
+        "evaluation must list scores of aucroc, ",
+        "there must be 3 folds or more",
     ):
-        compute(Result(embedded / "event-v1", "paper", 7))
-    (tmp_path / "event-v1").mkdir()
-    with FileLock(tmp_path / "event-v1" / ".embeddings.lock"):
-        output = run(
-            "embed", tasks_dir / "event-v1", "-o", tmp_path, "--module", "eval.log_mel", expect=1
-        )
-    assert "another process is embedding event-v1" in output
+        assert problem in output
+    (folder / "fold01.json").write_text("{")
+    assert "fold01.json is not JSON: " in check(folder, 1)
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "vocabulary"),
+    [("NA", "b", "0,NA\n1,b\n"), ("060", "72", "0,060\n1,72\n"), ("c", "b", "0,a\n1,b\n")],
+)
+def test_check_finds_labels_that_the_kit_does_not(tasks_dir, tmp_path, high, low, vocabulary):
+    """Those that pandas takes for missing values or for other numbers, and those outside the
+    vocabulary.
+    """
+    folder = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "task")
+    for file in folder.glob("fold0*.json"):
+        text = file.read_text().replace('"high"', json.dumps(high))
+        file.write_text(text.replace('"low"', json.dumps(low)))
+    (folder / "labelvocabulary.csv").write_text(f"idx,label\n{vocabulary}")
+    assert f"labelvocabulary.csv lacks 1 of 2 labels, such as {high}, as" in check(folder, 1)
+
+
+def test_a_changed_model_or_task_is_another(tasks_dir, embedded, tmp_path):
+    """A model is known by its weights, wherever they lie, and its options; a task by its labels."""
+    task = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "multiclass-v1")
+    small = tiny_recipe(tmp_path).model_config()
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        save_model(tmp_path / name, small, MaskedAutoencoder(small).state_dict())
+
+    def embed(name: str, pooling: str = "std+max", expect: int = 0) -> str:
+        arguments = ["embed", task, "-o", tmp_path / "results", "--model", tmp_path / name]
+        options = json.dumps({"pooling": pooling})
+        return run(*arguments, "--model-options", options, expect=expect)
+
+    embed("one")
+    dimensions = tmp_path / "results/multiclass-v1/embeddings/fold00.embedding-dimensions.json"
+    assert json.loads(dimensions.read_text()) == [12, 320]
+    (tmp_path / "one").rename(tmp_path / "elsewhere")
+    assert "1 already embedded" in embed("elsewhere")
+    assert "was made with another weights" in embed("two", expect=1)
+    assert "was made with another options, pooling" in embed("elsewhere", "max", expect=1)
+    (task / "fold01.json").write_text((task / "fold01.json").read_text().replace("high", "low"))
+    output = run("embed", task, "-o", embedded, "--module", "eval.log_mel", expect=1)
+    assert "was made of another fold01.json" in output
 
 
 @pytest.mark.parametrize(
     ("module", "options", "reason"),
-    [
-        ("nosuch", "{}", "No module named 'nosuch'"),
-        ("json", "{}", "module 'json' has no attribute 'load_model'"),
-        ("hear_mwmae", '{"no": 1}', "load_model() got an unexpected keyword argument 'no'"),
-    ],
+    [("nosuch", "{}", "No module named"), ("hear_mwmae", '{"no": 1}', "unexpected keyword")],
 )
 def test_modules_that_cannot_be_used(tasks_dir, tmp_path, module, options, reason):
     arguments = ["--module", module, "--model-options", options]
     output = run("embed", tasks_dir, "-o", tmp_path, *arguments, expect=1)
-    expected = f"{module} is not a HEAR module that can be loaded with these options: {reason}"
-    assert f"Error: {expected}" in output and "Traceback" not in output
+    assert f"Error: {module} is not a HEAR module" in output and reason in output
 
 
 def predict_recorded(folder: Path, protocol: str, seed: int) -> None:
-    """Prints what the kit is asked to train, one epoch each, and how it went."""
+    """Prints what the kit is asked to train, one epoch each, and the test loss."""
     from heareval.predictions import task_predictions
+
+    names = ("hidden_layers", "hidden_dim", "lr", "dropout")
 
     def short(**arguments: Any) -> object:
         conf = arguments["conf"]
-        seen.append(
-            [
-                conf["hidden_layers"],
-                conf["hidden_dim"],
-                conf["lr"],
-                conf["dropout"],
-                conf["initialization"].__name__,
-            ]
-        )
-        return train(
-            **(arguments | {"conf": conf | {"max_epochs": 1, "check_val_every_n_epoch": 1}})
-        )
+        seen.append([*(conf[name] for name in names), conf["initialization"].__name__])
+        arguments["conf"] = conf | {"max_epochs": 1, "check_val_every_n_epoch": 1}
+        return train(**arguments)
 
     train, seen = task_predictions.task_predictions_train, []
     task_predictions.task_predictions_train = short
     os.chdir(folder.parent)
     scores = kit.predict_task(folder, protocol, seed)
-    print(
-        json.dumps(
-            [
-                seen,
-                scores["aggregated_scores"]["validation_score_mean"],
-                scores["fold00"]["test_loss"],
-            ]
-        )
-    )
+    print(json.dumps([seen, scores["fold00"]["test_loss"]]))
 
 
-def recorded(embedded: Path, folder: Path, protocol: str, seed: int) -> tuple[list, float, float]:
-    copied = shutil.copytree(
-        embedded / "multiclass-v1" / "embeddings", folder / f"{protocol}-{seed}"
-    )
+def recorded(embedded: Path, folder: Path, protocol: str, seed: int) -> tuple[list, float]:
+    source = embedded / "multiclass-v1" / "embeddings"
+    copied = shutil.copytree(source, folder / f"{protocol}-{seed}")
     done = forked.Forked(predict_recorded, copied, protocol, seed).wait()
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -349,15 +281,12 @@ def test_protocols_and_seeds_reach_the_kit(embedded, tmp_path):
     """What is tried: points of the grid on the first fold, then the best of them on the
     other two.
     """
-    hear, *_ = recorded(embedded, tmp_path, "hear", 0)
+    hear, _ = recorded(embedded, tmp_path, "hear", 0)
     assert len(hear) == 8 + 2 and len({tuple(conf) for conf in hear[:8]}) == 8
-    assert (
-        {conf[0] for conf in hear} == {1, 2}
-        and {conf[3] for conf in hear} == {0.1}
-        and len({conf[2] for conf in hear[:8]}) > 2
-    )
-    runs = [recorded(embedded, tmp_path, "paper", seed) for seed in (0, 1)]
-    for paper, *_ in runs:
+    assert {conf[0] for conf in hear} == {1, 2} and {conf[3] for conf in hear} == {0.1}
+    assert len({conf[2] for conf in hear[:8]}) > 2
+    (one, loss), (two, other) = (recorded(embedded, tmp_path, "paper", seed) for seed in (0, 1))
+    for paper in (one, two):
         assert len(paper) == 2 + 2 and {conf[3] for conf in paper[:2]} == {0.1, 0.25}
         assert {(*conf[:3], conf[4]) for conf in paper} == {(1, 1024, 1e-4, "xavier_normal_")}
-    assert runs[0][2] != runs[1][2]  # other initial weights
+    assert loss != other  # other initial weights

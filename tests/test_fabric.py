@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import warnings
 
 import pytest
 import torch
@@ -17,23 +16,18 @@ from click.testing import CliRunner
 from forked import run_two
 from tiny_run import losses, probes, tiny_recipe, write_recipe
 
-from hear_mwmae import linear
 from hear_mwmae.cli import main
 from hear_mwmae.encoder import Mlp
-from hear_mwmae.training.fabric import make_fabric, settle_precision
+from hear_mwmae.training.fabric import settle_precision
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.recipe import Recipe
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
 def test_compiled(data, tmp_path, recwarn):
-    model = {"encoder": {"width": 32, "depth": 1, "heads": 2}}
-    model["decoder"] = {
-        "width": 32,
-        "depth": 1,
-        "heads": 2,
-        "window_sizes": [25, 0],
-    }  # each window size takes seconds to compile
+    # Each window size takes seconds to compile.
+    decoder = {"width": 32, "depth": 1, "heads": 2, "window_sizes": [25, 0]}
+    model = {"encoder": {"width": 32, "depth": 1, "heads": 2}, "decoder": decoder}
     recipe = tiny_recipe(tmp_path, model=model, optimizer="adamw", steps=4)
     pretrain(recipe, data, tmp_path / "plain")
     pretrain(dataclasses.replace(recipe, compile=True), data, tmp_path / "compiled")
@@ -53,9 +47,8 @@ def test_two_processes_compute_what_one_does(
     data, task, tmp_path, optimizer, strategy, layout, tolerance
 ):
     """Really two, joined by gloo: the same losses, and one log and one model."""
-    recipe = write_recipe(
-        tmp_path / "recipe.toml", optimizer=optimizer, strategy=strategy, clip_gradient=0.5
-    )
+    settings = {"optimizer": optimizer, "strategy": strategy, "clip_gradient": 0.5, "steps": 4}
+    recipe = write_recipe(tmp_path / "recipe.toml", **settings)
     pretrain(Recipe.read(recipe), data, tmp_path / "one", "cpu")
     command = ["pretrain", recipe, data, tmp_path / "two", "--device", "cpu"]
     command += [word for change in layout for word in ("--set", change)]
@@ -64,42 +57,27 @@ def test_two_processes_compute_what_one_does(
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=tolerance)
     assert (tmp_path / "two" / "model" / "model.safetensors").is_file()
     # On from there: both processes go on, one of them probes.
-    more = [*command, "--set", "steps=14", "--eval-every", "2"] + ["--probe", task] * (
-        strategy == "ddp"
-    )
-    for _ in range(2):
-        done = run_two(*more)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("model:") == 1
-    if strategy == "ddp":
-        assert probes(tmp_path / "two", "tones") == [14]
+    more = ["--eval-every", "2", "--probe", task] if strategy == "ddp" else []
+    done = run_two(*command, "--set", "steps=6", *more)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("model:") == 1
+    assert probes(tmp_path / "two", "tones") == ([6] if strategy == "ddp" else [])
     # And on with one process.
-    pretrain(Recipe.read(recipe, ["steps=18", "strategy=ddp"]), data, tmp_path / "two", "cpu")
-    pretrain(Recipe.read(recipe, ["steps=14"]), data, tmp_path / "one", "cpu")
-    pretrain(Recipe.read(recipe, ["steps=18"]), data, tmp_path / "one", "cpu")
+    pretrain(Recipe.read(recipe, ["steps=8", "strategy=ddp"]), data, tmp_path / "two", "cpu")
+    pretrain(Recipe.read(recipe, ["steps=6"]), data, tmp_path / "one", "cpu")
+    pretrain(Recipe.read(recipe, ["steps=8"]), data, tmp_path / "one", "cpu")
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=tolerance)
 
 
 def test_torchrun(data, tmp_path):
-    """What joins the processes above is what torchrun sets."""
+    """Which sets what joins the processes above. One process: each takes seconds to import."""
     recipe = write_recipe(tmp_path / "recipe.toml", optimizer="adamw", steps=2)
     pretrain(Recipe.read(recipe), data, tmp_path / "one", "cpu")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "hear_mwmae.cli",
-        "pretrain",
-    ]
-    command += [recipe, data, tmp_path / "two", "--device", "cpu"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1"]
+    command += ["-m", "hear_mwmae.cli", "pretrain", recipe, data, tmp_path / "two"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        list(map(str, command)),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [*map(str, command), "--device", "cpu"], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
@@ -116,7 +94,7 @@ def test_the_layout_of_the_computation_does_not_change_it(
     """
     calls, forward = [], Mlp.forward
     monkeypatch.setattr(Mlp, "forward", lambda self, x: calls.append(len(x)) or forward(self, x))
-    recipe = write_recipe(tmp_path / "recipe.toml", optimizer="adamw")
+    recipe = write_recipe(tmp_path / "recipe.toml", optimizer="adamw", steps=4)
     pretrain(Recipe.read(recipe), data, tmp_path / "plain")
     plain = len(calls)
     pretrain(Recipe.read(recipe, [change]), data, tmp_path / "other")
@@ -125,7 +103,7 @@ def test_the_layout_of_the_computation_does_not_change_it(
 
 
 def test_bfloat16_is_near_float32(data, tmp_path):
-    recipe = write_recipe(tmp_path / "recipe.toml", optimizer="adamw")
+    recipe = write_recipe(tmp_path / "recipe.toml", optimizer="adamw", steps=6)
     pretrain(Recipe.read(recipe), data, tmp_path / "float32")
     pretrain(Recipe.read(recipe, ["precision=bfloat16"]), data, tmp_path / "bfloat16")
     one, other = losses(tmp_path / "float32"), losses(tmp_path / "bfloat16")
@@ -133,23 +111,16 @@ def test_bfloat16_is_near_float32(data, tmp_path):
 
 
 def test_a_batch_that_cannot_be_shared(data, tmp_path):
-    with pytest.raises(
-        ValueError, match="batch_size 8 cannot be shared by 1 processes with accumulate = 3"
-    ):
+    with pytest.raises(ValueError, match="batch_size 8 cannot be shared by 1 processes"):
         pretrain(tiny_recipe(tmp_path, accumulate=3), data, tmp_path / "run")
 
 
-@pytest.mark.parametrize("accelerator", ["cuda", "mps"])
-def test_an_accelerator_that_is_not_there(tmp_path, accelerator):
-    if torch.cuda.is_available() or torch.backends.mps.is_available():
-        pytest.skip("has one")
-    recipe = str(write_recipe(tmp_path / "recipe.toml", precision="auto"))
-    result = CliRunner().invoke(
-        main, ["pretrain", recipe, str(tmp_path), str(tmp_path / "run"), "--device", accelerator]
-    )
-    assert (
-        result.exit_code == 1 and f"accelerator '{accelerator}' cannot be had here" in result.output
-    )
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has one")
+def test_an_accelerator_that_is_not_there(tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.toml", precision="auto")
+    command = ["pretrain", recipe, tmp_path, tmp_path / "run", "--device", "cuda"]
+    result = CliRunner().invoke(main, list(map(str, command)))
+    assert result.exit_code == 1 and "accelerator 'cuda' cannot be had here" in result.output
 
 
 def test_dry_run(tmp_path):
@@ -159,12 +130,9 @@ def test_dry_run(tmp_path):
     assert result.exit_code == 0, result.output
     for text in (
         "8 crops x 200 frames x 80 bands",
-        "250 a crop, 50 kept",
-        "encoder      22,848 parameters: width 32, 1 blocks, 2 heads",
-        "windows 2, 5",
-        "3,600,000 (28,800,000 crops), 900,000 of warm-up, 1,800,000 of decay",
+        "22,848 parameters",
+        "3,600,000 (28,800,000 crops), 900,000 of warm-up",
         "AdamW 0.001, Muon 0.01",
-        "float32",
     ):
         assert text in result.output
     assert not list(tmp_path.glob("*/"))
@@ -183,12 +151,3 @@ def test_precision(tmp_path, monkeypatch):
         accelerator = None if type_ == "cpu" else torch.device(type_)
         monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda a=accelerator, **_: a)
         assert settle_precision(auto).precision == found[type_]
-
-
-@pytest.mark.parametrize(("capabilities", "warned"), [(("avx2",), 1), (("avx512_bf16",), 0)])
-def test_bfloat16_that_is_emulated_is_said_once(tmp_path, monkeypatch, capabilities, warned):
-    monkeypatch.setattr(linear, "cpu_capabilities", lambda: frozenset(capabilities))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        make_fabric(tiny_recipe(tmp_path, precision="bfloat16"), "cpu")
-    assert len([one for one in caught if "emulates bfloat16" in str(one.message)]) == warned

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 
 from hear_mwmae.attention import MultiWindowAttention, RecomputedAttention
 from hear_mwmae.config import (
-    PATCH_SIZES,
     DecoderConfig,
     EncoderConfig,
     ModelConfig,
@@ -18,9 +17,8 @@ from hear_mwmae.config import (
     preset,
     preset_names,
 )
-from hear_mwmae.encoder import Encoder
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.patches import patchify, random_masking, unpatchify
+from hear_mwmae.patches import random_masking
 from hear_mwmae.tiles import TiledMultiWindowAttention, group_heads
 
 TOTALS = {
@@ -37,23 +35,23 @@ TOTALS = {
     "mae-large": 310_249_664,
     "mae-huge": 637_798_336,
 }
-HEADS_BY_TOKENS = {125: 4, 250: 8, 500: 12, 640: 16}
 
 
-@pytest.mark.parametrize("name", preset_names())
-def test_parameter_totals(name):
-    with torch.device("meta"):
-        model = MaskedAutoencoder(preset(name))
-    assert sum(p.numel() for p in model.parameters()) == TOTALS[name]
+def test_parameter_totals():
+    for name in preset_names():
+        with torch.device("meta"):
+            model = MaskedAutoencoder(preset(name))
+        assert sum(weight.numel() for weight in model.parameters()) == TOTALS[name]
 
 
 def test_window_rule():
     assert derive_window_sizes(250) == (2, 5, 10, 25, 50, 125, 0, 0)
-    assert {n: len(derive_window_sizes(n)) for n in HEADS_BY_TOKENS} == HEADS_BY_TOKENS
+    heads = {125: 4, 250: 8, 500: 12, 640: 16}
+    assert {tokens: len(derive_window_sizes(tokens)) for tokens in heads} == heads
 
 
 @pytest.mark.parametrize("kind", ["mwmae", "mae"])
-@pytest.mark.parametrize("patch_size", PATCH_SIZES)
+@pytest.mark.parametrize("patch_size", [(4, 8), (8, 16)])
 def test_patch_sizes(kind, patch_size):
     config = preset(f"{kind}-tiny", patch_size)
     config = dataclasses.replace(
@@ -102,9 +100,7 @@ def naive_multi_window_attention(module: MultiWindowAttention, x: torch.Tensor) 
 
 @pytest.mark.parametrize("kind", [MultiWindowAttention, TiledMultiWindowAttention])
 @pytest.mark.parametrize("shift", [False, True])
-@pytest.mark.parametrize(
-    "sizes", [(2, 3, 4, 6, 12, 0), (0, 12, 2, 0, 3, 2), (24, 4), (0, 0), (1, 2, 8, 0)]
-)
+@pytest.mark.parametrize("sizes", [(2, 3, 4, 6, 12, 0), (0, 12, 2, 0, 3, 2), (24, 4), (1, 2, 8, 0)])
 def test_heads_together_equal_heads_one_by_one(sizes, shift, kind):
     torch.manual_seed(0)
     module = kind(4 * len(sizes), sizes, shift)
@@ -122,28 +118,23 @@ def test_heads_together_equal_heads_one_by_one(sizes, shift, kind):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("bias_shape", [None, (2, 5, 5)])  # global; windowed
-def test_gradients_of_recomputed_attention(bias_shape):
+@pytest.mark.parametrize("windowed", [False, True])
+def test_gradients_of_recomputed_attention(windowed):
     """Numerically, and with masked scores against torch's own."""
-    tensors = [torch.randn(4, 2, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    bias = None
-    if bias_shape:
-        bias = torch.randn(bias_shape, dtype=torch.float64, requires_grad=True)
-        assert torch.autograd.gradcheck(RecomputedAttention.apply, (*tensors, bias))
-        bias = bias.detach().masked_fill(torch.rand(bias_shape) < 0.3, float("-inf"))
+    qkv = [torch.randn(4, 2, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    bias = torch.randn(2, 5, 5, dtype=torch.float64, requires_grad=True) if windowed else None
+    assert torch.autograd.gradcheck(RecomputedAttention.apply, (*qkv, bias))
+    inputs = qkv
+    if windowed:
+        bias = bias.detach().masked_fill(torch.rand(2, 5, 5) < 0.3, float("-inf"))
         bias.diagonal(dim1=-2, dim2=-1).fill_(0.0)
-        bias.requires_grad_()
-    else:
-        assert torch.autograd.gradcheck(lambda *qkv: RecomputedAttention.apply(*qkv, None), tensors)
-    inputs, weight = (*tensors, *([bias] if bias_shape else [])), torch.randn_like(tensors[0])
-    ours, theirs = (
-        RecomputedAttention.apply(*tensors, bias),
-        F.scaled_dot_product_attention(*tensors, attn_mask=bias),
-    )
+        inputs = [*qkv, bias.requires_grad_()]
+    ours = RecomputedAttention.apply(*qkv, bias)
+    theirs = F.scaled_dot_product_attention(*qkv, attn_mask=bias)
     assert torch.allclose(ours, theirs)
-    for one, other in zip(
-        *(torch.autograd.grad((y * weight).sum(), inputs) for y in (ours, theirs)), strict=True
-    ):
+    weight = torch.randn_like(ours)
+    gradients = [torch.autograd.grad((y * weight).sum(), inputs) for y in (ours, theirs)]
+    for one, other in zip(*gradients, strict=True):
         assert torch.allclose(one, other)
 
 
@@ -173,21 +164,6 @@ def test_encoder_windows_and_shift():
     assert model.forward_features(torch.randn(1, 200, 80)).shape == (1, 50, 160)
 
 
-def test_positions_are_parameters_and_the_cls_row_is_zero():
-    encoder = Encoder(preset("mae-tiny"))
-    assert isinstance(encoder.pos_embed, torch.nn.Parameter) and encoder.pos_embed.requires_grad
-    assert not encoder.pos_embed[:, 0].any() and encoder.pos_embed.shape == (1, 251, 192)
-
-
-def test_patchify_round_trip_and_order():
-    spectrogram = torch.arange(200 * 80.0).view(1, 200, 80)
-    patches = patchify(spectrogram, (4, 16))
-    assert torch.equal(
-        patches[0, 6], spectrogram[0, 4:8, 16:32].flatten()
-    )  # token 6: second time step, second band
-    assert torch.equal(unpatchify(patches, (4, 16), (50, 5)), spectrogram)
-
-
 def test_random_masking_keeps_what_the_noise_says():
     tokens, noise = torch.randn(2, 10, 3), torch.rand(2, 10)
     kept, mask, ids_restore = random_masking(tokens, 3, noise)
@@ -201,17 +177,6 @@ def test_random_masking_keeps_what_the_noise_says():
         assert torch.equal(whole[mask[row] == 0], tokens[row, mask[row] == 0])
 
 
-def test_loss_counts_masked_patches_only():
-    model = MaskedAutoencoder(preset("mwmae-tiny"))
-    x, mask = torch.randn(1, 200, 80), torch.zeros(1, 250)
-    mask[0, 7] = 1
-    pred = patchify(x, (4, 16))
-    pred[0, 8] += 100  # not masked: does not count
-    assert model.loss(x, pred, mask).item() == 0
-    pred[0, 7] += 2
-    assert model.loss(x, pred, mask).item() == pytest.approx(4, rel=1e-5)
-
-
 def test_masks_follow_torchs_generator():
     model = MaskedAutoencoder(preset("mwmae-tiny"))
     x = torch.randn(1, 200, 80)
@@ -221,30 +186,3 @@ def test_masks_follow_torchs_generator():
             torch.manual_seed(seed)
             masks.append(model(x).mask)
     assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
-
-
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: MultiWindowAttention(10, (2, 0, 0)), "width 10 is not divisible by 3 heads"),
-        (
-            lambda: MultiWindowAttention(8, (4, 0))(torch.zeros(1, 6, 8)),
-            r"windows \[4\] do not divide a sequence of 6",
-        ),
-        (
-            lambda: Encoder(preset("mwmae-tiny"))(torch.zeros(1, 100, 80)),
-            r"\(batch, 200, 80\), got \(1, 100, 80\)",
-        ),
-        (
-            lambda: patchify(torch.zeros(1, 5, 80), (4, 16)),
-            "5 frames x 80 bands cannot be cut into patches of 4 x 16",
-        ),
-        (
-            lambda: random_masking(torch.zeros(2, 4, 1), 2, torch.zeros(2, 3)),
-            r"\(2, 4\), one value per token, got \(2, 3\)",
-        ),
-    ],
-)
-def test_nonsense_is_refused_with_the_numbers(build, message):
-    with pytest.raises(ValueError, match=message):
-        build()

@@ -55,23 +55,6 @@ def test_any_tool_reads_it(data):
     assert second["path"].endswith("long.flac")
 
 
-def test_processes_make_the_same(data, audio_folder, tmp_path):
-    """And in the order of the sources."""
-    assert run(audio_folder / "manifest.csv", tmp_path / "out", jobs=3)[0] == 0
-    one, other = (datasets.load_from_disk(str(folder)) for folder in (data, tmp_path / "out"))
-    assert one[:] == other[:]
-    assert AudioDataset(tmp_path / "out").identity() == AudioDataset(data).identity()
-
-
-def test_opus(audio_folder, tmp_path):
-    assert run("--codec", "opus", audio_folder / "manifest.csv", tmp_path / "opus")[0] == 0
-    opus = AudioDataset(tmp_path / "opus")
-    decoded = opus.read(0).numpy() / 32768
-    pcm = soundfile.read(audio_folder / "long.flac", dtype="float32")[0][:160000]
-    assert decoded.shape == pcm.shape
-    assert 0 < np.sqrt(np.mean((decoded - pcm) ** 2)) < 0.2 * np.sqrt(np.mean(pcm**2))
-
-
 def test_loud_opus_does_not_wrap_around(tmp_path):
     """Opus overshoots full scale; in 16 bits that must be clipped."""
     square = np.sign(np.sin(2 * np.pi * 220 * np.arange(160000) / 16000))
@@ -165,19 +148,10 @@ def test_shards(tmp_path, monkeypatch):
     assert "b.tar" in skipped["source"] and "cannot be read" in skipped["reason"]
 
 
-def test_a_name_that_is_not_utf8(tmp_path):
-    folder = tmp_path / "in"
-    folder.mkdir()
-    shutil.copy(AUDIO / "crow.wav", os.fsencode(folder) + b"/\xff.wav")
-    assert run(folder, tmp_path / "out")[0] == 0
-    (path,) = datasets.load_from_disk(str(tmp_path / "out"))["path"][:]
-    assert path == str(folder / r"\xff.wav")
-
-
 def test_an_interrupted_pack_starts_again(audio_folder, tmp_path):
     for number in range(12):
         shutil.copy(audio_folder / "long.flac", tmp_path / f"{number:02d}.flac")
-    command = ["pack", *tmp_path.glob("*.flac"), "--out", tmp_path / "out", "--jobs", "2"]
+    command = ["pack", *sorted(tmp_path.glob("*.flac")), "--out", tmp_path / "out", "--jobs", "2"]
     process = forked.start(*command)
     forked.wait_until((tmp_path / ".out.tmp").exists, process)
     os.killpg(process.pid, signal.SIGKILL)
@@ -185,7 +159,9 @@ def test_an_interrupted_pack_starts_again(audio_folder, tmp_path):
     assert not (tmp_path / "out").exists() and (tmp_path / ".out.tmp").exists()
     done = forked.run(*command)
     assert done.returncode == 0 and "36 clips" in done.stdout, done.stderr
-    assert len(AudioDataset(tmp_path / "out")) == 36 and not (tmp_path / ".out.tmp").exists()
+    paths = datasets.load_from_disk(str(tmp_path / "out"))["path"][:]
+    assert len(paths) == 36 and paths == sorted(paths)  # as the sources are, by two processes, too
+    assert not (tmp_path / ".out.tmp").exists()
 
 
 def test_the_identity_is_that_of_the_audio(data, tmp_path):
@@ -238,12 +214,3 @@ def test_a_data_set_of_the_hub(data, tmp_path, monkeypatch):
     assert asked == [("org/clips", {"revision": "v2", "split": "train"})]
     assert pulled.identity() == AudioDataset(data).identity()
     assert np.array_equal(pulled.read(3), AudioDataset(data).read(3))
-
-
-def test_a_data_set_that_the_hub_lacks(monkeypatch):
-    def load_dataset(name: str, **options: object) -> None:
-        raise datasets.exceptions.DatasetNotFoundError(f"Dataset {name!r} doesn't exist on the Hub")
-
-    monkeypatch.setattr(dataset_module.datasets, "load_dataset", load_dataset)
-    with pytest.raises(HearMwmaeError, match=r"no folder org/gone, .* doesn't exist on the Hub"):
-        AudioDataset("org/gone")

@@ -12,14 +12,13 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from reference import AUDIO, REFERENCE
 
 import hear_mwmae
-from hear_mwmae.weights import WEIGHTS_DIR, registry
+from hear_mwmae.weights import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 OFFICIAL = REFERENCE / "official_checkpoint" / "checkpoint_198400"
@@ -54,9 +53,9 @@ def built(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wheel(built) -> Path:
+def wheel(built) -> zipfile.ZipFile:
     (wheel,) = built.glob("*.whl")
-    return wheel
+    return zipfile.ZipFile(wheel)
 
 
 def run_python(code: str, folder: Path, *args: object) -> subprocess.CompletedProcess:
@@ -74,7 +73,7 @@ def run_python(code: str, folder: Path, *args: object) -> subprocess.CompletedPr
 
 
 def test_the_wheel_carries_model_recipes_and_lists(wheel):
-    names = zipfile.ZipFile(wheel).namelist()
+    names = wheel.namelist()
     for name in registry():
         if (ROOT / "weights" / name).is_dir():
             for file in ("config.json", "model.safetensors", "README.md", "card.json"):
@@ -84,14 +83,13 @@ def test_the_wheel_carries_model_recipes_and_lists(wheel):
     assert set(code) <= set(names)
     about = f"hear_mwmae-{hear_mwmae.__version__}.dist-info"
     assert {name.split("/")[0] for name in names} == {"hear_mwmae", about}
-    assert wheel.stat().st_size < 100e6
 
 
 @pytest.mark.parametrize("what", ["wheel", "checkout"])
 def test_embeds_without_an_installation(what, request, tmp_path):
     """Of an unpacked wheel, and of a checkout, each in a folder of its own."""
     if what == "wheel":
-        zipfile.ZipFile(request.getfixturevalue("wheel")).extractall(tmp_path)
+        request.getfixturevalue("wheel").extractall(tmp_path)
     else:
         ignored = shutil.ignore_patterns("__pycache__")
         for name in ("hear_mwmae", "weights", "eval"):
@@ -109,21 +107,11 @@ def test_embeds_without_an_installation(what, request, tmp_path):
     assert evaluation is None  # a folder beside the package is no part of it
 
 
-def test_this_install_finds_the_weights():
-    assert (WEIGHTS_DIR / "mwmae-tiny" / "model.safetensors").is_file()
-    assert version("hear-mwmae") == hear_mwmae.__version__
-
-
 def test_what_a_package_index_shows(wheel):
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        metadata = archive.read(name)
+    metadata = wheel.read(f"hear_mwmae-{hear_mwmae.__version__}.dist-info/METADATA")
     about = email.message_from_bytes(metadata)
-    assert about["Author"] and metadata.endswith((ROOT / "README.md").read_bytes())
-    for url in about.get_all("Project-URL"):
-        assert url.split(", ")[1].startswith("https://")
-    versions = {line.rpartition(" :: ")[2] for line in about.get_all("Classifier")}
-    assert {"3.11", "3.12", "3.13", "3.14"} <= versions and about["Requires-Python"] == ">=3.11"
+    assert metadata.endswith((ROOT / "README.md").read_bytes())
+    assert about["Requires-Python"] == ">=3.11"
     needed = [line for line in about.get_all("Requires-Dist") if "extra ==" not in line]
     assert not [line for line in needed if re.match("torchaudio|scipy|msgpack|ray|scikit", line)]
     assert "torch>=2.9" in needed  # and any later one
@@ -134,13 +122,6 @@ def test_the_source_distribution_is_the_checkout(built):
     with tarfile.open(file) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert not {name for name in tracked() if not name.startswith(".")} - names
-    assert {
-        "tests/data/audio/crow.wav",
-        "CHANGELOG.md",
-        "CITATION.cff",
-        "docs/design.md",
-        "research/benchmarks/embed.py",
-    } <= names
     assert not [name for name in names if "__pycache__" in name]
 
 
@@ -160,7 +141,6 @@ def test_what_is_missing_is_named_with_what_installs_it(tmp_path):
     code = "sys.modules[sys.argv[1]] = None; from hear_mwmae.cli import main; main(sys.argv[2:])"
     calls = {
         "msgpack": ("convert", OFFICIAL, tmp_path / "out", "'.[official]'"),
-        "ray": ("embed", AUDIO / "crow.wav", "-o", tmp_path / "out.npz", "--ray", "'.[ray]'"),
         "datasets": ("pack", AUDIO, "-o", tmp_path / "pack", "'.[train]'"),
     }
     for missing, (*args, hint) in calls.items():

@@ -23,6 +23,7 @@ from hear_mwmae.weights import read_model
 
 KINDS = ("mwmae", "mae")
 WINDOWS = (2, 5, 10, 25, 50, 125, 0, 0)
+CHECKPOINT = REFERENCE / "official_checkpoint" / "checkpoint_198400"
 
 
 def distance(actual: torch.Tensor | np.ndarray, expected: np.ndarray) -> float:
@@ -64,12 +65,8 @@ def test_waveforms_are_regenerated(label):
 
 
 def test_mel_filterbank():
-    assert (
-        distance(
-            LogMelFrontend(FrontendConfig()).windows[0].filterbank, load("frontend.npz")["mel_fb"]
-        )
-        < 1e-7
-    )
+    filterbank = LogMelFrontend(FrontendConfig()).windows[0].filterbank
+    assert distance(filterbank, load("frontend.npz")["mel_fb"]) < 1e-7
 
 
 @pytest.mark.parametrize("label", LENGTHS)
@@ -105,52 +102,24 @@ def test_positions():
 def test_multi_window_attention(variant):
     fixture, hot = load("wmha_module.npz"), variant.endswith("hot")
     module = MultiWindowAttention(384, WINDOWS, shift=variant.startswith("shift"))
-    shapes = {
-        "qkv/kernel": (384, 1152),
-        "qkv/bias": (1152,),
-        "proj/kernel": (384, 384),
-        "proj/bias": (384,),
-    }
     state = {}
-    for path, shape in shapes.items():
-        value = torch.from_numpy(parameter(path, shape, 0.1 if hot else 0.02))
-        state[path.replace("/kernel", ".weight").replace("/", ".")] = (
-            value.T if value.ndim == 2 else value
-        )
+    for name, width in (("qkv", 1152), ("proj", 384)):
+        kernel = parameter(f"{name}/kernel", (384, width), 0.1 if hot else 0.02)
+        state[f"{name}.weight"] = torch.from_numpy(kernel.T)
+        bias = parameter(f"{name}/bias", (width,), 0.1 if hot else 0.02)
+        state[f"{name}.bias"] = torch.from_numpy(bias)
     for head, w in enumerate(WINDOWS):
         if w:
-            table = parameter(
-                f"attn_heads_{head}/relative_position_bias_table",
-                (2 * w - 1, 1),
-                1.0 if hot else 0.02,
-            )
+            path = f"attn_heads_{head}/relative_position_bias_table"
+            table = parameter(path, (2 * w - 1, 1), 1.0 if hot else 0.02)
             state[f"relative_position_bias_table.{head}"] = torch.from_numpy(table[:, 0])
     module.load_state_dict(state)
     x = torch.from_numpy(np.random.RandomState(99).standard_normal((2, 250, 384)).astype("f4"))
     y = module(x)
     rows = list(range(0, 250, 10))
     if hot:
-        rows = [
-            0,
-            1,
-            2,
-            3,
-            61,
-            62,
-            63,
-            124,
-            125,
-            126,
-            186,
-            187,
-            188,
-            223,
-            224,
-            225,
-            237,
-            238,
-            *range(244, 250),
-        ]
+        rows = [0, 1, 2, 3, 61, 62, 63, 124, 125, 126, 186, 187, 188, 223, 224, 225, 237, 238]
+        rows += range(244, 250)
     scale = np.abs(fixture[f"{variant}_y_sub"]).max()
     assert distance(y[:, rows], fixture[f"{variant}_y_sub"]) < 2e-6 * max(scale, 1)
     dense = module.attention_weights(x)
@@ -205,11 +174,8 @@ def test_training_forward_and_gradients(kind, norm_pix_loss):
 @pytest.mark.parametrize("label", LENGTHS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_hear_embeddings(kind, label):
-    fixture, audio, model = (
-        load(f"hear_{kind}_tiny.npz"),
-        waveform(label),
-        embedder(kind, timestamps="official"),
-    )
+    fixture, audio = load(f"hear_{kind}_tiny.npz"), waveform(label)
+    model = embedder(kind, timestamps="official")
     assert distance(hear_mwmae.get_scene_embeddings(audio, model), fixture[f"{label}_scene"]) < 1e-5
     embeddings, timestamps = hear_mwmae.get_timestamp_embeddings(audio, model)
     assert embeddings.shape == tuple(fixture[f"{label}_emb_shape"])
@@ -223,25 +189,17 @@ def test_hear_embeddings(kind, label):
 def test_adamw_steps():
     fixture, model = load("train_trajectory_mwmae_tiny.npz"), reference_model("mwmae")
     # 1e-3 for a batch of 2
-    changes = [
-        "preset=mwmae-tiny",
-        "steps=8",
-        "warmup_ratio=0.5",
-        "decay_ratio=0.5",
-        "batch_size=2",
-        "base_learning_rate=0.128",
-    ]
+    changes = ["preset=mwmae-tiny", "steps=8", "warmup_ratio=0.5", "decay_ratio=0.5"]
+    changes += ["batch_size=2", "base_learning_rate=0.128"]
     recipe = Recipe.read("audioset", changes)
     (optimizer,) = make_optimizers(model, recipe)
     initial = {name: p.detach().clone() for name, p in model.named_parameters()}
     x, noise = spectrogram(4321), torch.from_numpy(load("mae_forward_mwmae_tiny.npz")["noise"])
-    for step, (loss, rate) in enumerate(
-        zip(fixture["losses_f64"], fixture["lrs_f64"], strict=True)
-    ):
-        optimizer.param_groups[0]["lr"] = recipe.learning_rates[0] * schedule(
-            step, recipe, recipe.warmup_steps
-        )
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(float(rate), rel=1e-5, abs=1e-12)
+    expected = zip(fixture["losses_f64"], fixture["lrs_f64"], strict=True)
+    for step, (loss, rate) in enumerate(expected):
+        ours_rate = recipe.learning_rates[0] * schedule(step, recipe, recipe.warmup_steps)
+        assert ours_rate == pytest.approx(float(rate), rel=1e-5, abs=1e-12)
+        optimizer.param_groups[0]["lr"] = ours_rate
         out = model(x, noise)
         assert out.loss.item() == pytest.approx(float(loss), abs=2e-6)
         out.loss.backward()
@@ -253,33 +211,22 @@ def test_adamw_steps():
         for path in fixture["names"]
     ]
     assert deltas == pytest.approx(list(fixture["delta_l2_stats"]), rel=2e-3)
-    for key, expected in fixture.items():
+    for key, value in fixture.items():
         if key.startswith("final:"):
-            assert (
-                distance(final[ours(key.removeprefix("final:"))].view(expected.shape), expected)
-                < 1e-4
-            )
+            weight = final[ours(key.removeprefix("final:"))]
+            assert distance(weight.view(value.shape), value) < 1e-4
 
 
 def test_converted_checkpoint():
     expected = load("official_checkpoint/expected.npz")
-    model = hear_mwmae.load_model(str(REFERENCE / "official_checkpoint" / "checkpoint_198400"))
+    model = hear_mwmae.load_model(str(CHECKPOINT), timestamps="official")
     with torch.no_grad():
-        assert (
-            distance(model.encoder.forward_features(spectrogram(1234)), expected["features"]) < 1e-5
-        )
+        features = model.encoder.forward_features(spectrogram(1234))
+    assert distance(features, expected["features"]) < 1e-5
     for label in ("0.50s", "2.00s", "3.37s"):
-        assert (
-            distance(
-                hear_mwmae.get_scene_embeddings(waveform(label), model), expected[f"scene_{label}"]
-            )
-            < 1e-5
-        )
-    official = hear_mwmae.load_model(
-        str(REFERENCE / "official_checkpoint" / "checkpoint_198400"), timestamps="official"
-    )
-    for label in ("0.50s", "2.00s", "3.37s"):
-        _, timestamps = hear_mwmae.get_timestamp_embeddings(waveform(label), official)
+        scene = hear_mwmae.get_scene_embeddings(waveform(label), model)
+        assert distance(scene, expected[f"scene_{label}"]) < 1e-5
+        _, timestamps = hear_mwmae.get_timestamp_embeddings(waveform(label), model)
         assert timestamps.shape[1] == expected[f"n_timestamps_{label}"]
 
 
@@ -288,20 +235,16 @@ def test_a_checkpoints_own_position_tables_are_used(tmp_path):
 
     The test checkpoint still has the initial ones, so they are moved in a copy of the file.
     """
-    source = REFERENCE / "official_checkpoint" / "checkpoint_198400"
-    _, state = read_model(source)
-    content, moved = source.read_bytes(), {}
+    _, state = read_model(CHECKPOINT)
+    content, moved = CHECKPOINT.read_bytes(), {}
     for name in ("encoder.pos_embed", "decoder.decoder_pos_embed"):
         stored = state[name].numpy().tobytes()
         assert content.count(stored) == 1
-        moved[name] = state[name] + 0.1 * torch.randn(
-            state[name].shape, generator=torch.Generator().manual_seed(0)
-        )
+        noise = torch.randn(state[name].shape, generator=torch.Generator().manual_seed(0))
+        moved[name] = state[name] + 0.1 * noise
         content = content.replace(stored, moved[name].numpy().tobytes())
     (tmp_path / "checkpoint").write_bytes(content)
-    initial, model = (
-        hear_mwmae.load_model(str(file)) for file in (source, tmp_path / "checkpoint")
-    )
+    initial, model = map(hear_mwmae.load_model, (CHECKPOINT, tmp_path / "checkpoint"))
     autoencoder = MaskedAutoencoder.from_pretrained(str(tmp_path / "checkpoint"))
     assert torch.equal(model.encoder.pos_embed, moved["encoder.pos_embed"])
     assert torch.equal(autoencoder.encoder.pos_embed, moved["encoder.pos_embed"])

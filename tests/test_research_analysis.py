@@ -15,9 +15,8 @@ from hear_mwmae.config import DecoderConfig, EncoderConfig, FrontendConfig, Mode
 from hear_mwmae.mae import MaskedAutoencoder
 from research.analysis.maps import CLS, head_windows, trace
 from research.analysis.measure import DECODING, EMBEDDING, draw_noise, measure
-from research.analysis.similarity import null_level, similarities
+from research.analysis.similarity import similarities
 from research.analysis.statistics import head_statistics, patch_distances
-from research.analysis.tables import SPREADS
 from research.analysis.windows import across_blocks, window_means
 
 #: A grid of 12 time steps x 2 bands, 24 tokens, of which pretraining keeps 12.
@@ -88,17 +87,6 @@ def test_visible_keys_are_those_of_the_window():
         assert second.visible[1, query].nonzero().flatten().tolist() == shifted
 
 
-@pytest.mark.parametrize("name", ["windows in the decoder", "plain, with CLS"])
-def test_places_on_the_grid(name):
-    model, clips, noise = build(MODELS[name]), torch.randn(2, 48, 32), torch.rand(2, 24)
-    cls = [CLS] * (name == "plain, with CLS")
-    masked = next(trace(model, "encoder", clips, noise)).positions
-    kept = noise.argsort(dim=1)[:, :12].tolist()
-    assert masked.tolist() == [cls + kept[0], cls + kept[1]]
-    for traced in (trace(model, "decoder", clips, noise), trace(model, "encoder", clips)):
-        assert next(traced).positions.tolist() == [[*cls, *range(24)]] * 2
-
-
 #: The paper's grid: 50 steps of 40 ms, 5 bands.
 PAPER = ModelConfig(EncoderConfig(32, 1, 1))
 
@@ -133,14 +121,6 @@ def test_attention_to_one_key():
     expected = sum(math.hypot(49 - t // 5, 4 - t % 5) for t in range(250)) / 250
     assert found["distance"] == pytest.approx(expected, rel=1e-5)
     assert found["entropy"] == 0
-
-
-def test_uniform_within_one_window():
-    """A window of 5 tokens is one time step: bands 0 to 4."""
-    visible = torch.arange(250)[:, None] // 5 == torch.arange(250) // 5
-    found = statistics(visible / 5, visible)
-    assert found["distance"] == pytest.approx(1.6) == found["distance_uniform"]
-    assert found["entropy"] == pytest.approx(1)
 
 
 def test_kept_tokens_are_as_far_as_they_were_on_the_grid_and_cls_is_left_out():
@@ -196,46 +176,6 @@ def test_similarities_are_those_of_the_formulas():
     cka = norm(b.T @ a) ** 2 / (norm(a.T @ a) * norm(b.T @ b))
     assert found.cka[0, 3] == pytest.approx(cka, abs=1e-8)
     np.testing.assert_allclose(found.cka.diagonal(), 1)
-
-
-def test_linear_maps_change_nothing_and_constants_are_similar_to_nothing():
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((500, 6))
-    constant = np.full((500, 6), 0.1)
-    sets = np.stack([x, x @ rng.standard_normal((6, 6)) + 5, constant]).astype(np.float32)
-    found = similarities(sets)
-    np.testing.assert_allclose(found.weighted, [[1, 1, 0], [1, 1, 0], [0, 0, 0]], atol=1e-5)
-    assert found.cka[0, 1] < 0.99
-    assert not found.cka[2].any()
-
-
-def test_independent_noise_is_not_at_zero():
-    assert 0.05 < null_level(400, 8) < 0.2
-    assert null_level(16_000, 8) < null_level(400, 8) / 4
-
-
-def test_samples_that_count_twice_are_samples_that_stand_twice():
-    rng = np.random.default_rng(0)
-    x, counts = related(rng, 3), rng.integers(0, 3, 300)
-    repeated, counted = similarities(np.repeat(x, counts, axis=1)), similarities(x, counts)
-    np.testing.assert_allclose(counted.weighted, repeated.weighted, atol=1e-8)
-    np.testing.assert_allclose(counted.cka, repeated.cka, atol=1e-8)
-
-
-def test_windows_across_blocks():
-    """Heads of different blocks only: block 0 is not compared with itself."""
-    windows = (2, 5, 0, 0)
-    similarity = np.kron(1 - np.eye(3), np.equal.outer(windows, windows)) * 0.5 + np.eye(12)
-    pairs = across_blocks(similarity, 4)
-    assert pairs.shape == (3, 4, 4)
-    assert window_means(pairs, windows) == (0.5, 0)
-
-
-def test_spread_of_heads():
-    heads = np.array([[1.0, 3.0], [5.0, 6.0]])
-    expected = {"mean": 3.75, "SD over all heads": np.std([1, 3, 5, 6]), "range": 5}
-    expected["mean SD within blocks"] = 0.75
-    assert {name: spread(heads) for name, spread in SPREADS.items()} == pytest.approx(expected)
 
 
 @torch.no_grad()

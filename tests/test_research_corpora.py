@@ -1,4 +1,4 @@
-"""Corpora: procedural sound, recorded speech, the audio of Debian packages."""
+"""Corpora: procedural sound, recorded speech, the audio of Debian packages, development tasks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,17 @@ import soundfile
 from click.testing import CliRunner
 from reference import AUDIO
 
-from research.corpora import debian_audio, manifest, procedural, recorded_speech, signals, tones
+from research.corpora import (
+    debian_audio,
+    dev_tasks,
+    manifest,
+    notes,
+    procedural,
+    recorded_speech,
+    soundfont,
+    speech,
+    voices,
+)
 from research.corpora.manifest import Sound, Source
 
 
@@ -60,36 +71,6 @@ def test_procedural_sound_is_what_version_1_was():
     assert levels == pytest.approx([0.031048, 0.049139, 0.015008], rel=1e-4)
 
 
-@pytest.mark.parametrize("instrument", procedural.INSTRUMENTS, ids=lambda play: play.__name__)
-def test_instruments_play_every_pitch(instrument):
-    r = np.random.default_rng(0)
-    for f in (27.5, 440.0, 4186.0):
-        for n in (400, 16_000):
-            sound = instrument(r)(f, n)
-            assert sound.shape == (n,) and np.isfinite(sound).all() and np.abs(sound).max() > 0
-
-
-@pytest.mark.parametrize("f", [55.0, 440.0, 1760.0])
-def test_strings_are_in_tune(f):
-    """To ten cents, by the place of their first partial."""
-    for seed in range(3):
-        sound = tones.pluck(np.random.default_rng(seed))(f, 32_000)
-        spectrum = np.abs(np.fft.rfft(sound * np.hanning(len(sound)), 2**18))
-        near = np.arange(round(f * 0.95 * 2**18 / 16000), round(f * 1.05 * 2**18 / 16000))
-        found = near[np.argmax(spectrum[near])] * 16000 / 2**18
-        assert abs(1200 * np.log2(found / f)) < 10
-
-
-def test_damped_modes():
-    """Against the sines themselves, and nothing beyond the top."""
-    t = np.arange(1000) / signals.RATE
-    f, decays = np.array([100.0, 3000.0, 7900.0]), np.array([0.05, 0.5, 1.0])
-    expected = np.exp(-t / 0.05) * np.cos(2 * np.pi * 100 * t)
-    expected -= 0.5 * np.exp(-t / 0.5) * np.sin(2 * np.pi * 3000 * t)
-    found = signals.damped(f, decays, np.array([1.0, 0.5j, 1.0]), 1000)
-    np.testing.assert_allclose(found, expected, atol=1e-9)
-
-
 def write_parquet(path: Path, licence: str) -> None:
     rows = []
     for seconds in (0.05, 0.6):
@@ -112,17 +93,6 @@ def test_recorded_speech_of_parquet_files(tmp_path):
     command = [str(tmp_path / "new"), str(tmp_path / "unknown.parquet"), "--jobs", "1"]
     done = CliRunner().invoke(recorded_speech.main, command)
     assert done.exit_code == 1 and "does not say package, kind and licence" in done.output
-
-
-def test_package_list_and_kinds():
-    packages = debian_audio.read_package_list()
-    kinds = {"speech", "music", "notes", "effects", debian_audio.DEVELOPMENT}
-    assert len(packages) > 100 and {row["kind"] for row in packages.values()} == kinds
-    assert all(row["licence"] for row in packages.values())
-    assert debian_audio.kind_of("usr__share__stamps__frog_desc_ru.ogg", "effects") == "speech"
-    assert debian_audio.kind_of("usr__share__game__music__theme.ogg", "effects") == "music"
-    assert debian_audio.kind_of("usr__share__game__frog.ogg", "effects") == "effects"
-    assert debian_audio.kind_of("usr__share__game__music__theme.ogg", "notes") == "notes"
 
 
 def test_a_deb_becomes_audio(tmp_path, monkeypatch):
@@ -167,3 +137,32 @@ def test_a_deb_becomes_audio(tmp_path, monkeypatch):
     for path in rows["path"]:
         info = soundfile.info(tmp_path / "out" / path)
         assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16")
+
+
+def test_random_music_is_within_its_ten_seconds():
+    scores = [notes.draw_score(np.random.default_rng(seed), True) for seed in range(30)]
+    drums = soundfont.DRUM_CHANNEL
+    for note in (note for score in scores for note in score):
+        assert 0 < note.begin < notes.SCORE_SLOT and 21 <= note.pitch <= 108
+    assert {len({note.channel for note in score} - {drums}) for score in scores} == {1, 2, 3, 4}
+
+
+def test_held_out_voices_are_in_no_plan(tmp_path, monkeypatch):
+    monkeypatch.setattr(speech, "SHARE", tmp_path)
+    for path in speech.word_lists().values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("plain/ABC\nnot-this\n4th\nOther\n")
+    speech.words.cache_clear()
+    plan = speech.plan(300, seed=0)
+    assert plan[:50] == speech.plan(50, seed=0)
+    assert not set(plan) & set(voices.HELD_OUT)
+    assert {voice.engine for voice in plan} == {"espeak-ng", "flite", "festival"}
+    assert {voice.package for voice in plan} <= speech.LICENCES.keys()
+    assert speech.words("de") == ["other", "plain"]
+    speech.words.cache_clear()
+
+
+def test_everyday_sounds_are_kept_from_pretraining():
+    listed = debian_audio.read_package_list()
+    rows = pd.read_csv(dev_tasks.EVERYDAY)
+    assert {listed[package]["kind"] for package in rows["package"]} == {debian_audio.DEVELOPMENT}

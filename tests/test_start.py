@@ -21,7 +21,7 @@ def test_start_from(data, tmp_path):
     """A run may begin with the weights of another, whatever has become of them once it has begun;
     never with other sizes.
     """
-    pretrain(tiny_recipe(tmp_path), data, tmp_path / "first")
+    pretrain(tiny_recipe(tmp_path, steps=2), data, tmp_path / "first")
     model = tmp_path / "first" / "model"
     still = {"base_learning_rate": 0.0, "base_muon_learning_rate": 0.0}
     recipe = tiny_recipe(tmp_path, start_from=str(model), steps=2, **still)
@@ -30,16 +30,9 @@ def test_start_from(data, tmp_path):
         load_file(tmp_path / run / "model" / "model.safetensors") for run in ("first", "second")
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
-    pretrain(
-        dataclasses.replace(
-            recipe, model=recipe.model | {"norm_pix_loss": True, "mask_ratio": 0.7}
-        ),
-        data,
-        tmp_path / "third",
-    )
+    wider = recipe.model | {"decoder": {"width": 64, "depth": 1}}
     with pytest.raises(ValueError, match="another architecture"):
-        wider = recipe.model | {"decoder": {"width": 64, "depth": 1}}
-        pretrain(dataclasses.replace(recipe, model=wider), data, tmp_path / "fourth")
+        pretrain(dataclasses.replace(recipe, model=wider), data, tmp_path / "third")
     shutil.rmtree(model)
     pretrain(dataclasses.replace(recipe, steps=4), data, tmp_path / "second")
     assert len(log(tmp_path / "second")) == 4
@@ -59,18 +52,9 @@ def test_start_from_a_model_of_other_patches(patches, saved_model):
     now = model.state_dict()
     kept = {name for name in now if torch.equal(now[name], before[name])}
     assert {"encoder.pos_embed", "decoder.decoder_pos_embed", "decoder.decoder_pred.weight"} <= kept
-    taken = {
-        name
-        for name in now
-        if name in state
-        and now[name].shape == state[name].shape
-        and torch.equal(now[name], state[name])
-    }
-    assert {
-        "encoder.blocks.1.attn.qkv.weight",
-        "decoder.blocks.0.mlp.fc1.weight",
-        "decoder.mask_token",
-    } <= taken
+    taken = {name for name in now if name in state and torch.equal(now[name], state[name])}
+    blocks = {"encoder.blocks.1.attn.qkv.weight", "decoder.blocks.0.mlp.fc1.weight"}
+    assert blocks | {"decoder.mask_token"} <= taken
     assert set(now) - kept - taken == {"encoder.patch_embed.weight"}
     patch = torch.linspace(-1, 1, patches[1]).repeat(patches[0], 1)  # rises from low to high bands
     resized = torch.nn.functional.interpolate(
@@ -79,9 +63,6 @@ def test_start_from_a_model_of_other_patches(patches, saved_model):
     for new, old in ((patch, resized), (torch.ones(patches), torch.ones(config.patch_size))):
         weight = now["encoder.patch_embed.weight"], state["encoder.patch_embed.weight"]
         assert torch.allclose(weight[0] @ new.flatten(), weight[1] @ old.flatten(), atol=1e-5)
-    wider = dataclasses.replace(model.config, encoder=dataclasses.replace(config.encoder, width=64))
-    with pytest.raises(ValueError, match="another architecture"):
-        start_from(MaskedAutoencoder(wider), str(saved_model))
 
 
 @pytest.mark.parametrize("source", ["", "mwmae-tiny"])

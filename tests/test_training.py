@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -31,15 +31,34 @@ from hear_mwmae.training.recipe import Recipe
 from hear_mwmae.training.resume import newest_checkpoint
 from hear_mwmae.training.stopping import stop_signals
 
+WEIGHTS = Path("model", "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory) -> Path:
+    """A run of twelve steps. Not to be changed: see run."""
+    folder = tmp_path_factory.mktemp("finished")
+    pretrain(tiny_recipe(folder), data, folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def checkpoints(run: Path) -> dict[str, bytes]:
+    """Contents by name."""
+    return {path.name: path.read_bytes() for path in sorted((run / "checkpoints").iterdir())}
+
 
 def test_schedule(tmp_path):
     recipe = tiny_recipe(tmp_path)
     factors = [schedule(step, recipe, 3) for step in range(recipe.steps + 1)]
-    assert factors[:4] == pytest.approx([0, 1 / 3, 2 / 3, 1])  # warm-up
-    assert factors[3:7] == [1, 1, 1, 1]  # constant
-    assert factors[6:] == pytest.approx(
-        [(1 + np.cos(np.pi * i / 6)) / 2 for i in range(7)], abs=1e-12
-    )  # cosine to 0
+    cosine = [(1 + np.cos(np.pi * i / 6)) / 2 for i in range(7)]
+    assert factors[:4] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert factors[3:7] == [1, 1, 1, 1]
+    assert factors[6:] == pytest.approx(cosine, abs=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -50,109 +69,116 @@ def test_muon_is_torchs(dtype):
     torch.manual_seed(0)
     shapes = [(24, 8), (8, 24), (8, 8), (24, 8)]
     ours, theirs = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
-    optimizers = (
-        Muon(ours, 0.1, 0.05, dtype),
-        torch.optim.Muon(theirs, 0.1, 0.05, adjust_lr_fn="match_rms_adamw"),
-    )
+    mine = Muon(ours, 0.1, 0.05, dtype)
+    torchs = torch.optim.Muon(theirs, 0.1, 0.05, adjust_lr_fn="match_rms_adamw")
     for _ in range(3):
         for one, other in zip(ours, theirs, strict=True):
             one.grad = torch.randn_like(one)
             other.grad = one.grad.clone()
-        for optimizer in optimizers:
-            optimizer.step()
+        mine.step()
+        torchs.step()
         for one, other in zip(ours, theirs, strict=True):
             assert (one - other).norm() < 0.03 * (one - 1).norm()
-            assert torch.equal(
-                *(
-                    o.state[p]["momentum_buffer"]
-                    for o, p in zip(optimizers, (one, other), strict=True)
-                )
-            )
-    exact = orthogonalize(
-        torch.eye(8).mul(3).repeat(2, 1, 1), (1.5, -0.5, 0.0), 25, 1e-7
-    )  # the cubic, which converges
+            momentum = torchs.state[other]["momentum_buffer"]
+            assert torch.equal(mine.state[one]["momentum_buffer"], momentum)
+    converging = (1.5, -0.5, 0.0)  # a cubic
+    exact = orthogonalize(torch.eye(8).mul(3).repeat(2, 1, 1), converging, 25, 1e-7)
     assert torch.allclose(exact, torch.eye(8).expand(2, 8, 8), atol=1e-5)
 
 
 def test_muon_takes_the_hidden_matrices_only(tmp_path):
     recipe = tiny_recipe(tmp_path)
     model = MaskedAutoencoder(recipe.model_config())
-    names = {id(p): name for name, p in model.named_parameters()}
+    names = {id(weight): name for name, weight in model.named_parameters()}
     adamw, muon = (
-        {names[id(p)] for g in o.param_groups for p in g["params"]}
-        for o in make_optimizers(model, recipe)
+        {names[id(weight)] for group in optimizer.param_groups for weight in group["params"]}
+        for optimizer in make_optimizers(model, recipe)
     )
     assert adamw | muon == set(names.values()) and not adamw & muon
     assert all(name.endswith(".weight") and ".blocks." in name for name in muon) and len(muon) == 8
-    assert {
-        "encoder.patch_embed.weight",
-        "decoder.decoder_pred.weight",
-        "encoder.pos_embed",
-    } <= adamw
-
-
-def steps_of(run: Path) -> int:
-    """Steps in the log."""
-    return len(log(run))
-
-
-def pretrain_with_small_files(limit: int, arguments: list[str]) -> None:
-    """The command, in a process that may write no file of more bytes."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    main(["pretrain", *arguments])
-
-
-def checkpoints(run: Path) -> dict[str, bytes]:
-    """Contents by name."""
-    return {path.name: path.read_bytes() for path in sorted((run / "checkpoints").iterdir())}
 
 
 def test_the_loss_goes_down(data, tmp_path):
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     recipe = tiny_recipe(tmp_path, steps=60)
     model = pretrain(recipe, data, tmp_path / "run")
     values = losses(tmp_path / "run")
     assert len(values) == 60 and np.mean(values[-5:]) < 0.6 * values[0]
     assert MaskedAutoencoder.from_pretrained(str(model)).config == recipe.model_config()
     assert hear_mwmae.load_model(str(model)).scene_embedding_size == 160
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
 
 
 def test_killed_and_started_again_ends_with_the_same_weights(data, tmp_path):
-    recipe = write_recipe(tmp_path / "recipe.toml", steps=40)
-    assert forked.run("pretrain", recipe, data, tmp_path / "whole").returncode == 0
-    for how in (signal.SIGKILL, signal.SIGTERM):
-        # With a process that reads ahead, and a signal to the whole group, as `timeout` and
-        # schedulers of clusters send it.
-        rows = steps_of(tmp_path / "parts")
-        process = forked.start("pretrain", recipe, data, tmp_path / "parts", "--set", "workers=1")
-        forked.wait_until(lambda least=rows + 3: steps_of(tmp_path / "parts") >= least, process)
+    """With a process that reads ahead, and signals to the whole group, as terminals, `timeout` and
+    schedulers of clusters send them. Those that can be caught lose no step.
+    """
+    recipe = write_recipe(tmp_path / "recipe.toml", steps=50, checkpoint_every=4, workers=1)
+    run = tmp_path / "parts"
+    for how in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        rows = len(log(run))
+        process = forked.start("pretrain", recipe, data, run)
+        forked.wait_until(lambda least=rows + 5: len(log(run)) >= least, process)
         os.killpg(process.pid, how)
         done = process.wait()
         assert done.returncode != 0
-        if how == signal.SIGTERM:
+        if how != signal.SIGKILL:
             assert "the same command goes on from there" in done.stderr
-    assert forked.run("pretrain", recipe, data, tmp_path / "parts").returncode == 0
-    whole, parts = (tmp_path / run / "model" / "model.safetensors" for run in ("whole", "parts"))
-    whole, parts = load_file(whole), load_file(parts)
-    assert whole.keys() == parts.keys() and all(
-        torch.equal(whole[name], parts[name]) for name in whole
-    )
-    assert [row["loss"] for row in log(tmp_path / "whole")] == [
-        row["loss"] for row in log(tmp_path / "parts")
-    ]
+            assert "Traceback" not in done.stderr
+            assert newest_checkpoint(run).name == f"step-{len(log(run)):08d}.pt"
+    assert forked.run("pretrain", recipe, data, run).returncode == 0
+    pretrain(Recipe.read(recipe, ["workers=0"]), data, tmp_path / "whole")
+    whole, parts = (load_file(folder / WEIGHTS) for folder in (tmp_path / "whole", run))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert losses(run) == losses(tmp_path / "whole")
 
 
-def test_an_extended_run_keeps_its_warm_up(data, tmp_path):
+def test_interrupting_saves_and_interrupting_again_aborts(monkeypatch):
+    with stop_signals() as told:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # `timeout` sends it twice within milliseconds
+        assert told.wait(5)
+        monkeypatch.setattr(stopping, "SAME_SIGNAL", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+
+
+def test_a_run_is_lengthened_and_keeps_its_warm_up(data, run, tmp_path):
     """Derived from the steps that it began with: the log says what the rates were."""
-    recipe = tiny_recipe(tmp_path, steps=8)
-    pretrain(recipe, data, tmp_path / "run")
-    pretrain(tiny_recipe(tmp_path, steps=16), data, tmp_path / "run")
-    factors = [schedule(step, recipe, 2) for step in range(8)]
-    factors += [schedule(step, dataclasses.replace(recipe, steps=16), 2) for step in range(8, 16)]
-    for name, peak in zip(
-        ("learning_rate", "muon_learning_rate"), recipe.learning_rates, strict=True
-    ):
-        rates = [float(row[name]) for row in log(tmp_path / "run")]
+    recipe, longer = tiny_recipe(tmp_path), tiny_recipe(tmp_path, steps=16)
+    pretrain(longer, data, run)
+    factors = [schedule(step, recipe, 3) for step in range(12)]
+    factors += [schedule(step, longer, 3) for step in range(12, 16)]
+    names = ("learning_rate", "muon_learning_rate")
+    for name, peak in zip(names, recipe.learning_rates, strict=True):
+        rates = [float(row[name]) for row in log(run)]
         assert rates == pytest.approx([factor * peak for factor in factors])
+
+
+def test_a_run_that_is_not_ones_own_is_refused(data, audio_folder, run, tmp_path):
+    """And stays as it is. Two processes would write what the other reads."""
+    before = (run / WEIGHTS).read_bytes()
+    recipe = tiny_recipe(tmp_path)
+    opus = tmp_path / "opus"
+    pack([str(audio_folder / "manifest.csv")], opus, "opus")
+    deeper = {"encoder": {"width": 32, "depth": 2, "heads": 2}, "decoder": {"width": 32}}
+    other = tiny_recipe(tmp_path, seed=1, model=deeper)
+    for refused, source, folder, message in (
+        (other, data, run, r"another recipe: .*model.encoder.depth 1 -> 2.*, seed 0 -> 1"),
+        (tiny_recipe(tmp_path, steps=9), data, run, "12 steps on, more than the 9"),
+        (recipe, opus, run, "a run on other data than .*opus"),
+        (recipe, data, data, "is a data set"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pretrain(refused, source, folder)
+    with FileLock(run / ".lock"), pytest.raises(ValueError, match="another process is training"):
+        pretrain(recipe, data, run)
+    hears = Recipe.read(tmp_path / "recipe.toml", ["model.frontend.sample_rate=32000"])
+    with pytest.raises(ValueError, match=r"hears 32000 Hz, the audio in .* has 16000"):
+        pretrain(hears, data, tmp_path / "new")
+    assert (run / WEIGHTS).read_bytes() == before and not (data / "logs").exists()
 
 
 def test_a_run_explains_itself(data, tmp_path, monkeypatch):
@@ -170,68 +196,21 @@ def test_a_run_explains_itself(data, tmp_path, monkeypatch):
     assert first["hear_mwmae"] == hear_mwmae.__version__
 
 
-def test_a_run_may_be_lengthened_but_not_changed(data, tmp_path):
-    pretrain(tiny_recipe(tmp_path), data, tmp_path / "run")
-    pretrain(tiny_recipe(tmp_path, steps=14), data, tmp_path / "run")
-    assert len(log(tmp_path / "run")) == 14
-    model = {"encoder": {"width": 32, "depth": 2, "heads": 2}, "decoder": {"width": 32, "depth": 1}}
-    with pytest.raises(ValueError) as caught:
-        pretrain(tiny_recipe(tmp_path, seed=1, model=model), data, tmp_path / "run")
-    assert str(caught.value).endswith(
-        "step-00000014.pt belongs to another recipe: model.encoder.depth 1 -> 2, seed 0 -> 1"
-    )
+def test_resume_does_not_begin_a_run(data, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.toml", steps=2)
+    command = ["pretrain", *map(str, (recipe, data, tmp_path / "run"))]
+    result = CliRunner().invoke(main, [*command, "--resume"])
+    assert result.exit_code == 1 and "no checkpoint to resume" in result.output
+    assert CliRunner().invoke(main, command).exit_code == 0
+    result = CliRunner().invoke(main, [*command, "--resume", "--set", "steps=4"])
+    assert result.exit_code == 0 and len(log(tmp_path / "run")) == 4
 
 
-def test_a_run_is_not_shortened_below_what_is_done(data, tmp_path):
-    model = pretrain(tiny_recipe(tmp_path), data, tmp_path / "run")
-    before = (model / "model.safetensors").read_bytes()
-    with pytest.raises(ValueError, match="run is 12 steps on, more than the 9 of the recipe"):
-        pretrain(tiny_recipe(tmp_path, steps=9), data, tmp_path / "run")
-    assert (model / "model.safetensors").read_bytes() == before
-
-
-def test_a_run_is_no_data_set(data, tmp_path):
-    with pytest.raises(ValueError, match="is a data set: a run needs a folder of its own"):
-        pretrain(tiny_recipe(tmp_path), data, data)
-    assert not (data / "logs").exists()
-
-
-def test_a_model_of_another_rate_than_the_audio(data, tmp_path):
-    recipe = Recipe.read(
-        write_recipe(tmp_path / "recipe.toml"), ["model.frontend.sample_rate=32000"]
-    )
-    with pytest.raises(ValueError, match=r"the model hears 32000 Hz, the audio in .* has 16000 Hz"):
-        pretrain(recipe, data, tmp_path / "run")
-
-
-def test_one_process_at_a_time(data, tmp_path):
-    """Or each would write what the other reads: a scheduler may start a run anew while the old one
-    still saves.
-    """
-    (tmp_path / "run").mkdir()
-    with (
-        FileLock(tmp_path / "run" / ".lock"),
-        pytest.raises(ValueError, match=r"another process is training into .*run"),
-    ):
-        pretrain(tiny_recipe(tmp_path), data, tmp_path / "run")
-    pretrain(tiny_recipe(tmp_path), data, tmp_path / "run")
-
-
-def test_a_run_keeps_to_its_data(data, audio_folder, tmp_path):
-    recipe = tiny_recipe(tmp_path)
-    pretrain(recipe, data, tmp_path / "run")
-    pack([str(audio_folder / "manifest.csv")], tmp_path / "opus", "opus")
-    with pytest.raises(ValueError, match=r"belongs to a run on other data than .*opus"):
-        pretrain(recipe, tmp_path / "opus", tmp_path / "run")
-
-
-def test_weights_that_are_not_finite_are_not_saved(data, tmp_path, monkeypatch):
+def test_weights_that_are_not_finite_are_not_saved(data, run, tmp_path, monkeypatch):
     """The loss of a step is that before its update, so an update that breaks the model shows in the
     weights first.
     """
-    recipe = tiny_recipe(tmp_path)
-    pretrain(dataclasses.replace(recipe, steps=9), data, tmp_path / "run")
-    before = checkpoints(tmp_path / "run")
+    before = checkpoints(run)
     step = torch.optim.AdamW.step
 
     def broken(self: torch.optim.AdamW) -> None:
@@ -239,9 +218,15 @@ def test_weights_that_are_not_finite_are_not_saved(data, tmp_path, monkeypatch):
         self.param_groups[0]["params"][0].data.fill_(torch.nan)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", broken)
-    with pytest.raises(ValueError, match="weights are no longer finite after step 9"):
-        pretrain(dataclasses.replace(recipe, checkpoint_every=1), data, tmp_path / "run")
-    assert checkpoints(tmp_path / "run") == before
+    with pytest.raises(ValueError, match="weights are no longer finite after step 12"):
+        pretrain(tiny_recipe(tmp_path, steps=14, checkpoint_every=1), data, run)
+    assert checkpoints(run) == before
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):
+    recipe = tiny_recipe(tmp_path, base_learning_rate=1e30, optimizer="adamw")
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step"):
+        pretrain(recipe, data, tmp_path / "run")
 
 
 def test_gradients_are_clipped(data, tmp_path):
@@ -254,122 +239,54 @@ def test_gradients_are_clipped(data, tmp_path):
     assert losses(tmp_path / "free")[-1] < losses(tmp_path / "still")[-1] - 0.05
 
 
-def zeros_inside(content: bytes) -> bytes:
-    middle = len(content) // 2
-    return content[:middle] + bytes(200) + content[middle + 200 :]
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [lambda content: content[:1000], lambda content: b"", lambda content: b"no", zeros_inside],
-)
-def test_a_damaged_checkpoint(data, tmp_path, damage):
-    recipe = tiny_recipe(tmp_path)
-    pretrain(recipe, data, tmp_path / "run")
-    weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
-    checkpoint = newest_checkpoint(tmp_path / "run")
-    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
-    with pytest.raises(
-        ValueError, match=r"step-00000012.pt is no checkpoint of a run, or damaged; remove it"
-    ):
-        pretrain(recipe, data, tmp_path / "run")
-    checkpoint.unlink()  # the one before is whole, and leads to the same end
-    pretrain(recipe, data, tmp_path / "run")
-    again = load_file(tmp_path / "run" / "model" / "model.safetensors")
-    assert len(log(tmp_path / "run")) == 12 and all(
-        torch.equal(again[name], weights[name]) for name in weights
-    )
-
-
-def test_checkpoints_that_are_kept(data, tmp_path):
-    recipe = tiny_recipe(tmp_path, keep_last=2, keep_every=4, checkpoint_every=2)
-    pretrain(recipe, data, tmp_path / "run")
-    assert list(checkpoints(tmp_path / "run")) == [f"step-{step:08d}.pt" for step in (4, 8, 10, 12)]
-    pretrain(
-        dataclasses.replace(recipe, keep_last=1, keep_every=0, steps=14), data, tmp_path / "run"
-    )
-    assert list(checkpoints(tmp_path / "run")) == ["step-00000014.pt"]
-
-
-def test_a_checkpoint_with_code_in_it_does_not_run(data, tmp_path):
+@pytest.mark.parametrize("damage", ["cut", "overwritten", "code"])
+def test_a_damaged_checkpoint(data, run, tmp_path, damage):
     class Code:
         def __reduce__(self):
             return Path.touch, (tmp_path / "ran",)
 
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    torch.save({"identity": Code()}, tmp_path / "run" / "checkpoints" / "step-00000001.pt")
-    with pytest.raises(ValueError, match="no checkpoint of a run"):
-        pretrain(tiny_recipe(tmp_path), data, tmp_path / "run")
+    weights = load_file(run / WEIGHTS)
+    checkpoint = newest_checkpoint(run)
+    content = checkpoint.read_bytes()
+    middle = len(content) // 2
+    if damage == "cut":
+        checkpoint.write_bytes(content[:1000])
+    elif damage == "overwritten":
+        checkpoint.write_bytes(content[:middle] + bytes(200) + content[middle + 200 :])
+    else:
+        torch.save({"identity": Code()}, checkpoint)
+    with pytest.raises(ValueError, match=r"step-00000012.pt is no checkpoint .* remove it"):
+        pretrain(tiny_recipe(tmp_path), data, run)
     assert not (tmp_path / "ran").exists()
+    checkpoint.unlink()  # the one before is whole, and leads to the same end
+    pretrain(tiny_recipe(tmp_path), data, run)
+    again = load_file(run / WEIGHTS)
+    assert all(torch.equal(again[name], weights[name]) for name in weights)
 
 
-def test_signal_handlers_are_restored(data, tmp_path):
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    pretrain(tiny_recipe(tmp_path), data, tmp_path / "run")
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+def test_checkpoints_that_are_kept(data, run, tmp_path):
+    assert list(checkpoints(run)) == [f"step-{step:08d}.pt" for step in (10, 12)]
+    pretrain(tiny_recipe(tmp_path, keep_every=4, steps=20), data, run)
+    assert list(checkpoints(run)) == [f"step-{step:08d}.pt" for step in (12, 16, 18, 20)]
 
 
-def test_interrupting_saves_and_interrupting_again_aborts(monkeypatch):
-    with stop_signals() as told:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)  # `timeout` sends it twice within milliseconds
-        assert told.wait(5)
-        monkeypatch.setattr(stopping, "SAME_SIGNAL", 0.0)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(5)
+def pretrain_with_small_files(limit: int, arguments: list[str]) -> None:
+    """The command, in a process that may write no file of more bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    main(["pretrain", *arguments])
 
 
-def test_ctrl_c_saves(data, tmp_path):
-    """Of the whole group of processes, as a terminal sends it, while one of them reads ahead.
-
-    No step is lost.
-    """
-    recipe = write_recipe(
-        tmp_path / "recipe.toml", steps=100_000, checkpoint_every=100_000, workers=1
-    )
-    process = forked.start("pretrain", recipe, data, tmp_path / "run")
-    forked.wait_until(lambda: steps_of(tmp_path / "run") >= 3, process)
-    os.killpg(process.pid, signal.SIGINT)
-    done = process.wait()
-    assert (
-        done.returncode == 1
-        and "stopping after this step" in done.stderr
-        and "Traceback" not in done.stderr
-    )
-    assert "the same command goes on from there" in done.stderr
-    assert list(checkpoints(tmp_path / "run")) == [f"step-{len(log(tmp_path / 'run')):08d}.pt"]
-
-
-def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):
-    recipe = tiny_recipe(tmp_path, base_learning_rate=1e30, optimizer="adamw")
-    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step"):
-        pretrain(recipe, data, tmp_path / "run")
-
-
-def test_a_full_disk_ends_the_run_with_one_line_and_loses_nothing(data, tmp_path):
-    """The nearest thing to a full disk: no file may grow beyond a limit.
-
-    What was saved before is whole.
-    """
-    recipe = write_recipe(tmp_path / "recipe.toml", steps=4)
-    pretrain(Recipe.read(recipe), data, tmp_path / "run")
-    before = checkpoints(tmp_path / "run")
-    limit = len(before["step-00000004.pt"]) // 2
-    write_recipe(recipe, steps=20)
-    done = forked.Forked(
-        pretrain_with_small_files, limit, [str(recipe), str(data), str(tmp_path / "run")]
-    ).wait()
-    assert (
-        done.returncode == 1
-        and done.stderr.splitlines()[-1].startswith("Error: ")
-        and "Traceback" not in done.stderr
-    )
-    assert "File too large" in done.stderr
-    assert checkpoints(tmp_path / "run") == before
-    assert not list((tmp_path / "run").rglob(".*.tmp"))
-    pretrain(Recipe.read(recipe), data, tmp_path / "run")
-    assert len(log(tmp_path / "run")) == 20
+def test_a_full_disk_ends_the_run_with_one_line_and_loses_nothing(data, run, tmp_path):
+    """The nearest thing to a full disk: no file may grow beyond a limit."""
+    before = checkpoints(run)
+    limit = len(before["step-00000012.pt"]) // 2
+    recipe = write_recipe(tmp_path / "recipe.toml", steps=20)
+    arguments = [str(path) for path in (recipe, data, run)]
+    done = forked.Forked(pretrain_with_small_files, limit, arguments).wait()
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("Error: ") and "File too large" in last
+    assert checkpoints(run) == before and not list(run.rglob(".*.tmp"))
 
 
 def test_an_unforeseen_error_leaves_no_process_behind(data, tmp_path, monkeypatch):
@@ -380,36 +297,3 @@ def test_an_unforeseen_error_leaves_no_process_behind(data, tmp_path, monkeypatc
     with pytest.raises(ZeroDivisionError) as kept:
         pretrain(tiny_recipe(tmp_path, workers=1), data, tmp_path / "run")
     assert kept.value.__traceback__ and not multiprocessing.active_children()
-
-
-def test_resume_does_not_begin_a_run(data, tmp_path):
-    command = [
-        "pretrain",
-        str(write_recipe(tmp_path / "recipe.toml")),
-        str(data),
-        str(tmp_path / "run"),
-        "--resume",
-    ]
-    result = CliRunner().invoke(main, command)
-    assert result.exit_code == 1 and "run has no checkpoint to resume from" in result.output
-    assert CliRunner().invoke(main, command[:-1]).exit_code == 0
-    result = CliRunner().invoke(main, [*command, "--set", "steps=14"])
-    assert result.exit_code == 0 and len(log(tmp_path / "run")) == 14
-
-
-def test_a_run_that_cannot_be_written(data, tmp_path):
-    (tmp_path / "file").write_text("")
-    result = CliRunner().invoke(
-        main,
-        [
-            "pretrain",
-            str(write_recipe(tmp_path / "r.toml")),
-            str(data),
-            str(tmp_path / "file" / "run"),
-        ],
-    )
-    assert (
-        result.exit_code == 1
-        and "Not a directory" in result.output
-        and str(tmp_path / "file") in result.output
-    )

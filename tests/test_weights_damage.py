@@ -49,35 +49,13 @@ def test_a_changed_embedded_file_is_noticed(monkeypatch):
     assert f"is damaged: its sha256 is {registry()[DEFAULT_MODEL].sha256}" in refusal("")
 
 
-@pytest.mark.parametrize("part", ["encoder", "decoder"])
-def test_flipped_bits_are_noticed(model_dir, part):
-    """Wherever they are: most of them change a weight a little, and would load in silence."""
-    file = model_dir / WEIGHTS_NAME
-    content = file.read_bytes()
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:start])
-    for name in [name for name in header if name.startswith(part)][::5]:
-        flipped = bytearray(content)
-        flipped[start + header[name]["data_offsets"][0]] ^= 1
-        file.write_bytes(flipped)
-        assert "is damaged: its sha256 is" in refusal(model_dir)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda t: t.pop("encoder.norm.weight"), "norm.weight is missing"),
         (lambda t: t.update({"encoder.extra": torch.zeros(3)}), "extra is unexpected"),
-        (
-            lambda t: t.update({"encoder.norm.bias": torch.zeros(5)}),
-            "norm.bias is [5], and should be [32]",
-        ),
+        (lambda t: t.update({"encoder.norm.bias": torch.zeros(5)}), "[5], and should be [32]"),
         (lambda t: t["encoder.norm.bias"].fill_(torch.nan), "norm.bias does not hold finite"),
-        (
-            lambda t: t.update({"encoder.norm.bias": torch.zeros(32, dtype=torch.int64)}),
-            "norm.bias does not hold finite floating-point numbers",
-        ),
-        (lambda t: t.clear() or t.update({"decoder.x": torch.zeros(1)}), "(and 26 more)"),
     ],
 )
 def test_weights_that_do_not_match(model_dir, change, message):
@@ -91,9 +69,7 @@ def test_weights_that_do_not_match(model_dir, change, message):
     ("text", "message"),
     [
         ("{", "config.json is not JSON: Expecting"),
-        ("[]", "config.json: Input should be an object"),
         ('{"encoder": {}}', "config.json: encoder.width: Field required"),
-        ('{"encoder": {"width": 32, "depth": 1, "heads": 2}, "colour": 1}', "json: colour: Unexp"),
         ("[" * 200_000, "config.json"),
     ],
 )
@@ -114,24 +90,11 @@ def test_a_config_of_another_model_of_the_same_shapes(model_dir, place, value):
     assert "another configuration" in message and f"{place[-1]} is" in message
 
 
-def test_the_pooling_is_chosen_by_the_config(model_dir):
-    change_config(model_dir, "pooling", value="mean+max")
-    assert hear_mwmae.load_model(model_dir).scene_embedding_size == 320
-
-
 @pytest.mark.parametrize("missing", [CONFIG_NAME, WEIGHTS_NAME])
 def test_directory_without_a_model(model_dir, missing):
     (model_dir / missing).unlink()
     message = refusal(model_dir)
     assert missing in message and ("missing" in message or "no such file" in message.lower())
-
-
-@pytest.mark.parametrize("keep", [0, 4, 100, 5000, -1])
-def test_truncated_safetensors(model_dir, keep):
-    file = model_dir / WEIGHTS_NAME
-    file.write_bytes(file.read_bytes()[:keep])
-    for source in (model_dir, file):
-        assert "is damaged, or no safetensors file" in refusal(source)
 
 
 def test_safetensors_without_config(model_dir, tmp_path):
@@ -152,8 +115,10 @@ class Trap:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("name", ["model.pt", "checkpoint", "model.safetensors"])
-@pytest.mark.parametrize("writer", ["pickle", "torch", "torch-legacy"])
+@pytest.mark.parametrize(
+    ("name", "writer"),
+    [("model.pt", "torch"), ("checkpoint", "pickle"), ("model.safetensors", "torch-legacy")],
+)
 def test_a_pickle_is_never_opened(tmp_path, name, writer):
     sprung = tmp_path / "sprung"
     file = tmp_path / name
@@ -182,8 +147,6 @@ def test_configs_from_anywhere_take_no_memory(model_dir, tmp_path):
         ("encoder", "depth", 1_000_000, "encoder.depth should be less than or equal to 256"),
         ("encoder", "depth", 250, "do not match its configuration"),
         ("encoder", "width", 8192, "do not match its configuration"),
-        ("encoder", "mlp_ratio", 1e300, "encoder.mlp_ratio should be less than or equal to 64"),
-        ("frontend", "n_mels", 1_000_000, "frontend.n_mels should be less than or equal to 512"),
         ("frontend", "win_lengths", [1_000_000], "frontend.win_lengths.0 should be less than"),
     ]
     sources = [model_dir]

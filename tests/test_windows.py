@@ -10,7 +10,6 @@ import torch
 from test_hear_api import noise, tone
 
 from hear_mwmae.config import FrontendConfig, ModelConfig
-from hear_mwmae.embedder import Embedder
 from hear_mwmae.export import ExportableEmbedder
 from hear_mwmae.frontend import LogMelFrontend
 from hear_mwmae.mae import MaskedAutoencoder
@@ -80,7 +79,7 @@ def test_such_a_model_is_saved_loaded_and_exported(config, tmp_path):
     assert model.config.frontend.win_lengths == (400, 2048)
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     module = ExportableEmbedder(model)
-    for samples in (1, 700, 40000):
+    for samples in (1, 2047, 40000):
         audio = torch.stack([noise(samples), noise(samples, 1)])
         with torch.no_grad():
             scenes, steps, times = module(audio)
@@ -89,17 +88,3 @@ def test_such_a_model_is_saved_loaded_and_exported(config, tmp_path):
             torch.equal(times, model.timestamp_embeddings(audio)[1])
             and steps.shape[1] == times.shape[1]
         )
-
-
-def test_one_sample_and_short_clips_have_embeddings(config):
-    model = Embedder(config)
-    for samples in (1, 159, 1000, 2047):
-        assert torch.isfinite(model.embed(noise(samples))).all()
-
-
-@pytest.mark.parametrize(
-    ("windows", "message"), [((), "win_lengths"), ((1,), "win_lengths"), ((100,), "leaves gaps")]
-)
-def test_impossible_windows_are_refused(windows, message):
-    with pytest.raises(ValueError, match=message):
-        FrontendConfig(win_lengths=windows)
