@@ -32,7 +32,7 @@ from .hub import CONFIG_NAME, WEIGHTS_NAME
 from .linear import warn_of_emulation
 from .strict import compare_shapes, load_strictly
 
-DEFAULT_MODEL = "mwmae-tiny"
+DEFAULT_MODEL = "mwmae-tiny-2"
 #: Installed, the files lie inside the package; in a checkout beside it.
 _PLACES = (Path(__file__).with_name("models"), Path(__file__).parents[1] / "weights")
 WEIGHTS_DIR = next((place for place in _PLACES if place.is_dir()), _PLACES[0])

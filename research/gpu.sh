@@ -22,8 +22,10 @@ RUN=$OUT/run
 
 if [ "$DEVICE" = cpu ]; then
     sizes=(--size tiny) rounds=(--rounds 1) batch=1 clips=1 compile=()
+    precisions=(--precision float32) attention=float32
 else
     sizes=(--size tiny --size base) rounds=(--rounds 7) batch=256 clips=64 compile=(--compile)
+    precisions=() attention=bfloat16
 fi
 
 report() { # NAME SECONDS COMMAND...: what it prints goes to OUT/NAME.txt, its last lines here
@@ -45,10 +47,10 @@ fast() { # as shares of the rate of a product that is measured beside it
     for size in "${sizes[@]}"; do
         [ "$size" = --size ] && continue
         report "fast-step-$size" "$LIMIT" "$PYTHON" -m $b.pretrain --device "$DEVICE" \
-            --size "$size" --batch-size $batch "${rounds[@]}" "${compile[@]}"
+            --size "$size" --batch-size $batch "${precisions[@]}" "${rounds[@]}" "${compile[@]}"
     done
     report fast-attention "$LIMIT" "$PYTHON" -m $b.attention --device "$DEVICE" \
-        --batch $batch --precision bfloat16 "${rounds[@]}" "${compile[@]}"
+        --batch $batch --precision $attention "${rounds[@]}" "${compile[@]}"
 }
 
 snapshot() { # the newest weights into OUT/weights, in pieces

@@ -1,6 +1,6 @@
 """A finished run -> a model directory: float16 weights, measured results, model card.
 
-    python -m research.publish RUN TASK... -o weights/mwmae-tiny \\
+    python -m research.publish RUN TASK... -o weights/MODEL \\
         --manifest data/debian/subset.csv --manifest data/procedural/subset.csv \\
         --license apache-2.0 --origin "Debian's main section." --hardware "two cores"
 
@@ -20,7 +20,7 @@ import click
 import pandas as pd
 import torch
 
-from hear_mwmae.baselines import load_probed, untrained
+from hear_mwmae.baselines import LogMelStatistics, untrained
 from hear_mwmae.card import CARD_SOURCE, model_card
 from hear_mwmae.cli.options import POOLING, TASKS, Command, out_option
 from hear_mwmae.config import PAPERS_POOLING
@@ -82,7 +82,7 @@ def measure(model: Path, tasks: tuple[Path, ...]) -> list[dict[str, Any]]:
     models = {
         "value": load_embedder(model),
         "untrained": untrained(config),
-        "log_mel": load_probed("log-mel", config.pooling),
+        "log_mel": LogMelStatistics(config.pooling, config.frontend),
     }
     if config.pooling != PAPERS_POOLING:
         models["paper_pooling"] = load_embedder(model, pooling=PAPERS_POOLING)

@@ -9,6 +9,7 @@ from tiny_run import tiny_recipe, write_recipe
 
 from hear_mwmae.config import derive_window_sizes, preset
 from hear_mwmae.training.recipe import Recipe, recipe_names
+from hear_mwmae.weights import DEFAULT_MODEL
 
 
 def test_shipped_recipes_are_what_their_names_say():
@@ -122,7 +123,7 @@ def test_what_makes_another_run(tmp_path):
     assert one.identity() == same.identity()
     for change in ({"seed": 1}, {"patch_size": [8, 16]}, {"start_from": ""}, {"warmup_ratio": 0.1}):
         assert dataclasses.replace(one, **change).identity() != one.identity()
-    named = dataclasses.replace(one, start_from="mwmae-tiny")
+    named = dataclasses.replace(one, start_from=DEFAULT_MODEL)
     assert dataclasses.replace(one, start_from="").identity() == named.identity()
 
 

@@ -14,7 +14,7 @@ from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.training.fabric import make_fabric
 from hear_mwmae.training.loop import begin, pretrain
 from hear_mwmae.training.start import start_from
-from hear_mwmae.weights import read_model
+from hear_mwmae.weights import DEFAULT_MODEL, read_model
 
 
 def test_start_from(data, tmp_path):
@@ -65,7 +65,7 @@ def test_start_from_a_model_of_other_patches(patches, saved_model):
         assert torch.allclose(weight[0] @ new.flatten(), weight[1] @ old.flatten(), atol=1e-5)
 
 
-@pytest.mark.parametrize("source", ["", "mwmae-tiny"])
+@pytest.mark.parametrize("source", ["", DEFAULT_MODEL])
 def test_start_from_nothing_is_the_embedded_model(source, tmp_path):
     """As everywhere that a model is named; random weights are asked for by that word."""
     recipe = tiny_recipe(tmp_path, model=read_model("")[0].to_dict(), start_from=source)

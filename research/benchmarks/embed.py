@@ -1,6 +1,6 @@
 """Seconds of audio embedded per second, and the share of the machine's matrix-product rate.
 
-    python -m research.benchmarks.embed [--rounds 7] [--size tiny --size base] [--device cuda]
+    python -m research.benchmarks.embed [--rounds 7] [--size embedded --size base] [--device cuda]
     [--batch 16] [--onnx] [--files 600]
 
 Models of random weights on a batch of clips of 10 s, in float32, in bfloat16 and, with --onnx,
@@ -25,19 +25,23 @@ from hear_mwmae import load_model
 from hear_mwmae.config import preset
 from hear_mwmae.embedder import DTYPES, Embedder
 from hear_mwmae.export import export, open_exported
+from hear_mwmae.weights import find_model
 
 from .machine import describe, gigaflops, in_turn, product_rate
 
 SECONDS = 10
+#: The size that means the configuration of the embedded model.
+EMBEDDED = "embedded"
 
 
 def encoder(size: str, rounds: int, batch: int, device: str, onnx: bool) -> None:
     """The rates of one model in all precisions."""
+    config = find_model().config if size == EMBEDDED else preset(f"mwmae-{size}")
     audio = torch.rand(batch, SECONDS * 16000, device=device) * 2 - 1
     models = {}
     for name in DTYPES:
         torch.manual_seed(0)
-        models[name] = Embedder(preset(f"mwmae-{size}"), dtype=name).to(device)
+        models[name] = Embedder(config, dtype=name).to(device)
     ways = {name: partial(model.embed, audio) for name, model in models.items()}
     work = {name: gigaflops(way) for name, way in ways.items()}
     cosine = torch.cosine_similarity(ways["bfloat16"](), ways["float32"]()).min()
@@ -83,7 +87,9 @@ def files(clips: int, rounds: int) -> None:
 
 @click.command(help=__doc__)
 @click.option("--rounds", default=7, show_default=True)
-@click.option("--size", "sizes", multiple=True, default=["tiny", "base"], show_default=True)
+@click.option(
+    "--size", "sizes", multiple=True, default=[EMBEDDED, "tiny", "base"], show_default=True
+)
 @click.option("--batch", default=16, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--onnx", is_flag=True)
