@@ -243,7 +243,9 @@ def test_blocks_of_the_frontend_leave_no_trace(embedded_model, monkeypatch):
     audio = noise(40000)[None]
     whole = frontend.log_mel(audio)
     monkeypatch.setattr(frontend_module, "BLOCK_SAMPLES", 37 * 400)
-    assert torch.equal(frontend.log_mel(audio), whole)
+    torch.testing.assert_close(
+        frontend.log_mel(audio), whole, atol=1e-4, rtol=1e-4
+    )  # sums in another order
 
 
 def test_reflection_bounces():
