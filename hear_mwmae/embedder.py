@@ -49,7 +49,7 @@ class Embedder(nn.Module, HubModel):
             of the authors' wrapper (i * duration / T: neither centred nor exactly one time step
             apart).
         max_batch: chunks of ``input_frames`` frames per encoder call. It bounds the memory for any
-            number of clips; a long clip takes about 0.35 GB per hour.
+            number of clips; a long clip takes 230 MB per hour, and 115 MB for each window.
         trainable: the encoder's weights require gradients, and embeddings carry them.
 
     Attributes:
@@ -275,7 +275,7 @@ class Embedder(nn.Module, HubModel):
             samples = audio.shape[1]
             with torch.no_grad():
                 spectrogram = self.frontend(audio)
-            del audio  # an hour takes 230 MB, and its spectrogram 115
+            del audio  # an hour takes 230 MB
             for first in range(0, spectrogram.shape[1], PIECE_CHUNKS * size):
                 chunks = chunked(spectrogram, size, first, PIECE_CHUNKS)
                 steps = count_time_steps(self.config, samples) - first // patch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -51,18 +51,36 @@ class LogMelFrontend(nn.Module):
             unbiased: the authors use the unbiased deviation at inference and the population
                 deviation in pretraining.
         """
-        parts = [normalise(part(waveform), unbiased, part.silence_std) for part in self.log_mels]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)  # which would be a copy
+        spectrogram = self.log_mel(waveform)
+        for window, channel in self._channels(spectrogram):
+            normalise(channel, unbiased, window.silence_std)
+        return spectrogram
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """(B, samples) -> (B, frames, channels * n_mels): log(power mel spectrogram +
         log_offset).
         """
-        return torch.cat([window(waveform) for window in self.log_mels], dim=2)
+        # One for all channels, because that of an hour takes 115 MB for each.
+        spectrogram = torch.empty(
+            len(waveform),
+            self.config.frames(waveform.shape[1]),
+            self.config.bands,
+            dtype=torch.float32,
+            device=waveform.device,
+        )
+        for window, channel in self._channels(spectrogram):
+            window(waveform, channel)
+        return spectrogram
+
+    def _channels(self, spectrogram: Tensor) -> Iterator[tuple[LogMel, Tensor]]:
+        """Each window, with its bands of a spectrogram."""
+        channels = spectrogram.split(self.config.n_mels, dim=2)
+        return zip(self.log_mels, channels, strict=True)
 
 
 class LogMel(nn.Module):
-    """(B, samples) -> (B, frames, n_mels): the logarithm of the mel spectrogram of one window.
+    """(B, samples) -> (B, frames, n_mels): the logarithm of the mel spectrogram of one window,
+    written into the second argument.
 
     Frames are centred on multiples of the hop. Both ends are extended by reflection, repeatedly if
     the clip is shorter than half a window.
@@ -90,19 +108,18 @@ class LogMel(nn.Module):
         """
         return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
 
-    def forward(self, waveform: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor, out: Tensor) -> Tensor:
         waveform = waveform.float()
         frames = self.config.frames(waveform.shape[1])
         block = max(BLOCK_SAMPLES // self.win_length, 1)
         clips = max(block // frames, 1)
-        log_mel = waveform.new_empty(len(waveform), frames, self.config.n_mels)
         # Many short clips at once, or a part of one long clip.
         for clip in range(0, len(waveform), clips):
             group = waveform[clip : clip + clips]
             for first in range(0, frames, block):
                 last = min(first + block, frames)
-                log_mel[clip : clip + clips, first:last] = self._frames(group, first, last)
-        return log_mel
+                out[clip : clip + clips, first:last] = self._frames(group, first, last)
+        return out
 
     def _frames(self, waveform: Tensor, first: int, last: int) -> Tensor:
         """Frames first..last-1."""
