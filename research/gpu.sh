@@ -70,8 +70,7 @@ better() { # a checkpoint is written at the end of the time, and the same comman
     snapshot
 }
 
-for part in "${@:-right fast better}"; do
-    for name in $part; do
-        "$name"
-    done
+[ $# -gt 0 ] || set -- right fast better
+for part in "$@"; do
+    "$part"
 done

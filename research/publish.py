@@ -20,7 +20,7 @@ import click
 import pandas as pd
 import torch
 
-from hear_mwmae.baselines import LogMelStatistics, untrained
+from hear_mwmae.baselines import load_models
 from hear_mwmae.card import CARD_SOURCE, model_card
 from hear_mwmae.cli.options import POOLING, TASKS, Command, out_option
 from hear_mwmae.config import PAPERS_POOLING
@@ -78,13 +78,8 @@ def describe_training(recipe_text: str, log: pd.DataFrame, hardware: str) -> str
 
 def measure(model: Path, tasks: tuple[Path, ...]) -> list[dict[str, Any]]:
     """A row per task: accuracy or mAP, in percent, of the model and its baselines."""
-    config, _ = read_model(model)
-    models = {
-        "value": load_embedder(model),
-        "untrained": untrained(config),
-        "log_mel": LogMelStatistics(config.pooling, config.frontend),
-    }
-    if config.pooling != PAPERS_POOLING:
+    models, pooling = load_models({"value": str(model)}, None, "cpu", baselines=True)
+    if pooling != PAPERS_POOLING:
         models["paper_pooling"] = load_embedder(model, pooling=PAPERS_POOLING)
     read = [read_task(task) for task in find_tasks(tasks)]
     rows = []
