@@ -67,10 +67,6 @@ def fuses(x: Tensor, layer: nn.Linear) -> bool:
         return False
     if x.dtype != layer.weight.dtype or layer.weight.device.type != "cpu":
         return False
-    # Only for a caller who counts: the module imports triton, 70 MB that crash a process which has
-    # imported tensorflow before it, as HEAR's kit does.
-    if "torch.utils.flop_counter" in sys.modules:
-        _count_operations()
     return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and cpu_has_fast_bfloat16())
 
 
@@ -108,12 +104,13 @@ def tanh_gelu(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-@lru_cache
-def _count_operations() -> None:
-    """Tell torch's FlopCounterMode how many operations the product takes."""
+# A counter knows the products that were registered before it was made, so this is done at once. The
+# module imports triton, which crashes a process that has imported tensorflow before it, as HEAR's
+# kit does.
+if _FUSED is not None and "tensorflow" not in sys.modules:
     from torch.utils.flop_counter import register_flop_formula
 
-    def flops(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
+    @register_flop_formula(_FUSED)
+    def _flops(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
+        """Operations of the product, for torch's FlopCounterMode."""
         return 2 * math.prod(x) * weight[0]
-
-    register_flop_formula(_FUSED)(flops)
