@@ -176,3 +176,17 @@ def test_what_cannot_be_exported(small_config, tmp_path, monkeypatch):
     with pytest.raises(HearMwmaeError, match=r"needs onnxscript: pip install '\.\[onnx\]'"):
         export(model, onnx)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_fails_leaves_the_old_file(small_config, tmp_path, monkeypatch):
+    path = tmp_path / "model.pt2"
+    path.write_bytes(b"old")
+
+    def full(program, stream, **options):
+        stream.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch.export, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        export(Embedder(small_config), path)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
