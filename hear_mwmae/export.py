@@ -7,14 +7,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental import _config as fx_config
 
 from ._version import __version__
 from .config import parse_pooling
@@ -128,10 +127,8 @@ def export(model: Embedder, path: str | Path) -> None:
     module = ExportableEmbedder(model)
     example = torch.rand(3, 150000, dtype=torch.float32, device="cpu")
     config = json.dumps(module.config.to_dict())
-    # 0 and 1 as sizes are not special: what torch.onnx.export itself sets, here for both kinds of
-    # file.
-    patched = fx_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]  # torch adds it when it is imported
-    with torch.no_grad(), _quiet(), patched:
+    sizes = any_size() if path.suffix == ".pt2" else nullcontext()
+    with torch.no_grad(), _quiet(), sizes:
         module(
             example[:1, :1]
         )  # makes the attention's plans, which tracing would keep as tensors without values
@@ -156,6 +153,22 @@ def export(model: Embedder, path: str | Path) -> None:
     _name_sizes(made.model.graph)
     with replacing(path) as temporary:
         made.save(temporary, external_data=False)
+
+
+def any_size() -> AbstractContextManager[None]:
+    """A context in which tracing takes no size as special, not even 0 and 1.
+
+    torch's setting for it is private. HearMwmaeError where it is missing: torch.onnx.export, which
+    does without, is the public way.
+    """
+    try:
+        from torch.fx.experimental import _config
+
+        return _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    except (ImportError, AttributeError) as error:
+        raise HearMwmaeError(
+            f"torch {torch.__version__} cannot make a .pt2 for every length: export to .onnx"
+        ) from error
 
 
 @torch.no_grad()

@@ -169,6 +169,11 @@ def test_what_cannot_be_exported(small_config, tmp_path, monkeypatch):
     with pytest.raises(HearMwmaeError, match="got one on meta"):
         export(Embedder(small_config).to("meta"), tmp_path / "model.pt2")
     with monkeypatch.context() as patch:
+        patch.delattr("torch.fx.experimental._config")
+        patch.setitem(sys.modules, "torch.fx.experimental._config", None)
+        with pytest.raises(HearMwmaeError, match=r"export to \.onnx"):
+            export(model, tmp_path / "model.pt2")
+    with monkeypatch.context() as patch:
         patch.setattr("hear_mwmae.export.ONNX_BYTES", 1000)
         with pytest.raises(HearMwmaeError, match=r"more than an \.onnx file holds"):
             export(model, onnx)
