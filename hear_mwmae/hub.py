@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from .embedder import Embedder
 
 CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
-#: Picture of the loss curve, which a card may show.
-LOSS_NAME = "loss.png"
+#: What a card may show or name: the loss curve, and the sources of the audio.
+OF_CARD = ("loss.png", "audio.csv")
 
 _REPO = r"\w[\w.-]*/\w[\w.-]*"
 _NAME = re.compile(rf"({_REPO})(?:(?:@|/tree/)([\w./-]+?))?/?")
@@ -69,7 +69,7 @@ def files_to_push(directory: Path, card: str) -> dict[str, Path | bytes]:
     """What `push` uploads of a model directory: name -> file, or content."""
     if missing := missing_files(directory):
         raise HearMwmaeError(f"{directory} holds no model: {missing} missing")
-    files = {name: directory / name for name in (CONFIG_NAME, WEIGHTS_NAME, LOSS_NAME)}
+    files = {name: directory / name for name in (CONFIG_NAME, WEIGHTS_NAME, *OF_CARD)}
     there: dict[str, Path | bytes] = {name: file for name, file in files.items() if file.is_file()}
     return {**there, CARD_NAME: card.encode()}
 

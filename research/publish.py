@@ -33,22 +33,23 @@ from hear_mwmae.weights import load_embedder, read_model, save_model
 from .analysis.figures import save
 from .corpora.manifest import read_manifest
 
-#: Columns of the manifests that the card shows.
-LABELS = ["package", "version", "licence"]
+#: Hours by package, version, licence and kind, beside the card.
+AUDIO = "audio.csv"
 #: Steps over which the final loss is averaged, because single batches are noisy.
 LOSS_WINDOW = 200
 
 
-def describe_data(manifest: pd.DataFrame, origin: str) -> str:
-    """Markdown about the training audio: hours by kind, and by package, version and licence."""
+def describe_data(manifest: pd.DataFrame, origin: str) -> tuple[str, pd.DataFrame]:
+    """Markdown about the training audio with its hours by kind, and the table of its sources."""
     rows = manifest.assign(hours=manifest["seconds"] / 3600)
     kinds = rows.groupby("kind")["hours"].sum()
     summary = ", ".join(f"{kind} {hours:.1f} h" for kind, hours in kinds.items())
-    by_label = rows.groupby([*LABELS, "kind"])["hours"].sum().reset_index("kind")
-    by_label["hours"] = [f"{kind} {hours:.2f}" for kind, hours in by_label.to_numpy()]
-    table = by_label.groupby(level=LABELS)["hours"].agg(", ".join).reset_index()
-    text = table.to_markdown(index=False, tablefmt="github", disable_numparse=True)
-    return f"{kinds.sum():.1f} hours of audio: {summary}. {origin}\n\n{text}"
+    sources = rows.groupby(["package", "version", "licence", "kind"])["hours"].sum().round(3)
+    text = (
+        f"{kinds.sum():.1f} hours of audio: {summary}. {origin}\n\n"
+        f"`{AUDIO}` beside this card lists packages, versions, licences and hours."
+    )
+    return text, sources.reset_index()
 
 
 def read_log(run: Path) -> pd.DataFrame:
@@ -123,11 +124,12 @@ def main(
     config, state = read_model(run / "model")
     config = dataclasses.replace(config, pooling=pooling or config.pooling)
     names = " ".join(task.name for task in tasks)
+    data, sources = describe_data(heard, origin)
     card = {
         "license": license_,
         "description": f"{tomllib.loads(recipe)['preset']}, a masked autoencoder for "
         "general-purpose audio embeddings. For the package `hear-mwmae`.",
-        "data": describe_data(heard, origin),
+        "data": data,
         "training": describe_training(recipe, log, hardware),
         "limits": list(limits),
         "results_command": f"python -m research.publish RUN {names} -o OUT ...",
@@ -141,6 +143,7 @@ def main(
     curve = log.set_index("step")["loss"].rolling(LOSS_WINDOW // 4, min_periods=1).mean()
     axes = curve.plot(logy=True, figsize=(8, 3.2), grid=True, ylabel="mean squared error")
     save(axes.figure, out / "loss.png")
+    write_text(out / AUDIO, sources.to_csv(index=False))
     write_text(out / CARD_SOURCE, json.dumps(card, indent=2) + "\n")
     write_text(out / "README.md", model_card(out, out.name))
     for row in card["results"]:

@@ -70,7 +70,7 @@ def test_a_dry_run_of_the_embedded_model(tmp_path, embedded_model):
     result = run(*command, "-o", tmp_path / "up")
     assert result.exit_code == 0, result.output
     names = sorted(path.name for path in (tmp_path / "up").iterdir())
-    assert names == ["README.md", "config.json", "loss.png", "model.safetensors"]
+    assert names == ["README.md", "audio.csv", "config.json", "loss.png", "model.safetensors"]
     card = ModelCard.load(tmp_path / "up" / "README.md")
     assert card.data.library_name == "hear-mwmae"
     assert card.data.pipeline_tag == "feature-extraction" and card.data.license == "apache-2.0"

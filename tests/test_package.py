@@ -76,7 +76,7 @@ def test_the_wheel_carries_model_recipes_and_lists(wheel):
     names = wheel.namelist()
     for name in registry():
         if (ROOT / "weights" / name).is_dir():
-            for file in ("config.json", "model.safetensors", "README.md", "card.json"):
+            for file in ("config.json", "model.safetensors", "README.md", "audio.csv"):
                 assert f"hear_mwmae/models/{name}/{file}" in names
     assert {"hear_mwmae/models/registry.json", "hear_mwmae/py.typed"} <= set(names)
     code = [name for name in tracked() if re.fullmatch(r"hear_mwmae/.*\.(py|toml)", name)]

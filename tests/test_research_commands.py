@@ -103,6 +103,11 @@ def test_publish_a_finished_run(task, saved_model, tmp_path):
     card = " ".join((tmp_path / "out" / "README.md").read_text().split())
     assert "license: cc0-1.0" in card and "Knows three clips." in card
     assert "3.0 hours of audio: notes 2.0 h, speech 1.0 h." in card
+    sources = (tmp_path / "out" / "audio.csv").read_text().splitlines()
+    assert sources[1:] == [
+        "some-package,1.0,CC0-1.0,notes,2.0",
+        "some-package,1.0,CC0-1.0,speech,1.0",
+    ]
     assert "4 steps of 8 crops of two seconds (32 crops). 2 minutes on two cores;" in card
     assert "loss 5.250 over" in card and "| tones | accuracy | " in card
     assert load_embedder(tmp_path / "out").config.pooling == "mean+max"

@@ -99,9 +99,9 @@ def convert(source: Path, destination: Path, encoder_heads: int | None) -> None:
 def push(directory: Path, repo: str, private: bool, dry_run: bool, out: Path | None) -> None:
     """Push the model in DIRECTORY to the Hugging Face Hub, with a generated model card.
 
-    Uploads config.json, model.safetensors, loss.png if it exists, and a README.md generated from
-    the configuration and, if it exists, from card.json (license, data, results, ...). The token
-    comes from HF_TOKEN or `hf auth login`.
+    Uploads config.json, model.safetensors, loss.png and audio.csv if they exist, and a README.md
+    generated from the configuration and, if it exists, from card.json (license, data, results,
+    ...). The token comes from HF_TOKEN or `hf auth login`.
     """
     from .. import hub
     from ..card import model_card
