@@ -19,7 +19,7 @@ import hear_mwmae
 from hear_mwmae import Embedder, HearMwmaeError, weights
 from hear_mwmae.cli import main
 from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig
-from hear_mwmae.hub import CARD_NAME, LOSS_NAME
+from hear_mwmae.hub import CARD_NAME
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.weights import CONFIG_NAME, WEIGHTS_NAME, Entry
 
@@ -210,8 +210,8 @@ def push(*args: object) -> Result:
 @pytest.fixture
 def pushed(model_dir: Path) -> dict[str, bytes]:
     """The files of model_dir that are to go up, beside others that are not."""
-    (model_dir / LOSS_NAME).write_bytes(b"a picture")
-    names = (CONFIG_NAME, WEIGHTS_NAME, LOSS_NAME)
+    (model_dir / "loss.png").write_bytes(b"a picture")
+    names = (CONFIG_NAME, WEIGHTS_NAME, "loss.png")
     files = {name: (model_dir / name).read_bytes() for name in names}
     (model_dir / "notes.txt").write_bytes(b"private")
     (model_dir / CARD_NAME).write_bytes(b"another card")
