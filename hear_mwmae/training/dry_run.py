@@ -17,8 +17,11 @@ def describe(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, s
     config = recipe.model_config()
     with torch.device("meta"):
         model = MaskedAutoencoder(config)
-    frames, bands = config.input_frames, config.frontend.n_mels
-    yield "input", f"{recipe.batch_size} crops x {frames} frames x {bands} bands"
+    sizes = [f"{recipe.batch_size} crops", f"{config.input_frames} frames"]
+    sizes += [f"{config.frontend.n_mels} bands"]
+    if config.frontend.channels > 1:
+        sizes += [f"{config.frontend.channels} windows"]
+    yield "input", " x ".join(sizes)
     yield "tokens", f"{config.num_tokens} a crop, {config.num_kept} kept"
     for name, part in (("encoder", config.encoder), ("decoder", config.decoder)):
         count = sum(parameter.numel() for parameter in getattr(model, name).parameters())
