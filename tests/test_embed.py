@@ -92,7 +92,7 @@ def test_embed_of_a_matrix_is_a_batch(small_model):
         ([3], None, "a clip must be a path.*got 3"),
         (7, None, "a path, an array, a tensor or a list of these, got int"),
         ("nowhere.wav", None, "nowhere.wav: no such file"),
-        ([noise(100), torch.zeros(0)], None, "empty audio"),
+        ([noise(100), torch.zeros(0)], None, "at least one sample"),
         ([torch.tensor([float("nan")])], None, "NaN or infinity"),
         (
             [noise(100), noise(100)],

@@ -158,9 +158,9 @@ def test_any_gradient_mode(embedded_model, mode):
 @pytest.mark.parametrize(
     ("audio", "message"),
     [
-        (torch.zeros(1, 0), "empty audio"),
-        (torch.zeros(0, 16000), "no audio in the batch"),
-        (torch.zeros(16000), r"must have shape \(clips, samples\), got \(16000,\)"),
+        (torch.zeros(1, 0), r"at least one sample, got \(1, 0\)"),
+        (torch.zeros(0, 16000), r"got \(0, 16000\)"),
+        (torch.zeros(16000), r"must have shape \(clips, samples\).* got \(16000,\)"),
         (torch.zeros(1, 1, 16000), r"got \(1, 1, 16000\)"),
         (torch.zeros(1, 16000, dtype=torch.int16), "floating point.*int16"),
         (torch.full((1, 100), float("nan")), "audio holds NaN or infinity$"),
@@ -169,7 +169,6 @@ def test_any_gradient_mode(embedded_model, mode):
             "NaN or infinity in clip 1 of 2",
         ),
         (torch.tensor([[0.0, 1e30, 0.0]]), r"samples as large as 1e\+30$"),
-        (torch.zeros(1, 100).to_sparse(), "dense tensor"),
         (np.zeros((1, 100), dtype=np.float32), "torch tensor.*ndarray"),
     ],
 )
@@ -185,8 +184,7 @@ def test_bad_audio_is_a_value_error(embedded_model, audio, message):
         *({"dtype": value} for value in ("float16", torch.float16, ["float32"], None)),
         *({"timestamps": value} for value in ("middle", {}, 1)),
         *({"pooling": value} for value in ("median", "", "mean+mean", "mean,std", ["mean"], 1)),
-        *({"trainable": value} for value in ("yes", 1, None)),
-        *({"max_batch": value} for value in (0, 2.0, True, 10**30, float("nan"))),
+        *({"max_batch": value} for value in (0, 2.0)),
     ],
 )
 def test_bad_option_values(options):

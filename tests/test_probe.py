@@ -262,15 +262,14 @@ def set_metadata(task: Path, **values: object) -> None:
 
 
 DAMAGES = {
-    "a list of splits": lambda t: (t / "task_metadata.json").write_text("{}"),
+    "task_metadata.json: embedding_type": lambda t: (t / "task_metadata.json").write_text("{}"),
     "fold01.json": lambda t: (t / "fold01.json").unlink(),
-    "not event multiclass": lambda t: set_metadata(t, embedding_type="event"),
+    "events are multilabel, not multiclass": lambda t: set_metadata(t, embedding_type="event"),
     "1 of 12 files missing": lambda t: (t / "16000" / "fold02" / "fold02-0.wav").unlink(),
     "1 of 12 files unreadable": lambda t: (t / "16000/fold02/fold02-0.wav").write_bytes(b"none"),
     "all clips have the label": lambda t: [label(f, ["low"]) for f in t.glob("fold0?.json")],
-    "one name": lambda t: label(t / "fold01.json", ["low", "high"]),
-    "not the name": lambda t: rewrite(t / "fold01.json", lambda clips: {"../x.wav": ["low"]}),
-    "two splits or more": lambda t: set_metadata(t, splits=["fold01"]),
+    "at most 1 item": lambda t: label(t / "fold01.json", ["low", "high"]),
+    "at least 2 items": lambda t: set_metadata(t, splits=["fold01"]),
 }
 
 

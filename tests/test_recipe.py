@@ -67,7 +67,6 @@ def test_bad_changes(tmp_path, change, message):
         ("preset", "cannot read recipe"),
         ('preset = "mwmae-tiny"', "steps: Field required"),
         ('extends = "gone.toml"', r"no recipe .*gone\.toml"),
-        ('extends = "self.toml"', "extends itself"),
     ],
 )
 def test_bad_files(tmp_path, text, message):

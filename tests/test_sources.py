@@ -176,14 +176,6 @@ def test_what_is_in_shards_is_decoded_from_memory(tmp_path, monkeypatch):
     assert short.name == f"{shard.url} short.wav" and "truncated" in short.problem
 
 
-def test_a_name_that_comes_twice_costs_that_member_only(tmp_path):
-    names = ("k1.wav", "k1.wav", "k2.WAV", "k2.wav", "K2.wav", "k3.wav")
-    write_tar(tmp_path / "train.tar", [(name, CROW) for name in names])
-    found = recordings(tmp_path / "train.tar")
-    assert len(found) == 6
-    assert [name.split()[1] for name in problems(found)] == ["k1.wav", "k2.wav"]
-
-
 def test_labels_that_json_cannot_hold_are_left_out(tmp_path):
     audio = [{"bytes": CROW, "path": "crow.wav"}]
     odd = {"heard": [[datetime(2020, 1, 1)]], "raw": [[b"x"]], "none": [None]}

@@ -186,7 +186,7 @@ def _find(name: str | Path, folder: Path = Path()) -> Path:
     )
 
 
-def _read_file(path: Path, above: tuple[Path, ...] = ()) -> dict:
+def _read_file(path: Path) -> dict:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -194,13 +194,7 @@ def _read_file(path: Path, above: tuple[Path, ...] = ()) -> dict:
     base = values.pop(EXTENDS, None)
     if base is None:
         return values
-    if not isinstance(base, str):
-        raise HearMwmaeError(f"recipe {path}: {EXTENDS} must name a file, got {base!r}")
-    above = (*above, path.resolve())
-    base_path = _find(base, path.parent)
-    if base_path.resolve() in above:
-        raise HearMwmaeError(f"recipe {path} extends itself")
-    return _merge(_read_file(base_path, above), values)
+    return _merge(_read_file(_find(base, path.parent)), values)
 
 
 def _parse_change(text: str) -> dict:
