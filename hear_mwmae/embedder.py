@@ -40,17 +40,7 @@ class Embedder(nn.Module, HubModel):
     """A pretrained encoder behind HEAR's model interface. Calling it gives scene embeddings.
 
     Args:
-        config: of the model.
-        dtype: precision of the encoder, ``"float32"`` or ``"bfloat16"`` (or the torch.dtype). The
-            front-end, the pooling and the results are always float32.
-        pooling: statistics over time in a scene, such as ``"mean+std+max"``; the configuration's
-            when None.
-        timestamps: ``"centred"``, the middles of the time steps, or ``"official"``, the timestamps
-            of the authors' wrapper (i * duration / T: neither centred nor exactly one time step
-            apart).
-        max_batch: chunks of ``input_frames`` frames per encoder call. It bounds the memory for any
-            number of clips; a long clip takes 230 MB per hour, and 115 MB for each window.
-        trainable: the encoder's weights require gradients, and embeddings carry them.
+        config: of the model; the other arguments are those of `hear_mwmae.load_model`.
 
     Attributes:
         sample_rate: Hz that the audio must have.

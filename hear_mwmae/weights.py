@@ -6,6 +6,7 @@ module that they are for; then the file's hash is compared, and the weights are 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import warnings
@@ -25,7 +26,7 @@ from . import hub, official
 from .config import ModelConfig
 from .embedder import Embedder
 from .encoder import Encoder
-from .errors import HearMwmaeError, did_you_mean, reason
+from .errors import HearMwmaeError, did_you_mean, differences, reason
 from .files import read_json, replacing, write_text
 from .hub import CONFIG_NAME, WEIGHTS_NAME
 from .linear import warn_of_emulation
@@ -263,6 +264,15 @@ def _find_on_hub(name: str, repo: str, revision: str | None, **download: Any) ->
 def _find_files(name: str, weights: Path) -> Found:
     """A weights file with the config.json beside it."""
     config, sha256 = _read_config(weights.with_name(CONFIG_NAME))
+    inside = _config_inside(weights)
+    # Shapes are not enough: other heads, patches of the same size or another mel scale fit the same
+    # weights. The pooling is no property of the weights.
+    if inside and (inside := dataclasses.replace(inside, pooling=config.pooling)) != config:
+        key, saved, beside = differences(inside.to_dict(), config.to_dict())[0]
+        raise HearMwmaeError(
+            f"{weights} was saved with another configuration than the {CONFIG_NAME} beside it: "
+            f"{key} is {saved} in the weights, {beside} in {CONFIG_NAME}"
+        )
     return Found(name, config, weights, sha256)
 
 
