@@ -162,12 +162,6 @@ def test_every_decoded_clip_has_its_own_rate(embedded_model):
     assert (embedded_model.embed([listed, samples], 44100) - expected[[0, 2]]).abs().max() < 1e-5
 
 
-def test_clips_of_all_kinds_in_one_list(embedded_model, piano, expected):
-    clips = [PIANO, PIANO.read_bytes(), CLIP, {"array": CLIP, "sampling_rate": 16000}, str(PIANO)]
-    both = torch.cat([piano, piano, expected, expected, piano])
-    assert (embedded_model.embed(iter(clips)) - both).abs().max() < 1e-5
-
-
 @pytest.mark.parametrize(
     ("clip", "message"),
     [

@@ -155,25 +155,6 @@ def test_a_task_that_is_not_complete(server, tmp_path):
     assert result.exit_code == 1 and "no task esc-51" in result.output
 
 
-def test_killed_while_unpacking_it_begins_that_again(server, tmp_path, monkeypatch):
-    extract, done = tarfile.TarFile.extract, []
-
-    def interrupted(
-        self: tarfile.TarFile, member: tarfile.TarInfo, *arguments: object, **options: object
-    ) -> None:
-        if len(done) == 100:
-            raise KeyboardInterrupt
-        done.append(member.name)
-        extract(self, member, *arguments, **options)
-
-    monkeypatch.setattr(tarfile.TarFile, "extract", interrupted)
-    assert fetch(server, tmp_path / "tasks")[0] == 1
-    monkeypatch.setattr(tarfile.TarFile, "extract", extract)
-    assert fetch(server, tmp_path / "tasks")[0] == 0
-    assert problems_of(tmp_path / "tasks" / FOLDER) == []
-    assert sum(path == f"/{KEY}" for path, _ in server.asked) == 1
-
-
 def test_a_task_that_fails_stops_no_other(server, tmp_path):
     """The record has one of these tasks only."""
     code, output = fetch(server, tmp_path / "tasks", "--task", "fsd50k-v1.0-full", "--task", FOLDER)

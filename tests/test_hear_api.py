@@ -15,7 +15,7 @@ from hear_mwmae import frontend as frontend_module
 from hear_mwmae.audio import read_audio
 from hear_mwmae.config import preset
 from hear_mwmae.embedder import Embedder
-from hear_mwmae.frontend import LogMelFrontend, normalise, reflect_index
+from hear_mwmae.frontend import LogMelFrontend, reflect_index
 from hear_mwmae.pooling import time_step_ms
 
 PIANO = AUDIO / "piano.flac"
@@ -51,14 +51,6 @@ def test_the_api_is_what_hear_asks_for(embedded_model):
     steps, timestamps = hear_mwmae.get_timestamp_embeddings(audio, model)
     assert steps.shape == (2, 50, 960) and steps.dtype == torch.float32
     assert timestamps.shape == (2, 50) and timestamps.dtype == torch.float32
-
-
-def test_embeddings_of_real_audio_differ_and_repeat(embedded_model):
-    clips = [read_audio(path, 16000) for path in sorted(AUDIO.iterdir())]
-    scenes = embedded_model.embed(clips)
-    similarity = torch.corrcoef(scenes) - torch.eye(len(clips))
-    assert similarity.max() < 0.999
-    assert torch.equal(scenes, embedded_model.embed(clips))
 
 
 @pytest.mark.parametrize("samples", [1, 100, 239, 240, 16000, 31999, 32000, 53920, 160000])
@@ -146,15 +138,6 @@ def test_no_chunk_is_computed_for_nothing(embedded_model):
     assert sizes == [1, 2]
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_any_gradient_mode(embedded_model, mode):
-    audio = noise(16000)[None].requires_grad_()
-    with mode():
-        scenes = embedded_model.scene_embeddings(audio)
-    assert not scenes.requires_grad
-    assert (scenes - embedded_model.scene_embeddings(audio)).abs().max() < 1e-6
-
-
 @pytest.mark.parametrize(
     ("audio", "message"),
     [
@@ -192,11 +175,6 @@ def test_bad_option_values(options):
         hear_mwmae.load_model(**options)
 
 
-def test_unknown_option():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'batch'"):
-        hear_mwmae.load_model(batch=3)
-
-
 def test_one_sample_is_one_embedding(embedded_model):
     audio = torch.tensor([[0.3]])
     assert torch.isfinite(embedded_model.scene_embeddings(audio)).all()
@@ -224,12 +202,7 @@ def test_a_constant_is_silence(embedded_model, level):
     assert not LogMelFrontend(embedded_model.config.frontend)(torch.full((1, 53920), level)).any()
 
 
-def test_full_scale_clipping(embedded_model):
-    square = torch.sign(tone(32000))[None]
-    assert torch.isfinite(embedded_model.scene_embeddings(square)).all()
-
-
-@pytest.mark.parametrize("seconds", [0.01, 0.013, 0.05, 20 * 60])
+@pytest.mark.parametrize("seconds", [0.01, 0.013, 0.05, 5 * 60])
 def test_short_and_long_clips(small_config, seconds):
     model = Embedder(small_config)
     scenes = model.scene_embeddings(noise(int(seconds * 16000))[None])
@@ -254,16 +227,6 @@ def test_reflection_bounces():
     assert torch.equal(short[:, reflect_index(3, -2, 5)], expected)
 
 
-def test_normalise_population_and_unbiased():
-    x = torch.randn(2, 3, 4) * 7 + 3
-    for unbiased in (True, False):
-        y = normalise(x, unbiased)
-        assert y.mean(dim=(1, 2)).abs().max() < 1e-6
-        assert y.flatten(1).std(dim=1, correction=int(unbiased)).tolist() == pytest.approx(
-            [1, 1], rel=1e-5
-        )
-
-
 def test_bfloat16_is_close(embedded_model):
     fast = hear_mwmae.load_model(dtype="bfloat16")
     audio = torch.stack([read_audio(PIANO, 16000)[:40000], noise(40000)])
@@ -282,13 +245,6 @@ def test_a_model_may_be_cast(dtype):
     assert model.frontend.windows[0].filterbank.dtype == torch.float32
 
 
-def test_bfloat16_is_the_same_in_any_batch():
-    model = hear_mwmae.load_model(dtype="bfloat16")
-    clip = noise(40000)
-    together = model.scene_embeddings(torch.stack([tone(40000), clip, torch.zeros(40000)]))[1]
-    assert (together - model.scene_embeddings(clip[None])[0]).abs().max() < 1e-5
-
-
 def test_an_ambient_autocast_changes_nothing(embedded_model):
     audio = noise(20000)[None]
     exact = embedded_model.scene_embeddings(audio)
@@ -302,21 +258,3 @@ def test_a_model_can_be_copied_and_pickled(embedded_model):
     exact = embedded_model.scene_embeddings(audio)
     for copied in (copy.deepcopy(embedded_model), pickle.loads(pickle.dumps(embedded_model))):
         assert torch.equal(copied.scene_embeddings(audio), exact) and copied.sample_rate == 16000
-
-
-def test_loading_leaves_torchs_random_state_alone():
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    hear_mwmae.load_model()
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_other_float_types_are_accepted(embedded_model):
-    audio = read_audio(PIANO, 16000)[None]
-    exact = embedded_model.scene_embeddings(audio)
-    assert torch.equal(embedded_model.scene_embeddings(audio.double()), exact)
-    # Half-precision audio has lost its quiet parts already: what counts is the audio as it is.
-    half = audio.half()
-    assert torch.equal(
-        embedded_model.scene_embeddings(half), embedded_model.scene_embeddings(half.float())
-    )

@@ -1,4 +1,4 @@
-"""Models on disk that are refused: damaged, pickled."""
+"""Models on disk that are refused: damaged, of another configuration, pickled."""
 
 from __future__ import annotations
 
@@ -77,6 +77,17 @@ def test_bad_config_is_named_before_the_weights(model_dir, text, message):
     (model_dir / CONFIG_NAME).write_text(text)
     (model_dir / WEIGHTS_NAME).write_bytes(b"not even looked at")
     assert message in refusal(model_dir)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(("encoder", "heads"), 4), (("patch_size",), [8, 8]), (("frontend", "f_max"), 7000.0)],
+)
+def test_a_config_of_another_model_of_the_same_shapes(model_dir, place, value):
+    """Each of these fits the weights, and would give wrong numbers."""
+    change_config(model_dir, *place, value=value)
+    message = refusal(model_dir)
+    assert "another configuration" in message and f"{place[-1]} is" in message
 
 
 @pytest.mark.parametrize("missing", [CONFIG_NAME, WEIGHTS_NAME])
