@@ -8,15 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner, Result
-from huggingface_hub import ModelCard
 from reference import AUDIO
 
 import hear_mwmae
 from hear_mwmae.card import model_card
 from hear_mwmae.cli import main
-from hear_mwmae.weights import DEFAULT_MODEL, WEIGHTS_DIR
 
 
 def run(*args: object) -> Result:
@@ -63,22 +60,6 @@ def test_info(saved_model):
     ):
         assert said in text
     assert "width 32" in run("info", saved_model).stdout
-
-
-def test_a_dry_run_of_the_embedded_model(tmp_path, embedded_model):
-    command = ["push", WEIGHTS_DIR / DEFAULT_MODEL, "some-org/tiny", "--dry-run"]
-    result = run(*command, "-o", tmp_path / "up")
-    assert result.exit_code == 0, result.output
-    names = sorted(path.name for path in (tmp_path / "up").iterdir())
-    assert names == ["README.md", "config.json", "loss.png", "model.safetensors"]
-    card = ModelCard.load(tmp_path / "up" / "README.md")
-    assert card.data.library_name == "hear-mwmae"
-    assert card.data.pipeline_tag == "feature-extraction" and card.data.license == "apache-2.0"
-    assert "pitch" in [row.dataset_name for row in card.data.eval_results]
-    assert 'load_model("some-org/tiny")' in card.text
-    audio = torch.ones(1, 4000).cumsum(1) % 1
-    uploaded = hear_mwmae.load_model(str(tmp_path / "up")).scene_embeddings(audio)
-    assert torch.equal(uploaded, embedded_model.scene_embeddings(audio))
 
 
 def test_the_card_says_how_to_get_the_papers_pooling(model_dir):

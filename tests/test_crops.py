@@ -91,21 +91,6 @@ def test_batches_are_functions_of_seed_and_step(dataset, tmp_path, kinds):
         assert torch.allclose(crops(dataset, one, 3, rank, 2), third[rank::2], atol=1e-5)
 
 
-DRAWN = {
-    0.0: ([3, 3, 1, 1, 1, 3, 1, 3], [0, 0, 166, 51, 708, 0, 132, 0]),
-    4.0: ([3, 3, 1, 1, 1, 3, 1, 3], [0, 0, 415, 241, 212, 0, 196, 0]),
-}
-
-
-@pytest.mark.parametrize("semitones", DRAWN)
-def test_what_is_drawn_for_a_step_stays_what_it_is(dataset, tmp_path, semitones):
-    """A run in progress goes on with the draws of the version that it began with: with these, of
-    seed 0 and step 3.
-    """
-    drawn = StepSampler(dataset, recipe_of(tmp_path, semitones=semitones))[3]
-    assert ([crop.clip for crop in drawn], [crop.start for crop in drawn]) == DRAWN[semitones]
-
-
 def test_worker_processes_read_the_same(dataset, tmp_path):
     recipe = recipe_of(tmp_path)
     sampler = StepSampler(dataset, recipe)

@@ -1,4 +1,4 @@
-"""Commands of research: analyze, reconstruct, compare, publish, benchmarks."""
+"""Commands of research: analyze, reconstruct."""
 
 from __future__ import annotations
 
@@ -16,14 +16,9 @@ from reference import AUDIO
 from hear_mwmae.config import FrontendConfig
 from hear_mwmae.frontend import LogMelFrontend
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.weights import load_embedder, read_model, save_model
-from research import analyze, compare, publish, reconstruct
+from hear_mwmae.weights import save_model
+from research import analyze, reconstruct
 from research.analysis.crops import choose_files, read_crops
-from research.benchmarks import attention as attention_benchmark
-from research.benchmarks import embed as embed_benchmark
-from research.benchmarks import machine
-from research.benchmarks import muon as muon_benchmark
-from research.benchmarks import pretrain as pretrain_benchmark
 
 
 def test_crops_are_those_of_the_front_end(small_config, tmp_path):
@@ -71,54 +66,3 @@ def test_reconstruct_writes_picture_array_and_sound(tmp_path):
     # Better than the mean of the clip by far.
     error = np.square(result.predicted - result.target)[hidden].mean()
     assert error < 0.2 * result.target.var()
-
-
-def test_compare(task, saved_model):
-    command = [str(task), "-a", str(saved_model), "-b", "log-mel", "-b", str(saved_model)]
-    done = CliRunner().invoke(compare.main, command, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    lines = [line.split() for line in done.output.splitlines()]
-    assert len(lines) == 3 + 3 and [words[1] for words in lines[3:]] == ["a", "b", "b"]
-
-
-def test_publish_a_finished_run(task, saved_model, tmp_path):
-    """As pretraining leaves it, after one interruption; and a manifest of what it heard."""
-    run, recipe = tmp_path / "run", 'preset = "mwmae-tiny"\nsteps = 4\nbatch_size = 8\n'
-    save_model(run / "model", *read_model(saved_model))
-    (run / "recipe.toml").write_text(recipe)
-    for number, rows in enumerate(("0,9.0,10\n1,9.0,20\n2,9.0,30\n", "2,2.0,60\n3,1.0,120\n")):
-        folder = run / "logs" / f"version_{number}"
-        folder.mkdir(parents=True)
-        (folder / "metrics.csv").write_text("step,loss,seconds\n" + rows)
-    manifest = "path,seconds,package,version,kind,licence\n"
-    for kind, seconds in (("notes", 7200), ("speech", 3600)):
-        manifest += f"{kind}.flac,{seconds},some-package,1.0,{kind},CC0-1.0\n"
-    (tmp_path / "manifest.csv").write_text(manifest)
-    options = ["--hardware", "two cores", "--license", "cc0-1.0", "--pooling", "mean+max"]
-    options += ["--origin", "Recorded at home."]
-    options += ["--manifest", str(tmp_path / "manifest.csv"), "--limit", "Knows three clips."]
-    command = [str(run), str(task), "-o", str(tmp_path / "out"), *options]
-    done = CliRunner().invoke(publish.main, command)
-    assert done.exit_code == 0, done.output
-    card = " ".join((tmp_path / "out" / "README.md").read_text().split())
-    assert "license: cc0-1.0" in card and "Knows three clips." in card
-    assert "3.0 hours of audio: notes 2.0 h, speech 1.0 h." in card
-    assert "4 steps of 8 crops of two seconds (32 crops). 2 minutes on two cores;" in card
-    assert "loss 5.250 over" in card and "| tones | accuracy | " in card
-    assert load_embedder(tmp_path / "out").config.pooling == "mean+max"
-    (run / "recipe.toml").write_text(recipe.replace("steps = 4", "steps = 5"))
-    done = CliRunner().invoke(publish.main, command)
-    assert done.exit_code == 1 and "4 of 5 steps: it is not finished" in done.output
-
-
-def test_benchmarks_run(monkeypatch):
-    monkeypatch.setattr(machine, "ROWS", 10)
-    monkeypatch.setattr(embed_benchmark, "SECONDS", 1)
-    for command, options in (
-        (embed_benchmark.main, ["--size", "tiny", "--rounds", "1", "--batch", "1"]),
-        (pretrain_benchmark.main, ["--rounds", "1", "--batch-size", "1", "--precision", "float32"]),
-        (muon_benchmark.main, ["--rounds", "1", "--recipe", "tiny"]),
-        (attention_benchmark.main, ["--rounds", "1", "--batch", "1"]),
-    ):
-        done = CliRunner().invoke(command, options, catch_exceptions=False)
-        assert done.exit_code == 0, done.output
