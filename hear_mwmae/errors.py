@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,15 +49,6 @@ def invalid_value(error: ValidationError, names: Sequence[str] = ()) -> str:
     if key and said.startswith("Input should"):
         return f"{key} {said.removeprefix('Input ')}"
     return f"{key}: {said}" if key else said
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'mwmae-tiny'?" if ``name`` is a near miss of one of ``known``, for the end
-    of a message; else "".
-    """
-    by_lower = {other.lower(): other for other in known}
-    near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.75)
-    return f"; did you mean {by_lower[near[0]]!r}?" if near else ""
 
 
 def differences(old: dict, new: dict, where: str = "") -> list[tuple[str, object, object]]:

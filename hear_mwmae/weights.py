@@ -26,7 +26,7 @@ from . import hub, official
 from .config import ModelConfig
 from .embedder import Embedder
 from .encoder import Encoder
-from .errors import HearMwmaeError, did_you_mean, differences, reason
+from .errors import HearMwmaeError, differences, reason
 from .files import read_json, replacing, write_text
 from .hub import CONFIG_NAME, WEIGHTS_NAME
 from .linear import warn_of_emulation
@@ -45,15 +45,11 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Entry:
-    """One model of ``registry.json``: a directory beside it, or a Hub repository, or a way to get
-    it by hand.
-    """
+    """One model of ``registry.json``: a directory beside it, or a way to get it by hand."""
 
     description: str
     license: str
     sha256: str = ""  #: of the weights file
-    repo: str = ""  #: of the Hub; empty for a directory of this package
-    revision: str = ""
     unavailable: str = ""  #: why this package cannot deliver it, and how to get it
 
 
@@ -237,7 +233,7 @@ def _no_model(name: str, path: Path) -> str:
     if _is_path(name):
         elsewhere = f"; hf://{name} is a model on the Hub" if hub.parse_name(name) else ""
         return f"no model {name!r:.200}: {why}{elsewhere}"
-    known = ", ".join(registry()) + did_you_mean(name, registry())
+    known = ", ".join(registry())
     return f"no model {name!r:.200}: {why}, nor org/repo on the Hub, nor registered: {known}"
 
 
@@ -245,10 +241,7 @@ def _find_registered(name: str) -> Found:
     entry = registry()[name]
     if entry.unavailable:
         raise HearMwmaeError(f"{name}: {entry.unavailable}")
-    if entry.repo:
-        found = _find_on_hub(name, entry.repo, entry.revision)
-    else:
-        found = _find_files(name, WEIGHTS_DIR / name / WEIGHTS_NAME)
+    found = _find_files(name, WEIGHTS_DIR / name / WEIGHTS_NAME)
     return found._replace(sha256=entry.sha256)
 
 

@@ -57,7 +57,7 @@ def test_keys_that_are_left_out_have_their_defaults():
         (lambda: FrontendConfig(f_max=9000.0), "50.0-9000.0 Hz must lie within 0-8000.0 Hz"),
         (lambda: FrontendConfig(win_lengths=(100,)), "leaves gaps"),
         (lambda: dataclasses.replace(preset("mae-tiny"), pooling="mean+mode"), "got 'mean.mode'"),
-        (lambda: preset("mae_small"), r"; did you mean 'mae-small'\?"),
+        (lambda: preset("mae_small"), "unknown preset 'mae_small'"),
     ],
 )
 def test_nonsense_is_refused_with_the_numbers(build, message):

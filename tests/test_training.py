@@ -15,7 +15,6 @@ import forked
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from filelock import FileLock
 from safetensors.torch import load_file
 from tiny_run import log, losses, tiny_recipe, write_recipe
@@ -194,16 +193,6 @@ def test_a_run_explains_itself(data, tmp_path, monkeypatch):
     assert (first["first_step"], second["first_step"]) == (0, 4)
     assert first["torch"] == torch.__version__ and first["data"] == str(data)
     assert first["hear_mwmae"] == hear_mwmae.__version__
-
-
-def test_resume_does_not_begin_a_run(data, tmp_path):
-    recipe = write_recipe(tmp_path / "recipe.toml", steps=2)
-    command = ["pretrain", *map(str, (recipe, data, tmp_path / "run"))]
-    result = CliRunner().invoke(main, [*command, "--resume"])
-    assert result.exit_code == 1 and "no checkpoint to resume" in result.output
-    assert CliRunner().invoke(main, command).exit_code == 0
-    result = CliRunner().invoke(main, [*command, "--resume", "--set", "steps=4"])
-    assert result.exit_code == 0 and len(log(tmp_path / "run")) == 4
 
 
 def test_weights_that_are_not_finite_are_not_saved(data, run, tmp_path, monkeypatch):

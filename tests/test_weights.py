@@ -94,7 +94,7 @@ def test_the_registry_describes_what_is_there():
     assert names[0] == DEFAULT_MODEL and "mwmae-base-official" not in names
     for name, entry in registry().items():
         assert entry.description and entry.license
-        if name in names and not entry.repo:
+        if name in names:
             assert sha256_of(WEIGHTS_DIR / name / WEIGHTS_NAME) == entry.sha256
             values = json.loads((WEIGHTS_DIR / name / CONFIG_NAME).read_text())
             assert values["sha256"] == entry.sha256
@@ -120,7 +120,7 @@ def test_a_folder_wins_over_the_hub(model_dir, monkeypatch, nothing_is_fetched):
         ("/org/repo", "No such file or directory"),
         ("~nobody-of-that-name/model", "No such file or directory"),
         ("here/modle", "No such file or directory; hf://here/modle is a model on the Hub"),
-        ("mwmae_tiny", r"nor registered: mwmae-tiny.*; did you mean 'mwmae-tiny'\?"),
+        ("mwmae_tiny", r"nor registered: mwmae-tiny"),
         ("a b/c", "nor org/repo on the Hub"),
         ("x" * 300, "File name too long"),
         ("nul\0", "embedded null byte"),

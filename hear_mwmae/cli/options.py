@@ -15,34 +15,17 @@ from ..cpus import usable_cpus
 from ..errors import HearMwmaeError
 from ..files import printable
 
-#: Key of --debug in a context.
-DEBUG = "hear_mwmae.debug"
-
-
-def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    if value:
-        ctx.meta[DEBUG] = True  # a group and its commands share it
-
 
 class Command(click.Command):
     """Prints an error that a user can fix as one line on stderr, with exit code 1: HearMwmaeError,
     or OSError with a file name.
 
-    Any other exception is a bug and keeps its traceback. The option --debug, which this class adds,
-    shows all tracebacks.
+    Any other exception is a bug and keeps its traceback.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.context_settings.setdefault("help_option_names", ["-h", "--help"])
-        debug = click.Option(
-            ["--debug"],
-            is_flag=True,
-            expose_value=False,
-            callback=_set_debug,
-            help="Show tracebacks of all errors.",
-        )
-        self.params.append(debug)
 
     def main(self, *args: Any, **options: Any) -> Any:
         for stream in (sys.stdout, sys.stderr):
@@ -55,16 +38,12 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except (HearMwmaeError, OSError) as error:
-            message = _one_line(error)
-            if ctx.meta.get(DEBUG) or message is None:
-                raise
+            message = str(error)
+            if isinstance(error, OSError):
+                if error.filename is None:
+                    raise
+                message = f"{os.fsdecode(error.filename)}: {error.strerror}"
             raise click.ClickException(printable(message)) from error
-
-
-def _one_line(error: HearMwmaeError | OSError) -> str | None:
-    if isinstance(error, HearMwmaeError):
-        return str(error)
-    return None if error.filename is None else f"{os.fsdecode(error.filename)}: {error.strerror}"
 
 
 class Group(Command, click.Group):

@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import Field
 
 from ..config import ModelConfig, configuration, preset
-from ..errors import HearMwmaeError, did_you_mean
+from ..errors import HearMwmaeError
 from ..files import write_text
 from ..weights import DEFAULT_MODEL
 
@@ -182,7 +182,7 @@ def _find(name: str | Path, folder: Path = Path()) -> Path:
         return RECIPES_DIR / f"{name}.toml"
     raise HearMwmaeError(
         f"no recipe {folder / name}: it is neither a file nor one of the package's: "
-        f"{', '.join(names)}{did_you_mean(str(name), names)}"
+        f"{', '.join(names)}"
     )
 
 
