@@ -64,8 +64,7 @@ def configuration(cls: type[Config]) -> type[Config]:
         try:
             checked(self, *args, **values)
         except ValidationError as error:
-            names = [known.name for known in dataclasses.fields(made)]
-            raise HearMwmaeError(invalid_value(error, names)) from error
+            raise HearMwmaeError(invalid_value(error)) from error
 
     made.__init__ = init
     return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,18 +27,12 @@ def reason(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def invalid_value(error: ValidationError, names: Sequence[str] = ()) -> str:
+def invalid_value(error: ValidationError) -> str:
     """The first problem that pydantic found, in one line that names the key: "frontend.n_mels
     should be less than or equal to 512, got 5000".
-
-    Args:
-        names: of the fields, for arguments that were given by position.
     """
     problem = error.errors(include_url=False)[0]
-    place = list(problem["loc"])
-    if place and isinstance(place[0], int) and place[0] < len(names):
-        place[0] = names[place[0]]
-    key = ".".join(map(str, place))
+    key = ".".join(map(str, problem["loc"]))
     if "error" in problem.get("ctx", {}):  # raised by a configuration itself
         said = str(problem["ctx"]["error"])
     elif problem["type"] in ("missing", "unexpected_keyword_argument"):

@@ -132,7 +132,7 @@ def read_task(folder: str | Path, sample_rate: int = SAMPLE_RATE, audio: bool = 
         metadata = _read_metadata(folder)
         splits = [_read_split(folder, name, metadata, sample_rate) for name in metadata["splits"]]
         task = Task(folder, metadata, splits)
-        if len(task.labels) < 2:
+        if not task.multilabel and len(task.labels) < 2:
             raise HearMwmaeError(f"all clips have the label {''.join(task.labels)!r}")
         if audio and (faults := audio_faults(task, _why_unreadable)):
             raise HearMwmaeError("; ".join(faults))
