@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -95,12 +96,8 @@ class Task:
     @property
     def labels(self) -> list[str]:
         """All names of labels, sorted."""
-        return sorted({name for split in self.splits for name in self.names_in(split)})
-
-    def names_in(self, split: dict[Path, list]) -> set[str]:
-        """Names of the labels of any clip or event of ``split``."""
-        labels = (label for labels in split.values() for label in labels)
-        return {label[0] if self.events else label for label in labels}
+        found = chain.from_iterable(chain.from_iterable(map(dict.values, self.splits)))
+        return sorted({label[0] if self.events else label for label in found})
 
 
 def find_tasks(paths: Iterable[str | Path]) -> list[Path]:
