@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 from packing import change_clips, damage_clips
-from tiny_run import log, losses, tiny_recipe, write_recipe
+from tiny_run import log, tiny_recipe, write_recipe
 
 from hear_mwmae import HearMwmaeError
 from hear_mwmae.config import FrontendConfig
@@ -226,12 +226,3 @@ def test_a_worker_that_is_killed(dataset, tmp_path):
             worker.kill()
         for _ in ahead:
             pass
-
-
-def test_a_resident_run_is_the_streamed_one(data, tmp_path):
-    """Also where one goes on with the other's checkpoint."""
-    pretrain(tiny_recipe(tmp_path, steps=4), data, tmp_path / "streamed")
-    pretrain(tiny_recipe(tmp_path, resident=True, steps=4), data, tmp_path / "resident")
-    assert losses(tmp_path / "resident") == losses(tmp_path / "streamed")
-    pretrain(tiny_recipe(tmp_path, resident=True, steps=6), data, tmp_path / "streamed")
-    assert len(losses(tmp_path / "streamed")) == 6

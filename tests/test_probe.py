@@ -18,9 +18,8 @@ from tiny_run import tiny_recipe
 
 from hear_mwmae.audio import read_audio
 from hear_mwmae.baselines import LogMelStatistics, untrained
-from hear_mwmae.bootstrap import Estimate, bootstrap_counts
 from hear_mwmae.cli import main
-from hear_mwmae.probe import Predictions, average_precision, predict, probe, score
+from hear_mwmae.probe import Predictions, average_precision, probe, score
 from hear_mwmae.tasks import read_task
 from hear_mwmae.training.loop import pretrain
 
@@ -106,23 +105,6 @@ def mean_average_precision(train: list, test: list) -> float:
     return np.mean(precisions)
 
 
-def test_the_ridge_classifier_by_hand(tasks):
-    """Its normal equations, with targets of 1 and -1, for each fold trained on the others."""
-    task = read_task(tasks["multiclass"])
-    x = [
-        np.stack([Rough().scene(read_audio(path, 16000)).numpy() for path in split])
-        for split in task.splits
-    ]
-    y = [np.array([label for (label,) in split.values()]) for split in task.splits]
-    for held_out, found in zip(task.tested, predict(task, Rough(), "ridge"), strict=True):
-        inputs, labels = (np.concatenate(part[:held_out] + part[held_out + 1 :]) for part in (x, y))
-        targets = np.where(labels[:, None] == np.unique(labels), 1.0, -1.0)
-        scores = ridge(inputs, targets, x[held_out], inputs.shape[1])
-        right = found.predicted == found.truth
-        assert (found.truth == y[held_out]).all() and 0 < right.mean() < 1
-        assert (found.predicted == np.unique(labels)[scores.argmax(1)]).all()
-
-
 def test_events_by_hand(tasks, tmp_path):
     """Events that overlap, twice the same one, one that only the test split has, one that it has
     not.
@@ -205,16 +187,6 @@ def test_average_precision_is_scikit_learns():
     expected = [average_precision_score(truth, ranking, sample_weight=draw) for draw in weights]
     assert average_precision(truth, ranking, weights) == pytest.approx(expected)
     assert np.isnan(average_precision(truth, ranking, ~truth[None] * 1)).all()
-
-
-def test_intervals_cover_the_true_mean_as_often_as_they_should():
-    rng = np.random.default_rng(0)
-    covered = 0
-    for seed in range(200):
-        clips = rng.exponential(size=60)
-        estimate = Estimate.of(clips.mean(), bootstrap_counts(60, 300, seed) @ clips / 60)
-        covered += estimate.low <= 1 <= estimate.high
-    assert 0.88 < covered / 200 < 0.98  # 95 %, a little less for skewed values
 
 
 def test_intervals_are_those_of_the_clips():

@@ -20,8 +20,6 @@ from research.corpora import (
     manifest,
     procedural,
     recorded_speech,
-    speech,
-    voices,
 )
 from research.corpora.manifest import Sound, Source
 
@@ -127,18 +125,3 @@ def test_a_deb_becomes_audio(tmp_path, monkeypatch):
     for path in rows["path"]:
         info = soundfile.info(tmp_path / "out" / path)
         assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16")
-
-
-def test_held_out_voices_are_in_no_plan(tmp_path, monkeypatch):
-    monkeypatch.setattr(speech, "SHARE", tmp_path)
-    for path in speech.word_lists().values():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("plain/ABC\nnot-this\n4th\nOther\n")
-    speech.words.cache_clear()
-    plan = speech.plan(300, seed=0)
-    assert plan[:50] == speech.plan(50, seed=0)
-    assert not set(plan) & set(voices.HELD_OUT)
-    assert {voice.engine for voice in plan} == {"espeak-ng", "flite", "festival"}
-    assert {voice.package for voice in plan} <= speech.LICENCES.keys()
-    assert speech.words("de") == ["other", "plain"]
-    speech.words.cache_clear()
