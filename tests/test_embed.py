@@ -61,11 +61,6 @@ def test_embed_knows_the_home_folder(small_model, tmp_path, monkeypatch):
     assert torch.equal(small_model.embed("~/x.wav"), small_model.embed(tmp_path / "x.wav"))
 
 
-def test_embed_of_a_matrix_is_a_batch(small_model):
-    batch = torch.stack([noise(9000), tone(9000)])
-    assert (small_model.embed(batch) - small_model.scene_embeddings(batch)).abs().max() < 1e-5
-
-
 @pytest.mark.parametrize(
     ("clips", "rate", "message"),
     [

@@ -213,18 +213,6 @@ def test_names_that_are_no_characters(model, tmp_path):
         assert read(tmp_path / out)["path"].tolist() == [f'{tmp_path}/\\xff,"1".wav']
 
 
-def test_any_encoding_of_the_output(model, tmp_path):
-    """As on Windows, where output that is redirected is not UTF-8."""
-    name, charset = "ü→\udcff.wav", "cp1252"
-    (tmp_path / name).write_bytes(CROW.read_bytes())
-    lines = CliRunner(charset=charset).invoke(main, ["embed", str(tmp_path), "--model", model])
-    assert lines.exit_code == 0, lines.exception
-    assert ".wav: 160 float32" in lines.stdout
-    for command in (["info", name], ["info", f"--{name}"]):
-        result = CliRunner(charset=charset).invoke(main, command)
-        assert isinstance(result.exception, SystemExit) and "Error: " in result.stderr
-
-
 def test_jobs_respect_affinity_and_slurm(monkeypatch):
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 5, 7}, raising=False)

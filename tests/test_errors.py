@@ -58,13 +58,6 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     assert "Error:" not in result.stderr
 
 
-def test_a_bad_model_is_one_line():
-    result = run("info", "nonsense")
-    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
-    assert result.stderr.startswith("Error: no model 'nonsense'")
-    assert len(result.stderr.splitlines()) == 1
-
-
 MISSING = FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b")
 DENIED = PermissionError(errno.EACCES, "Permission denied", b"a/\xff")
 

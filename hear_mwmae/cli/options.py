@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,13 +24,6 @@ class Command(click.Command):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.context_settings.setdefault("help_option_names", ["-h", "--help"])
-
-    def main(self, *args: Any, **options: Any) -> Any:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                # Otherwise a name could end the command, in an encoding that lacks a character.
-                stream.reconfigure(errors="backslashreplace")
-        return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
