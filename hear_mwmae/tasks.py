@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import soundfile
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field
 
-from .errors import HearMwmaeError, invalid_value
+from .errors import HearMwmaeError, checked
 from .files import read_json
 
 METADATA = "task_metadata.json"
@@ -194,7 +194,7 @@ def _why_unreadable(path: Path) -> str:
 
 def _read_metadata(folder: Path) -> dict[str, Any]:
     values = read_json(folder / METADATA)
-    found = _checked(_Metadata, values, METADATA)
+    found = checked(_Metadata, values, METADATA)
     if found.split_mode == "trainvaltest" and "test" not in found.splits:
         raise HearMwmaeError(f"{METADATA} names no split test, but {', '.join(found.splits)}")
     if (found.embedding_type, found.prediction_type) not in LABELS:
@@ -206,13 +206,6 @@ def _read_split(
     folder: Path, split: str, metadata: dict[str, Any], sample_rate: int
 ) -> dict[Path, list]:
     kind = LABELS[metadata["embedding_type"], metadata["prediction_type"]]
-    found = _checked(kind, read_json(folder / f"{split}.json"), f"{split}.json")
+    found = checked(kind, read_json(folder / f"{split}.json"), f"{split}.json")
     audio = folder / str(sample_rate) / split
     return {audio / name: labels for name, labels in found.items()}
-
-
-def _checked(kind: Any, values: object, file: str) -> Any:
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        raise HearMwmaeError(f"{file}: {invalid_value(error)}") from error

@@ -60,6 +60,13 @@ POOLING = click.option(
     metavar="WAYS",
     help="Pooling over time: mean, std, max, joined by +. The default is the model's.",
 )
+DTYPE = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Precision of the encoder.",
+)
 CLASSIFIER = click.option(
     "--classifier",
     type=click.Choice(["logistic", "ridge"]),
@@ -89,24 +96,17 @@ def out_option(help_text: str, *, folder: bool | None = None, required: bool = T
 
 
 def named_models(texts: tuple[str, ...]) -> dict[str, str]:
-    """[NAME=]MODEL texts -> model by name; the embedded model if there are no texts.
-
-    HearMwmaeError if names repeat.
+    """[NAME=]MODEL texts -> model by name, the last part of its path if none is given; the embedded
+    model if there are no texts. HearMwmaeError if names repeat.
     """
-    models = dict(named_model(text) for text in texts or ("",))
-    if len(models) < len(texts):
-        raise HearMwmaeError(
-            f"two models have the same name: give them names, as in --model NAME={texts[-1]}"
-        )
+    models: dict[str, str] = {}
+    for text in texts or ("",):
+        name, separator, source = text.partition("=")
+        if not (separator and name) or "/" in name:
+            name, source = (Path(text).resolve().name if text else "embedded"), text
+        if name in models:
+            raise HearMwmaeError(
+                f"two models have the same name: give them names, as in --model NAME={source}"
+            )
+        models[name] = source
     return models
-
-
-def named_model(text: str) -> tuple[str, str]:
-    """NAME=MODEL or MODEL -> name, model.
-
-    The default name is the last part of the path, or "embedded".
-    """
-    name, separator, source = text.partition("=")
-    if separator and name and "/" not in name:
-        return name, source
-    return (Path(text).resolve().name if text else "embedded"), text
