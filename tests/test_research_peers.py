@@ -94,7 +94,7 @@ def test_the_tables_of_a_page_are_replaced(results, task, tmp_path):
     assert done.exit_code == 1 and "lacks the marks" in done.output
 
 
-@pytest.mark.parametrize("kind", [encoders.Embedded, encoders.LogMel, encoders.Mfcc])
+@pytest.mark.parametrize("kind", [encoders.Embedded, encoders.LogMel])
 def test_real_encoders(kind):
     if kind.missing():
         pytest.skip(f"needs {kind.install}")
