@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from .config import PAPERS_POOLING, describe_windows
-from .errors import HearMwmaeError, invalid_value
+from .errors import checked
 from .files import read_json
 from .hub import CONFIG_NAME
 from .weights import read_config
@@ -58,7 +57,8 @@ def model_card(directory: str | Path, load_from: str) -> str:
             folder.
     """
     config = read_config(Path(directory) / CONFIG_NAME)
-    source = _read_source(Path(directory) / CARD_SOURCE)
+    file = Path(directory) / CARD_SOURCE
+    source: CardSource = checked(CardSource, read_json(file) if file.is_file() else {}, file)
     name = load_from.split("/")[-1]
     tags = ["audio", "audio-embeddings", "self-supervised", "masked-autoencoder", config.kind]
     results = [
@@ -92,14 +92,6 @@ def model_card(directory: str | Path, load_from: str) -> str:
         wrap=_wrap,
     )
     return f"{card}\n"
-
-
-def _read_source(path: Path) -> CardSource:
-    values: Any = read_json(path) if path.is_file() else {}
-    try:
-        return CardSource.model_validate(values)
-    except ValidationError as error:
-        raise HearMwmaeError(f"{path}: {invalid_value(error)}") from error
 
 
 def _wrap(markdown: str) -> str:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar, dataclass_transform
 import pydantic.dataclasses
 from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
-from .errors import HearMwmaeError, did_you_mean, invalid_value
+from .errors import HearMwmaeError, invalid_value
 
 #: name -> (width, depth, heads)
 ENCODER_SIZES = {
@@ -64,8 +64,7 @@ def configuration(cls: type[Config]) -> type[Config]:
         try:
             checked(self, *args, **values)
         except ValidationError as error:
-            names = [known.name for known in dataclasses.fields(made)]
-            raise HearMwmaeError(invalid_value(error, names)) from error
+            raise HearMwmaeError(invalid_value(error)) from error
 
     made.__init__ = init
     return made
@@ -288,8 +287,7 @@ def preset(name: str, patch_size: tuple[int, int] = (4, 16)) -> ModelConfig:
     """
     names = preset_names()
     if name not in names:
-        near = did_you_mean(name, names)
-        raise HearMwmaeError(f"unknown preset {name!r}{near}; there are: {', '.join(names)}")
+        raise HearMwmaeError(f"unknown preset {name!r}; there are: {', '.join(names)}")
     kind, size = name.split("-")
     encoder = EncoderConfig(*ENCODER_SIZES[size], cls_token=kind == "mae")
     config = ModelConfig(encoder, patch_size=patch_size)

@@ -40,17 +40,7 @@ class Embedder(nn.Module, HubModel):
     """A pretrained encoder behind HEAR's model interface. Calling it gives scene embeddings.
 
     Args:
-        config: of the model.
-        dtype: precision of the encoder, ``"float32"`` or ``"bfloat16"`` (or the torch.dtype). The
-            front-end, the pooling and the results are always float32.
-        pooling: statistics over time in a scene, such as ``"mean+std+max"``; the configuration's
-            when None.
-        timestamps: ``"centred"``, the middles of the time steps, or ``"official"``, the timestamps
-            of the authors' wrapper (i * duration / T: neither centred nor exactly one time step
-            apart).
-        max_batch: chunks of ``input_frames`` frames per encoder call. It bounds the memory for any
-            number of clips; a long clip takes 230 MB per hour, and 115 MB for each window.
-        trainable: the encoder's weights require gradients, and embeddings carry them.
+        config: of the model; the other arguments are those of `hear_mwmae.load_model`.
 
     Attributes:
         sample_rate: Hz that the audio must have.
@@ -71,20 +61,12 @@ class Embedder(nn.Module, HubModel):
         precision = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
         if precision not in DTYPES.values():
             raise HearMwmaeError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        if not isinstance(timestamps, str) or timestamps not in TIMESTAMPS:
+        if timestamps not in TIMESTAMPS:
             raise HearMwmaeError(
                 f"timestamps must be one of {', '.join(TIMESTAMPS)}, got {timestamps!r}"
             )
-        if (
-            not isinstance(max_batch, int)
-            or isinstance(max_batch, bool)
-            or not 0 < max_batch < 1 << 31
-        ):
-            raise HearMwmaeError(
-                f"max_batch must be a whole number of chunks above 0, got {max_batch!r}"
-            )
-        if not isinstance(trainable, bool):
-            raise HearMwmaeError(f"trainable must be True or False, got {trainable!r}")
+        if not isinstance(max_batch, int) or max_batch < 1:
+            raise HearMwmaeError(f"max_batch must be a number of chunks above 0, got {max_batch!r}")
         self.config = config = dataclasses.replace(
             config, pooling=config.pooling if pooling is None else pooling
         )

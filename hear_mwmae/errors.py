@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pydantic import ValidationError
 
 
@@ -29,18 +29,22 @@ def reason(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def invalid_value(error: ValidationError, names: Sequence[str] = ()) -> str:
+def checked(kind: Any, values: object, where: str | Path) -> Any:
+    """``values`` as a ``kind`` of pydantic; HearMwmaeError names ``where`` and the key."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise HearMwmaeError(f"{where}: {invalid_value(error)}") from error
+
+
+def invalid_value(error: ValidationError) -> str:
     """The first problem that pydantic found, in one line that names the key: "frontend.n_mels
     should be less than or equal to 512, got 5000".
-
-    Args:
-        names: of the fields, for arguments that were given by position.
     """
     problem = error.errors(include_url=False)[0]
-    place = list(problem["loc"])
-    if place and isinstance(place[0], int) and place[0] < len(names):
-        place[0] = names[place[0]]
-    key = ".".join(map(str, place))
+    key = ".".join(map(str, problem["loc"]))
     if "error" in problem.get("ctx", {}):  # raised by a configuration itself
         said = str(problem["ctx"]["error"])
     elif problem["type"] in ("missing", "unexpected_keyword_argument"):
@@ -50,15 +54,6 @@ def invalid_value(error: ValidationError, names: Sequence[str] = ()) -> str:
     if key and said.startswith("Input should"):
         return f"{key} {said.removeprefix('Input ')}"
     return f"{key}: {said}" if key else said
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'mwmae-tiny'?" if ``name`` is a near miss of one of ``known``, for the end
-    of a message; else "".
-    """
-    by_lower = {other.lower(): other for other in known}
-    near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.75)
-    return f"; did you mean {by_lower[near[0]]!r}?" if near else ""
 
 
 def differences(old: dict, new: dict, where: str = "") -> list[tuple[str, object, object]]:

@@ -21,28 +21,20 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Adds ``path`` to the OSError of a full disk, which the system raises without a file name."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL and error.filename is None:
-            error.filename = str(path)
-        raise
-
-
-@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Atomic write: yields a temporary name beside ``path``, which replaces ``path`` on success and
     is removed on failure.
     """
     temporary = path.with_name(f".{path.name}{UNFINISHED}")
     try:
-        with naming(path):
-            yield temporary
-            with open(temporary, "r+b") as stream:
-                os.fsync(stream)  # otherwise a crash could keep the new name without the content
-            os.replace(temporary, path)
+        yield temporary
+        with open(temporary, "r+b") as stream:
+            os.fsync(stream)  # otherwise a crash could keep the new name without the content
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:  # the system names no file
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -27,8 +27,7 @@ CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "READ
 #: What a card may show or name: the loss curve, and the sources of the audio.
 OF_CARD = ("loss.png", "audio.csv")
 
-_REPO = r"\w[\w.-]*/\w[\w.-]*"
-_NAME = re.compile(rf"({_REPO})(?:(?:@|/tree/)([\w./-]+?))?/?")
+_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:(?:@|/tree/)([\w./-]+?))?/?")
 
 
 def parse_name(name: str) -> tuple[str, str | None] | None:
@@ -82,8 +81,6 @@ def push(
     Args:
         options: of `huggingface_hub.HfApi.create_commit`, such as ``token`` and ``revision``.
     """
-    if not re.fullmatch(_REPO, repo):
-        raise HearMwmaeError(f"a Hub repository is written org/repo, got {repo!r}")
     operations = [CommitOperationAdd(name, content) for name, content in files.items()]
     options.setdefault("commit_message", "Upload model")
     try:

@@ -26,7 +26,7 @@ from . import hub, official
 from .config import ModelConfig
 from .embedder import Embedder
 from .encoder import Encoder
-from .errors import HearMwmaeError, did_you_mean, differences, reason
+from .errors import HearMwmaeError, differences, reason
 from .files import read_json, replacing, write_text
 from .hub import CONFIG_NAME, WEIGHTS_NAME
 from .linear import warn_of_emulation
@@ -45,15 +45,11 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Entry:
-    """One model of ``registry.json``: a directory beside it, or a Hub repository, or a way to get
-    it by hand.
-    """
+    """One model of ``registry.json``: a directory beside it, or a way to get it by hand."""
 
     description: str
     license: str
     sha256: str = ""  #: of the weights file
-    repo: str = ""  #: of the Hub; empty for a directory of this package
-    revision: str = ""
     unavailable: str = ""  #: why this package cannot deliver it, and how to get it
 
 
@@ -149,6 +145,20 @@ def read_config(path: Path) -> ModelConfig:
     return _read_config(path)[0]
 
 
+def _read_config(path: Path) -> tuple[ModelConfig, str]:
+    """The configuration in a config.json, and the sha256 of the weights beside it, if known."""
+    values = read_json(path)
+    sha256 = values.pop(SHA256, "") if isinstance(values, dict) else ""
+    return _parse_config(values, path), str(sha256)
+
+
+def _parse_config(values: object, path: Path) -> ModelConfig:
+    try:
+        return ModelConfig.from_dict(values)
+    except HearMwmaeError as error:
+        raise HearMwmaeError(f"{path}: {error}") from error
+
+
 def to_device(model: Module, device: str | torch.device) -> Module:
     """Move the model; HearMwmaeError if the device cannot be used, or holds no values ("meta")."""
     try:
@@ -173,7 +183,7 @@ def find_model(
             text = f"{name!r} is the registered model; './{name}' loads the local path"
             warnings.warn(text, stacklevel=4)
         return _find_registered(name)
-    if _exists(path):
+    if os.path.exists(path):
         with _reading(path):
             return _find_local(name, path)
     place = None if _is_path(name) else hub.parse_name(name)
@@ -200,16 +210,6 @@ def _find_local(name: str, path: Path) -> Found:
     )
 
 
-def _exists(path: Path) -> bool:
-    try:
-        os.stat(path)
-    except PermissionError as error:
-        raise HearMwmaeError(f"cannot read {path}: {reason(error)}") from error
-    except (OSError, ValueError):  # a name may be too long for a path, or hold a zero
-        return False
-    return True
-
-
 def _is_path(name: str) -> bool:
     """Whether a name that is no file can only mean one, so that nothing is asked of the Hub."""
     if name.startswith(("hf://", "https://", "http://")):
@@ -225,29 +225,23 @@ def _is_path(name: str) -> bool:
 
 
 def _no_model(name: str, path: Path) -> str:
-    beside: list[str] = []
     why = ""
     try:
-        beside = [str(path.parent / other) for other in os.listdir(path.parent)]
         path.stat()
     except (OSError, ValueError) as error:  # not there, no permission, too long, a zero byte
         why = reason(error)
-    near = did_you_mean(str(path), [*registry(), *beside])
     if _is_path(name):
         elsewhere = f"; hf://{name} is a model on the Hub" if hub.parse_name(name) else ""
-        return f"no model {name!r:.200}: {why}{near}{elsewhere}"
+        return f"no model {name!r:.200}: {why}{elsewhere}"
     known = ", ".join(registry())
-    return f"no model {name!r:.200}: {why}, not registered ({known}), nor org/repo on the Hub{near}"
+    return f"no model {name!r:.200}: {why}, nor org/repo on the Hub, nor registered: {known}"
 
 
 def _find_registered(name: str) -> Found:
     entry = registry()[name]
     if entry.unavailable:
         raise HearMwmaeError(f"{name}: {entry.unavailable}")
-    if entry.repo:
-        found = _find_on_hub(name, entry.repo, entry.revision)
-    else:
-        found = _find_files(name, WEIGHTS_DIR / name / WEIGHTS_NAME)
+    found = _find_files(name, WEIGHTS_DIR / name / WEIGHTS_NAME)
     return found._replace(sha256=entry.sha256)
 
 
@@ -273,20 +267,6 @@ def _find_files(name: str, weights: Path) -> Found:
             f"{key} is {saved} in the weights, {beside} in {CONFIG_NAME}"
         )
     return Found(name, config, weights, sha256)
-
-
-def _read_config(path: Path) -> tuple[ModelConfig, str]:
-    """The configuration in a config.json, and the sha256 of the weights beside it, if known."""
-    values = read_json(path)
-    sha256 = values.pop(SHA256, "") if isinstance(values, dict) else ""
-    return _parse_config(values, path), str(sha256)
-
-
-def _parse_config(values: object, path: Path) -> ModelConfig:
-    try:
-        return ModelConfig.from_dict(values)
-    except HearMwmaeError as error:
-        raise HearMwmaeError(f"{path}: {error}") from error
 
 
 @contextmanager

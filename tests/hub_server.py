@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import groupby
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -25,13 +26,12 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-EMPTY: dict[str, str] = {}
-LFS_SUFFIX = ".safetensors"
 _RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _STORAGE = re.compile(r"/storage/([0-9a-f]{64})")
-_PREUPLOAD = re.compile(r"/api/models/([^/]+/[^/]+)/preupload/([^/]+)")
 _COMMIT = re.compile(r"/api/models/([^/]+/[^/]+)/commit/([^/]+)")
-_LFS_BATCH = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch")
+
+#: Status, headers, body.
+Reply = tuple[int, dict[str, str], bytes]
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,6 @@ class Repo:
     refs: dict[str, str] = field(default_factory=dict)
     private: bool = False
 
-    def resolve(self, revision: str) -> str | None:
-        """The commit of a branch, tag or commit; None where there is none."""
-        return revision if revision in self.commits else self.refs.get(revision)
-
 
 class HubServer(ThreadingHTTPServer):
     """The server, running inside its ``with`` block.
@@ -84,16 +80,9 @@ class HubServer(ThreadingHTTPServer):
         self.token = ""
         self.refusal: tuple[int, str, str] | None = None
         self.before: Callable[[Request], None] = lambda request: None
-
-    @property
-    def url(self) -> str:
-        """What HF_ENDPOINT has to be."""
-        return f"http://127.0.0.1:{self.server_port}"
-
-    @property
-    def storage_url(self) -> str:
-        """Another origin than ``url``, though the same server."""
-        return f"http://localhost:{self.server_port}/storage"
+        self.url = f"http://127.0.0.1:{self.server_port}"  #: what HF_ENDPOINT has to be
+        #: Another origin than ``url``, though the same server.
+        self.storage_url = f"http://localhost:{self.server_port}/storage"
 
     def __enter__(self) -> HubServer:
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -116,18 +105,95 @@ class HubServer(ThreadingHTTPServer):
 
     def asked_for(self, method: str = "") -> list[tuple[str, str]]:
         """(revision, file) of the requests for files, in order and without repetitions in a row."""
-        files = [
-            request.resolved[1:]
-            for request in self.requests
-            if request.resolved and method in request.method
-        ]
-        return [
-            file for number, file in enumerate(files) if not number or file != files[number - 1]
-        ]
+        files = [request.resolved for request in self.requests if method in request.method]
+        return [file[1:] for file, _ in groupby(filter(None, files))]
 
     def from_storage(self) -> list[Request]:
         """Requests that reached the storage host."""
         return [request for request in self.requests if _STORAGE.fullmatch(request.path)]
+
+    def answer(self, request: Request, body: bytes) -> Reply:
+        if match := _STORAGE.fullmatch(request.path):
+            return self._from_storage(request.method, match[1], body)
+        if self.refusal and request.resolved:
+            return error(*self.refusal)
+        sent = request.headers.get("authorization")
+        if self.token and not sent:
+            return error(401, "RepoNotFound", "Repository not found")
+        if self.token and sent != f"Bearer {self.token}":
+            return error(401, "", "Invalid credentials in Authorization header")
+        if request.resolved:
+            return self._file(*request.resolved)
+        return self._api(request.path, [json.loads(line) for line in body.splitlines()])
+
+    def _from_storage(self, method: str, sha: str, body: bytes) -> Reply:
+        if method == "PUT":
+            assert hashlib.sha256(body).hexdigest() == sha
+            self.storage[sha] = body
+            return 200, {}, b""
+        return 200, {"ETag": f'"{sha}"'}, self.storage[sha]
+
+    def _file(self, repo: str, revision: str, name: str) -> Reply:
+        if not (entry := self.repos.get(repo)):
+            return error(404, "RepoNotFound", "Repository not found")
+        commit = revision if revision in entry.commits else entry.refs.get(revision)
+        if commit is None:
+            return error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        data = entry.commits[commit].get(name)
+        if data is None:
+            return error(404, "EntryNotFound", "Entry not found", headers)
+        if not is_lfs(name):
+            sha = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+            return 200, headers | {"ETag": f'"{sha}"'}, data
+        sha = hashlib.sha256(data).hexdigest()
+        headers |= {"X-Linked-Etag": f'"{sha}"', "X-Linked-Size": str(len(data))}
+        return 302, headers | {"Location": f"{self.storage_url}/{sha}"}, b""
+
+    def _api(self, path: str, lines: list[dict]) -> Reply:
+        if path == "/api/repos/create":
+            (wanted,) = lines
+            name = f"{wanted['organization']}/{wanted['name']}"
+            known = name in self.repos
+            private = wanted.get("private") or wanted.get("visibility") == "private"
+            self.repos.setdefault(name, Repo(private=bool(private)))
+            return as_json({"url": f"{self.url}/{name}"}, 409 if known else 200)
+        if path == "/api/validate-yaml":
+            return as_json({"warnings": [], "errors": []})
+        if "/preupload/" in path:
+            names = [file["path"] for file in lines[0]["files"]]
+            modes = {name: "lfs" if is_lfs(name) else "regular" for name in names}
+            files = [
+                {"path": name, "uploadMode": mode, "shouldIgnore": False}
+                for name, mode in modes.items()
+            ]
+            return as_json({"files": files})
+        if path.endswith("/info/lfs/objects/batch"):
+            objects = []
+            for wanted in lines[0]["objects"]:
+                upload = {"upload": {"href": f"{self.storage_url}/{wanted['oid']}"}}
+                objects.append({"oid": wanted["oid"], "size": wanted["size"], "actions": upload})
+            return as_json({"transfer": "basic", "objects": objects})
+        if not (match := _COMMIT.fullmatch(path)):
+            return error(404, "", "no such page")
+        files = {}
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "lfsFile":
+                files[value["path"]] = self.storage[value["oid"]]
+            elif line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+        sha = self.commit(match[1], files, unquote(match[2]))
+        return as_json({"commitUrl": f"{self.url}/{match[1]}/commit/{sha}", "commitOid": sha})
+
+
+def error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Reply:
+    named = {"X-Error-Code": code, "X-Error-Message": message}
+    return status, (headers or {}) | {name: text for name, text in named.items() if text}, b""
+
+
+def as_json(value: object, status: int = 200) -> Reply:
+    return status, {"Content-Type": "application/json"}, json.dumps(value).encode()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -137,35 +203,21 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         """Nothing on stderr."""
 
-    def do_HEAD(self) -> None:
-        self._begin()
-        self._answer_get()
-
-    def do_GET(self) -> None:
-        self._begin()
-        self._answer_get()
-
-    def do_POST(self) -> None:
-        self._begin()
-        if self._may():
-            self._answer_post()
-
-    def do_PUT(self) -> None:
-        self._begin()
-        match = _STORAGE.fullmatch(self.path)
-        if match and hashlib.sha256(self.body).hexdigest() == match[1]:
-            self.server.storage[match[1]] = self.body
-            return self._reply(200)
-        self._error(400, "", "the content does not hash to its name")
-
-    def _begin(self) -> None:
-        self.path = urlsplit(self.path).path
-        self.body = self._read_body()
-        request = Request(
-            self.command, self.path, {name.lower(): value for name, value in self.headers.items()}
-        )
+    def _answer(self) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = Request(self.command, urlsplit(self.path).path, headers)
+        body = self._read_body()
         self.server.requests.append(request)
         self.server.before(request)
+        status, headers, content = self.server.answer(request, body)
+        self.send_response(status)
+        for name, value in (headers | {"Content-Length": str(len(content))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    do_HEAD = do_GET = do_POST = do_PUT = _answer
 
     def _read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -177,111 +229,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return body
 
-    def _may(self) -> bool:
-        """Whether the token is right; answers the request if not."""
-        token, sent = self.server.token, self.headers.get("Authorization")
-        if token and not sent:
-            self._error(401, "RepoNotFound", "Repository not found")
-        elif token and sent != f"Bearer {token}":
-            self._error(401, "", "Invalid credentials in Authorization header")
-        else:
-            return True
-        return False
-
-    def _answer_get(self) -> None:
-        if match := _STORAGE.fullmatch(self.path):
-            return self._answer_storage(match[1])
-        if not (match := _RESOLVE.fullmatch(self.path)):
-            return self._error(404, "", "no such page")
-        if self.server.refusal:
-            return self._error(*self.server.refusal)
-        if not self._may():
-            return None
-        repo, revision, name = map(unquote, match.groups())
-        entry = self.server.repos.get(repo)
-        if entry is None:
-            return self._error(404, "RepoNotFound", "Repository not found")
-        commit = entry.resolve(revision)
-        if commit is None:
-            return self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        common = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
-        data = entry.commits[commit].get(name)
-        if data is None:
-            return self._error(404, "EntryNotFound", "Entry not found", common)
-        if not is_lfs(name):
-            sha = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-            return self._reply(200, {**common, "ETag": f'"{sha}"'}, data)
-        sha = hashlib.sha256(data).hexdigest()
-        linked = {"X-Linked-Etag": f'"{sha}"', "X-Linked-Size": str(len(data))}
-        self._reply(302, {**common, **linked, "Location": f"{self.server.storage_url}/{sha}"})
-
-    def _answer_storage(self, sha: str) -> None:
-        data = self.server.storage.get(sha)
-        if data is None:
-            return self._error(404, "", "no such object")
-        self._reply(200, {"ETag": f'"{sha}"'}, data)
-
-    def _answer_post(self) -> None:
-        server = self.server
-        if self.path == "/api/repos/create":
-            wanted = json.loads(self.body)
-            name = f"{wanted['organization']}/{wanted['name']}"
-            known = name in server.repos
-            private = wanted.get("private") or wanted.get("visibility") == "private"
-            server.repos.setdefault(name, Repo(private=bool(private)))
-            return self._json({"url": f"{server.url}/{name}"}, 409 if known else 200)
-        if self.path == "/api/validate-yaml":
-            return self._json({"warnings": [], "errors": []})
-        if _PREUPLOAD.fullmatch(self.path):
-            names = [file["path"] for file in json.loads(self.body)["files"]]
-            modes = [
-                {"path": n, "uploadMode": "lfs" if is_lfs(n) else "regular", "shouldIgnore": False}
-                for n in names
-            ]
-            return self._json({"files": modes})
-        if _LFS_BATCH.fullmatch(self.path):
-            objects = [{k: o[k] for k in ("oid", "size")} for o in json.loads(self.body)["objects"]]
-            for entry in objects:
-                entry["actions"] = {"upload": {"href": f"{server.storage_url}/{entry['oid']}"}}
-            return self._json({"transfer": "basic", "objects": objects})
-        if match := _COMMIT.fullmatch(self.path):
-            lines = [json.loads(line) for line in self.body.splitlines()]
-            files = {
-                line["value"]["path"]: self._committed(line)
-                for line in lines
-                if line["key"] != "header"
-            }
-            sha = server.commit(match[1], files, unquote(match[2]))
-            return self._json(
-                {"commitUrl": f"{server.url}/{match[1]}/commit/{sha}", "commitOid": sha}
-            )
-        self._error(404, "", "no such page")
-
-    def _committed(self, line: dict) -> bytes:
-        if line["key"] == "lfsFile":
-            return self.server.storage[line["value"]["oid"]]
-        return base64.b64decode(line["value"]["content"])
-
-    def _json(self, value: object, status: int = 200) -> None:
-        self._reply(status, {"Content-Type": "application/json"}, json.dumps(value).encode())
-
-    def _error(self, status: int, code: str, message: str, headers: dict[str, str] = EMPTY) -> None:
-        named = {"X-Error-Code": code, "X-Error-Message": message}
-        self._reply(status, {**headers, **{name: value for name, value in named.items() if value}})
-
-    def _reply(self, status: int, headers: dict[str, str] = EMPTY, body: bytes = b"") -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
 
 def is_lfs(name: str) -> bool:
     """Whether a file of this name is an LFS file."""
-    return name.endswith(LFS_SUFFIX)
+    return name.endswith(".safetensors")
 
 
 def use_hub(patch: pytest.MonkeyPatch, url: str, home: Path) -> None:
@@ -290,23 +241,24 @@ def use_hub(patch: pytest.MonkeyPatch, url: str, home: Path) -> None:
 
     HF_ENDPOINT and HF_HOME count when it is imported; that is why its constants are set here.
     """
-    for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "HUGGINGFACE"))]:
+    for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING"))]:
         patch.delenv(name)
     patch.setenv("NO_PROXY", "*")
-    patch.setattr(constants, "ENDPOINT", url)
-    patch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
     paths = {
-        "HF_HOME": "",
-        "HF_HUB_CACHE": "hub",
-        "HF_TOKEN_PATH": "token",
-        "HF_STORED_TOKENS_PATH": "stored_tokens",
+        "HF_HOME": home,
+        "HF_HUB_CACHE": home / "hub",
+        "HF_TOKEN_PATH": home / "token",
+        "HF_STORED_TOKENS_PATH": home / "stored_tokens",
+        "AGENT_HARNESSES_PATH": home / ".agent_harnesses.json",
     }
-    for name, file in {**paths, "AGENT_HARNESSES_PATH": ".agent_harnesses.json"}.items():
-        patch.setattr(constants, name, str(home / file), raising=False)
-    patch.setattr(constants, "HF_HUB_OFFLINE", False)
-    patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    settings = {name: str(path) for name, path in paths.items()} | {
+        "ENDPOINT": url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+    }
+    for name, value in settings.items():
+        patch.setattr(constants, name, value, raising=False)
     sleep = time.sleep
     patch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
     huggingface_hub.close_session()  # an open one holds connections, and the proxies of before

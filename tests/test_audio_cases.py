@@ -103,6 +103,7 @@ WHOLE: dict[str, tuple[Callable[[Encoded], bytes], float]] = {
     # A placeholder for the size: streams.
     "WAV of 0x7FFFFFFF bytes": (lambda e: wav(0x7FFFFFFF), 3.0),
     "WAV of 2,000,000,000 bytes": (lambda e: wav(2_000_000_000), 3.0),
+    "WAV of 0xFFFFFFFF bytes": (lambda e: wav(0xFFFFFFFF), 3.0),
     "WAV of 0 bytes": (lambda e: wav(0), 3.0),
     "WAV of a byte too many": (lambda e: wav(96001), 3.0),
     # Codings that libsndfile does not know.

@@ -81,11 +81,11 @@ def whole(model, clips, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["out.npz", "folder"])
-def test_killed_twenty_times(model, clips, whole, tmp_path, name):
+def test_killed_twelve_times(model, clips, whole, tmp_path, name):
     """The same table to the bit; embedded again is only what a kill has found in the encoder, a
     part of sixteen at most.
     """
-    command = [sys.executable, str(TESTS / "interrupted.py"), "20", "1", "embed", str(clips)]
+    command = [sys.executable, str(TESTS / "interrupted.py"), "12", "1", "embed", str(clips)]
     command += ["-o", str(tmp_path / name), "--model", model, "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
@@ -93,7 +93,7 @@ def test_killed_twenty_times(model, clips, whole, tmp_path, name):
     if name == "out.npz":
         assert (tmp_path / name).read_bytes() == whole.read_bytes()
     embedded, expected = done.stdout.count("clip\n"), CLIPS * 29 // 30
-    assert expected <= embedded <= expected + 20 * 16
+    assert expected <= embedded <= expected + 12 * 16
     assert not [path for path in tmp_path.rglob(".*") if path.name != ".lock"]
     with open(tmp_path / f"{name}.failures.csv", newline="") as stream:
         failures = list(csv.DictReader(stream))
@@ -213,7 +213,7 @@ def test_what_is_in_the_way(model, tmp_path):
     assert "is not an output of this command" in listed.stderr
     assert (tmp_path / "list.csv").read_text() == f"path\n{crow}\n"
     assert {path.name for path in tmp_path.iterdir()} == {"foreign", "list.csv"}
-    for name in ("a.npz", "a.csv", "a.parquet", "folder"):
+    for name in ("a.npz", "folder"):
         out = tmp_path / name
         assert run(crow, "-o", out, "--model", model).exit_code == 0
         before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,6 @@ from hear_mwmae.audio import read_audio
 from hear_mwmae.cli import main
 from hear_mwmae.cli.options import Command
 from hear_mwmae.config import ModelConfig
-from hear_mwmae.files import printable
 from hear_mwmae.training.crops import Clips, read_batches
 from hear_mwmae.training.dataset import AudioDataset
 from hear_mwmae.training.recipe import Recipe
@@ -58,15 +56,6 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     result = run("info")
     assert type(result.exception) is ValueError and "broadcast" in str(result.exception)
     assert "Error:" not in result.stderr
-
-
-def test_a_bad_model_is_one_line_unless_debugging():
-    result = run("info", "nonsense")
-    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
-    assert result.stderr.startswith("Error: no model 'nonsense'")
-    assert len(result.stderr.splitlines()) == 1
-    for args in (("--debug", "info", "nonsense"), ("info", "nonsense", "--debug")):
-        assert isinstance(run(*args).exception, HearMwmaeError)
 
 
 MISSING = FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b")
@@ -127,30 +116,6 @@ def test_unreadable_files_say_so():
         with pytest.raises(HearMwmaeError, match=r"(?i)permission denied"):
             read_audio(folder / "closed" / "x", 16000)
         (folder / "closed").chmod(0o700)
-
-
-def test_names_that_are_no_utf8(audio_folder, tmp_path):
-    """Files of such names are found in folders and by manifests, and packed; other bytes are
-    written as \\xff.
-    """
-    good, bad = (os.fsdecode(name) for name in (b"gr\xfc\xdfe.flac", b"kaputt \xff.wav"))
-    folder = tmp_path / os.fsdecode(b"\xe9t\xe9")
-    folder.mkdir()
-    shutil.copy(audio_folder / "crow.flac", folder / good)
-    (folder / bad).write_bytes(b"no audio")
-    manifest = os.fsencode(folder / "list.csv")
-    Path(os.fsdecode(manifest)).write_bytes(
-        b"path,kind\ngr\xfc\xdfe.flac,d\xfcnn\nkaputt \xff.wav,x\n"
-    )
-    for number, source in enumerate((folder, folder / "list.csv")):
-        result = run("pack", source, "-o", tmp_path / f"pack{number}", "--jobs", "1")
-        assert result.exit_code == 0 and "1 clips" in result.output, result.output
-        out = tmp_path / f"pack{number}"
-        assert printable(folder / bad) in (out / "skipped.csv").read_text(encoding="utf-8")
-        dataset = AudioDataset(out)
-        assert dataset.rows[0]["path"].endswith(printable(good))
-    assert dataset.kinds == ["d\\xfcnn"]
-    assert read_audio(folder / good, 16000).numel()
 
 
 def test_a_bug_in_embedding_a_task_is_shown_and_stops_no_other(tmp_path, monkeypatch):

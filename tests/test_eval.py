@@ -240,14 +240,9 @@ def test_a_changed_model_or_task_is_another(tasks_dir, embedded, tmp_path):
     assert "was made of another fold01.json" in output
 
 
-@pytest.mark.parametrize(
-    ("module", "options", "reason"),
-    [("nosuch", "{}", "No module named"), ("hear_mwmae", '{"no": 1}', "unexpected keyword")],
-)
-def test_modules_that_cannot_be_used(tasks_dir, tmp_path, module, options, reason):
-    arguments = ["--module", module, "--model-options", options]
-    output = run("embed", tasks_dir, "-o", tmp_path, *arguments, expect=1)
-    assert f"Error: {module} is not a HEAR module" in output and reason in output
+def test_modules_that_cannot_be_used(tasks_dir, tmp_path):
+    output = run("embed", tasks_dir, "-o", tmp_path, "--module", "nosuch", expect=1)
+    assert "Error: nosuch is not a HEAR module" in output and "No module named" in output
 
 
 def predict_recorded(folder: Path, protocol: str, seed: int) -> None:

@@ -1,13 +1,15 @@
-"""The examples are run as people run them."""
+"""The examples, run as scripts."""
 
 from __future__ import annotations
 
-import os
+import io
 import re
+import runpy
 import shutil
-import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hear_tasks import make_task
@@ -20,12 +22,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(name: str, *args: object) -> str:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    environment.pop("MKL_CBWR", None)  # conftest's, for parity: a slow path of MKL
-    command = [sys.executable, str(ROOT / "examples" / name), *map(str, args)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    output = io.StringIO()
+    arguments = [name, *map(str, args)]
+    with redirect_stdout(output), mock.patch.object(sys, "argv", arguments):
+        runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+    return output.getvalue()
 
 
 @pytest.fixture(scope="module")

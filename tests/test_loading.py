@@ -50,6 +50,11 @@ def test_a_forked_child_embeds_with_a_model_that_its_parent_loaded():
     assert done.stdout.strip() == "2880"
 
 
+@pytest.fixture(scope="module")
+def expected() -> tuple[torch.Tensor, ...]:
+    return embeddings()
+
+
 def embeddings() -> tuple[torch.Tensor, ...]:
     model = load_model()
     audio = CLIP.to("cpu")
@@ -69,11 +74,9 @@ def embeddings() -> tuple[torch.Tensor, ...]:
         ("default device", torch.float64),
         ("context", torch.bfloat16),
         ("default dtype", torch.float64),
-        ("default dtype", torch.bfloat16),
     ],
 )
-def test_defaults_of_the_process_change_nothing(way, dtype):
-    expected = embeddings()
+def test_defaults_of_the_process_change_nothing(expected, way, dtype):
     device = torch.get_default_device()
     try:
         torch.set_default_dtype(dtype)

@@ -42,17 +42,6 @@ def test_pieces_are_the_whole(model, monkeypatch):
     assert (mixed[[1, 3]] - whole).abs().max() < 1e-5
 
 
-def test_a_long_clip_is_encoded_piece_by_piece(model, monkeypatch):
-    """The encoder runs when its output is asked for, and not before."""
-    monkeypatch.setattr(embedder, "PIECE_CHUNKS", 3)
-    model.max_batch = 2
-    sizes: list[int] = []
-    model.encoder.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
-    for pieces, samples in model.time_steps([noise(300_000)[None]]):
-        assert samples == 300_000 and next(pieces).shape[1] == 150
-        assert sizes == [2, 1]
-
-
 def test_statistics_of_pieces_do_not_cancel_around_a_large_mean():
     generator = torch.Generator().manual_seed(0)
     values = 1000 + torch.randn(1, 5000, 4, dtype=torch.float64, generator=generator)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-
 import pytest
 import torch
 from test_hear_api import noise, tone
 
 import hear_mwmae
-from hear_mwmae.config import ModelConfig, preset
 from hear_mwmae.embedder import Embedder
-from hear_mwmae.pooling import pool
 
 ALL = "mean+std+max"
 
@@ -58,16 +53,6 @@ def test_the_batch_and_its_division_do_not_matter(pooled):
         assert (pooled.scene_embeddings(clip[None])[0] - scene).abs().max() < 1e-5
 
 
-def test_std_does_not_cancel_around_a_large_mean():
-    """The difference of mean square and square mean would be rounding alone here."""
-    values = 1000 + 1e-2 * torch.randn(
-        7, 50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
-    )
-    steps = values.float().flatten(0, 1)
-    exact = steps.double().std(dim=0, correction=0)
-    assert torch.allclose(pool([steps[None]], ("std",))[0].double(), exact, rtol=2e-3)
-
-
 @pytest.mark.parametrize(
     ("pooling", "size"), [("mean", 1), ("max", 1), ("std+max", 2), ("max+mean+std", 3)]
 )
@@ -86,35 +71,6 @@ def test_statistics_come_in_the_order_given(pooled, pooling, size):
     assert torch.equal(
         model.scene_embeddings(audio),
         torch.cat([parts[name] for name in pooling.split("+")], dim=1),
-    )
-
-
-def test_pooling_is_part_of_the_configuration():
-    assert preset("mwmae-base").pooling == "mean"  # the paper's
-    config = dataclasses.replace(preset("mwmae-tiny"), pooling="mean+max")
-    values = json.loads(json.dumps(config.to_dict()))
-    assert (
-        ModelConfig.from_dict(values) == config
-        and config.scene_embedding_size == 2 * config.embedding_size
-    )
-    del values["pooling"]  # as in configurations from before it was there
-    assert ModelConfig.from_dict(values).pooling == "mean"
-    with pytest.raises(
-        ValueError,
-        match=r"pooling must be one or more of mean, std, max, joined by \+, got 'mean\+median'",
-    ):
-        dataclasses.replace(config, pooling="mean+median")
-
-
-def test_load_model_chooses_the_pooling():
-    audio = noise(50000)[None]
-    mean, every = hear_mwmae.load_model(pooling="mean"), hear_mwmae.load_model(pooling=ALL)
-    assert (mean.scene_embedding_size, every.scene_embedding_size) == (
-        mean.timestamp_embedding_size,
-        3 * mean.timestamp_embedding_size,
-    )
-    assert torch.equal(
-        every.scene_embeddings(audio)[:, : mean.scene_embedding_size], mean.scene_embeddings(audio)
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -10,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from click.testing import CliRunner, Result
-from hear_tasks import make_task
 from small_encoders import Constant, Crossings, Elsewhere, Process
 
 from hear_mwmae.probe import predict, score
@@ -76,42 +73,6 @@ def test_a_row_for_every_encoder_whose_package_is_there(results, task):
     assert str(stored(out, Constant).tasks["tones"].score("ridge", 0)) == str(expected)
 
 
-def test_only_what_is_new_is_measured(results, task, tmp_path, monkeypatch):
-    out, first = results
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
-    again = run(task, "-o", out)
-    assert again.stdout == first.stdout and "logistic" not in again.stderr
-    other = make_task(tmp_path / "noise", "multiclass", 0.3)
-    both = run(task, other, "-o", out)
-    assert both.stderr.count("logistic") == 2 and "tones:" not in both.stderr
-    assert "noise" in both.stdout
-    assert "logistic" not in run(task, other, "-o", out).stderr
-    run(other, "-o", out)
-    assert run(task, "-o", out).stdout == first.stdout  # nothing of the first task was lost
-    with monkeypatch.context() as patched:
-        patched.setattr(Constant, "modules", ("no_such_package",))
-        without = run(task, "-o", out, "--only", "constant")
-    assert "Constant: not measured" in without.stderr and without.stdout == first.stdout
-    monkeypatch.setattr(Crossings, "version", classmethod(lambda cls: "2"))
-    newer = run(task, "-o", out, "--only", "crossings")
-    assert newer.stderr.count("logistic") == 1 and "Crossings, tones:" in newer.stderr
-    assert list(json.loads((out / "crossings.json").read_text())["tasks"]) == ["tones"]
-    for name, content in before.items():
-        (out / name).write_bytes(content)
-
-
-def test_other_audio_is_another_task(results, task, tmp_path):
-    out, _ = results
-    other = make_task(tmp_path / "tones", "multiclass", 0.5)
-    assert "logistic" not in run(other, "-o", out, "--only", "constant").stderr  # the very same
-    soundfile.write(other / "16000" / "fold00" / "fold00-0.wav", np.ones(8000) / 2, 16000)
-    before = (out / "constant.json").read_bytes()
-    done = run(other, "-o", out, "--only", "constant")
-    assert "Constant, tones: logistic" in done.stderr
-    assert "Crossings" not in done.stdout  # its results are of the other audio
-    (out / "constant.json").write_bytes(before)
-
-
 def test_the_tables_of_a_page_are_replaced(results, task, tmp_path):
     out, _ = results
     page = tmp_path / "page.md"
@@ -133,15 +94,7 @@ def test_the_tables_of_a_page_are_replaced(results, task, tmp_path):
     assert done.exit_code == 1 and "lacks the marks" in done.output
 
 
-def test_tasks_and_encoders_that_do_not_fit_are_one_line(tmp_path):
-    events = make_task(tmp_path / "events", "event", 0.5)
-    done = CliRunner().invoke(peers.main, [str(events), "-o", str(tmp_path / "out")])
-    assert done.exit_code == 1 and "several labels" in done.output
-    done = CliRunner().invoke(peers.main, [str(events), "-o", str(tmp_path), "--only", "nobody"])
-    assert done.exit_code == 2 and "there are constant, crossings, elsewhere" in done.output
-
-
-@pytest.mark.parametrize("kind", [encoders.Embedded, encoders.LogMel, encoders.Mfcc])
+@pytest.mark.parametrize("kind", [encoders.Embedded, encoders.LogMel])
 def test_real_encoders(kind):
     if kind.missing():
         pytest.skip(f"needs {kind.install}")
@@ -151,12 +104,3 @@ def test_real_encoders(kind):
     assert long.shape == short.shape and long.ndim == 1
     assert np.isfinite(long).all() and np.isfinite(short).all()
     assert kind.version() and (encoder.parameters > 5e6) == (kind is encoders.Embedded)
-
-
-def test_every_encoder_says_what_a_reader_needs():
-    found = [kind for kind in vars(encoders).values() if isinstance(kind, type)]
-    named = [kind for kind in found if issubclass(kind, encoders.Encoder) and "title" in vars(kind)]
-    assert len({kind.key for kind in named}) == len(named) >= 9
-    for kind in named:
-        assert kind.about and kind.code_licence and kind.weights_licence
-        assert kind.install.startswith("pip install")

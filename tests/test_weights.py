@@ -94,7 +94,7 @@ def test_the_registry_describes_what_is_there():
     assert names[0] == DEFAULT_MODEL and "mwmae-base-official" not in names
     for name, entry in registry().items():
         assert entry.description and entry.license
-        if name in names and not entry.repo:
+        if name in names:
             assert sha256_of(WEIGHTS_DIR / name / WEIGHTS_NAME) == entry.sha256
             values = json.loads((WEIGHTS_DIR / name / CONFIG_NAME).read_text())
             assert values["sha256"] == entry.sha256
@@ -119,8 +119,8 @@ def test_a_folder_wins_over_the_hub(model_dir, monkeypatch, nothing_is_fetched):
         ("./model", "No such file or directory"),
         ("/org/repo", "No such file or directory"),
         ("~nobody-of-that-name/model", "No such file or directory"),
-        ("here/modle", "No such file or directory; did you mean 'here/model'.*hf://here/modle"),
-        ("mwmae_tiny", r"not registered \(mwmae-tiny.*; did you mean 'mwmae-tiny'\?"),
+        ("here/modle", "No such file or directory; hf://here/modle is a model on the Hub"),
+        ("mwmae_tiny", r"nor registered: mwmae-tiny"),
         ("a b/c", "nor org/repo on the Hub"),
         ("x" * 300, "File name too long"),
         ("nul\0", "embedded null byte"),
@@ -153,20 +153,6 @@ def test_half_precision_files_load_as_float32(model_dir, tmp_path):
     assert torch.cosine_similarity(embed(tmp_path / "half"), embed(model_dir)) > 0.999
     sizes = [(folder / WEIGHTS_NAME).stat().st_size for folder in (tmp_path / "half", model_dir)]
     assert sizes[0] < 0.6 * sizes[1]
-
-
-def test_a_failed_save_leaves_the_old_model(model_dir, small_config, monkeypatch):
-    before = (model_dir / WEIGHTS_NAME).read_bytes()
-
-    def fail(tensors, path, metadata):
-        Path(path).write_bytes(b"half")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("hear_mwmae.weights.save_file", fail)
-    with pytest.raises(OSError):
-        save_model(model_dir, small_config, MaskedAutoencoder(small_config).state_dict())
-    assert (model_dir / WEIGHTS_NAME).read_bytes() == before
-    assert embed(model_dir).shape == (1, 160)
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path, small_config):

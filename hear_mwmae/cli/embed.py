@@ -12,7 +12,7 @@ import click
 from ..errors import HearMwmaeError
 from ..extras import needs_extra
 from ..files import printable
-from .options import DEVICE, MODEL, POOLING, Command, out_option
+from .options import DEVICE, DTYPE, MODEL, POOLING, Command, out_option
 
 if TYPE_CHECKING:
     from ..embedding.run import Share
@@ -26,13 +26,7 @@ if TYPE_CHECKING:
 )
 @MODEL
 @POOLING
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Precision.",
-)
+@DTYPE
 @DEVICE
 @click.option(
     "--batch-size",

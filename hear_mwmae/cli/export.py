@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..errors import HearMwmaeError
-from .options import POOLING, Command, out_option
+from .options import DTYPE, POOLING, Command, out_option
 
 #: Largest difference between an exported float32 file and its model.
 TOLERANCE = 1e-4
@@ -16,21 +16,15 @@ TOLERANCE = 1e-4
 @click.command(cls=Command, short_help="Export a model as one file, .onnx or .pt2.")
 @click.argument("model", default="")
 @out_option("File to write, .onnx or .pt2.", folder=False)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Precision of the encoder; bfloat16 needs .pt2.",
-)
+@DTYPE
 @POOLING
 def export(model: str, out: Path, dtype: str, pooling: str | None) -> None:
     """Export MODEL, waveform to scene and timestamp embeddings, as one file for other runtimes.
 
     .onnx is for onnxruntime and other readers of ONNX, .pt2 for torch.export.load. Both take
     float32 audio (clips, samples) at 16 kHz, of any number and length, and compute
-    scene_embeddings, timestamp_embeddings and timestamps. MODEL defaults to the embedded model. The
-    command compares the file with the model.
+    scene_embeddings, timestamp_embeddings and timestamps; bfloat16 needs .pt2. MODEL defaults to
+    the embedded model. The command compares the file with the model.
     """
     from ..export import export as export_model
     from ..export import largest_difference

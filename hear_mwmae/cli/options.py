@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,56 +13,28 @@ from ..cpus import usable_cpus
 from ..errors import HearMwmaeError
 from ..files import printable
 
-#: Key of --debug in a context.
-DEBUG = "hear_mwmae.debug"
-
-
-def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    if value:
-        ctx.meta[DEBUG] = True  # a group and its commands share it
-
 
 class Command(click.Command):
     """Prints an error that a user can fix as one line on stderr, with exit code 1: HearMwmaeError,
     or OSError with a file name.
 
-    Any other exception is a bug and keeps its traceback. The option --debug, which this class adds,
-    shows all tracebacks.
+    Any other exception is a bug and keeps its traceback.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.context_settings.setdefault("help_option_names", ["-h", "--help"])
-        debug = click.Option(
-            ["--debug"],
-            is_flag=True,
-            expose_value=False,
-            callback=_set_debug,
-            help="Show tracebacks of all errors.",
-        )
-        self.params.append(debug)
-
-    def main(self, *args: Any, **options: Any) -> Any:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                # Otherwise a name could end the command, in an encoding that lacks a character.
-                stream.reconfigure(errors="backslashreplace")
-        return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (HearMwmaeError, OSError) as error:
-            message = _one_line(error)
-            if ctx.meta.get(DEBUG) or message is None:
-                raise
+            message = str(error)
+            if isinstance(error, OSError):
+                if error.filename is None:
+                    raise
+                message = f"{os.fsdecode(error.filename)}: {error.strerror}"
             raise click.ClickException(printable(message)) from error
-
-
-def _one_line(error: HearMwmaeError | OSError) -> str | None:
-    if isinstance(error, HearMwmaeError):
-        return str(error)
-    return None if error.filename is None else f"{os.fsdecode(error.filename)}: {error.strerror}"
 
 
 class Group(Command, click.Group):
@@ -89,6 +59,13 @@ POOLING = click.option(
     "--pooling",
     metavar="WAYS",
     help="Pooling over time: mean, std, max, joined by +. The default is the model's.",
+)
+DTYPE = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Precision of the encoder.",
 )
 CLASSIFIER = click.option(
     "--classifier",
@@ -119,24 +96,17 @@ def out_option(help_text: str, *, folder: bool | None = None, required: bool = T
 
 
 def named_models(texts: tuple[str, ...]) -> dict[str, str]:
-    """[NAME=]MODEL texts -> model by name; the embedded model if there are no texts.
-
-    HearMwmaeError if names repeat.
+    """[NAME=]MODEL texts -> model by name, the last part of its path if none is given; the embedded
+    model if there are no texts. HearMwmaeError if names repeat.
     """
-    models = dict(named_model(text) for text in texts or ("",))
-    if len(models) < len(texts):
-        raise HearMwmaeError(
-            f"two models have the same name: give them names, as in --model NAME={texts[-1]}"
-        )
+    models: dict[str, str] = {}
+    for text in texts or ("",):
+        name, separator, source = text.partition("=")
+        if not (separator and name) or "/" in name:
+            name, source = (Path(text).resolve().name if text else "embedded"), text
+        if name in models:
+            raise HearMwmaeError(
+                f"two models have the same name: give them names, as in --model NAME={source}"
+            )
+        models[name] = source
     return models
-
-
-def named_model(text: str) -> tuple[str, str]:
-    """NAME=MODEL or MODEL -> name, model.
-
-    The default name is the last part of the path, or "embedded".
-    """
-    name, separator, source = text.partition("=")
-    if separator and name and "/" not in name:
-        return name, source
-    return (Path(text).resolve().name if text else "embedded"), text

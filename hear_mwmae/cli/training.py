@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from ..errors import HearMwmaeError
 from ..extras import needs_extra
 from .options import Command, jobs_option, out_option
 
@@ -79,9 +78,6 @@ def pack(sources: tuple[str, ...], out: Path, codec: str, kind: str, jobs: int) 
     show_default=True,
     help="Steps between probes, which are also made at the end.",
 )
-@click.option(
-    "--resume", is_flag=True, help="Only resume RUN, never begin it: for scripts that restart runs."
-)
 @click.option("--dry-run", is_flag=True, help="Print shapes, parameters and steps, and stop.")
 @needs_extra("train", "pretraining")
 def pretrain(
@@ -92,7 +88,6 @@ def pretrain(
     device: str,
     tasks: tuple[Path, ...],
     eval_every: int,
-    resume: bool,
     dry_run: bool,
 ) -> None:
     """Pretrain a model as RECIPE says, on the audio in DATA, into RUN.
@@ -106,7 +101,6 @@ def pretrain(
     from ..training.dry_run import describe
     from ..training.loop import pretrain as run_pretraining
     from ..training.recipe import Recipe
-    from ..training.resume import newest_checkpoint
 
     settings = Recipe.read(recipe, changes)
     if dry_run:
@@ -115,8 +109,6 @@ def pretrain(
         return
     if data is None or run is None:
         raise click.UsageError("DATA and RUN are needed, unless --dry-run is given")
-    if resume and not newest_checkpoint(run):
-        raise HearMwmaeError(f"{run} has no checkpoint to resume from")
     model = run_pretraining(settings, data, run, device, eval_every, tasks)
     if os.environ.get("RANK", "0") == "0":  # the first process of torchrun
         click.echo(f"model: {model}")

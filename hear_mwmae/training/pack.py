@@ -69,8 +69,6 @@ def pack(
 
     Raises HearMwmaeError when ``out`` exists, a source is missing, or nothing can be packed.
     """
-    if printable(str(out)) != str(out):
-        raise HearMwmaeError(f"{printable(str(out))}: the name of a data set must be UTF-8")
     found = find_inputs(sources, kind)
     found.check()
     if found.passed_over:
@@ -104,10 +102,6 @@ def _generate(items: list[Item], codec: str, jobs: int, cache: Path) -> Dataset:
         )
     except DatasetGenerationError as error:
         raise HearMwmaeError(f"packing failed: {error.__cause__ or error}") from error
-    except RuntimeError as error:
-        if "abruptly died" not in str(error):
-            raise
-        raise HearMwmaeError("a process of the packing has ended (out of memory?)") from error
 
 
 def packed_rows(items: list[Item], codec: str) -> Iterator[dict]:

@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import Field
 
 from ..config import ModelConfig, configuration, preset
-from ..errors import HearMwmaeError, did_you_mean
+from ..errors import HearMwmaeError
 from ..files import write_text
 from ..weights import DEFAULT_MODEL
 
@@ -182,11 +182,11 @@ def _find(name: str | Path, folder: Path = Path()) -> Path:
         return RECIPES_DIR / f"{name}.toml"
     raise HearMwmaeError(
         f"no recipe {folder / name}: it is neither a file nor one of the package's: "
-        f"{', '.join(names)}{did_you_mean(str(name), names)}"
+        f"{', '.join(names)}"
     )
 
 
-def _read_file(path: Path, above: tuple[Path, ...] = ()) -> dict:
+def _read_file(path: Path) -> dict:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -194,13 +194,10 @@ def _read_file(path: Path, above: tuple[Path, ...] = ()) -> dict:
     base = values.pop(EXTENDS, None)
     if base is None:
         return values
-    if not isinstance(base, str):
-        raise HearMwmaeError(f"recipe {path}: {EXTENDS} must name a file, got {base!r}")
-    above = (*above, path.resolve())
-    base_path = _find(base, path.parent)
-    if base_path.resolve() in above:
+    base_path = _find(str(base), path.parent)
+    if base_path.resolve() == path.resolve():
         raise HearMwmaeError(f"recipe {path} extends itself")
-    return _merge(_read_file(base_path, above), values)
+    return _merge(_read_file(base_path), values)
 
 
 def _parse_change(text: str) -> dict:

@@ -19,12 +19,9 @@ SAME_SIGNAL = 1.0
 def stop_signals() -> Iterator[threading.Event]:
     """An event that SIGTERM and SIGINT (Ctrl-C) set, so that the loop can finish its step and save.
 
-    Ctrl-C again aborts at once. Only a main thread may listen to signals.
+    Ctrl-C again aborts at once.
     """
     event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
     first = math.inf
 
     def interrupted(*_: object) -> None:
