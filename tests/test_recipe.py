@@ -9,15 +9,17 @@ from tiny_run import tiny_recipe, write_recipe
 
 from hear_mwmae.config import derive_window_sizes, preset
 from hear_mwmae.training.recipe import Recipe, recipe_names
-from hear_mwmae.weights import DEFAULT_MODEL
+from hear_mwmae.weights import DEFAULT_MODEL, WEIGHTS_DIR, read_config
 
 
 def test_shipped_recipes_are_what_their_names_say():
     assert recipe_names() == ["audioset", "base", "small", "tiny"]
     sizes = {"tiny": "tiny", "small": "small", "base": "base", "audioset": "base"}
+    embedded = read_config(WEIGHTS_DIR / DEFAULT_MODEL / "config.json")
     for name, size in sizes.items():
         config = Recipe.read(name).model_config()
         assert config.encoder == preset(f"mwmae-{size}").encoder
+        assert config.pooling == ("mean" if name == "audioset" else embedded.pooling)
         assert config.decoder.window_sizes == derive_window_sizes(config.num_tokens)
 
 

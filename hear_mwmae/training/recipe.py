@@ -20,6 +20,8 @@ from ..weights import DEFAULT_MODEL
 #: The batch that base rates are given for.
 BASE_BATCH_SIZE = 256
 EXTENDS = "extends"
+#: Pooling of a trained model, as of the embedded one.
+POOLING = "mean+std+max"
 #: `start_from` for random weights.
 RANDOM = "random"
 RECIPES_DIR = Path(__file__).with_name("recipes")
@@ -136,7 +138,9 @@ class Recipe:
         return decides
 
     def model_config(self) -> ModelConfig:
-        """The preset with this recipe's departures; HearMwmaeError if they are not valid."""
+        """The preset with the embedded model's pooling and this recipe's departures; HearMwmaeError
+        if they are not valid.
+        """
         patch_size = self.patch_size[0], self.patch_size[1]
         decoder = self.model.get("decoder")
         if isinstance(decoder, dict) and "window_sizes" in decoder:
@@ -144,7 +148,7 @@ class Recipe:
             base = preset(self.preset).to_dict() | {"patch_size": list(patch_size)}
         else:
             base = preset(self.preset, patch_size).to_dict()
-        return ModelConfig.from_dict(_merge(base, self.model))
+        return ModelConfig.from_dict(_merge(base | {"pooling": POOLING}, self.model))
 
     @classmethod
     def read(cls, path: str | Path, changes: Iterable[str] = ()) -> Recipe:
