@@ -191,7 +191,7 @@ def _opened(source: AudioSource, name: str) -> Iterator[BinaryIO]:
     """The source as an open file that can seek."""
     try:
         if not isinstance(source, str | os.PathLike):
-            yield _seekable(source)
+            yield _seekable(source, name)
             return
         path = Path(source)
         if "\0" in str(path):
@@ -204,9 +204,11 @@ def _opened(source: AudioSource, name: str) -> Iterator[BinaryIO]:
         raise HearMwmaeError(f"{name}: {_reason(error)}") from error
 
 
-def _seekable(source: bytes | bytearray | memoryview | BinaryIO) -> BinaryIO:
+def _seekable(source: bytes | bytearray | memoryview | BinaryIO, name: str) -> BinaryIO:
     if isinstance(source, bytes | bytearray | memoryview):
         return io.BytesIO(source)
+    if isinstance(source, io.TextIOBase):
+        raise HearMwmaeError(f"{name}: opened as text, where bytes are needed: open it with 'rb'")
     # Anything with a method `read` is a file: an answer of a server has no more than that.
     seekable = getattr(source, "seekable", None)
     return source if seekable and seekable() else io.BytesIO(source.read())

@@ -22,6 +22,8 @@ from .errors import HearMwmaeError, reason
 SUSPICIOUS = 10.0
 #: Many clips of so few samples are taken for (samples, channels).
 MOST_CHANNELS = 8
+#: Hz, the largest rate in the headers of audio files. soxr does not end at rates far above it.
+HIGHEST_RATE = (1 << 31) - 1
 
 
 class AudioDecoder(Protocol):
@@ -114,12 +116,20 @@ def check_audio(audio: Tensor, device: torch.device) -> Tensor:
         raise HearMwmaeError(
             f"audio must be a torch tensor of shape (clips, samples), got {type(audio).__name__}"
         )
-    if audio.ndim != 2 or not audio.numel():
+    if audio.ndim != 2:
         raise HearMwmaeError(
-            "audio must have shape (clips, samples), with at least one sample, got "
-            f"{tuple(audio.shape)}; one clip is audio[None]"
+            f"audio must have shape (clips, samples), got {tuple(audio.shape)}; "
+            "one clip is audio[None]"
+        )
+    if not len(audio):
+        raise HearMwmaeError(f"no audio in the batch: shape {tuple(audio.shape)}")
+    if not audio.shape[1]:
+        raise HearMwmaeError(
+            f"empty audio: shape {tuple(audio.shape)}, at least 1 sample is needed"
         )
     _refuse_channels_last(audio.shape)
+    if audio.layout != torch.strided:
+        raise HearMwmaeError(f"audio must be a dense tensor, got layout {audio.layout}")
     if not audio.is_floating_point():
         raise HearMwmaeError(_not_floats(audio.dtype))
     audio = audio.detach().to(device, torch.float32)
@@ -153,8 +163,12 @@ def cut(audio: Tensor, lengths: Sequence[int] | Tensor) -> list[Tensor]:
 def whole_numbers(values: Any) -> list[int]:
     """Integers of a sequence, an array or a tensor; [] if ``values`` is or holds anything else."""
     try:
-        listed = values.tolist() if isinstance(values, Tensor | np.ndarray) else values
-        return [operator.index(value) for value in listed]
+        listed = values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
+        return (
+            []
+            if any(isinstance(value, bool) for value in listed)
+            else [operator.index(value) for value in listed]
+        )
     except TypeError:
         return []
 
@@ -177,23 +191,26 @@ def _many_clips(clips: Any) -> Iterable[Any]:
 def _with_rates(
     clips: Iterable[Any], sample_rate: int | Sequence[int] | None
 ) -> Iterator[tuple[Any, int | None]]:
-    if sample_rate is None:
-        return zip(clips, itertools.repeat(None))
     if not isinstance(sample_rate, Sequence | np.ndarray) or isinstance(sample_rate, str):
-        return zip(clips, itertools.repeat(_checked_rate(sample_rate)))
+        rate = None if sample_rate is None else _checked_rate(sample_rate)
+        return zip(clips, itertools.repeat(rate))
     clips = list(clips)
     if len(sample_rate) != len(clips):
         raise HearMwmaeError(
             "sample_rate must be one number or one for each clip: "
             f"{len(sample_rate)} for {len(clips)} clips"
         )
-    return zip(clips, map(_checked_rate, sample_rate), strict=True)
+    rates = [None if rate is None else _checked_rate(rate) for rate in sample_rate]
+    return zip(clips, rates, strict=True)
 
 
 def _checked_rate(rate: Any) -> int:
     whole = whole_numbers([rate])
-    if not whole or whole[0] < 1:
-        raise HearMwmaeError(f"sample_rate must be a whole number of Hz, got {rate!r}")
+    if not whole or not 0 < whole[0] <= HIGHEST_RATE:
+        got = "more" if whole and whole[0] > HIGHEST_RATE else repr(rate)
+        raise HearMwmaeError(
+            f"sample_rate must be a whole number of Hz from 1 to {HIGHEST_RATE}, got {got}"
+        )
     return whole[0]
 
 

@@ -61,12 +61,20 @@ class Embedder(nn.Module, HubModel):
         precision = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
         if precision not in DTYPES.values():
             raise HearMwmaeError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        if timestamps not in TIMESTAMPS:
+        if not isinstance(timestamps, str) or timestamps not in TIMESTAMPS:
             raise HearMwmaeError(
                 f"timestamps must be one of {', '.join(TIMESTAMPS)}, got {timestamps!r}"
             )
-        if not isinstance(max_batch, int) or max_batch < 1:
-            raise HearMwmaeError(f"max_batch must be a number of chunks above 0, got {max_batch!r}")
+        if (
+            not isinstance(max_batch, int)
+            or isinstance(max_batch, bool)
+            or not 0 < max_batch < 1 << 31
+        ):
+            raise HearMwmaeError(
+                f"max_batch must be a whole number of chunks above 0, got {max_batch!r}"
+            )
+        if not isinstance(trainable, bool):
+            raise HearMwmaeError(f"trainable must be True or False, got {trainable!r}")
         self.config = config = dataclasses.replace(
             config, pooling=config.pooling if pooling is None else pooling
         )

@@ -10,48 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any
 
 import soundfile
-from pydantic import BaseModel, Field
 
-from .errors import HearMwmaeError, checked
+from .errors import HearMwmaeError
 from .files import read_json
 
 METADATA = "task_metadata.json"
 VOCABULARY = "labelvocabulary.csv"
 #: Sample rate of the audio. HEAR tasks have a folder of audio for each rate.
 SAMPLE_RATE = 16000
+#: (embedding_type, prediction_type) of HEAR's three kinds of tasks.
+KINDS = (("scene", "multiclass"), ("scene", "multilabel"), ("event", "multilabel"))
 
-#: HEAR writes the labels of some tasks as numbers, pitches for one.
-Label = Annotated[str, Field(coerce_numbers_to_str=True)]
-
-
-class Event(NamedTuple):
-    """A label, and when it begins and ends in milliseconds."""
-
-    label: Label
-    start: float
-    end: float
-
-
-#: (embedding_type, prediction_type) of HEAR's three kinds of tasks -> the content of SPLIT.json.
-LABELS = {
-    ("scene", "multiclass"): dict[str, Annotated[list[Label], Field(min_length=1, max_length=1)]],
-    ("scene", "multilabel"): dict[str, list[Label]],
-    ("event", "multilabel"): dict[str, list[Event]],
-}
-
-
-class _Metadata(BaseModel):
-    """What every reader needs of task_metadata.json; HEAR's kit reads more."""
-
-    embedding_type: Literal["scene", "event"]
-    prediction_type: Literal["multiclass", "multilabel"]
-    split_mode: str
-    splits: Annotated[list[str], Field(min_length=2)]
+#: Label, start and end in milliseconds.
+Event = tuple[str, float, float]
 
 
 @dataclass(frozen=True)
@@ -61,7 +36,7 @@ class Task:
     Attributes:
         folder: of the task, or of its embeddings, which have the labels beside them.
         metadata: the content of task_metadata.json.
-        splits: for every split the labels of each audio file: names, or `Event` for events.
+        splits: for every split the labels of each audio file: names, or :data:`Event` for events.
     """
 
     folder: Path
@@ -96,8 +71,12 @@ class Task:
     @property
     def labels(self) -> list[str]:
         """All names of labels, sorted."""
-        found = chain.from_iterable(chain.from_iterable(map(dict.values, self.splits)))
-        return sorted({label[0] if self.events else label for label in found})
+        return sorted({name for split in self.splits for name in self.names_in(split)})
+
+    def names_in(self, split: dict[Path, list]) -> set[str]:
+        """Names of the labels of any clip or event of ``split``."""
+        labels = (label for labels in split.values() for label in labels)
+        return {label[0] if self.events else label for label in labels}
 
 
 def find_tasks(paths: Iterable[str | Path]) -> list[Path]:
@@ -129,8 +108,7 @@ def read_task(folder: str | Path, sample_rate: int = SAMPLE_RATE, audio: bool = 
         metadata = _read_metadata(folder)
         splits = [_read_split(folder, name, metadata, sample_rate) for name in metadata["splits"]]
         task = Task(folder, metadata, splits)
-        if not task.multilabel and len(task.labels) < 2:
-            raise HearMwmaeError(f"all clips have the label {''.join(task.labels)!r}")
+        _check_learnable(task)
         if audio and (faults := audio_faults(task, _why_unreadable)):
             raise HearMwmaeError("; ".join(faults))
     except HearMwmaeError as error:
@@ -193,19 +171,69 @@ def _why_unreadable(path: Path) -> str:
 
 
 def _read_metadata(folder: Path) -> dict[str, Any]:
-    values = read_json(folder / METADATA)
-    found = checked(_Metadata, values, METADATA)
-    if found.split_mode == "trainvaltest" and "test" not in found.splits:
-        raise HearMwmaeError(f"{METADATA} names no split test, but {', '.join(found.splits)}")
-    if (found.embedding_type, found.prediction_type) not in LABELS:
-        raise HearMwmaeError(f"{METADATA}: events are multilabel, not {found.prediction_type}")
-    return values
+    file = folder / METADATA
+    found = read_json(file)
+    splits = found.get("splits") if isinstance(found, dict) else None
+    if not isinstance(splits, list) or not all(isinstance(name, str) for name in splits):
+        raise HearMwmaeError(f"{file} must be an object with a list of splits")
+    if len(set(splits)) < 2 or len(set(splits)) < len(splits):
+        raise HearMwmaeError(f"{METADATA} must name two splits or more, got {splits}")
+    if "split_mode" not in found:
+        raise HearMwmaeError(f"{METADATA} has no split_mode")
+    if found["split_mode"] == "trainvaltest" and "test" not in splits:
+        raise HearMwmaeError(f"{METADATA} names no split test, but {', '.join(splits)}")
+    kind = found.get("embedding_type"), found.get("prediction_type")
+    if kind not in KINDS:
+        raise HearMwmaeError(
+            "tasks are scenes, multiclass or multilabel, or multilabel events, not "
+            f"{kind[0]} {kind[1]}"
+        )
+    return found
 
 
 def _read_split(
     folder: Path, split: str, metadata: dict[str, Any], sample_rate: int
 ) -> dict[Path, list]:
-    kind = LABELS[metadata["embedding_type"], metadata["prediction_type"]]
-    found = checked(kind, read_json(folder / f"{split}.json"), f"{split}.json")
+    found = read_json(folder / f"{split}.json")
+    if not isinstance(found, dict) or not all(
+        isinstance(labels, list) for labels in found.values()
+    ):
+        raise HearMwmaeError(f"{split}.json must be an object with a list of labels for every clip")
+    if not found:
+        raise HearMwmaeError(f"{split}.json names no clips")
+    if odd := [name for name in found if Path(name).name != name]:
+        raise HearMwmaeError(f"{split}.json has {odd[0]!r}, which is not the name of a file")
     audio = folder / str(sample_rate) / split
-    return {audio / name: labels for name, labels in found.items()}
+    if metadata["embedding_type"] == "event":
+        return {audio / name: [_event(event) for event in events] for name, events in found.items()}
+    one = metadata["prediction_type"] == "multiclass"
+    return {audio / name: _names(labels, one) for name, labels in found.items()}
+
+
+def _event(event: Any) -> Event:
+    try:
+        label, start, end = str(event["label"]), float(event["start"]), float(event["end"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise HearMwmaeError(f"an event has label, start and end, not {event!r}") from error
+    if not start <= end:
+        raise HearMwmaeError(f"an event ends before it starts: {event!r}")
+    return label, start, end
+
+
+def _names(labels: list, one: bool) -> list[str]:
+    # HEAR writes the labels of some tasks as numbers, pitches for one.
+    if not all(type(label) in (str, int, float) for label in labels) or (one and len(labels) != 1):
+        expected = "one name" if one else "names"
+        raise HearMwmaeError(f"labels of a clip are {expected}, not {labels!r}")
+    return [str(label) for label in labels]
+
+
+def _check_learnable(task: Task) -> None:
+    for held_out in task.tested:
+        others = [split for number, split in enumerate(task.splits) if number != held_out]
+        known = set().union(*map(task.names_in, others))
+        name = task.split_names[held_out]
+        if task.multilabel and not known & task.names_in(task.splits[held_out]):
+            raise HearMwmaeError(f"{name} has no label that the other splits have")
+        if not task.multilabel and len(known) < 2:
+            raise HearMwmaeError(f"beside {name}, all clips have the label {known.pop()!r}")

@@ -41,10 +41,16 @@ def test_many_short_clips_are_still_clips(embedded_model):
     assert len(embedded_model.embed(np.zeros((20, 9), np.float32))) == 20
 
 
-@pytest.mark.parametrize("rate", [0, -1, 16000.0, "16000", [16000, 8000]])
+@pytest.mark.parametrize("rate", [True, 0, -1, 16000.0, "16000", 1 << 40, [16000, 8000]])
 def test_other_rates_are_refused(embedded_model, rate):
     with pytest.raises(ValueError, match="sample_rate must be"):
         embedded_model.embed(CLIP, rate)
+
+
+@pytest.mark.parametrize("kind", [bool, np.int16, np.uint8, object, np.complex64])
+def test_arrays_of_other_kinds_are_refused_by_one_message(embedded_model, kind):
+    with pytest.raises(ValueError, match=r"audio must be floating point within \[-1, 1\], got "):
+        embedded_model.embed(np.zeros(100, kind))
 
 
 @pytest.mark.parametrize("change", ["read-only", "big-endian", "float64", "strided"])
@@ -156,6 +162,12 @@ def test_every_decoded_clip_has_its_own_rate(embedded_model):
     assert (embedded_model.embed([listed, samples], 44100) - expected[[0, 2]]).abs().max() < 1e-5
 
 
+def test_clips_of_all_kinds_in_one_list(embedded_model, piano, expected):
+    clips = [PIANO, PIANO.read_bytes(), CLIP, {"array": CLIP, "sampling_rate": 16000}, str(PIANO)]
+    both = torch.cat([piano, piano, expected, expected, piano])
+    assert (embedded_model.embed(iter(clips)) - both).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize(
     ("clip", "message"),
     [
@@ -164,6 +176,7 @@ def test_every_decoded_clip_has_its_own_rate(embedded_model):
         ({"audio": b"", "label": 3}, "bytes or path, got the keys audio, label"),
         ({"bytes": b"RIFF", "path": "a.wav"}, "a.wav: not an audio file, or damaged"),
         (b"", "audio: not an audio file, or damaged"),
+        (io.StringIO("text"), "audio: opened as text.*open it with 'rb'"),
         (DamagedDecoder(), "cannot be decoded: Could not decode$"),
         (
             None,

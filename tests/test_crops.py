@@ -5,17 +5,19 @@ from __future__ import annotations
 import multiprocessing
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from packing import change_clips, damage_clips
-from tiny_run import log, tiny_recipe, write_recipe
+from tiny_run import log, losses, tiny_recipe, write_recipe
 
 from hear_mwmae import HearMwmaeError
 from hear_mwmae.config import FrontendConfig
 from hear_mwmae.frontend import LogMelFrontend
+from hear_mwmae.training import crops as crops_module
 from hear_mwmae.training.crops import (
     Batch,
     Clips,
@@ -89,6 +91,21 @@ def test_batches_are_functions_of_seed_and_step(dataset, tmp_path, kinds):
     assert not torch.equal(third, crops(dataset, two, 3))
     for rank in range(2):  # equal up to the rounding of products of other sizes
         assert torch.allclose(crops(dataset, one, 3, rank, 2), third[rank::2], atol=1e-5)
+
+
+DRAWN = {
+    0.0: ([3, 3, 1, 1, 1, 3, 1, 3], [0, 0, 166, 51, 708, 0, 132, 0]),
+    4.0: ([3, 3, 1, 1, 1, 3, 1, 3], [0, 0, 415, 241, 212, 0, 196, 0]),
+}
+
+
+@pytest.mark.parametrize("semitones", DRAWN)
+def test_what_is_drawn_for_a_step_stays_what_it_is(dataset, tmp_path, semitones):
+    """A run in progress goes on with the draws of the version that it began with: with these, of
+    seed 0 and step 3.
+    """
+    drawn = StepSampler(dataset, recipe_of(tmp_path, semitones=semitones))[3]
+    assert ([crop.clip for crop in drawn], [crop.start for crop in drawn]) == DRAWN[semitones]
 
 
 def test_worker_processes_read_the_same(dataset, tmp_path):
@@ -226,3 +243,19 @@ def test_a_worker_that_is_killed(dataset, tmp_path):
             worker.kill()
         for _ in ahead:
             pass
+
+
+def test_a_resident_run_is_the_streamed_one(data, tmp_path):
+    """Also where one goes on with the other's checkpoint."""
+    pretrain(tiny_recipe(tmp_path, steps=4), data, tmp_path / "streamed")
+    pretrain(tiny_recipe(tmp_path, resident=True, steps=4), data, tmp_path / "resident")
+    assert losses(tmp_path / "resident") == losses(tmp_path / "streamed")
+    pretrain(tiny_recipe(tmp_path, resident=True, steps=6), data, tmp_path / "streamed")
+    assert len(losses(tmp_path / "streamed")) == 6
+
+
+def test_too_little_memory_for_resident_audio(data, tmp_path, monkeypatch):
+    little = SimpleNamespace(available=900_000)
+    monkeypatch.setattr(crops_module.psutil, "virtual_memory", lambda: little)
+    with pytest.raises(HearMwmaeError, match=r"resident = true needs .*resident = false"):
+        pretrain(tiny_recipe(tmp_path, resident=True), data, tmp_path / "run")

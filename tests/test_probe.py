@@ -18,8 +18,9 @@ from tiny_run import tiny_recipe
 
 from hear_mwmae.audio import read_audio
 from hear_mwmae.baselines import LogMelStatistics, untrained
+from hear_mwmae.bootstrap import Estimate, bootstrap_counts
 from hear_mwmae.cli import main
-from hear_mwmae.probe import Predictions, average_precision, probe, score
+from hear_mwmae.probe import Predictions, average_precision, predict, probe, score
 from hear_mwmae.tasks import read_task
 from hear_mwmae.training.loop import pretrain
 
@@ -103,6 +104,23 @@ def mean_average_precision(train: list, test: list) -> float:
         elif hits.any():
             precisions.append((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits].mean())
     return np.mean(precisions)
+
+
+def test_the_ridge_classifier_by_hand(tasks):
+    """Its normal equations, with targets of 1 and -1, for each fold trained on the others."""
+    task = read_task(tasks["multiclass"])
+    x = [
+        np.stack([Rough().scene(read_audio(path, 16000)).numpy() for path in split])
+        for split in task.splits
+    ]
+    y = [np.array([label for (label,) in split.values()]) for split in task.splits]
+    for held_out, found in zip(task.tested, predict(task, Rough(), "ridge"), strict=True):
+        inputs, labels = (np.concatenate(part[:held_out] + part[held_out + 1 :]) for part in (x, y))
+        targets = np.where(labels[:, None] == np.unique(labels), 1.0, -1.0)
+        scores = ridge(inputs, targets, x[held_out], inputs.shape[1])
+        right = found.predicted == found.truth
+        assert (found.truth == y[held_out]).all() and 0 < right.mean() < 1
+        assert (found.predicted == np.unique(labels)[scores.argmax(1)]).all()
 
 
 def test_events_by_hand(tasks, tmp_path):
@@ -189,6 +207,16 @@ def test_average_precision_is_scikit_learns():
     assert np.isnan(average_precision(truth, ranking, ~truth[None] * 1)).all()
 
 
+def test_intervals_cover_the_true_mean_as_often_as_they_should():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for seed in range(200):
+        clips = rng.exponential(size=60)
+        estimate = Estimate.of(clips.mean(), bootstrap_counts(60, 300, seed) @ clips / 60)
+        covered += estimate.low <= 1 <= estimate.high
+    assert 0.88 < covered / 200 < 0.98  # 95 %, a little less for skewed values
+
+
 def test_intervals_are_those_of_the_clips():
     """Of 320 right clips in 400, the standard error is 2 points; equal seeds draw the same clips
     for all models.
@@ -234,14 +262,15 @@ def set_metadata(task: Path, **values: object) -> None:
 
 
 DAMAGES = {
-    "task_metadata.json: embedding_type": lambda t: (t / "task_metadata.json").write_text("{}"),
+    "a list of splits": lambda t: (t / "task_metadata.json").write_text("{}"),
     "fold01.json": lambda t: (t / "fold01.json").unlink(),
-    "events are multilabel, not multiclass": lambda t: set_metadata(t, embedding_type="event"),
+    "not event multiclass": lambda t: set_metadata(t, embedding_type="event"),
     "1 of 12 files missing": lambda t: (t / "16000" / "fold02" / "fold02-0.wav").unlink(),
     "1 of 12 files unreadable": lambda t: (t / "16000/fold02/fold02-0.wav").write_bytes(b"none"),
     "all clips have the label": lambda t: [label(f, ["low"]) for f in t.glob("fold0?.json")],
-    "at most 1 item": lambda t: label(t / "fold01.json", ["low", "high"]),
-    "at least 2 items": lambda t: set_metadata(t, splits=["fold01"]),
+    "one name": lambda t: label(t / "fold01.json", ["low", "high"]),
+    "not the name": lambda t: rewrite(t / "fold01.json", lambda clips: {"../x.wav": ["low"]}),
+    "two splits or more": lambda t: set_metadata(t, splits=["fold01"]),
 }
 
 

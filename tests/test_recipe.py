@@ -45,6 +45,9 @@ def test_the_paper_in_numbers():
         ("color=red", "color: Unexpected"),
         ("model.decoder.dept=2", "dept"),
         ("steps=many", "steps should be a valid integer, got 'many'"),
+        ("optimizer=sgd", "optimizer should be 'adamw' or 'muon', got 'sgd'"),
+        ("base_learning_rate=nan", "base_learning_rate should be a finite number"),
+        ("weight_decay=-0.1", "weight_decay should be greater than or equal to 0"),
         ("kinds={notes = 0.6, effects = 0.5}", "sum to 1"),
         ("warmup_ratio=0.6", "warmup_ratio 0.6 and decay_ratio 0.5"),
         ("keep_every=3", "a multiple of checkpoint_every"),
@@ -66,6 +69,7 @@ def test_bad_changes(tmp_path, change, message):
         ("preset", "cannot read recipe"),
         ('preset = "mwmae-tiny"', "steps: Field required"),
         ('extends = "gone.toml"', r"no recipe .*gone\.toml"),
+        ('extends = "self.toml"', "extends itself"),
     ],
 )
 def test_bad_files(tmp_path, text, message):

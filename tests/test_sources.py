@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 from datetime import datetime
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 import soundfile
 import torch
 import webdataset
+from audio_files import encode, tone
 from file_server import FileServer
 from reference import AUDIO
 
@@ -154,6 +156,34 @@ def test_a_server_that_keeps_failing_is_no_damage(tmp_path, monkeypatch):
         find_inputs(["https://127.0.0.1:1/none.tar"])
 
 
+def test_what_is_in_shards_is_decoded_from_memory(tmp_path, monkeypatch):
+    """So that a disk without room costs no clip."""
+    encode(tmp_path / "clip.m4a", tone(16000, 1.0), 16000, "aac")
+    names = ("crow.wav", "glass.mp3", "till.opus")
+    files = [*(AUDIO / name for name in names), tmp_path / "clip.m4a"]
+    contents = [(file.name, file.read_bytes()) for file in files]
+    write_tar(tmp_path / "0.tar", [*contents, ("short.wav", CROW[:5000])])
+    for module, name in (
+        (os, "memfd_create"),
+        (tempfile, "NamedTemporaryFile"),
+        (tempfile, "mkstemp"),
+    ):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("a file"), raising=False)
+    (shard,) = find_inputs([str(tmp_path / "0.tar")]).items
+    *whole, short = read_item(shard, 16000)
+    for recording, file in zip(whole, files, strict=True):
+        assert torch.equal(recording.waveform, read_audio(file, 16000))
+    assert short.name == f"{shard.url} short.wav" and "truncated" in short.problem
+
+
+def test_a_name_that_comes_twice_costs_that_member_only(tmp_path):
+    names = ("k1.wav", "k1.wav", "k2.WAV", "k2.wav", "K2.wav", "k3.wav")
+    write_tar(tmp_path / "train.tar", [(name, CROW) for name in names])
+    found = recordings(tmp_path / "train.tar")
+    assert len(found) == 6
+    assert [name.split()[1] for name in problems(found)] == ["k1.wav", "k2.wav"]
+
+
 def test_labels_that_json_cannot_hold_are_left_out(tmp_path):
     audio = [{"bytes": CROW, "path": "crow.wav"}]
     odd = {"heard": [[datetime(2020, 1, 1)]], "raw": [[b"x"]], "none": [None]}
@@ -161,6 +191,12 @@ def test_labels_that_json_cannot_hold_are_left_out(tmp_path):
     (recording,) = recordings(tmp_path / "a.parquet")
     assert recording.about["lake"] == "Constance"
     assert not {"heard", "raw", "none", "audio"} & recording.about.keys()
+
+
+def test_labels_that_nest_without_end_are_none(tmp_path):
+    write_tar(tmp_path / "a.tar", [("a.wav", CROW), ("a.json", b"[" * 100_000)])
+    (recording,) = recordings(tmp_path / "a.tar")
+    assert not recording.problem and set(recording.about) == {"path", "shard"}
 
 
 def test_names_with_dots_and_members_without_audio(tmp_path):
@@ -234,3 +270,12 @@ def test_a_shard_behind_a_link_of_another_name(tmp_path):
     audioset_tar(tmp_path / "blob")
     (tmp_path / "train.tar").symlink_to("blob")
     assert len(recordings(tmp_path / "train.tar")) == 2
+
+
+def test_names_that_no_file_can_have_do_not_stop_the_others(tmp_path):
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    os.mkfifo(tmp_path / "pipe.wav")
+    names = ["loop.wav", "pipe.wav", f"{'x' * 300}.wav", "list.csv", str(AUDIO / "crow.wav")]
+    (tmp_path / "list.csv").write_text("path\n" + "\n".join(names))
+    found = recordings(tmp_path / "list.csv")
+    assert len(problems(found)) == 4 and found[-1].waveform is not None

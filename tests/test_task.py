@@ -126,3 +126,13 @@ def test_labels_that_the_kit_would_misread(sounds, tmp_path, label, other):
     result = run("task", file, "-o", tmp_path / "mine")
     assert result.exit_code == 1 and f"would misread the label '{label}'" in result.output
     assert not (tmp_path / "mine").exists()
+
+
+def test_audio_that_cannot_be_read(tmp_path):
+    for label in "ab":
+        (tmp_path / "sounds" / label).mkdir(parents=True)
+        for number in range(5):
+            (tmp_path / "sounds" / label / f"{number}.wav").write_bytes(b"no audio")
+    result = run("task", tmp_path / "sounds", "-o", tmp_path / "mine")
+    assert result.exit_code == 1 and "Traceback" not in result.output and ".wav" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["sounds"]

@@ -226,7 +226,7 @@ def test_gradients_are_clipped(data, tmp_path):
     assert losses(tmp_path / "clipped") == pytest.approx(losses(tmp_path / "still"), abs=1e-3)
 
 
-@pytest.mark.parametrize("damage", ["cut", "code"])
+@pytest.mark.parametrize("damage", ["cut", "overwritten", "code"])
 def test_a_damaged_checkpoint(data, run, tmp_path, damage):
     class Code:
         def __reduce__(self):
@@ -234,8 +234,12 @@ def test_a_damaged_checkpoint(data, run, tmp_path, damage):
 
     weights = load_file(run / WEIGHTS)
     checkpoint = newest_checkpoint(run)
+    content = checkpoint.read_bytes()
+    middle = len(content) // 2
     if damage == "cut":
-        os.truncate(checkpoint, 1000)
+        checkpoint.write_bytes(content[:1000])
+    elif damage == "overwritten":
+        checkpoint.write_bytes(content[:middle] + bytes(200) + content[middle + 200 :])
     else:
         torch.save({"identity": Code()}, checkpoint)
     with pytest.raises(ValueError, match=r"step-00000012.pt is no checkpoint .* remove it"):

@@ -76,16 +76,27 @@ def _tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
     them its labels.
 
     WebDataset ends a key at the first dot. Names of clips may contain more dots (seconds, mostly),
-    so only the text after the last dot counts as a type.
+    so only the text after the last dot counts as a type. WebDataset treats a repeated member name
+    as damage: such members are not read as audio.
     """
     import fsspec
-    from webdataset.tariterators import group_by_keys, tar_file_expander
+    from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
+
+    names: set[tuple[str, str]] = set()
+    repeated: list[str] = []
 
     def members(stream: BinaryIO) -> Iterator[dict]:
         for member in tar_file_expander([{"url": url, "stream": stream}]):
             path = member.get("fname", "")  # none at the end of a shard
-            if not any(is_hidden(name) for name in PurePosixPath(path).parts):
-                yield member  # as in folders: what macOS adds, ._clip.wav, is no audio
+            if any(is_hidden(name) for name in PurePosixPath(path).parts):
+                continue  # as in folders: what macOS adds, ._clip.wav, is no audio
+            key, end = base_plus_ext(path)
+            name = key, (end or "").lower()
+            if key is not None and name in names:
+                repeated.append(f"{member['fname']} (again)")
+            else:
+                names.add(name)
+                yield member
 
     with fsspec.open(url, "rb", **connection_options(url)) as stream:
         for sample in group_by_keys(members(stream)):
@@ -97,6 +108,7 @@ def _tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
                 yield f"{sample['__key__']}.{end}", sample[end], labels
             if not audio:
                 yield f"{sample['__key__']} ({', '.join(ends)})", b"", {}
+    yield from ((name, b"", {}) for name in repeated)
 
 
 def _parquet_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from collections.abc import Generator, Iterable, Iterator
@@ -11,6 +12,7 @@ from traceback import clear_frames
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 import torch
 from scipy.signal import resample_poly
 from torch import Tensor
@@ -81,6 +83,8 @@ class ResidentAudio:
     Args:
         workers: processes that read while it is loaded.
         show: a progress bar.
+
+    Raises HearMwmaeError when the device has too little free memory.
     """
 
     def __init__(
@@ -92,7 +96,7 @@ class ResidentAudio:
         self.ends = np.zeros(len(self.samples), np.int64)
         self.ends[clips.used] = np.cumsum(self.samples[clips.used])
         self.bad: set[int] = set()
-        self.audio = torch.empty(int(self.ends.max()), dtype=torch.int16, device=device)
+        self.audio = _allocate(int(self.ends.max()), device)
         crops = [Crop(clip, Fraction(1), 0) for clip in clips.used.tolist()]
         groups = [crops[n : n + LOADED_CLIPS] for n in range(0, len(crops), LOADED_CLIPS)]
         with closing(read_batches(clips, groups, workers)) as batches:
@@ -113,6 +117,20 @@ class ResidentAudio:
 
     def _clip(self, number: int) -> Tensor:
         return self.audio[self.ends[number] - self.samples[number] : self.ends[number]]
+
+
+def _allocate(samples: int, device: torch.device) -> Tensor:
+    """(samples,) int16. Raises HearMwmaeError when the device has too little free memory."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:  # of every process of this machine
+        free = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if 2 * samples > free:
+        raise HearMwmaeError(
+            f"resident = true needs {2 * samples / 1e9:.2f} GB on {device} for the samples, where "
+            f"{free / 1e9:.2f} GB are free: read them as they are needed (resident = false)"
+        )
+    return torch.empty(samples, dtype=torch.int16, device=device)
 
 
 def change_speed(pcm: Tensor, speed: Fraction) -> Tensor:

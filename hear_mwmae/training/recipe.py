@@ -190,7 +190,7 @@ def _find(name: str | Path, folder: Path = Path()) -> Path:
     )
 
 
-def _read_file(path: Path) -> dict:
+def _read_file(path: Path, above: tuple[Path, ...] = ()) -> dict:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -198,10 +198,13 @@ def _read_file(path: Path) -> dict:
     base = values.pop(EXTENDS, None)
     if base is None:
         return values
-    base_path = _find(str(base), path.parent)
-    if base_path.resolve() == path.resolve():
+    if not isinstance(base, str):
+        raise HearMwmaeError(f"recipe {path}: {EXTENDS} must name a file, got {base!r}")
+    above = (*above, path.resolve())
+    base_path = _find(base, path.parent)
+    if base_path.resolve() in above:
         raise HearMwmaeError(f"recipe {path} extends itself")
-    return _merge(_read_file(base_path), values)
+    return _merge(_read_file(base_path, above), values)
 
 
 def _parse_change(text: str) -> dict:

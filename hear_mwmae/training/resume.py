@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
-from contextlib import nullcontext
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -87,18 +89,37 @@ def check_identity(path: Path, identity: dict[str, Any], data: str) -> None:
     """HearMwmaeError when the checkpoint at ``path`` is damaged, or belongs to a run of another
     recipe or other data.
     """
-    try:
+    with _damage_of(path):
+        with zipfile.ZipFile(path) as archive:
+            # torch writes checksums into the archive, and does not verify them.
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} in it has another checksum")
         saved = json.loads(torch.load(path, weights_only=True, mmap=True)["identity"])
-    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        raise HearMwmaeError(
-            f"{path} is no checkpoint of a run, or damaged; remove it to go on from the one before"
-        ) from error
     now = json.loads(json.dumps(identity))
     if changes := differences(saved["recipe"], now["recipe"]):
         listed = ", ".join(f"{key} {before!r} -> {after!r}" for key, before, after in changes)
         raise HearMwmaeError(f"{path} belongs to another recipe: {listed}")
     if saved["data"] != now["data"]:
         raise HearMwmaeError(f"{path} belongs to a run on other data than {data}")
+
+
+@contextmanager
+def _damage_of(path: Path) -> Iterator[None]:
+    """Turns what zipfile and torch raise for a damaged checkpoint into one HearMwmaeError."""
+    try:
+        yield
+    except (
+        RuntimeError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+    ) as error:
+        raise HearMwmaeError(
+            f"{path} is no checkpoint of a run, or damaged; remove it to go on from the one before"
+        ) from error
 
 
 def _checkpoints(run_dir: Path) -> list[Path]:
