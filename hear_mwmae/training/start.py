@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 
 import torch
 from torch import Tensor
@@ -13,12 +12,9 @@ from ..mae import MaskedAutoencoder
 from ..strict import load_strictly
 from ..weights import DEFAULT_MODEL, read_model
 
-#: Weights whose meaning depends on the patches, and which a model of other patches does not take
-#: over.
-OF_PATCHES = re.compile(
-    r"(^|\.)(pos_embed|decoder_pos_embed|decoder_pred\..*|relative_position_bias_table\..*)$"
-)
 PATCH_EMBEDDING = "encoder.patch_embed.weight"
+#: The layers whose outputs are channels of the encoder's residual stream.
+WRITERS = ("patch_embed", "attn.proj", "mlp.fc2")
 
 
 def start_from(model: MaskedAutoencoder, source: str) -> None:
@@ -26,42 +22,39 @@ def start_from(model: MaskedAutoencoder, source: str) -> None:
 
     HearMwmaeError if that model is of another architecture.
 
-    The configurations may differ in masking, comparison and pooling, in the windows of the
-    front-end if ``model`` only adds some, and in the size of the patches together with the
-    decoder's windows. What a new channel contributes to the patch embedding is zero at first, and
-    its prediction is that of the first channel, which it resembles. For other patches, the weights
-    of the patch embedding are resized; position tables, window biases and the prediction layer of
-    ``model`` remain as they are.
+    The configurations may differ in masking, comparison and pooling. ``model`` may have more
+    windows in the front-end: what a new channel contributes to the patch embedding is zero at
+    first, and its prediction is that of the first channel, which it resembles. It may have a wider
+    encoder with heads of the same size, see `widen`, and fewer decoder blocks: the first ones.
     """
     config, state = read_model(source)
     wanted = model.config
-    same = dataclasses.replace(
+    old, new = config.frontend.win_lengths, wanted.frontend.win_lengths
+    frontend, encoder, decoder = config.frontend, config.encoder, config.decoder
+    if old == new[: len(old)]:
+        frontend = dataclasses.replace(frontend, win_lengths=new)
+    width, heads = wanted.encoder.width, wanted.encoder.heads
+    if width > encoder.width and width * encoder.heads == encoder.width * heads:
+        encoder = dataclasses.replace(encoder, width=width, heads=heads)
+    decoder = dataclasses.replace(decoder, depth=min(decoder.depth, wanted.decoder.depth))
+    if wanted != dataclasses.replace(
         config,
+        encoder=encoder,
+        decoder=decoder,
+        frontend=frontend,
         mask_ratio=wanted.mask_ratio,
         norm_pix_loss=wanted.norm_pix_loss,
         pooling=wanted.pooling,
-    )
-    old, new = config.frontend.win_lengths, wanted.frontend.win_lengths
-    if old != new and old == new[: len(old)] and config.patch_size == wanted.patch_size:
-        same = dataclasses.replace(
-            same, frontend=dataclasses.replace(same.frontend, win_lengths=new)
-        )
-    if config.patch_size != wanted.patch_size:
-        windows, heads = wanted.decoder.window_sizes, wanted.decoder.heads
-        decoder = dataclasses.replace(config.decoder, heads=heads, window_sizes=windows)
-        same = dataclasses.replace(same, patch_size=wanted.patch_size, decoder=decoder)
-    if same != wanted:
+    ):
         raise HearMwmaeError(
             f"start_from: {source or DEFAULT_MODEL} is of another architecture than the recipe's"
         )
-    if config.patch_size != wanted.patch_size:
-        own = model.state_dict()
-        state = {name: own[name] if OF_PATCHES.search(name) else state[name] for name in own}
-        state[PATCH_EMBEDDING] = resize_patches(
-            state[PATCH_EMBEDDING], config.patch_size, wanted.patch_size
-        )
-    elif old != new:
+    own = model.state_dict()
+    state = {name: value for name, value in state.items() if name in own}
+    if old != new:
         state = add_channels(state, len(old), len(new))
+    if width != config.encoder.width:
+        state = widen(state, own, heads)
     load_strictly(model, state, source or DEFAULT_MODEL)
 
 
@@ -79,14 +72,35 @@ def add_channels(state: dict[str, Tensor], old: int, new: int) -> dict[str, Tens
     return state
 
 
-def resize_patches(weight: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """(width, old frames * old bands) -> (width, new frames * new bands): a new patch is embedded
-    as if resized to the old size.
+def widen(state: dict[str, Tensor], fresh: dict[str, Tensor], heads: int) -> dict[str, Tensor]:
+    """The weights of ``state`` for a wider encoder of ``heads`` heads, which computes the same.
 
-    Bilinear. Source of the idea: "FlexiViT: One Model for All Patch Sizes" (Beyer et al., CVPR
-    2023).
+    The new channels of the residual stream are zero, and so is what new heads and new hidden units
+    add to it. What they read has the random weights of ``fresh``, an untrained model of the new
+    width, so that they learn from the first step.
+
+    A layer norm divides by a deviation over more channels: its scale makes up for that. It
+    subtracts a mean over more channels: what the old layers add to the stream is centred, so that
+    this mean is zero, which changes nothing for the old layer norms.
     """
-    pixels = torch.eye(new[0] * new[1], dtype=torch.float32, device=weight.device)
-    pixels = pixels.unflatten(1, (1, *new))
-    resizing = torch.nn.functional.interpolate(pixels, size=old, mode="bilinear").flatten(1)
-    return weight.float() @ resizing.T
+    wider = {name: value.clone() for name, value in fresh.items()}
+    for name, value in state.items():
+        place = wider[name]
+        if name.startswith("encoder."):
+            layer = name.removeprefix("encoder.").rpartition(".")[0]
+            if layer.endswith(WRITERS):
+                place.zero_()
+                value = value - value.mean(dim=0)
+            elif layer.endswith("attn.qkv"):
+                old_heads = heads * len(value) // len(place)
+                place, value = (
+                    part.unflatten(0, (3, count, -1))
+                    for part, count in ((place, heads), (value, old_heads))
+                )
+            elif not layer:  # positions and a CLS token
+                place.zero_()
+                value = value - value.mean(dim=-1, keepdim=True)
+            elif "norm" in layer and name.endswith("weight"):
+                value = value * (len(value) / len(place)) ** 0.5
+        place[tuple(slice(size) for size in value.shape)] = value
+    return wider
