@@ -1,9 +1,8 @@
-"""Batches: which clips and crops, by how many processes, at what speeds, streamed and resident."""
+"""Batches: which clips and crops, by how many processes, streamed and resident."""
 
 from __future__ import annotations
 
 import multiprocessing
-from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +21,6 @@ from hear_mwmae.training.crops import (
     Batch,
     Clips,
     ResidentAudio,
-    change_speed,
     collate,
     log_mel_crops,
     read_batches,
@@ -31,7 +29,7 @@ from hear_mwmae.training.crops import (
 from hear_mwmae.training.dataset import AudioDataset
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.recipe import Recipe
-from hear_mwmae.training.sampler import StepSampler, changed_length
+from hear_mwmae.training.sampler import StepSampler
 
 CPU = torch.device("cpu")
 
@@ -93,19 +91,13 @@ def test_batches_are_functions_of_seed_and_step(dataset, tmp_path, kinds):
         assert torch.allclose(crops(dataset, one, 3, rank, 2), third[rank::2], atol=1e-5)
 
 
-DRAWN = {
-    0.0: ([3, 3, 1, 1, 1, 3, 1, 3], [0, 0, 166, 51, 708, 0, 132, 0]),
-    4.0: ([3, 3, 1, 1, 1, 3, 1, 3], [0, 0, 415, 241, 212, 0, 196, 0]),
-}
-
-
-@pytest.mark.parametrize("semitones", DRAWN)
-def test_what_is_drawn_for_a_step_stays_what_it_is(dataset, tmp_path, semitones):
+def test_what_is_drawn_for_a_step_stays_what_it_is(dataset, tmp_path):
     """A run in progress goes on with the draws of the version that it began with: with these, of
     seed 0 and step 3.
     """
-    drawn = StepSampler(dataset, recipe_of(tmp_path, semitones=semitones))[3]
-    assert ([crop.clip for crop in drawn], [crop.start for crop in drawn]) == DRAWN[semitones]
+    drawn = StepSampler(dataset, recipe_of(tmp_path))[3]
+    assert [crop.clip for crop in drawn] == [3, 3, 1, 1, 1, 3, 1, 3]
+    assert [crop.start for crop in drawn] == [0, 0, 166, 51, 708, 0, 132, 0]
 
 
 def test_worker_processes_read_the_same(dataset, tmp_path):
@@ -146,25 +138,6 @@ def test_short_clips_are_reflected_and_shares_kept(dataset, tmp_path):
     assert 0.7 < np.mean(np.array(picked(dataset, shares, 0)) == crow) < 0.8
 
 
-def test_clips_at_other_speeds(dataset, tmp_path):
-    """A clip at twice the speed is half as long and an octave higher; which speed is a matter of
-    seed and step.
-    """
-    wave = 8000 * torch.sin(2 * torch.pi * 500 * torch.arange(16000) / 16000)
-    wave = wave.to(torch.int16)
-    for speed, hertz in ((Fraction(2), 1000), (Fraction(3, 4), 375)):
-        changed = change_speed(wave, speed)
-        assert len(changed) == changed_length(len(wave), speed) and changed.dtype == torch.int16
-        assert np.argmax(np.abs(np.fft.rfft(changed.numpy(), 16000))) == hertz
-    assert change_speed(wave, Fraction(1)) is wave
-    recipe = recipe_of(tmp_path, semitones=4.0, batch_size=8)
-    whole = read(dataset, recipe, 5)
-    halves = [read(dataset, recipe, 5, rank, 2) for rank in range(2)]
-    assert whole.lengths[::2] == halves[0].lengths and whole.starts[1::2] == halves[1].starts
-    ratios = dataset.samples[picked(dataset, recipe, 5)] / whole.lengths
-    assert 2 ** (-4.5 / 12) < ratios.min() < 1 < ratios.max() < 2 ** (4.5 / 12)
-
-
 def test_kinds_that_are_not_there(data, dataset, tmp_path):
     """Are refused; data of one kind need no shares, so that any recipe trains on them."""
     with pytest.raises(ValueError, match=r"no clips of kind 'speech', but \['effects', 'notes'\]"):
@@ -174,11 +147,9 @@ def test_kinds_that_are_not_there(data, dataset, tmp_path):
     assert recipe.kinds and sorted(picked(AudioDataset(folder), recipe, 0)) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("changes", [{"semitones": 4.0}, {"kinds": {}, "data_fraction": 0.75}])
+@pytest.mark.parametrize("changes", [{}, {"kinds": {}, "data_fraction": 0.75}])
 def test_resident_audio_makes_the_same_crops(dataset, tmp_path, changes):
-    """To the bit: of long and short clips, at any speeds, whole batches and shares of two
-    processes.
-    """
+    """To the bit: of long and short clips, whole batches and shares of two processes."""
     recipe = tiny_recipe(tmp_path, **changes)
     for rank, world in ((0, 1), (0, 2), (1, 2)):
         sampler = StepSampler(dataset, recipe, rank, world)
@@ -210,7 +181,7 @@ def test_a_bad_clip_is_counted_and_replaced(data, dataset, tmp_path):
 def test_resident_audio_replaces_what_cannot_be_read(data, tmp_path):
     """And counts it, whenever it is drawn, as reading does."""
     dataset = AudioDataset(damage_clips(data, tmp_path / "damaged", 1, 2))
-    recipe = tiny_recipe(tmp_path, kinds={"notes": 1.0}, semitones=2.0)
+    recipe = tiny_recipe(tmp_path, kinds={"notes": 1.0})
     sampler = StepSampler(dataset, recipe)
     clips = Clips(dataset, sampler.clips)
     ways = (clips, Clips(ResidentAudio(clips, CPU, 1), sampler.clips))

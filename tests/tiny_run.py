@@ -15,7 +15,6 @@ model = { encoder = { width = 32, depth = 1, heads = 2 }, decoder = { width = 32
 start_from = "random"
 kinds = { notes = 0.5, effects = 0.5 }
 data_fraction = 1.0
-semitones = 0.0
 steps = 12
 warmup_ratio = 0.25
 decay_ratio = 0.5

@@ -1,4 +1,4 @@
-"""Crops -> batches: clips read ahead or resident, at their speeds, and log-mel on the device."""
+"""Crops -> batches: clips read ahead or resident, and log-mel on the device."""
 
 from __future__ import annotations
 
@@ -7,21 +7,18 @@ import re
 import signal
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
-from fractions import Fraction
 from traceback import clear_frames
 from typing import NamedTuple
 
 import numpy as np
 import psutil
 import torch
-from scipy.signal import resample_poly
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..errors import HearMwmaeError, reason
 from ..frontend import LogMelFrontend, reflect_index
-from ..pcm import to_pcm
 from .dataset import AudioDataset, BadClip
 from .sampler import Crop
 
@@ -34,7 +31,7 @@ LOADED_CLIPS = 64
 
 
 class Batch(NamedTuple):
-    """Clips at their speeds, and where their crops begin; before any features are computed."""
+    """Clips, and where their crops begin; before any features are computed."""
 
     audio: Tensor  #: (sum of lengths,) int16, clip after clip: one tensor travels fastest
     lengths: list[int]  #: samples of each clip
@@ -60,7 +57,7 @@ class Clips(Dataset):
             except BadClip as error:
                 reason = str(error)
                 continue
-            return change_speed(pcm, crop.speed), crop.start, bad
+            return pcm, crop.start, bad
         raise HearMwmaeError(
             f"{self.dataset.source}: {MOST_BAD} clips in a row cannot be read: {reason}"
         )
@@ -78,7 +75,7 @@ class Clips(Dataset):
 class ResidentAudio:
     """The clips of ``clips`` decoded into one tensor on ``device``; reads as `AudioDataset` does.
 
-    Every process holds all of them. Clips at other speeds are resampled on the CPU.
+    Every process holds all of them.
 
     Args:
         workers: processes that read while it is loaded.
@@ -97,7 +94,7 @@ class ResidentAudio:
         self.ends[clips.used] = np.cumsum(self.samples[clips.used])
         self.bad: set[int] = set()
         self.audio = _allocate(int(self.ends.max()), device)
-        crops = [Crop(clip, Fraction(1), 0) for clip in clips.used.tolist()]
+        crops = [Crop(clip, 0) for clip in clips.used.tolist()]
         groups = [crops[n : n + LOADED_CLIPS] for n in range(0, len(crops), LOADED_CLIPS)]
         with closing(read_batches(clips, groups, workers)) as batches:
             bar = tqdm(batches, "load", len(groups), unit="batch", disable=not show)
@@ -131,17 +128,6 @@ def _allocate(samples: int, device: torch.device) -> Tensor:
             f"{free / 1e9:.2f} GB are free: read them as they are needed (resident = false)"
         )
     return torch.empty(samples, dtype=torch.int16, device=device)
-
-
-def change_speed(pcm: Tensor, speed: Fraction) -> Tensor:
-    """(samples,) int16 as a tape at ``speed`` would sound, lower and longer below 1:
-    (sampler.changed_length(samples, speed),) int16.
-    """
-    if speed == 1:
-        return pcm
-    audio = pcm.cpu().numpy().astype(np.float32) / 32768
-    changed = resample_poly(audio, speed.denominator, speed.numerator)
-    return torch.from_numpy(to_pcm(changed)).to(pcm.device)
 
 
 def collate(clips: Iterable[tuple[Tensor, int, int]]) -> Batch:

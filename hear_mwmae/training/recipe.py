@@ -68,8 +68,6 @@ class Recipe:
     kinds: dict[str, Amount] = field(default_factory=dict)
     #: part of the clips that is used, chosen by the seed
     data_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    #: Each clip is made slower or faster, by a draw of up to this many semitones either way.
-    semitones: Annotated[float, Field(ge=0, le=12)] = 0.0
     warmup_ratio: Share = 0.1  #: part of the steps in which the rates rise from 0, linearly
     decay_ratio: Share = 0.9  #: part of the steps of the final cosine to 0; constant before it
     batch_size: Count = 1024  #: crops per update, over all processes and accumulated parts

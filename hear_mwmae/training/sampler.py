@@ -7,7 +7,6 @@ processes and workers.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,16 +16,11 @@ from ..errors import HearMwmaeError
 from .dataset import SAMPLE_RATE, AudioDataset
 from .recipe import Recipe
 
-#: Largest denominator of speeds, which keeps the filters short. The coarsest steps, next to 1, are
-#: 0.7 of a semitone.
-FINEST_SPEED = 24
-
 
 class Crop(NamedTuple):
     """One crop of a batch."""
 
     clip: int  #: its row in the data set
-    speed: Fraction  #: below 1 is lower and longer
     start: int  #: first frame
 
 
@@ -69,15 +63,8 @@ class StepSampler:
         else:
             places = self._epoch_places(step * size, (step + 1) * size)
         clips = self.clips[places].tolist()
-        speeds = [Fraction(1)] * size
-        if self.recipe.semitones:
-            shifts = rng.uniform(-self.recipe.semitones, self.recipe.semitones, size)
-            speeds = [Fraction(2 ** (x / 12)).limit_denominator(FINEST_SPEED) for x in shifts]
         # All of the batch is drawn, so that a share does not depend on how many there are.
-        crops = [
-            Crop(clip, speed, self._start(clip, speed, rng))
-            for clip, speed in zip(clips, speeds, strict=True)
-        ]
+        crops = [Crop(clip, self._start(clip, rng)) for clip in clips]
         return crops[self.share]
 
     def steps(self, first: int, last: int) -> Iterator[list[Crop]]:
@@ -94,8 +81,8 @@ class StepSampler:
             places[inside] = _epoch_order(self.recipe.seed, int(epoch), count)[offsets[inside]]
         return places
 
-    def _start(self, clip: int, speed: Fraction, rng: np.random.Generator) -> int:
-        frames = self.frontend.frames(changed_length(int(self.samples[clip]), speed))
+    def _start(self, clip: int, rng: np.random.Generator) -> int:
+        frames = self.frontend.frames(int(self.samples[clip]))
         return int(rng.integers(0, max(frames - self.crop_frames, 0) + 1))
 
 
@@ -128,8 +115,3 @@ def _kind_weights(dataset: AudioDataset, clips: np.ndarray, kinds: dict[str, flo
 @lru_cache(maxsize=2)  # a batch is of one epoch, mostly, as are those after it
 def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch, 1]).permutation(count)
-
-
-def changed_length(samples: int, speed: Fraction) -> int:
-    """Number of samples at ``speed``."""
-    return -(-samples * speed.denominator // speed.numerator)
