@@ -1,4 +1,4 @@
-"""The signals and random curves that the instruments of `instruments` are made of."""
+"""The signals and random curves that the instruments of `tones` and `percussion` are made of."""
 
 from collections.abc import Callable
 
