@@ -88,10 +88,10 @@ def test_which_errors_are_one_line(error, line):
 def test_a_bug_in_a_reading_process_keeps_its_traceback(data, tmp_path, monkeypatch, workers, bug):
     """It is not said to be a clip or a process that ended."""
 
-    def fail(pcm: object, speed: object) -> None:
+    def fail(self: AudioDataset, clip: int) -> None:
         raise bug("an injected bug")
 
-    monkeypatch.setattr("hear_mwmae.training.crops.change_speed", fail)
+    monkeypatch.setattr(AudioDataset, "read", fail)
     dataset = AudioDataset(data)
     sampler = StepSampler(dataset, tiny_recipe(tmp_path))
     with pytest.raises(bug, match="an injected bug") as caught:
