@@ -56,10 +56,10 @@ def test_info(saved_model):
         "MW-MAE (multi-window)",
         "16000 Hz",
         "200 frames x 80 bands",
-        "5,411,520 weights",
+        "9,574,656 weights",
         "2, 5, 10, 25, 50, 125, global, global",
-        "2880 numbers per clip, mean+std+max over time",
-        "960 numbers every 40 ms",
+        "3840 numbers per clip, mean+std+max over time",
+        "1280 numbers every 40 ms",
     ):
         assert said in text
     assert "width 32" in run("info", saved_model).stdout

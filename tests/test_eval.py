@@ -78,7 +78,7 @@ def test_xares():
 
     encoder = MwMaeEncoder()
     assert checker.check_audio_encoder(encoder)
-    assert encoder(torch.rand(2, 50000)).shape == (2, 78, 960)  # of 3125 ms
+    assert encoder(torch.rand(2, 50000)).shape == (2, 78, 1280)  # of 3125 ms
 
 
 def test_predictions_of_every_kind(embedded, tmp_path):

@@ -40,16 +40,16 @@ def test_the_api_is_what_hear_asks_for(embedded_model):
     )
     assert (model.sample_rate, model.scene_embedding_size, model.timestamp_embedding_size) == (
         16000,
-        3 * 960,
-        960,
+        3 * 1280,
+        1280,
     )
     audio = torch.stack([noise(32000), tone(32000)])
     scenes = hear_mwmae.get_scene_embeddings(audio, model)
     assert (
-        scenes.shape == (2, 3 * 960) and scenes.dtype == torch.float32 and not scenes.requires_grad
+        scenes.shape == (2, 3 * 1280) and scenes.dtype == torch.float32 and not scenes.requires_grad
     )
     steps, timestamps = hear_mwmae.get_timestamp_embeddings(audio, model)
-    assert steps.shape == (2, 50, 960) and steps.dtype == torch.float32
+    assert steps.shape == (2, 50, 1280) and steps.dtype == torch.float32
     assert timestamps.shape == (2, 50) and timestamps.dtype == torch.float32
 
 
@@ -89,7 +89,7 @@ def test_official_timestamps_keep_the_last_step(embedded_model, samples):
     assert steps.shape[1] == timestamps.shape[1] == count
     assert timestamps[0].numpy() == pytest.approx(np.arange(count) * samples / 16 / count)
     # The scene pools all of them; its mean comes first.
-    scene = official.scene_embeddings(noise(samples)[None])[:, :960]
+    scene = official.scene_embeddings(noise(samples)[None])[:, :1280]
     torch.testing.assert_close(steps.mean(dim=1), scene, atol=1e-5, rtol=1e-5)
 
 
@@ -204,7 +204,7 @@ def test_one_sample_is_one_embedding(embedded_model):
     assert torch.isfinite(embedded_model.scene_embeddings(audio)).all()
     steps, timestamps = embedded_model.timestamp_embeddings(audio)
     assert (
-        steps.shape == (1, 1, 960)
+        steps.shape == (1, 1, 1280)
         and torch.isfinite(steps).all()
         and timestamps.tolist() == [[1 / 32]]
     )

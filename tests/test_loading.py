@@ -47,7 +47,7 @@ def test_a_forked_child_embeds_with_a_model_that_its_parent_loaded():
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "2880"
+    assert done.stdout.strip() == "3840"
 
 
 @pytest.fixture(scope="module")

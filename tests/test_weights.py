@@ -141,7 +141,7 @@ def test_a_local_folder_of_a_registered_name(model_dir, monkeypatch):
     model_dir.rename(model_dir.parent / DEFAULT_MODEL)
     monkeypatch.chdir(model_dir.parent)
     with pytest.warns(UserWarning, match=r"the registered model; './mwmae-tiny-2' loads the local"):
-        assert hear_mwmae.load_model(DEFAULT_MODEL).scene_embedding_size == 2880
+        assert hear_mwmae.load_model(DEFAULT_MODEL).scene_embedding_size == 3840
     assert hear_mwmae.load_model(f"./{DEFAULT_MODEL}").scene_embedding_size == 160
 
 
