@@ -37,7 +37,7 @@ def test_mteb_evaluates_the_encoder(saved_model):
             self.dataset, self.data_loaded = DatasetDict(splits), True
 
     meta = model_meta(pooling="mean+std")
-    assert meta.name == "hear-mwmae/embedded-mean+std" and meta.embed_dim == 1920
+    assert meta.name == "hear-mwmae/embedded-mean+std" and meta.embed_dim == 2560
     assert (
         meta.revision == model_meta().revision != model_meta(str(saved_model)).revision
     )  # by which mteb keeps scores

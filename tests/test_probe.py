@@ -194,7 +194,7 @@ def test_all_models_have_one_pooling(tasks, saved_model):
     assert result.exit_code == 1
     assert "poolings differ (one: mean, embedded: mean+std+max)" in result.output
     *_, sizes = cells(run(*arguments, "--pooling", "mean+max", "--classifier", "ridge").output)
-    assert sizes[2:] == ["320", "1920", "320"]
+    assert sizes[2:] == ["320", "2560", "320"]
 
 
 def test_average_precision_is_scikit_learns():
