@@ -112,10 +112,8 @@ def test_stream(run, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", stdin)
     assert len(run("stream")["window"]) == 32000
     similar = [float(line) for line in capsys.readouterr().out.split()]
-    assert len(similar) == 9 and int(np.argmin(similar[3:])) + 3 in (
-        4,
-        5,
-    )  # where the pitch changes
+    # The pitch changes in the sixth block: the fifth value compares it with the one before.
+    assert len(similar) == 9 and similar[4] < similar[3] - 0.03
 
 
 def test_server(sounds, small_config, monkeypatch):
