@@ -54,13 +54,12 @@ def test_start_from_nothing_is_the_embedded_model(source, tmp_path):
 
 def test_start_from_a_model_of_fewer_windows(saved_model):
     """Nothing hears the new channel at first, and it is predicted as the first one is."""
-    config, state = read_model(str(saved_model))
+    config, _ = read_model(str(saved_model))
     frontend = dataclasses.replace(config.frontend, win_lengths=(400, 2048))
     torch.manual_seed(1)
     model = MaskedAutoencoder(dataclasses.replace(config, frontend=frontend))
     start_from(model, str(saved_model))
-    old = MaskedAutoencoder(config)
-    old.load_state_dict(state)
+    old = MaskedAutoencoder.from_pretrained(str(saved_model))
     spectrogram, noise = torch.randn(2, 200, 160), torch.rand(2, 250)
     ours, theirs = model(spectrogram, noise), old(spectrogram[:, :, :80], noise)
     torch.testing.assert_close(ours.latent, theirs.latent, atol=1e-5, rtol=1e-5)
@@ -72,13 +71,12 @@ def test_start_from_a_model_of_a_narrower_encoder(saved_model):
     """It predicts the same at first, and every new weight learns from the second step at the
     latest.
     """
-    config, state = read_model(str(saved_model))
+    config, _ = read_model(str(saved_model))
     encoder = dataclasses.replace(config.encoder, width=48, heads=3)
     torch.manual_seed(1)
     model = MaskedAutoencoder(dataclasses.replace(config, encoder=encoder))
     start_from(model, str(saved_model))
-    old = MaskedAutoencoder(config)
-    old.load_state_dict(state)
+    old = MaskedAutoencoder.from_pretrained(str(saved_model))
     spectrogram, noise = torch.randn(2, 200, 80), torch.rand(2, 250)
     ours, theirs = model(spectrogram, noise), old(spectrogram, noise)
     torch.testing.assert_close(ours.pred, theirs.pred, atol=1e-5, rtol=1e-5)
