@@ -136,7 +136,6 @@ def test_manifests_folders_and_files_together(model, tmp_path):
     (tmp_path / "crow.wav").write_bytes(CROW.read_bytes())
     (tmp_path / "folder" / "deep").mkdir(parents=True)
     (tmp_path / "folder" / "deep" / "tabla.ogg").write_bytes((AUDIO / "tabla.ogg").read_bytes())
-    (tmp_path / "folder" / "speech.tak").touch()
     (tmp_path / "folder" / "broken.wav").symlink_to("nowhere")
     (tmp_path / "none.csv").write_text("file\n")
     names = ("lists/list.csv", "mistyped", "folder", "none.csv", "no-shard.tar")
@@ -162,7 +161,7 @@ def test_manifests_folders_and_files_together(model, tmp_path):
     }.items():
         assert reason in failures.pop(name)
         assert sum(name in line for line in result.stderr.splitlines()) == 1
-    assert not failures and "1 .tak" in result.stderr and "4 of 9 clips" in result.stdout
+    assert not failures and "4 of 9 clips" in result.stdout
 
 
 @pytest.mark.parametrize("name", ["out.npz", "folder"])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..audio import Found, read_audio, search_audio
+from ..audio import read_audio, search_audio
 from ..errors import HearMwmaeError
 from ..extras import needs_extra
 from .shards import Damaged, Unreachable, connection_options, read_entries, reason_of
@@ -71,7 +71,6 @@ class Inputs:
     items: list[Item] = field(default_factory=list)
     #: Missing sources and files, and sources that cannot be listed, each with the reason.
     failures: list[tuple[str, str]] = field(default_factory=list)
-    passed_over: str = ""  #: text about files in folders that have no readable format
 
     def check(self) -> None:
         """HearMwmaeError for the first failure."""
@@ -90,7 +89,7 @@ def find_inputs(sources: Sequence[str], kind: str = "") -> Inputs:
     Args:
         kind: the label "kind" of clips whose source gives none; no such label if empty.
     """
-    found, beside = Inputs(), Found()
+    found = Inputs()
     labels = {"kind": kind} if kind else {}
     for source in sources:
         try:
@@ -105,12 +104,10 @@ def find_inputs(sources: Sequence[str], kind: str = "") -> Inputs:
                 inside = search_audio([source])
                 found.items += [_local(file, labels | {"path": str(file)}) for file in inside.files]
                 found.failures += [(str(path), reason) for path, reason in inside.failures]
-                beside.passed_over += inside.passed_over
         except Unreachable:
             raise  # a later run would find more
         except HearMwmaeError as error:
             found.failures.append((source, str(error)))
-    found.passed_over = beside.passed_over_line()
     return found
 
 
