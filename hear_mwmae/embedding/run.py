@@ -6,14 +6,9 @@ import csv
 import json
 import shutil
 import sys
-from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
@@ -23,8 +18,8 @@ from ..embedder import Embedder
 from ..errors import HearMwmaeError
 from ..files import UNFINISHED, one_at_a_time, printable, replacing
 from ..strict import hash_weights
-from .encode import embed_items, labels_of
-from .parts import BLOCK_ROWS, Input, Part, embed_part, read_parts, update_part
+from .encode import embed_items
+from .parts import Input, Part, embed_part, read_parts, rewrite_part
 from .tables import TABLE_SUFFIXES, write_table
 
 #: Files that are embedded together: at most so many, and about so many bytes.
@@ -74,25 +69,26 @@ def embed_to(
     with one_at_a_time(folder / ".lock", f"another process is embedding into {output}"):
         for leftover in folder.glob(f".part-*{UNFINISHED}"):  # of a process that was killed
             leftover.unlink()
-        parts = read_parts(folder)
         if overwrite:
-            while parts:
-                parts.pop().file.unlink()
+            for file in folder.glob("part-*"):
+                file.unlink()
+        parts = read_parts(folder)
         for part in parts:
             _check_provenance(part.provenance, provenance, output)
-        todo = _missing(inputs.items, parts, echo)
+        wanted = {item.identity: item for item in inputs.items}
+        todo = _missing(wanted, parts, echo)
         _embed_parts(_groups(todo, parts, folder), model, provenance, share, progress)
         parts = read_parts(folder)
-        found = [place.input for place in locate(inputs.items, parts) if place]
+        found = _by_identity(parts)
         failures = [(printable(source), printable(reason)) for source, reason in inputs.failures]
-        failures += [failure for done in found for failure in done.failures]
+        failures += [failure for key in wanted for failure in found[key][1].failures]
         _write_failures(output, failures)
-        clips = sum(done.clips for done in found)
+        clips = sum(found[key][1].clips for key in wanted)
         if clips:
-            _update_parts(parts, inputs.items)
+            parts = _tidy(parts, wanted)
             if folder != output:
-                _write_table(output, read_parts(folder), inputs.items, provenance)
-        elif not any(done.clips for part in parts for done in part.inputs):
+                write_table(output, parts)
+        elif not any(entry.clips for _, entry in found.values()):
             shutil.rmtree(folder)
         return clips, failures
 
@@ -135,45 +131,24 @@ def provenance_of(model: Embedder, name: str, timestamps: bool) -> dict[str, str
     }
 
 
-class Place(NamedTuple):
-    """Where an input is: the part, the number there, and what became of it."""
-
-    part: Part
-    number: int
-    input: Input
-
-
-def locate(items: Sequence[Item], parts: Iterable[Part]) -> list[Place | None]:
-    """The place of each input by path, size and time; None if it is in no part."""
-    places = [
-        Place(part, number, found) for part in parts for number, found in enumerate(part.inputs)
-    ]
-    places.sort(key=lambda place: place.input.failed)  # a later run may have embedded it
-    stored: defaultdict[tuple, deque[Place]] = defaultdict(deque)
-    for place in places:
-        stored[place.input.item.identity].append(place)
-    queues = [stored[item.identity] for item in items]
-    return [queue.popleft() if queue else None for queue in queues]
+def _by_identity(parts: Iterable[Part]) -> dict[str, tuple[Part, Input]]:
+    """Each input with its part: the last one, where a file that had failed was tried again."""
+    return {entry.item.identity: (part, entry) for part in parts for entry in part.inputs}
 
 
 def _missing(
-    items: Sequence[Item], parts: Sequence[Part], echo: Callable[[str], object]
+    wanted: Mapping[str, Item], parts: Sequence[Part], echo: Callable[[str], object]
 ) -> list[Item]:
-    """The inputs that have to be embedded.
-
-    Files that failed before come last: so the parts of a resumed run are those of a run without an
-    interruption.
-    """
-    found = list(zip(items, locate(items, parts), strict=True))
-    todo = [item for item, place in found if place is None]
-    todo += [item for item, place in found if place and place.input.failed]
-    kept = [item.url for item, place in found if place and not place.input.failed]
-    stored = [done.item.url for part in parts for done in part.inputs if not done.failed]
-    left = Counter(stored) - Counter(kept)
-    changed = (left & Counter(item.url for item in todo)).total()
+    """The inputs that have to be embedded; files that failed before are among them."""
+    found = _by_identity(parts)
+    stored = {key: entry.item.url for key, (_, entry) in found.items() if not entry.failed}
+    todo = [item for key, item in wanted.items() if key not in stored]
+    before = {url for key, url in stored.items() if key not in wanted}
+    changed = sum(item.url in before for item in todo)
+    gone = len(before - {item.url for item in wanted.values()})
     if parts:
-        gone = left.total() - changed
-        echo(f"{len(todo) - changed} new, {changed} changed, {gone} gone, {len(kept)} kept")
+        kept = len(wanted) - len(todo)
+        echo(f"{len(todo) - changed} new, {changed} changed, {gone} gone, {kept} kept")
     return todo
 
 
@@ -241,48 +216,21 @@ def _write_failures(output: Path, failures: Failures) -> None:
             csv.writer(stream).writerows([("path", "reason"), *failures])
 
 
-def _update_parts(parts: Sequence[Part], items: Sequence[Item]) -> None:
-    """Drop all but ``items``, and bring names and labels up to date: all parts then have the same
-    columns.
+def _tidy(parts: Sequence[Part], wanted: Mapping[str, Item]) -> list[Part]:
+    """Keep what is wanted, and give all parts the same columns: readers of the folder would lose
+    some otherwise.
     """
-    kept: dict[Path, dict[int, Item]] = {part.file: {} for part in parts}
-    labels: dict[str, None] = {}
-    for item, place in zip(items, locate(items, parts), strict=True):
-        if place:
-            kept[place.part.file][place.number] = item
-            labels |= dict.fromkeys(place.part.labels if item.is_shard else labels_of(item.about))
+    found = _by_identity(parts)
+    kept: list[tuple[Part, list[Input]]] = []
     for part in parts:
-        now = dict(sorted(kept[part.file].items()))
-        before = {number: done.item for number, done in enumerate(part.inputs)}
-        if not now:
+        inputs = [entry for entry in part.inputs if entry.item.identity in wanted]
+        inputs = [entry for entry in inputs if found[entry.item.identity][0] is part]
+        if inputs:
+            kept.append((part, inputs))
+        else:
             part.file.unlink()
-        elif now != before or part.labels != list(labels):
-            update_part(part, now, list(labels))
-
-
-def _write_table(
-    output: Path, parts: Sequence[Part], items: Sequence[Item], provenance: dict[str, str]
-) -> None:
-    """The rows of the parts in the order of the inputs; in memory only if that is not theirs."""
-    rows: dict[tuple[Path, int], np.ndarray] = {}
-    count = 0
-    for part in parts:
-        for number, done in enumerate(part.inputs):
-            rows[part.file, number] = np.arange(count, count + done.rows)
-            count += done.rows
-    places = [place for place in locate(items, parts) if place]
-    order = np.concatenate([rows[place.part.file, place.number] for place in places])
-    whole: pa.Table | None = None
-    if (order != np.arange(count)).any():
-        tables = [pq.read_table(part.file).replace_schema_metadata() for part in parts]
-        whole = pa.concat_tables(tables).take(order)
-
-    def read(columns: list[str]) -> Iterator[pa.RecordBatch]:
-        if whole is not None:
-            yield from whole.select(columns).to_batches(BLOCK_ROWS)
-            return
-        for part in parts:
-            file = pq.ParquetFile(part.file, pre_buffer=False)  # which would read it as a whole
-            yield from file.iter_batches(BLOCK_ROWS, columns=columns)
-
-    write_table(output, parts[0].schema, read, provenance)
+    labels = list(dict.fromkeys(name for part, _ in kept for name in part.labels))
+    for part, inputs in kept:
+        if inputs != part.inputs or part.labels != labels:
+            rewrite_part(part, inputs, labels)
+    return [part for part, _ in kept]
