@@ -231,19 +231,16 @@ def test_what_is_in_the_way(model, tmp_path):
     assert changed.exit_code == 0 and "timestamp" in read(tmp_path / "a.npz")
 
 
-def test_two_runs_into_one_output(model, tmp_path):
-    out = tmp_path / "out.npz"
-    (tmp_path / "out.npz.parts").mkdir()
-    with FileLock(tmp_path / "out.npz.parts" / ".lock"):
+def test_two_runs_into_one_output_and_a_damaged_part(model, tmp_path):
+    out, parts = tmp_path / "out.npz", tmp_path / "out.npz.parts"
+    parts.mkdir()
+    with FileLock(parts / ".lock"):
         result = run(AUDIO, "-o", out, "--model", model)
     assert result.exit_code == 1
     assert result.stderr == f"Error: another process is embedding into {out}\n"
     assert run(AUDIO, "-o", out, "--model", model).exit_code == 0
-
-
-def test_a_damaged_part_is_named(model, tmp_path):
-    assert run(AUDIO, "-o", tmp_path / "out.npz", "--model", model).exit_code == 0
-    (part,) = (tmp_path / "out.npz.parts").glob("*.parquet")
+    (part,) = parts.glob("*.parquet")
     os.truncate(part, 1000)
-    result = run(AUDIO, "-o", tmp_path / "out.npz", "--model", model)
+    result = run(AUDIO, "-o", out, "--model", model)
     assert result.exit_code == 1 and f"{part} is damaged" in result.stderr
+    assert run(AUDIO, "-o", out, "--model", model, "--overwrite").exit_code == 0

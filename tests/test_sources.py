@@ -6,7 +6,6 @@ import io
 import json
 import os
 import tarfile
-import tempfile
 from datetime import datetime
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from audio_files import encode, tone
 from file_server import FileServer
 from reference import AUDIO
 
@@ -100,14 +98,6 @@ def test_an_item_knows_its_version(tmp_path):
     assert one.version == "one" and two.version == "two"
 
 
-def test_kinds_are_labels_where_asked_for(tmp_path):
-    (tmp_path / "list.csv").write_text(f"path,kind\n{AUDIO / 'crow.wav'},birds\n{AUDIO}/x.wav,\n")
-    sources = [str(tmp_path / "list.csv"), str(AUDIO / "crow.wav")]
-    for kind, expected in {"audio": ["birds", "audio", "audio"], "": ["birds", None, None]}.items():
-        items = find_inputs(sources, kind).items
-        assert [item.about.get("kind") for item in items] == expected
-
-
 def test_a_shard_that_is_cut_short_gives_what_it_has(tmp_path):
     audioset_tar(tmp_path / "train.tar")
     content = (tmp_path / "train.tar").read_bytes()
@@ -128,26 +118,6 @@ def test_a_server_that_fails_is_no_damage(tmp_path):
         server.failures = 100
         with pytest.raises(HearMwmaeError, match=r"0.tar cannot be listed: .*503"):
             find_inputs([f"{server.url}/0.tar"])
-
-
-def test_what_is_in_shards_is_decoded_from_memory(tmp_path, monkeypatch):
-    """So that a disk without room costs no clip."""
-    encode(tmp_path / "clip.m4a", tone(16000, 1.0), 16000, "aac")
-    names = ("crow.wav", "glass.mp3", "till.opus")
-    files = [*(AUDIO / name for name in names), tmp_path / "clip.m4a"]
-    contents = [(file.name, file.read_bytes()) for file in files]
-    write_tar(tmp_path / "0.tar", [*contents, ("short.wav", CROW[:5000])])
-    for module, name in (
-        (os, "memfd_create"),
-        (tempfile, "NamedTemporaryFile"),
-        (tempfile, "mkstemp"),
-    ):
-        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("a file"), raising=False)
-    (shard,) = find_inputs([str(tmp_path / "0.tar")]).items
-    *whole, short = read_item(shard, 16000)
-    for recording, file in zip(whole, files, strict=True):
-        assert torch.equal(recording.waveform, read_audio(file, 16000))
-    assert short.name == f"{shard.url} short.wav" and "truncated" in short.problem
 
 
 def test_labels_that_json_cannot_hold_are_left_out(tmp_path):

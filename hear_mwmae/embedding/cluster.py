@@ -21,8 +21,8 @@ RETRIES = 3
 class Worker:
     """The model in a process of Ray, which Ray starts again if it ends."""
 
-    def __init__(self, shared: list[ray.ObjectRef], device: str) -> None:
-        self.model: Embedder = ray.get(shared[0]).to(device)
+    def __init__(self, model: Embedder, device: str) -> None:
+        self.model = model.to(device)
 
     def embed(self, file: Path, items: Sequence[Item], provenance: dict[str, str]) -> Path:
         """`embed_part`."""
@@ -60,8 +60,8 @@ def embed_parts(
     actor = ray.remote(Worker).options(
         num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES
     )
-    model_ref = ray.put(model)
-    actors = [actor.remote([model_ref], device) for _ in range(min(room, len(groups)))]
+    shared = ray.put(model)
+    actors = [actor.remote(shared, device) for _ in range(min(room, len(groups)))]
     try:
         yield from ActorPool(actors).map_unordered(
             lambda worker, group: worker.embed.remote(*group, provenance), list(groups.items())

@@ -61,12 +61,12 @@ def embed_items(model: Embedder, items: Sequence[Item], timestamps: bool) -> Ite
             yield clips.popleft()
         clip = clips.popleft()
         clip.seconds = samples / model.sample_rate
-        clip.rows = 1
         if timestamps:
             clip.times = time_step_ms(model.config, samples, model.timestamps).numpy()
             clip.rows = len(clip.times)
             clip.embeddings = _rows(steps, clip.rows)
         else:
+            clip.rows = 1
             clip.embeddings = [pool(steps, parse_pooling(model.config.pooling)).cpu()]
         yield clip
     yield from clips

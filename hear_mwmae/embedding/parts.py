@@ -51,12 +51,7 @@ class Part:
     file: Path
     provenance: dict[str, str]
     inputs: list[Input]  #: in the order of their rows; a shard is alone
-    columns: list[str]
-
-    @property
-    def labels(self) -> list[str]:
-        """Names of the columns of labels."""
-        return [name for name in self.columns if name not in OURS]
+    labels: list[str]  #: names of their columns
 
 
 def read_parts(folder: Path) -> list[Part]:
@@ -67,13 +62,13 @@ def read_parts(folder: Path) -> list[Part]:
 def _read_part(file: Path) -> Part:
     try:
         schema = pq.read_schema(file)
-        inputs = json.loads(schema.metadata[INPUTS])
         provenance = json.loads(schema.metadata[PROVENANCE])
+        entries = json.loads(schema.metadata[INPUTS])
     except (pa.ArrowInvalid, KeyError, TypeError) as error:
         said = f"{file} is damaged, or not a part of embeddings: remove it"
         raise HearMwmaeError(said) from error
-    read = [Input(Item(**item), *rest) for item, *rest in inputs]
-    return Part(file, provenance, read, schema.names)
+    inputs = [Input(Item(**entry.pop("item")), **entry) for entry in entries]
+    return Part(file, provenance, inputs, [name for name in schema.names if name not in OURS])
 
 
 def embed_part(
@@ -148,9 +143,8 @@ def rewrite_part(part: Part, inputs: list[Input], labels: Iterable[str]) -> None
 
 def _described(schema: pa.Schema, provenance: dict[str, str], inputs: list[Input]) -> pa.Schema:
     """The schema of a part, with what made it and its inputs."""
-    entries = [(asdict(entry.item), entry.rows, entry.clips, entry.failures) for entry in inputs]
-    about = {PROVENANCE: json.dumps(provenance), INPUTS: json.dumps(entries)}
-    return schema.with_metadata(about)
+    entries = json.dumps([asdict(entry) for entry in inputs])
+    return schema.with_metadata({PROVENANCE: json.dumps(provenance), INPUTS: entries})
 
 
 def write_parquet(file: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:

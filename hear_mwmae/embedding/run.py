@@ -140,25 +140,24 @@ def _missing(
     wanted: Mapping[str, Item], parts: Sequence[Part], echo: Callable[[str], object]
 ) -> list[Item]:
     """The inputs that have to be embedded; files that failed before are among them."""
-    found = _by_identity(parts)
-    stored = {key: entry.item.url for key, (_, entry) in found.items() if not entry.failed}
-    todo = [item for key, item in wanted.items() if key not in stored]
-    before = {url for key, url in stored.items() if key not in wanted}
-    changed = sum(item.url in before for item in todo)
-    gone = len(before - {item.url for item in wanted.values()})
+    stored = [entry.item for _, entry in _by_identity(parts).values() if not entry.failed]
+    kept = wanted.keys() & {item.identity for item in stored}
+    todo = [item for key, item in wanted.items() if key not in kept]
+    before = {item.url for item in stored if item.identity not in kept}
+    now = {item.url for item in todo}
+    counts = len(now - before), len(now & before), len(before - now), len(kept)
     if parts:
-        kept = len(wanted) - len(todo)
-        echo(f"{len(todo) - changed} new, {changed} changed, {gone} gone, {kept} kept")
+        echo("{} new, {} changed, {} gone, {} kept".format(*counts))
     return todo
 
 
 def _make(folder: Path) -> None:
     """Make the folder of the parts; HearMwmaeError if it holds other files."""
     folder.mkdir(exist_ok=True)
-    for name in sorted(path.name for path in folder.iterdir()):
-        if not name.startswith((".", "part-")):
-            held = f"{folder} is not empty (it holds {name})"
-            raise HearMwmaeError(f"{held}: parts need a folder of their own")
+    others = [path.name for path in folder.iterdir() if not path.name.startswith((".", "part-"))]
+    if others:
+        held = f"{folder} is not empty (it holds {min(others)})"
+        raise HearMwmaeError(f"{held}: parts need a folder of their own")
 
 
 def _check_provenance(found: Mapping[str, str], wanted: Mapping[str, str], where: Path) -> None:
