@@ -64,16 +64,9 @@ def test_embed_knows_the_home_folder(small_model, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("clips", "rate", "message"),
     [
-        (torch.zeros(1, 2, 3), None, r"shape \(samples,\) or \(clips, samples\), got \(1, 2, 3\)"),
         ([torch.zeros(2, 100)], None, r"shape \(samples,\), got shape \(2, 100\)"),
         ([noise(100), noise(100)], [16000], "one for each clip: 1 for 2 clips"),
-        (7, None, "a path, an array, a tensor or a list of these, got int"),
         ([noise(100), torch.zeros(0)], None, "clip 1: empty audio"),
-        (
-            [noise(100), noise(100)],
-            [16000, 0],
-            "sample_rate must be a whole number of Hz from 1 to 2147483647, got 0",
-        ),
     ],
 )
 def test_what_cannot_be_embedded_is_named(small_model, clips, rate, message):

@@ -12,7 +12,7 @@ from ray.util import ActorPool
 from ..data.sources import Item
 from ..embedder import Embedder
 from ..errors import HearMwmaeError, reason
-from .parts import embed_part
+from .parts import Failures, embed_part
 
 #: How often Ray repeats a part whose process has ended.
 RETRIES = 3
@@ -24,9 +24,11 @@ class Worker:
     def __init__(self, model: Embedder, device: str) -> None:
         self.model = model.to(device)
 
-    def embed(self, file: Path, items: Sequence[Item], provenance: dict[str, str]) -> Path:
-        """`embed_part`."""
-        return embed_part(self.model, file, items, provenance)
+    def embed(
+        self, file: Path, items: Sequence[Item], provenance: dict[str, str]
+    ) -> tuple[Path, Failures]:
+        """The part that is done, and the failures of `embed_part`."""
+        return file, embed_part(self.model, file, items, provenance)
 
 
 def embed_parts(
@@ -36,7 +38,7 @@ def embed_parts(
     address: str = "",
     device: str = "cpu",
     cpus: int = 1,
-) -> Iterator[Path]:
+) -> Iterator[tuple[Path, Failures]]:
     """Embed groups of inputs into parts, in processes that share the output's folder.
 
     Args:
@@ -45,7 +47,7 @@ def embed_parts(
         cpus: that each process takes.
 
     Yields:
-        The parts, as they are done.
+        The parts, as they are done, and the failures of each.
     """
     if not ray.is_initialized():
         try:

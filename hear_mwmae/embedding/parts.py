@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -29,19 +30,17 @@ PROVENANCE, INPUTS = b"hear_mwmae", b"hear_mwmae.inputs"
 BLOCK_ROWS = 1024
 
 
+Failures = list[tuple[str, str]]  #: names and reasons
+
+
 @dataclass
 class Input:
-    """A file or a shard in a part, and what became of it."""
+    """A file or a shard, and what became of it."""
 
     item: Item
     rows: int = 0
     clips: int = 0
-    failures: list[tuple[str, str]] = field(default_factory=list)  #: names and reasons
-
-    @property
-    def failed(self) -> bool:
-        """Whether it is a file that could not be embedded, which the next run tries again."""
-        return bool(self.failures) and not self.item.is_shard
+    failures: Failures = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,13 @@ def embed_part(
     items: Sequence[Item],
     provenance: dict[str, str],
     progress: Callable[[Clip], object] = lambda clip: None,
-) -> Path:
-    """Embed some files, or one shard, into the part ``file``, and return its name."""
+) -> Failures:
+    """Embed some files, or one shard, into the part ``file``.
+
+    Returns:
+        The failures of inputs that gave no clip. They are not in the part, so the next run tries
+        them again.
+    """
     timestamps = provenance["timestamps"] != "none"
     size = model.timestamp_embedding_size if timestamps else model.scene_embedding_size
     inputs = [Input(item) for item in items]
@@ -96,35 +100,36 @@ def embed_part(
             entry.rows += clip.rows
             for block in clip.embeddings:
                 numbers.write(block.numpy().tobytes())
-        numbers.seek(0)
-        table = _columns(good, timestamps)
-
-        def batches() -> Iterator[pa.RecordBatch]:
-            for batch in table.to_batches(BLOCK_ROWS):
-                values = np.frombuffer(numbers.read(4 * size * len(batch)), np.float32)
-                column = pa.FixedSizeListArray.from_arrays(pa.array(values), size)
-                yield batch.append_column("embedding", column)
-
-        schema = table.schema.append(pa.field("embedding", pa.list_(pa.float32(), size)))
-        write_parquet(file, _described(schema, provenance, inputs), batches())
-    return file
+        if good:
+            table = _columns(good)
+            schema = table.schema.append(pa.field("embedding", pa.list_(pa.float32(), size)))
+            schema = _described(schema, provenance, [entry for entry in inputs if entry.clips])
+            numbers.seek(0)
+            write_parquet(file, schema, _with_embeddings(table, numbers, size))
+    return [failure for entry in inputs if not entry.clips for failure in entry.failures]
 
 
-def _columns(clips: list[Clip], timestamps: bool) -> pa.Table:
+def _columns(clips: list[Clip]) -> pa.Table:
     """The columns of each row but its embedding; a label that a clip lacks is null."""
-    columns = {
-        "path": pa.array([clip.path for clip in clips], pa.string()),
-        "seconds": pa.array([clip.seconds for clip in clips], pa.float64()),
+    columns: dict[str, list] = {
+        "path": [clip.path for clip in clips],
+        "seconds": [clip.seconds for clip in clips],
     }
     for name in dict.fromkeys(chain.from_iterable(clip.labels for clip in clips)):
-        columns[name] = pa.array([clip.labels.get(name) for clip in clips], pa.string())
-    rows = np.array([clip.rows for clip in clips], np.int64)
-    table = pa.table(columns).take(np.repeat(np.arange(len(clips)), rows))
-    if timestamps:
-        times = [clip.times for clip in clips if clip.times is not None]
-        joined = np.concatenate([np.zeros(0, np.float32), *times])
-        table = table.append_column("timestamp", pa.array(joined))
+        columns[name] = [clip.labels.get(name) for clip in clips]
+    rows = np.repeat(np.arange(len(clips)), [clip.rows for clip in clips])
+    table = pa.table(columns).take(rows)
+    times = [clip.times for clip in clips if clip.times is not None]
+    if times:
+        table = table.append_column("timestamp", pa.array(np.concatenate(times)))
     return table
+
+
+def _with_embeddings(table: pa.Table, numbers: IO[bytes], size: int) -> Iterator[pa.RecordBatch]:
+    for batch in table.to_batches(BLOCK_ROWS):
+        values = np.frombuffer(numbers.read(4 * size * len(batch)), np.float32)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(values), size)
+        yield batch.append_column("embedding", column)
 
 
 def rewrite_part(part: Part, inputs: list[Input], labels: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ import csv
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from ..errors import HearMwmaeError
 from ..files import UNFINISHED, one_at_a_time, printable, replacing
 from ..strict import hash_weights
 from .encode import embed_items
-from .parts import Input, Part, embed_part, read_parts, rewrite_part
+from .parts import Failures, Input, Part, embed_part, read_parts, rewrite_part
 from .tables import TABLE_SUFFIXES, write_table
 
 #: Files that are embedded together: at most so many, and about so many bytes.
@@ -28,9 +28,8 @@ GROUP_FILES, GROUP_BYTES = 256, 64 << 20
 DECISIVE = ("weights", "dtype", "timestamps", "pooling")
 
 Groups = Mapping[Path, Sequence[Item]]
-#: Embeds groups of inputs into parts, as `cluster.embed_parts` does, and yields the parts.
-Share = Callable[[Embedder, Groups, dict[str, str]], Iterator[Path]]
-Failures = list[tuple[str, str]]
+#: Embeds groups of inputs into parts, as `cluster.embed_parts` does.
+Share = Callable[[Embedder, Groups, dict[str, str]], Iterator[tuple[Path, Failures]]]
 
 
 def embed_to(
@@ -77,19 +76,20 @@ def embed_to(
             _check_provenance(part.provenance, provenance, output)
         wanted = {item.identity: item for item in inputs.items}
         todo = _missing(wanted, parts, echo)
-        _embed_parts(_groups(todo, parts, folder), model, provenance, share, progress)
-        parts = read_parts(folder)
-        found = _by_identity(parts)
         failures = [(printable(source), printable(reason)) for source, reason in inputs.failures]
-        failures += [failure for key in wanted for failure in found[key][1].failures]
+        groups = _groups(todo, parts, folder)
+        failures += _embed_parts(groups, model, provenance, share, progress)
+        parts = read_parts(folder)
+        held = [entry for part in parts for entry in _wanted(part, wanted)]
+        failures += [failure for entry in held for failure in entry.failures]
         _write_failures(output, failures)
-        clips = sum(found[key][1].clips for key in wanted)
-        if clips:
+        if held:
             parts = _tidy(parts, wanted)
             if folder != output:
                 write_table(output, parts)
-        elif not any(entry.clips for _, entry in found.values()):
+        elif not parts:
             shutil.rmtree(folder)
+        clips = sum(entry.clips for entry in held)
         return clips, failures
 
 
@@ -131,16 +131,11 @@ def provenance_of(model: Embedder, name: str, timestamps: bool) -> dict[str, str
     }
 
 
-def _by_identity(parts: Iterable[Part]) -> dict[str, tuple[Part, Input]]:
-    """Each input with its part: the last one, where a file that had failed was tried again."""
-    return {entry.item.identity: (part, entry) for part in parts for entry in part.inputs}
-
-
 def _missing(
     wanted: Mapping[str, Item], parts: Sequence[Part], echo: Callable[[str], object]
 ) -> list[Item]:
-    """The inputs that have to be embedded; files that failed before are among them."""
-    stored = [entry.item for _, entry in _by_identity(parts).values() if not entry.failed]
+    """The inputs that have to be embedded."""
+    stored = [entry.item for part in parts for entry in part.inputs]
     kept = wanted.keys() & {item.identity for item in stored}
     todo = [item for key, item in wanted.items() if key not in kept]
     before = {item.url for item in stored if item.identity not in kept}
@@ -191,14 +186,17 @@ def _groups(items: Sequence[Item], parts: Sequence[Part], folder: Path) -> Group
 
 def _embed_parts(
     groups: Groups, model: Embedder, provenance: dict[str, str], share: Share | None, shown: bool
-) -> None:
+) -> Failures:
+    failures: Failures = []
     with _bar([item for group in groups.values() for item in group], shown) as bar:
         if share and groups:
-            for file in share(model, groups, provenance):
+            for file, failed in share(model, groups, provenance):
+                failures += failed
                 bar.update(len(groups[file]))
         else:
             for file, group in groups.items():
-                embed_part(model, file, group, provenance, lambda clip: bar.update())
+                failures += embed_part(model, file, group, provenance, lambda _: bar.update())
+    return failures
 
 
 def _bar(items: Sequence[Item], shown: bool) -> tqdm:
@@ -219,17 +217,16 @@ def _tidy(parts: Sequence[Part], wanted: Mapping[str, Item]) -> list[Part]:
     """Keep what is wanted, and give all parts the same columns: readers of the folder would lose
     some otherwise.
     """
-    found = _by_identity(parts)
-    kept: list[tuple[Part, list[Input]]] = []
+    kept = [part for part in parts if _wanted(part, wanted)]
+    labels = list(dict.fromkeys(name for part in kept for name in part.labels))
     for part in parts:
-        inputs = [entry for entry in part.inputs if entry.item.identity in wanted]
-        inputs = [entry for entry in inputs if found[entry.item.identity][0] is part]
-        if inputs:
-            kept.append((part, inputs))
-        else:
+        inputs = _wanted(part, wanted)
+        if not inputs:
             part.file.unlink()
-    labels = list(dict.fromkeys(name for part, _ in kept for name in part.labels))
-    for part, inputs in kept:
-        if inputs != part.inputs or part.labels != labels:
+        elif inputs != part.inputs or part.labels != labels:
             rewrite_part(part, inputs, labels)
-    return [part for part, _ in kept]
+    return kept
+
+
+def _wanted(part: Part, wanted: Mapping[str, Item]) -> list[Input]:
+    return [entry for entry in part.inputs if entry.item.identity in wanted]
