@@ -45,14 +45,8 @@ def test_embed_takes_paths_arrays_and_tensors_of_any_length_and_rate(small_model
         noise(30000, 2),
         read_audio(tmp_path / "slow.wav", 16000),
     ]
-    for scene, clip in zip(scenes, audio, strict=True):
-        assert (
-            hear_mwmae.get_scene_embeddings(clip[None], small_model)[0] - scene
-        ).abs().max() < 1e-5
-    steps, times = small_model.embed(clips, rates, timestamps=True)
-    for rows, ms, clip in zip(steps, times, audio, strict=True):
-        whole, whole_ms = hear_mwmae.get_timestamp_embeddings(clip[None], small_model)
-        assert torch.equal(ms, whole_ms[0]) and (rows - whole[0]).abs().max() < 1e-5
+    alone = [hear_mwmae.get_scene_embeddings(clip[None], small_model) for clip in audio]
+    assert (torch.cat(alone) - scenes).abs().max() < 1e-5
 
 
 def test_embed_knows_the_home_folder(small_model, tmp_path, monkeypatch):

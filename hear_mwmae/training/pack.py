@@ -136,7 +136,7 @@ def _rows_of(item: Item, codec: str) -> Iterator[dict]:
                     "labels": json.dumps(recording.about),
                     "problem": None,
                 }
-    except HearMwmaeError as error:  # a server that keeps failing does not stop the others
+    except HearMwmaeError as error:  # a server that fails does not stop the others
         yield _problem(item.url, str(error))
 
 
