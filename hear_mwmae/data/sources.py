@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -39,7 +40,7 @@ class Item:
     def is_shard(self) -> bool:
         return self.url.lower().endswith(SHARD_SUFFIXES)
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """All of it: with another name, size, time or label it is another input."""
         return json.dumps(asdict(self))

@@ -7,7 +7,7 @@ is done. Columns: ``path``, ``seconds``, the labels, ``timestamp`` if requested,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -51,6 +51,10 @@ class Part:
     provenance: dict[str, str]
     inputs: list[Input]  #: in the order of their rows; a shard is alone
     labels: list[str]  #: names of their columns
+
+    def among(self, wanted: Container[str]) -> list[Input]:
+        """Its inputs whose identities are wanted."""
+        return [entry for entry in self.inputs if entry.item.identity in wanted]
 
 
 def read_parts(folder: Path) -> list[Part]:
@@ -132,17 +136,21 @@ def _with_embeddings(table: pa.Table, numbers: IO[bytes], size: int) -> Iterator
         yield batch.append_column("embedding", column)
 
 
-def rewrite_part(part: Part, inputs: list[Input], labels: Iterable[str]) -> None:
-    """Keep some inputs of a part; ``labels`` are the columns of labels that it is to have."""
+def rewrite_part(part: Part, wanted: Container[str], labels: Iterable[str]) -> None:
+    """Keep the wanted inputs of a part, by their identities.
+
+    Args:
+        labels: the columns of labels that the part is to have.
+    """
     table = pq.read_table(part.file)
-    kept = [entry in inputs for entry in part.inputs]
+    kept = [entry.item.identity in wanted for entry in part.inputs]
     table = table.filter(np.repeat(kept, [entry.rows for entry in part.inputs]))
     for name in labels:
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(len(table), pa.string()))
     values = [name for name in VALUES if name in table.column_names]
     table = table.select(["path", "seconds", *labels, *values])
-    schema = _described(table.schema, part.provenance, inputs)
+    schema = _described(table.schema, part.provenance, part.among(wanted))
     write_parquet(part.file, schema, table.to_batches(BLOCK_ROWS))
 
 

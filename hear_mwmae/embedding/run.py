@@ -19,7 +19,7 @@ from ..errors import HearMwmaeError
 from ..files import UNFINISHED, one_at_a_time, printable, replacing
 from ..strict import hash_weights
 from .encode import embed_items
-from .parts import Failures, Input, Part, embed_part, read_parts, rewrite_part
+from .parts import Failures, Part, embed_part, read_parts, rewrite_part
 from .tables import TABLE_SUFFIXES, write_table
 
 #: Files that are embedded together: at most so many, and about so many bytes.
@@ -80,7 +80,7 @@ def embed_to(
         groups = _groups(todo, parts, folder)
         failures += _embed_parts(groups, model, provenance, share, progress)
         parts = read_parts(folder)
-        held = [entry for part in parts for entry in _wanted(part, wanted)]
+        held = [entry for part in parts for entry in part.among(wanted)]
         failures += [failure for entry in held for failure in entry.failures]
         _write_failures(output, failures)
         if held:
@@ -217,16 +217,12 @@ def _tidy(parts: Sequence[Part], wanted: Mapping[str, Item]) -> list[Part]:
     """Keep what is wanted, and give all parts the same columns: readers of the folder would lose
     some otherwise.
     """
-    kept = [part for part in parts if _wanted(part, wanted)]
+    kept = [part for part in parts if part.among(wanted)]
     labels = list(dict.fromkeys(name for part in kept for name in part.labels))
     for part in parts:
-        inputs = _wanted(part, wanted)
+        inputs = part.among(wanted)
         if not inputs:
             part.file.unlink()
         elif inputs != part.inputs or part.labels != labels:
-            rewrite_part(part, inputs, labels)
+            rewrite_part(part, wanted, labels)
     return kept
-
-
-def _wanted(part: Part, wanted: Mapping[str, Item]) -> list[Input]:
-    return [entry for entry in part.inputs if entry.item.identity in wanted]
