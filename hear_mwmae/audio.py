@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,10 +27,6 @@ AudioSource = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO
 LOUDEST = 1e12
 #: Endings that are read from a folder. A file that is named itself may have any ending.
 AUDIO_SUFFIXES = frozenset(suffix for suffixes in CONTAINERS.values() for suffix in suffixes)
-#: Endings of recordings that cannot be read.
-UNREADABLE_SUFFIXES = frozenset(
-    (".aax", ".dff", ".dsf", ".dts", ".m4p", ".mpc", ".pcm", ".ra", ".rm", ".sd2", ".shn", ".tak")
-)
 
 
 @dataclass
@@ -39,14 +34,8 @@ class Found:
     """Result of `search_audio`."""
 
     files: list[Path] = field(default_factory=list)
-    #: Number of files by ending that look like recordings and cannot be read.
-    passed_over: Counter[str] = field(default_factory=Counter)
     #: Missing paths, unreadable folders and folders without audio, each with the reason.
     failures: list[tuple[Path, str]] = field(default_factory=list)
-
-    def passed_over_line(self) -> str:
-        """``passed_over`` as text, "3 .dsf, 1 .ra"; "" if it is empty."""
-        return ", ".join(f"{count} {suffix}" for suffix, count in sorted(self.passed_over.items()))
 
 
 def search_audio(paths: Iterable[str | Path]) -> Found:
@@ -70,18 +59,12 @@ def search_audio(paths: Iterable[str | Path]) -> Found:
             continue
         inside = Found()
         for file in _files_below(path, inside.failures):
-            suffix = file.suffix.lower()
-            if suffix in AUDIO_SUFFIXES:
+            if file.suffix.lower() in AUDIO_SUFFIXES:
                 inside.files.append(file)
-            elif suffix in UNREADABLE_SUFFIXES:
-                inside.passed_over[suffix] += 1
         if not inside.files and not inside.failures:
             reason = f"holds no audio files ({' '.join(sorted(AUDIO_SUFFIXES))})"
-            if inside.passed_over:
-                reason += f"; not read: {inside.passed_over_line()}"
             inside.failures.append((path, reason))
         found.files += sorted(inside.files)
-        found.passed_over += inside.passed_over
         found.failures += inside.failures
     return found
 

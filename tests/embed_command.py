@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -39,3 +40,13 @@ def read(output: Path) -> dict[str, np.ndarray]:
     table = pyarrow.dataset.dataset(output).to_table() if output.is_dir() else pq.read_table(output)
     columns = {name: table[name].to_numpy() for name in table.column_names}
     return columns | {"embedding": np.stack(columns["embedding"])}
+
+
+def provenance(output: Path) -> dict[str, str]:
+    """What a table of any kind says about what made it."""
+    if output.suffix == ".npz":
+        return json.loads(str(np.load(output)["provenance"]))
+    if output.suffix == ".csv":
+        return json.loads(output.with_name(f"{output.name}.json").read_text())
+    file = next(output.glob("part-*")) if output.is_dir() else output
+    return json.loads(pq.read_schema(file).metadata[b"hear_mwmae"])

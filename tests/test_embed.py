@@ -45,14 +45,8 @@ def test_embed_takes_paths_arrays_and_tensors_of_any_length_and_rate(small_model
         noise(30000, 2),
         read_audio(tmp_path / "slow.wav", 16000),
     ]
-    for scene, clip in zip(scenes, audio, strict=True):
-        assert (
-            hear_mwmae.get_scene_embeddings(clip[None], small_model)[0] - scene
-        ).abs().max() < 1e-5
-    steps, times = small_model.embed(clips, rates, timestamps=True)
-    for rows, ms, clip in zip(steps, times, audio, strict=True):
-        whole, whole_ms = hear_mwmae.get_timestamp_embeddings(clip[None], small_model)
-        assert torch.equal(ms, whole_ms[0]) and (rows - whole[0]).abs().max() < 1e-5
+    alone = [hear_mwmae.get_scene_embeddings(clip[None], small_model) for clip in audio]
+    assert (torch.cat(alone) - scenes).abs().max() < 1e-5
 
 
 def test_embed_knows_the_home_folder(small_model, tmp_path, monkeypatch):
@@ -64,16 +58,9 @@ def test_embed_knows_the_home_folder(small_model, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("clips", "rate", "message"),
     [
-        (torch.zeros(1, 2, 3), None, r"shape \(samples,\) or \(clips, samples\), got \(1, 2, 3\)"),
         ([torch.zeros(2, 100)], None, r"shape \(samples,\), got shape \(2, 100\)"),
         ([noise(100), noise(100)], [16000], "one for each clip: 1 for 2 clips"),
-        (7, None, "a path, an array, a tensor or a list of these, got int"),
         ([noise(100), torch.zeros(0)], None, "clip 1: empty audio"),
-        (
-            [noise(100), noise(100)],
-            [16000, 0],
-            "sample_rate must be a whole number of Hz from 1 to 2147483647, got 0",
-        ),
     ],
 )
 def test_what_cannot_be_embedded_is_named(small_model, clips, rate, message):

@@ -64,9 +64,10 @@ def embedded(monkeypatch) -> list[int]:
 
 
 def equal(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool:
-    return left.keys() == right.keys() and all(
-        np.array_equal(left[name], right[name]) for name in left
-    )
+    """The same rows; other batches of the encoder are rounded in another way."""
+    embeddings = left.pop("embedding"), right.pop("embedding")
+    same = all(np.array_equal(left[name], right[name]) for name in left.keys() | right.keys())
+    return same and np.abs(np.subtract(*embeddings)).max() < 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -80,22 +81,20 @@ def whole(model, clips, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("name", ["out.npz", "folder"])
-def test_killed_twelve_times(model, clips, whole, tmp_path, name):
-    """The same table to the bit; embedded again is only what a kill has found in the encoder, a
-    part of sixteen at most.
+def test_killed_twelve_times(model, clips, whole, tmp_path):
+    """The same table; embedded again is only what a kill has found in the encoder, a part of
+    sixteen at most.
     """
+    out = tmp_path / "out.npz"
     command = [sys.executable, str(TESTS / "interrupted.py"), "12", "1", "embed", str(clips)]
-    command += ["-o", str(tmp_path / name), "--model", model, "--quiet"]
+    command += ["-o", str(out), "--model", model, "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
-    assert equal(read(tmp_path / name), read(whole))
-    if name == "out.npz":
-        assert (tmp_path / name).read_bytes() == whole.read_bytes()
+    assert equal(read(out), read(whole))
     embedded, expected = done.stdout.count("clip\n"), CLIPS * 29 // 30
     assert expected <= embedded <= expected + 12 * 16
     assert not [path for path in tmp_path.rglob(".*") if path.name != ".lock"]
-    with open(tmp_path / f"{name}.failures.csv", newline="") as stream:
+    with open(tmp_path / "out.npz.failures.csv", newline="") as stream:
         failures = list(csv.DictReader(stream))
     bad = [str(clips / f"{number:03d}.wav") for number in range(7, CLIPS, 30)]
     assert [row["path"] for row in failures] == bad
@@ -112,7 +111,7 @@ def test_ctrl_c_says_how_to_go_on(model, clips, whole, tmp_path, monkeypatch):
     assert len(result.stderr.splitlines()) == 1
     assert any((tmp_path / "out.npz.parts").glob("*.parquet"))
     assert run(clips, "-o", tmp_path / "out.npz", "--model", model).exit_code == 1
-    assert (tmp_path / "out.npz").read_bytes() == whole.read_bytes()
+    assert equal(read(tmp_path / "out.npz"), read(whole))
 
 
 @pytest.mark.parametrize("limit", [4000, 100_000])
@@ -132,12 +131,12 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     assert "the same command resumes the run" in result.stderr
     assert not (tmp_path / "out.npz").exists() and not list(tmp_path.rglob(".*.tmp"))
     assert run(clips, "-o", tmp_path / "out.npz", "--model", model).exit_code == 1
-    assert (tmp_path / "out.npz").read_bytes() == whole.read_bytes()
+    assert equal(read(tmp_path / "out.npz"), read(whole))
 
 
 @pytest.mark.parametrize("name", ["out.npz", "folder"])
 def test_an_output_grows_and_shrinks(model, tmp_path, embedded, name):
-    """Only what is new or changed is embedded, also with another name for the same folder."""
+    """Only what is new or changed is embedded, and what had failed; its rows come last."""
     folder, out = tmp_path / "clips", tmp_path / name
     folder.mkdir()
     for number in range(8):
@@ -158,14 +157,15 @@ def test_an_output_grows_and_shrinks(model, tmp_path, embedded, name):
     fresh = tmp_path / "fresh.npz"
     assert run(folder, "-o", fresh, "--model", model).exit_code == 0
     table, expected = read(out), read(fresh)
-    order = np.argsort(table["path"]) if name == "folder" else slice(None)
+    added = [str(folder / f"{number}.wav") for number in ("00", "5", "9", "bad")]
+    assert table["path"][-4:].tolist() == added
+    order = np.argsort(table["path"])
     assert table["path"][order].tolist() == expected["path"].tolist()
     assert np.abs(table["embedding"][order] - expected["embedding"]).max() < 1e-5
     embedded.clear()
-    result = run(os.path.relpath(folder), "-o", out, "--model", model)
+    result = run(folder, "-o", out, "--model", model)
     assert result.stdout.splitlines()[0] == "0 new, 0 changed, 0 gone, 10 kept" and not embedded
-    expected = {os.path.relpath(path) for path in folder.iterdir()}
-    assert set(read(out)["path"]) == expected
+    assert equal(read(out), table)
     if name == "out.npz":  # without the parts, nothing tells what made a table
         shutil.rmtree(tmp_path / "out.npz.parts")
         result = run(folder, "-o", out, "--model", model)
@@ -231,19 +231,16 @@ def test_what_is_in_the_way(model, tmp_path):
     assert changed.exit_code == 0 and "timestamp" in read(tmp_path / "a.npz")
 
 
-def test_two_runs_into_one_output(model, tmp_path):
-    out = tmp_path / "out.npz"
-    (tmp_path / "out.npz.parts").mkdir()
-    with FileLock(tmp_path / "out.npz.parts" / ".lock"):
+def test_two_runs_into_one_output_and_a_damaged_part(model, tmp_path):
+    out, parts = tmp_path / "out.npz", tmp_path / "out.npz.parts"
+    parts.mkdir()
+    with FileLock(parts / ".lock"):
         result = run(AUDIO, "-o", out, "--model", model)
     assert result.exit_code == 1
     assert result.stderr == f"Error: another process is embedding into {out}\n"
     assert run(AUDIO, "-o", out, "--model", model).exit_code == 0
-
-
-def test_a_damaged_part_is_named(model, tmp_path):
-    assert run(AUDIO, "-o", tmp_path / "out.npz", "--model", model).exit_code == 0
-    (part,) = (tmp_path / "out.npz.parts").glob("*.parquet")
+    (part,) = parts.glob("*.parquet")
     os.truncate(part, 1000)
-    result = run(AUDIO, "-o", tmp_path / "out.npz", "--model", model)
+    result = run(AUDIO, "-o", out, "--model", model)
     assert result.exit_code == 1 and f"{part} is damaged" in result.stderr
+    assert run(AUDIO, "-o", out, "--model", model, "--overwrite").exit_code == 0

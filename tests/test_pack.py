@@ -22,7 +22,6 @@ from packing import change_clips, damage_clips, rows, run
 from reference import AUDIO
 
 from hear_mwmae.audio import read_audio
-from hear_mwmae.data import shards
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.training import dataset as dataset_module
 from hear_mwmae.training.dataset import AudioDataset, BadClip
@@ -110,9 +109,8 @@ def test_columns_of_manifests(audio_folder, tmp_path):
     assert made["licence"][:] == ["CC0", None, None] and made["hours"][:] == [None, None, "0.1"]
 
 
-def test_shards(tmp_path, monkeypatch):
+def test_shards(tmp_path):
     """Their labels are columns, of one type or of text; one that cannot be had stops no other."""
-    monkeypatch.setattr(shards, "PATIENCE", 0.01)
     crow = (AUDIO / "crow.wav").read_bytes()
     with webdataset.TarWriter(str(tmp_path / "a.tar"), encoder=False) as writer:
         for number, label in enumerate(({"score": 1, "tag": 2}, {"score": 3, "tag": "x"})):

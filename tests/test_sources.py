@@ -6,24 +6,18 @@ import io
 import json
 import os
 import tarfile
-import tempfile
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 import torch
-import webdataset
-from audio_files import encode, tone
 from file_server import FileServer
 from reference import AUDIO
 
 from hear_mwmae import HearMwmaeError
 from hear_mwmae.audio import read_audio
-from hear_mwmae.data import shards
 from hear_mwmae.data.sources import Recording, find_inputs, read_item
 
 CROW = (AUDIO / "crow.wav").read_bytes()
@@ -92,7 +86,6 @@ def test_an_item_knows_its_version(tmp_path):
     sources = [str(tmp_path / name) for name in ("a.tar", "a.wav", "list.csv")]
     before = [item.identity for item in find_inputs(sources).items]
     assert before == [item.identity for item in find_inputs(sources).items]
-    assert before[1] == before[2] and before[3][1:] == (0, "")
     for name in ("a.tar", "a.wav"):
         os.utime(tmp_path / name, ns=(1, 1))
     after = [item.identity for item in find_inputs(sources).items]
@@ -105,14 +98,6 @@ def test_an_item_knows_its_version(tmp_path):
     assert one.version == "one" and two.version == "two"
 
 
-def test_kinds_are_labels_where_asked_for(tmp_path):
-    (tmp_path / "list.csv").write_text(f"path,kind\n{AUDIO / 'crow.wav'},birds\n{AUDIO}/x.wav,\n")
-    sources = [str(tmp_path / "list.csv"), str(AUDIO / "crow.wav")]
-    for kind, expected in {"audio": ["birds", "audio", "audio"], "": ["birds", None, None]}.items():
-        items = find_inputs(sources, kind).items
-        assert [item.about.get("kind") for item in items] == expected
-
-
 def test_a_shard_that_is_cut_short_gives_what_it_has(tmp_path):
     audioset_tar(tmp_path / "train.tar")
     content = (tmp_path / "train.tar").read_bytes()
@@ -123,65 +108,16 @@ def test_a_shard_that_is_cut_short_gives_what_it_has(tmp_path):
     assert first.member == "--clip0.wav" and "damaged, what follows is lost" in end.problem
 
 
-def test_a_server_that_fails_for_a_while_is_asked_again(tmp_path, monkeypatch):
-    """And no clip comes twice, where the shard broke off after some of them."""
-    monkeypatch.setattr(shards, "PATIENCE", 0.01)
-    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 640000)
-    soundfile.write(tmp_path / "noise.wav", noise, 16000)
-    content = (tmp_path / "noise.wav").read_bytes()
-    with webdataset.TarWriter(str(tmp_path / "0.tar"), encoder=False) as writer:
-        for number in range(8):  # ten megabytes: more than is fetched at a time
-            writer.write({"__key__": f"clip{number}", "wav": content})
-    with FileServer(tmp_path) as server:
-        (shard,) = find_inputs([f"{server.url}/0.tar"]).items
-        reader = read_item(shard, 16000)
-        found = [next(reader)]
-        server.cuts["/0.tar"] = 2
-        found += reader
-        assert not server.cuts["/0.tar"]
-    names = [recording.about["path"] for recording in found]
-    assert names == [f"clip{number}.wav" for number in range(8)]
-    assert not problems(found)
-
-
-def test_a_server_that_keeps_failing_is_no_damage(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "PATIENCE", 0.01)
+def test_a_server_that_fails_is_no_damage(tmp_path):
     audioset_tar(tmp_path / "0.tar")
     with FileServer(tmp_path) as server:
         (shard,) = find_inputs([f"{server.url}/0.tar"]).items
         server.cuts["/0.tar"] = 100
-        with pytest.raises(shards.Unreachable, match=r"0.tar cannot be read"):
+        with pytest.raises(HearMwmaeError, match=r"0.tar cannot be read: .*not complete"):
             list(read_item(shard, 16000))
-    with pytest.raises(shards.Unreachable, match=r"cannot be listed"):
-        find_inputs(["https://127.0.0.1:1/none.tar"])
-
-
-def test_what_is_in_shards_is_decoded_from_memory(tmp_path, monkeypatch):
-    """So that a disk without room costs no clip."""
-    encode(tmp_path / "clip.m4a", tone(16000, 1.0), 16000, "aac")
-    names = ("crow.wav", "glass.mp3", "till.opus")
-    files = [*(AUDIO / name for name in names), tmp_path / "clip.m4a"]
-    contents = [(file.name, file.read_bytes()) for file in files]
-    write_tar(tmp_path / "0.tar", [*contents, ("short.wav", CROW[:5000])])
-    for module, name in (
-        (os, "memfd_create"),
-        (tempfile, "NamedTemporaryFile"),
-        (tempfile, "mkstemp"),
-    ):
-        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("a file"), raising=False)
-    (shard,) = find_inputs([str(tmp_path / "0.tar")]).items
-    *whole, short = read_item(shard, 16000)
-    for recording, file in zip(whole, files, strict=True):
-        assert torch.equal(recording.waveform, read_audio(file, 16000))
-    assert short.name == f"{shard.url} short.wav" and "truncated" in short.problem
-
-
-def test_a_name_that_comes_twice_costs_that_member_only(tmp_path):
-    names = ("k1.wav", "k1.wav", "k2.WAV", "k2.wav", "K2.wav", "k3.wav")
-    write_tar(tmp_path / "train.tar", [(name, CROW) for name in names])
-    found = recordings(tmp_path / "train.tar")
-    assert len(found) == 6
-    assert [name.split()[1] for name in problems(found)] == ["k1.wav", "k2.wav"]
+        server.failures = 100
+        with pytest.raises(HearMwmaeError, match=r"0.tar cannot be listed: .*503"):
+            find_inputs([f"{server.url}/0.tar"])
 
 
 def test_labels_that_json_cannot_hold_are_left_out(tmp_path):
@@ -191,12 +127,6 @@ def test_labels_that_json_cannot_hold_are_left_out(tmp_path):
     (recording,) = recordings(tmp_path / "a.parquet")
     assert recording.about["lake"] == "Constance"
     assert not {"heard", "raw", "none", "audio"} & recording.about.keys()
-
-
-def test_labels_that_nest_without_end_are_none(tmp_path):
-    write_tar(tmp_path / "a.tar", [("a.wav", CROW), ("a.json", b"[" * 100_000)])
-    (recording,) = recordings(tmp_path / "a.tar")
-    assert not recording.problem and set(recording.about) == {"path", "shard"}
 
 
 def test_names_with_dots_and_members_without_audio(tmp_path):
@@ -238,8 +168,7 @@ def test_a_damaged_parquet_shard_does_not_stop_the_others(tmp_path, place):
         ("", "has no column path"),
         ("path,kind\n", "lists no audio"),
         ("kind,path\neffects\n", "row 2 names no path"),
-        ("path\nx\0.wav\n", "row 2 names no path"),
-        ('path,kind\n"' + "x" * 200_000, "is not a CSV"),
+        ('path,kind\n"' + "x" * 200_000, "cannot be read as a CSV"),
     ],
 )
 def test_bad_manifests(tmp_path, manifest, message):

@@ -89,8 +89,6 @@ def embed(
         raise click.UsageError("--ray needs -o/--out")
     target = _output(out) if out else None
     found = find_inputs(inputs)
-    if found.passed_over:
-        click.echo(f"not read: {found.passed_over}", err=True)
     if not found.items:
         found.check()
     share = None if address is None else _ray(address, device, ray_cpus)

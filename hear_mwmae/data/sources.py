@@ -7,24 +7,23 @@ are used.
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
 
-from ..audio import Found, read_audio, search_audio
-from ..errors import HearMwmaeError
+from ..audio import read_audio, search_audio
+from ..errors import HearMwmaeError, reason
 from ..extras import needs_extra
-from .shards import Damaged, Unreachable, connection_options, read_entries, reason_of
+from .shards import connection_options, is_damage, parquet_entries, tar_entries
 
 SHARD_SUFFIXES = (".tar", ".parquet")
 #: What file systems call the time or the hash by which the versions of a file differ.
 VERSION_KEYS = ("mtime", "ETag", "etag", "blob_id", "Last-Modified", "LastModified")
-
-#: Errors of the name of a file or of its rights, and not of a server.
-OF_THE_NAME = (FileNotFoundError, NotADirectoryError, PermissionError)
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,10 @@ class Item:
     def is_shard(self) -> bool:
         return self.url.lower().endswith(SHARD_SUFFIXES)
 
-    @property
-    def identity(self) -> tuple[str, int, str]:
-        """What changes when the file does."""
-        return self.url, self.size, self.version
+    @cached_property
+    def identity(self) -> str:
+        """All of it: with another name, size, time or label it is another input."""
+        return json.dumps(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,11 @@ class Inputs:
     items: list[Item] = field(default_factory=list)
     #: Missing sources and files, and sources that cannot be listed, each with the reason.
     failures: list[tuple[str, str]] = field(default_factory=list)
-    passed_over: str = ""  #: text about files in folders that have no readable format
 
     def check(self) -> None:
         """HearMwmaeError for the first failure."""
-        for name, reason in self.failures:
-            raise HearMwmaeError(reason if name in reason else f"{name}: {reason}")
+        for name, why in self.failures:
+            raise HearMwmaeError(why if name in why else f"{name}: {why}")
 
 
 def find_inputs(sources: Sequence[str], kind: str = "") -> Inputs:
@@ -84,13 +82,13 @@ def find_inputs(sources: Sequence[str], kind: str = "") -> Inputs:
 
     A source is a folder, an audio file or a manifest (.csv) on a local disk, or shards (.tar,
     .parquet): a path or URL of any file system that fsspec knows (https, s3, gs, hf, ...), with *
-    where it can list, and {000..123}. Missing and unreadable sources do not stop the others. Raises
-    Unreachable where a server fails.
+    where it can list, and {000..123}. Missing and unreadable sources of the local disk do not stop
+    the others. HearMwmaeError where a server does not have what is asked for, or fails.
 
     Args:
         kind: the label "kind" of clips whose source gives none; no such label if empty.
     """
-    found, beside = Inputs(), Found()
+    found = Inputs()
     labels = {"kind": kind} if kind else {}
     for source in sources:
         try:
@@ -104,21 +102,19 @@ def find_inputs(sources: Sequence[str], kind: str = "") -> Inputs:
             else:
                 inside = search_audio([source])
                 found.items += [_local(file, labels | {"path": str(file)}) for file in inside.files]
-                found.failures += [(str(path), reason) for path, reason in inside.failures]
-                beside.passed_over += inside.passed_over
-        except Unreachable:
-            raise  # a later run would find more
+                found.failures += [(str(path), why) for path, why in inside.failures]
         except HearMwmaeError as error:
+            if "://" in source:
+                raise  # what a server has is not known: nothing may count as gone
             found.failures.append((source, str(error)))
-    found.passed_over = beside.passed_over_line()
     return found
 
 
 def read_item(item: Item, sample_rate: int) -> Iterator[Recording]:
     """The recordings in a file or shard, one after the other, decoded.
 
-    A damaged one is yielded with its problem, and the rest follows. Raises Unreachable when a
-    server keeps failing: the data may be good.
+    A damaged one is yielded with its problem, and the rest follows. HearMwmaeError when the server
+    or the disk of a shard fails: the data may be good.
     """
     return (decode(entry, sample_rate) for entry in entries(item))
 
@@ -128,13 +124,16 @@ def entries(item: Item) -> Iterator[Recording]:
     if not item.is_shard:
         yield Recording(item.url, item.about)
         return
+    read = tar_entries if item.url.lower().endswith(".tar") else parquet_entries
     try:
-        for member, content, labels in read_entries(item.url):
+        for member, content, labels in read(item.url):
             about = {"path": member} | item.about | labels | {"shard": item.url}
             problem = "" if content else "holds no audio"
             yield Recording(item.url, about, member, content, problem)
-    except Damaged as error:
-        problem = f"damaged, what follows is lost: {error}"
+    except Exception as error:  # every file system has its own
+        if not is_damage(error):
+            raise HearMwmaeError(f"{item.url} cannot be read: {_reason(error)}") from error
+        problem = f"damaged, what follows is lost: {_reason(error)}"
         yield Recording(item.url, item.about, problem=problem)
 
 
@@ -166,41 +165,31 @@ def _shards(source: str, about: dict) -> list[Item]:
         import webdataset  # noqa: F401
         from braceexpand import braceexpand
 
+    items, pattern = [], source
     try:
-        patterns = list(braceexpand(source))
-    except ValueError as error:
-        raise HearMwmaeError(f"{source}: {error}") from error
-    items = []
-    for pattern in patterns:
-        try:
+        for pattern in braceexpand(source):
             filesystem, path = fsspec.core.url_to_fs(pattern, **connection_options(pattern))
             paths = sorted(filesystem.glob(path)) if "*" in pattern else [path]
+            if not paths:
+                raise FileNotFoundError("no such shard")
             for found in paths:
                 about_file = filesystem.info(found)
                 if "file" in filesystem.protocol:
                     items.append(_local(Path(found), about))
                     continue
                 url, size = filesystem.unstrip_protocol(found), about_file.get("size") or 0
-                version = next(
-                    (str(about_file[key]) for key in VERSION_KEYS if key in about_file), ""
-                )
-                items.append(Item(url, url, size, version, about))
-        except (*OF_THE_NAME, ValueError, ImportError) as error:
-            if _is_silence(error.__cause__):
-                raise Unreachable(f"{pattern} cannot be listed: {reason_of(error)}") from error
-            reason = "" if isinstance(error, FileNotFoundError) else f" ({error})"
-            raise HearMwmaeError(f"no such shard: {pattern}{reason}") from error
-        except Exception as error:  # every file system has its own
-            raise Unreachable(f"{pattern} cannot be listed: {reason_of(error)}") from error
-        if not paths:
-            raise HearMwmaeError(f"no such shard: {pattern}")
+                versions = [str(about_file[key]) for key in VERSION_KEYS if key in about_file]
+                items.append(Item(url, url, size, "".join(versions[:1]), about))
+    except Exception as error:  # every file system has its own
+        said = _reason(error.__cause__ or error)  # that of the web is always FileNotFoundError
+        raise HearMwmaeError(f"{pattern} cannot be listed: {said}") from error
     return items
 
 
-def _is_silence(cause: BaseException | None) -> bool:
-    """Whether a web server failed or did not answer: fsspec says that there is no such file."""
-    failed = getattr(cause, "errno", None) or getattr(cause, "status", 0) >= 500
-    return isinstance(cause, TimeoutError) or bool(failed)
+def _reason(error: BaseException) -> str:
+    """The error without the name of the file, which webdataset appends to its arguments."""
+    first = error.args[0] if error.args else None
+    return first if isinstance(first, str) else reason(error)
 
 
 def _manifest(path: Path, labels: dict) -> list[Item]:
@@ -210,17 +199,15 @@ def _manifest(path: Path, labels: dict) -> list[Item]:
         with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
             reader = csv.DictReader(stream)
             rows, columns = list(reader), reader.fieldnames or []
-    except OSError as error:
-        raise HearMwmaeError(f"{path}: {str(error.strerror).lower()}") from error
-    except csv.Error as error:
-        raise HearMwmaeError(f"{path} is not a CSV: {error}") from error
+    except (OSError, csv.Error) as error:
+        raise HearMwmaeError(f"{path} cannot be read as a CSV: {reason(error)}") from error
     if "path" not in columns:
         raise HearMwmaeError(f"{path} has no column path; its first line names {columns}")
     if not rows:
         raise HearMwmaeError(f"{path} lists no audio")
     items = []
     for number, row in enumerate(rows, 2):
-        if not row["path"] or "\0" in row["path"]:
+        if not row["path"]:
             raise HearMwmaeError(f"{path}: row {number} names no path")
         given = {name: value for name, value in row.items() if name and value}
         items.append(_local(path.parent / row["path"], labels | given))

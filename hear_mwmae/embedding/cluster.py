@@ -12,7 +12,7 @@ from ray.util import ActorPool
 from ..data.sources import Item
 from ..embedder import Embedder
 from ..errors import HearMwmaeError, reason
-from .parts import embed_part
+from .parts import Failures, embed_part
 
 #: How often Ray repeats a part whose process has ended.
 RETRIES = 3
@@ -21,12 +21,14 @@ RETRIES = 3
 class Worker:
     """The model in a process of Ray, which Ray starts again if it ends."""
 
-    def __init__(self, shared: list[ray.ObjectRef], device: str) -> None:
-        self.model: Embedder = ray.get(shared[0]).to(device)
+    def __init__(self, model: Embedder, device: str) -> None:
+        self.model = model.to(device)
 
-    def embed(self, file: Path, items: Sequence[Item], provenance: dict[str, str]) -> Path:
-        """`embed_part`."""
-        return embed_part(self.model, file, items, provenance)
+    def embed(
+        self, file: Path, items: Sequence[Item], provenance: dict[str, str]
+    ) -> tuple[Path, Failures]:
+        """The part that is done, and the failures of `embed_part`."""
+        return file, embed_part(self.model, file, items, provenance)
 
 
 def embed_parts(
@@ -36,7 +38,7 @@ def embed_parts(
     address: str = "",
     device: str = "cpu",
     cpus: int = 1,
-) -> Iterator[Path]:
+) -> Iterator[tuple[Path, Failures]]:
     """Embed groups of inputs into parts, in processes that share the output's folder.
 
     Args:
@@ -45,7 +47,7 @@ def embed_parts(
         cpus: that each process takes.
 
     Yields:
-        The parts, as they are done.
+        The parts, as they are done, and the failures of each.
     """
     if not ray.is_initialized():
         try:
@@ -60,8 +62,8 @@ def embed_parts(
     actor = ray.remote(Worker).options(
         num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES
     )
-    model_ref = ray.put(model)
-    actors = [actor.remote([model_ref], device) for _ in range(min(room, len(groups)))]
+    shared = ray.put(model)
+    actors = [actor.remote(shared, device) for _ in range(min(room, len(groups)))]
     try:
         yield from ActorPool(actors).map_unordered(
             lambda worker, group: worker.embed.remote(*group, provenance), list(groups.items())

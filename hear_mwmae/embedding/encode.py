@@ -44,14 +44,14 @@ def embed_items(model: Embedder, items: Sequence[Item], timestamps: bool) -> Ite
     """Embed the recordings of files and shards, in their order.
 
     Take the embeddings of a clip before the next clip: those of an hour are not in memory together.
-    Raises Unreachable if a server fails.
+    HearMwmaeError if a server fails.
     """
     clips: deque[Clip] = deque()
 
     def waveform(found: tuple[int, Recording]) -> Tensor | None:
         place, recording = found
         path = printable("/".join(filter(None, (items[place].name, recording.member))))
-        clips.append(Clip(place, path, labels_of(recording.about), printable(recording.problem)))
+        clips.append(Clip(place, path, _labels(recording.about), printable(recording.problem)))
         return None if recording.waveform is None else recording.waveform[None].to(model.device)
 
     # No generator, which would keep the waveform of an hour while it is encoded.
@@ -61,18 +61,18 @@ def embed_items(model: Embedder, items: Sequence[Item], timestamps: bool) -> Ite
             yield clips.popleft()
         clip = clips.popleft()
         clip.seconds = samples / model.sample_rate
-        clip.rows = 1
         if timestamps:
             clip.times = time_step_ms(model.config, samples, model.timestamps).numpy()
             clip.rows = len(clip.times)
             clip.embeddings = _rows(steps, clip.rows)
         else:
+            clip.rows = 1
             clip.embeddings = [pool(steps, parse_pooling(model.config.pooling)).cpu()]
         yield clip
     yield from clips
 
 
-def labels_of(about: dict) -> dict[str, str]:
+def _labels(about: dict) -> dict[str, str]:
     """Labels as text: numbers, lists and the like as JSON."""
     labels = {}
     for name, value in about.items():

@@ -6,14 +6,9 @@ import csv
 import json
 import shutil
 import sys
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
@@ -23,8 +18,8 @@ from ..embedder import Embedder
 from ..errors import HearMwmaeError
 from ..files import UNFINISHED, one_at_a_time, printable, replacing
 from ..strict import hash_weights
-from .encode import embed_items, labels_of
-from .parts import BLOCK_ROWS, Input, Part, embed_part, read_parts, update_part
+from .encode import embed_items
+from .parts import Failures, Part, embed_part, read_parts, rewrite_part
 from .tables import TABLE_SUFFIXES, write_table
 
 #: Files that are embedded together: at most so many, and about so many bytes.
@@ -33,9 +28,8 @@ GROUP_FILES, GROUP_BYTES = 256, 64 << 20
 DECISIVE = ("weights", "dtype", "timestamps", "pooling")
 
 Groups = Mapping[Path, Sequence[Item]]
-#: Embeds groups of inputs into parts, as `cluster.embed_parts` does, and yields the parts.
-Share = Callable[[Embedder, Groups, dict[str, str]], Iterator[Path]]
-Failures = list[tuple[str, str]]
+#: Embeds groups of inputs into parts, as `cluster.embed_parts` does.
+Share = Callable[[Embedder, Groups, dict[str, str]], Iterator[tuple[Path, Failures]]]
 
 
 def embed_to(
@@ -74,26 +68,28 @@ def embed_to(
     with one_at_a_time(folder / ".lock", f"another process is embedding into {output}"):
         for leftover in folder.glob(f".part-*{UNFINISHED}"):  # of a process that was killed
             leftover.unlink()
-        parts = read_parts(folder)
         if overwrite:
-            while parts:
-                parts.pop().file.unlink()
+            for file in folder.glob("part-*"):
+                file.unlink()
+        parts = read_parts(folder)
         for part in parts:
             _check_provenance(part.provenance, provenance, output)
-        todo = _missing(inputs.items, parts, echo)
-        _embed_parts(_groups(todo, parts, folder), model, provenance, share, progress)
-        parts = read_parts(folder)
-        found = [place.input for place in locate(inputs.items, parts) if place]
+        wanted = {item.identity: item for item in inputs.items}
+        todo = _missing(wanted, parts, echo)
         failures = [(printable(source), printable(reason)) for source, reason in inputs.failures]
-        failures += [failure for done in found for failure in done.failures]
+        groups = _groups(todo, parts, folder)
+        failures += _embed_parts(groups, model, provenance, share, progress)
+        parts = read_parts(folder)
+        held = [entry for part in parts for entry in part.among(wanted)]
+        failures += [failure for entry in held for failure in entry.failures]
         _write_failures(output, failures)
-        clips = sum(done.clips for done in found)
-        if clips:
-            _update_parts(parts, inputs.items)
+        if held:
+            parts = _tidy(parts, wanted)
             if folder != output:
-                _write_table(output, read_parts(folder), inputs.items, provenance)
-        elif not any(done.clips for part in parts for done in part.inputs):
+                write_table(output, parts)
+        elif not parts:
             shutil.rmtree(folder)
+        clips = sum(entry.clips for entry in held)
         return clips, failures
 
 
@@ -135,55 +131,28 @@ def provenance_of(model: Embedder, name: str, timestamps: bool) -> dict[str, str
     }
 
 
-class Place(NamedTuple):
-    """Where an input is: the part, the number there, and what became of it."""
-
-    part: Part
-    number: int
-    input: Input
-
-
-def locate(items: Sequence[Item], parts: Iterable[Part]) -> list[Place | None]:
-    """The place of each input by path, size and time; None if it is in no part."""
-    places = [
-        Place(part, number, found) for part in parts for number, found in enumerate(part.inputs)
-    ]
-    places.sort(key=lambda place: place.input.failed)  # a later run may have embedded it
-    stored: defaultdict[tuple, deque[Place]] = defaultdict(deque)
-    for place in places:
-        stored[place.input.item.identity].append(place)
-    queues = [stored[item.identity] for item in items]
-    return [queue.popleft() if queue else None for queue in queues]
-
-
 def _missing(
-    items: Sequence[Item], parts: Sequence[Part], echo: Callable[[str], object]
+    wanted: Mapping[str, Item], parts: Sequence[Part], echo: Callable[[str], object]
 ) -> list[Item]:
-    """The inputs that have to be embedded.
-
-    Files that failed before come last: so the parts of a resumed run are those of a run without an
-    interruption.
-    """
-    found = list(zip(items, locate(items, parts), strict=True))
-    todo = [item for item, place in found if place is None]
-    todo += [item for item, place in found if place and place.input.failed]
-    kept = [item.url for item, place in found if place and not place.input.failed]
-    stored = [done.item.url for part in parts for done in part.inputs if not done.failed]
-    left = Counter(stored) - Counter(kept)
-    changed = (left & Counter(item.url for item in todo)).total()
+    """The inputs that have to be embedded."""
+    stored = [entry.item for part in parts for entry in part.inputs]
+    kept = wanted.keys() & {item.identity for item in stored}
+    todo = [item for key, item in wanted.items() if key not in kept]
+    before = {item.url for item in stored if item.identity not in kept}
+    now = {item.url for item in todo}
+    counts = len(now - before), len(now & before), len(before - now), len(kept)
     if parts:
-        gone = left.total() - changed
-        echo(f"{len(todo) - changed} new, {changed} changed, {gone} gone, {len(kept)} kept")
+        echo("{} new, {} changed, {} gone, {} kept".format(*counts))
     return todo
 
 
 def _make(folder: Path) -> None:
     """Make the folder of the parts; HearMwmaeError if it holds other files."""
     folder.mkdir(exist_ok=True)
-    for name in sorted(path.name for path in folder.iterdir()):
-        if not name.startswith((".", "part-")):
-            held = f"{folder} is not empty (it holds {name})"
-            raise HearMwmaeError(f"{held}: parts need a folder of their own")
+    others = [path.name for path in folder.iterdir() if not path.name.startswith((".", "part-"))]
+    if others:
+        held = f"{folder} is not empty (it holds {min(others)})"
+        raise HearMwmaeError(f"{held}: parts need a folder of their own")
 
 
 def _check_provenance(found: Mapping[str, str], wanted: Mapping[str, str], where: Path) -> None:
@@ -217,14 +186,17 @@ def _groups(items: Sequence[Item], parts: Sequence[Part], folder: Path) -> Group
 
 def _embed_parts(
     groups: Groups, model: Embedder, provenance: dict[str, str], share: Share | None, shown: bool
-) -> None:
+) -> Failures:
+    failures: Failures = []
     with _bar([item for group in groups.values() for item in group], shown) as bar:
         if share and groups:
-            for file in share(model, groups, provenance):
+            for file, failed in share(model, groups, provenance):
+                failures += failed
                 bar.update(len(groups[file]))
         else:
             for file, group in groups.items():
-                embed_part(model, file, group, provenance, lambda clip: bar.update())
+                failures += embed_part(model, file, group, provenance, lambda _: bar.update())
+    return failures
 
 
 def _bar(items: Sequence[Item], shown: bool) -> tqdm:
@@ -241,48 +213,16 @@ def _write_failures(output: Path, failures: Failures) -> None:
             csv.writer(stream).writerows([("path", "reason"), *failures])
 
 
-def _update_parts(parts: Sequence[Part], items: Sequence[Item]) -> None:
-    """Drop all but ``items``, and bring names and labels up to date: all parts then have the same
-    columns.
+def _tidy(parts: Sequence[Part], wanted: Mapping[str, Item]) -> list[Part]:
+    """Keep what is wanted, and give all parts the same columns: readers of the folder would lose
+    some otherwise.
     """
-    kept: dict[Path, dict[int, Item]] = {part.file: {} for part in parts}
-    labels: dict[str, None] = {}
-    for item, place in zip(items, locate(items, parts), strict=True):
-        if place:
-            kept[place.part.file][place.number] = item
-            labels |= dict.fromkeys(place.part.labels if item.is_shard else labels_of(item.about))
+    kept = [part for part in parts if part.among(wanted)]
+    labels = list(dict.fromkeys(name for part in kept for name in part.labels))
     for part in parts:
-        now = dict(sorted(kept[part.file].items()))
-        before = {number: done.item for number, done in enumerate(part.inputs)}
-        if not now:
+        inputs = part.among(wanted)
+        if not inputs:
             part.file.unlink()
-        elif now != before or part.labels != list(labels):
-            update_part(part, now, list(labels))
-
-
-def _write_table(
-    output: Path, parts: Sequence[Part], items: Sequence[Item], provenance: dict[str, str]
-) -> None:
-    """The rows of the parts in the order of the inputs; in memory only if that is not theirs."""
-    rows: dict[tuple[Path, int], np.ndarray] = {}
-    count = 0
-    for part in parts:
-        for number, done in enumerate(part.inputs):
-            rows[part.file, number] = np.arange(count, count + done.rows)
-            count += done.rows
-    places = [place for place in locate(items, parts) if place]
-    order = np.concatenate([rows[place.part.file, place.number] for place in places])
-    whole: pa.Table | None = None
-    if (order != np.arange(count)).any():
-        tables = [pq.read_table(part.file).replace_schema_metadata() for part in parts]
-        whole = pa.concat_tables(tables).take(order)
-
-    def read(columns: list[str]) -> Iterator[pa.RecordBatch]:
-        if whole is not None:
-            yield from whole.select(columns).to_batches(BLOCK_ROWS)
-            return
-        for part in parts:
-            file = pq.ParquetFile(part.file, pre_buffer=False)  # which would read it as a whole
-            yield from file.iter_batches(BLOCK_ROWS, columns=columns)
-
-    write_table(output, parts[0].schema, read, provenance)
+        elif inputs != part.inputs or part.labels != labels:
+            rewrite_part(part, wanted, labels)
+    return kept

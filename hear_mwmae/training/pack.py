@@ -7,7 +7,6 @@ import io
 import json
 import secrets
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ import soundfile
 import torch
 from datasets import Audio, Dataset, Features, Value
 from datasets.exceptions import DatasetGenerationError
-from tqdm import tqdm
 
 from ..data.sources import Item, find_inputs, read_item
 from ..errors import HearMwmaeError
@@ -71,8 +69,6 @@ def pack(
     """
     found = find_inputs(sources, kind)
     found.check()
-    if found.passed_over:
-        tqdm.write(f"not read: {found.passed_over}", file=sys.stderr)
     out.parent.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(out.with_name(f".{out.name}.lock"), f"another process is packing {out}"):
         if out.exists():
@@ -140,7 +136,7 @@ def _rows_of(item: Item, codec: str) -> Iterator[dict]:
                     "labels": json.dumps(recording.about),
                     "problem": None,
                 }
-    except HearMwmaeError as error:  # a server that keeps failing does not stop the others
+    except HearMwmaeError as error:  # a server that fails does not stop the others
         yield _problem(item.url, str(error))
 
 
