@@ -20,8 +20,3 @@ def load_model(model_file_path: str = "", pooling: str = "mean+std") -> LogMelSt
 def get_scene_embeddings(audio: Tensor, model: LogMelStatistics) -> Tensor:
     """(B, samples) -> (B, 80 * statistics of the pooling)."""
     return model.scene_embeddings(audio)
-
-
-def get_timestamp_embeddings(audio: Tensor, model: LogMelStatistics) -> tuple[Tensor, Tensor]:
-    """(B, samples) -> (B, T, 160), and (B, T) milliseconds."""
-    return model.timestamp_embeddings(audio)

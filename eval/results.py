@@ -31,7 +31,7 @@ class Result:
 
     @property
     def log(self) -> Path:
-        """Output of a failed process."""
+        """Output of a failed or running process."""
         return self.file.with_suffix(".log")
 
     @property
