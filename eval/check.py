@@ -41,10 +41,13 @@ def problems_of(folder: Path, sample_rate: int = SAMPLE_RATE) -> list[str]:
 
 def _label_problems(task: Task) -> list[str]:
     try:
-        known = set(pandas.read_csv(task.folder / VOCABULARY)["label"].astype(str))
+        vocabulary = pandas.read_csv(task.folder / VOCABULARY)
+        numbers, known = vocabulary["idx"], vocabulary["label"].astype(str)
     except (OSError, ValueError, KeyError) as error:
         return [f"{VOCABULARY} needs the columns idx and label: {reason(error)}"]
-    unknown = sorted(set(task.labels) - known)
+    if sorted(numbers) != list(range(len(known))) or not known.is_unique:
+        return [f"{VOCABULARY} must number every label once, from 0"]
+    unknown = sorted(set(task.labels) - set(known))
     if not unknown:
         return []
     return [

@@ -169,7 +169,6 @@ def test_check_finds_audio_that_the_kit_misreads(tasks_dir, tmp_path):
         ({"splits": ["fold00", "fold01"]}, "splits: List should have at least 3 items"),
         ({"split_mode": "leave-one-out"}, "split_mode should be 'trainvaltest', "),
         ({"sample_duration": "long"}, "sample_duration should be a valid number"),
-        ({"evaluation": []}, "evaluation: List should have at least 1 item"),
         ({"embedding_type": "event"}, "scene multiclass or scene multilabel, not event multiclass"),
     ],
 )
@@ -194,6 +193,12 @@ def test_check_finds_labels_that_the_kit_does_not(tasks_dir, tmp_path, high, low
         file.write_text(text.replace('"low"', json.dumps(low)))
     (folder / "labelvocabulary.csv").write_text(f"idx,label\n{vocabulary}")
     assert f"labelvocabulary.csv lacks 1 of 2 labels, such as {high}, as" in check(folder, 1)
+
+
+def test_check_finds_a_vocabulary_that_misleads_the_kit(tasks_dir, tmp_path):
+    folder = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "task")
+    (folder / "labelvocabulary.csv").write_text("idx,label\n0,high\n0,low\n2,middle\n")
+    assert "labelvocabulary.csv must number every label once, from 0" in check(folder, 1)
     (folder / "labelvocabulary.csv").unlink()
     assert "labelvocabulary.csv needs the columns idx and label: No such file" in check(folder, 1)
 

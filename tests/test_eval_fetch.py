@@ -3,52 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import tarfile
+import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner
 from file_server import FileServer
+from hear_tasks import make_task
 
 from eval import fetch as fetching
 from eval.__main__ import main
 from eval.check import problems_of
 
-FOLDER, CLIPS = "beijing_opera-v1.0-hear2021-full", 236
+FOLDER = "beijing_opera-v1.0-hear2021-full"
 KEY = f"hear2021-{FOLDER}-48000.tar.gz"
 
 
 @pytest.fixture(scope="module")
-def archive() -> bytes:
-    """As HEAR has it: tasks/FOLDER with 48 kHz audio in five folds; clips of a hundredth of a
-    second.
-    """
-    files = {"labelvocabulary.csv": b"idx,label\n0,a\n1,b\n"}
-    splits = [f"fold{number:02d}" for number in range(5)]
-    metadata = {"task_name": "beijing_opera", "splits": splits, "split_mode": "presplit_kfold"}
-    metadata |= {"sample_duration": 0.01, "embedding_type": "scene"}
-    metadata |= {"prediction_type": "multiclass", "evaluation": ["top1_acc"]}
-    files["task_metadata.json"] = json.dumps(metadata).encode()
-    rng = np.random.default_rng(0)
-    for number, split in enumerate(splits):
-        names = [f"{clip}.wav" for clip in range(number, CLIPS, 5)]
-        labels = {name: ["ab"[clip % 2]] for clip, name in enumerate(names)}
-        files[f"{split}.json"] = json.dumps(labels).encode()
-        for name in names:
-            stream = io.BytesIO()
-            soundfile.write(stream, rng.uniform(-0.5, 0.5, 480), 48000, format="WAV")
-            files[f"48000/{split}/{name}"] = stream.getvalue()
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as members:
-        for name, content in files.items():
-            member = tarfile.TarInfo(f"tasks/{FOLDER}/{name}")
-            member.size = len(content)
-            members.addfile(member, io.BytesIO(content))
-    return stream.getvalue()
+def archive(tmp_path_factory) -> bytes:
+    """As HEAR has it: tasks/FOLDER with 48 kHz audio; 36 clips."""
+    root = tmp_path_factory.mktemp("archive")
+    task = make_task(root / "tasks" / FOLDER, "multiclass", 0.5)
+    for file in task.glob("16000/*/*.wav"):
+        target = task / "48000" / file.parent.name / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(target, soundfile.read(file)[0].repeat(3), 48000)
+    shutil.rmtree(task / "16000")
+    return Path(shutil.make_archive(str(root / "archive"), "gztar", root, "tasks")).read_bytes()
 
 
 @pytest.fixture
@@ -79,10 +62,10 @@ def test_fetch(server, tmp_path):
     assert fetch(server, tasks)[0] == 0
     assert problems_of(tasks / FOLDER) == []
     there = {path.name for path in (tasks / FOLDER).iterdir()}
-    folds = {f"fold{number:02d}.json" for number in range(5)}
+    folds = {f"fold0{number}.json" for number in range(3)}
     assert there == folds | {"16000", "labelvocabulary.csv", "task_metadata.json"}
-    info = soundfile.info(tasks / FOLDER / "16000" / "fold00" / "0.wav")
-    assert (info.samplerate, info.frames, info.subtype) == (16000, 160, "PCM_16")
+    info = soundfile.info(tasks / FOLDER / "16000" / "fold00" / "fold00-0.wav")
+    assert (info.samplerate, info.frames, info.subtype) == (16000, 8000, "PCM_16")
     assert not list((tasks / ".fetch").iterdir())
     asked = len(server.asked)
     assert "1 tasks were already fetched" in fetch(server, tasks)[1]
@@ -117,7 +100,7 @@ def test_interrupted_while_unpacking(server, tmp_path, monkeypatch):
 
     def interrupted(*arguments: object, **options: object) -> object:
         done.append(arguments)
-        if len(done) == 100:
+        if len(done) == 20:
             raise KeyboardInterrupt
         return read(*arguments, **options)
 
@@ -125,7 +108,7 @@ def test_interrupted_while_unpacking(server, tmp_path, monkeypatch):
     assert fetch(server, tmp_path / "tasks")[0] == 1  # click's "Aborted!"
     assert not (tmp_path / "tasks" / FOLDER).exists()
     assert fetch(server, tmp_path / "tasks")[0] == 0
-    assert len(done) == 100 + CLIPS and problems_of(tmp_path / "tasks" / FOLDER) == []
+    assert len(done) == 20 + 36 and problems_of(tmp_path / "tasks" / FOLDER) == []
     assert sum(path == f"/{KEY}" for path, _ in server.asked) == 1
 
 
