@@ -47,7 +47,7 @@ def main() -> None:
     """Evaluate any HEAR module on HEAR tasks, with heareval.
 
     \b
-    python -m eval fetch tasks/                            download them
+    python -m eval fetch tasks/                            download HEAR's tasks
     python -m eval check tasks/                            check that they are complete
     python -m eval embed tasks/ -o results/mine --module hear_mwmae
     python -m eval predict results/mine --protocol paper --seeds 0-9

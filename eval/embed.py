@@ -17,8 +17,7 @@ from hear_mwmae.tasks import METADATA, VOCABULARY, read_task
 
 from . import kit
 from .check import problems_of
-from .provenance import provenance
-from .results import ABOUT, EMBEDDINGS
+from .results import ABOUT, EMBEDDINGS, provenance
 
 
 class Model:

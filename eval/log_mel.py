@@ -1,4 +1,5 @@
-"""A HEAR module without learning, as a baseline: statistics of the normalised log-mel spectrogram.
+"""A HEAR module without learning, as a baseline: statistics of the normalised log-mel spectrogram
+of whole clips.
 
     python -m eval embed --module eval.log_mel --model-options '{"pooling": "mean+std+max"}' ...
 

@@ -17,8 +17,7 @@ import torch
 from hear_mwmae.files import read_json, write_text
 
 from .kit import predict_task
-from .provenance import provenance
-from .results import ABOUT, Result, embedded_tasks
+from .results import ABOUT, Result, embedded_tasks, provenance
 
 
 def missing_results(
@@ -73,9 +72,6 @@ def compute(result: Result) -> None:
             scores = predict_task(folder, result.protocol, result.seed)
     scores.pop("embedding_path")  # that folder
     content = {
-        "task": result.task_dir.name,
-        "protocol": result.protocol,
-        "seed": result.seed,
         "scores": scores,
         "embeddings": read_json(result.embeddings / ABOUT)["made"],
         **provenance(),

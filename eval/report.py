@@ -1,7 +1,4 @@
-"""One page about models and their scores, self-contained: no script, no network.
-
-The page is report.html, a Jinja2 template.
-"""
+"""One page about models and their scores, self-contained: no script, no network."""
 
 from __future__ import annotations
 
@@ -9,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Template
 
 from hear_mwmae.files import read_json
 
 from .results import ABOUT, EMBEDDINGS, find_results
 from .scores import ModelScores, filled, table
+
+TEMPLATE = Path(__file__).with_name("report.html")
 
 
 def page(models: dict[str, ModelScores], protocol: str, folders: dict[str, Path]) -> str:
@@ -24,14 +23,9 @@ def page(models: dict[str, ModelScores], protocol: str, folders: dict[str, Path]
         models: scores by the names of the models.
         folders: the results of the models.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
+    template = Template(TEMPLATE.read_text(encoding="utf-8"), autoescape=True)
     with pandas.option_context("display.max_colwidth", None):
-        return environment.get_template("report.html").render(
+        return template.render(
             protocol=protocol,
             scores=table(models, protocol),
             models=_models(folders),

@@ -15,7 +15,6 @@ from .results import find_results
 from .tasks import registry
 
 REFERENCES_CSV = Path(__file__).with_name("references.csv")
-CONFIDENCE = 0.95
 
 #: s(m) = the sum of the ten scores in percent, weighted by ``s_weight`` of tasks.csv, plus this: a
 #: linear fit over 32 rows of the paper's appendix, with a root mean square error of 0.02.
@@ -59,8 +58,7 @@ def summarize(values: list[float]) -> TaskScore:
     """Mean and Student-t interval of one value per seed."""
     half_width = None
     if len(values) > 1:
-        quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
-        half_width = float(quantile * stats.sem(values))
+        half_width = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
     return TaskScore(float(np.mean(values)), half_width, len(values))
 
 
