@@ -112,7 +112,7 @@ def embed_command(
 ) -> None:
     """Embed TASKS, task folders or folders of them, with a model.
 
-    Existing embeddings are kept. A task that fails does not stop the others.
+    Existing embeddings are kept. A task that is not complete does not stop the others.
     """
     try:
         options = json.loads(model_options)
