@@ -19,7 +19,6 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = [
     "*.md",
     "docs/*.md",
-    "docs/pictures/*",
     "examples/*.py",
     "research/**/*.md",
     "research/pictures/*",

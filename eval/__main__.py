@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import sys
-import traceback
 from pathlib import Path
 
 import click
@@ -48,8 +47,7 @@ def main() -> None:
     """Evaluate any HEAR module on HEAR tasks, with heareval.
 
     \b
-    python -m eval tasks                                   list HEAR's tasks
-    python -m eval fetch tasks/                            download them
+    python -m eval fetch tasks/                            download HEAR's tasks
     python -m eval check tasks/                            check that they are complete
     python -m eval embed tasks/ -o results/mine --module hear_mwmae
     python -m eval predict results/mine --protocol paper --seeds 0-9
@@ -58,28 +56,17 @@ def main() -> None:
     """
 
 
-@main.command("tasks", short_help="List HEAR's tasks.")
-def tasks_command() -> None:
-    """List HEAR's tasks: ten of the paper, and one with events. eval/tasks.csv has their sources
-    and licences.
-    """
-    shown = ("key", "folder", "metric", "splits", "clips", "seconds", "licence")
-    click.echo(
-        scores.markdown([{name: row[name] for name in shown} for row in registry().values()])
-    )
-
-
 @main.command("fetch", short_help="Download HEAR's tasks, resampled to 16 kHz.")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @NAMES
 @click.option(
     "--record", default=fetch.RECORD, show_default=True, help="Zenodo record of the files."
 )
-@jobs_option("Files to resample at a time.")
-def fetch_command(folder: Path, names: tuple[str, ...], record: str, jobs: int) -> None:
-    """Download all or the given tasks of HEAR into FOLDER, resampled to 16 kHz.
+def fetch_command(folder: Path, names: tuple[str, ...], record: str) -> None:
+    """Download the ten tasks of the paper, or some of them, into FOLDER, resampled to 16 kHz.
 
-    The same command resumes an interrupted download.
+    The same command resumes an interrupted download. eval/tasks.csv has the names, sources and
+    licences of the tasks.
     """
     known = registry()
     if unknown := sorted(set(names) - known.keys()):
@@ -89,7 +76,7 @@ def fetch_command(folder: Path, names: tuple[str, ...], record: str, jobs: int) 
     failed = False
     for name in wanted:
         try:
-            fetch.fetch_task(name, folder, archives, jobs)
+            fetch.fetch_task(name, folder, archives)
             click.echo(f"{name}: fetched")
         except (HearMwmaeError, OSError) as error:
             failed = True
@@ -125,7 +112,7 @@ def embed_command(
 ) -> None:
     """Embed TASKS, task folders or folders of them, with a model.
 
-    Existing embeddings are kept. A task that fails does not stop the others.
+    Existing embeddings are kept. A task that is not complete does not stop the others.
     """
     try:
         options = json.loads(model_options)
@@ -144,9 +131,6 @@ def embed_command(
         except (HearMwmaeError, OSError) as error:
             failures += 1
             click.echo(f"not embedded: {error}", err=True)
-        except Exception:  # a bug in this package, in the module or in the kit is shown
-            failures += 1
-            click.echo(f"not embedded: {folder}\n{traceback.format_exc()}", err=True)
     kept = len(found) - done - failures
     click.echo(f"{done} of {done + failures} tasks embedded into {out}, {kept} already embedded")
     sys.exit(bool(failures))
@@ -186,7 +170,7 @@ def predict_command(
                 failures += 1
                 tqdm.write(f"failed: {result}: {failure}", sys.stderr)
             else:
-                tqdm.write(f"{result}: {scores.mean_score(result.read()['scores']):.1f}")
+                tqdm.write(f"{result}: {scores.task_score(result.read()['scores']):.1f}")
     click.echo(f"{len(missing) - failures} of {len(missing)} predictions done")
     sys.exit(bool(failures))
 
@@ -207,7 +191,8 @@ def scores_command(results: tuple[Path, ...], protocol: str) -> None:
     """Print a Markdown table of the models in RESULTS... and of published rows, with 95 % intervals
     over seeds.
     """
-    click.echo(scores.markdown(scores.rows(_read(results, protocol), protocol)))
+    table = scores.table(_read(results, protocol), protocol)
+    click.echo(table.to_markdown(index=False, tablefmt="github", disable_numparse=True))
 
 
 @main.command("report", short_help="Write a page about models.")

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+import pandas
 import soundfile
+from pydantic import BaseModel, Field, PositiveFloat
 
-from hear_mwmae.errors import HearMwmaeError
-from hear_mwmae.tasks import (
-    METADATA,
-    SAMPLE_RATE,
-    VOCABULARY,
-    Task,
-    audio_faults,
-    read_task,
-    unreadable_labels,
-)
+from hear_mwmae.errors import HearMwmaeError, checked, reason
+from hear_mwmae.tasks import METADATA, SAMPLE_RATE, VOCABULARY, Task, audio_faults, read_task
 
-from .kit import known_scores
-
-#: Keys of a task's metadata that heareval reads, except those that every reader of tasks needs.
-REQUIRED = {"task_name", "sample_duration", "evaluation"}
-SPLIT_MODES = ("trainvaltest", "new_split_kfold", "presplit_kfold")
-#: Folds that heareval needs: to test, to validate, to train.
-FEWEST_FOLDS = 3
 #: Seconds that a clip may differ from the task's sample_duration: roundings of resampling.
 TOLERANCE = 0.01
+
+
+class Metadata(BaseModel):
+    """What heareval reads of task_metadata.json, beside what every reader of tasks needs."""
+
+    task_name: str
+    sample_duration: PositiveFloat | None
+    evaluation: list[str] = Field(min_length=1)
+    split_mode: Literal["trainvaltest", "new_split_kfold", "presplit_kfold"]
+    #: One to train on, one to validate, one to test.
+    splits: list[str] = Field(min_length=3)
 
 
 def problems_of(folder: Path, sample_rate: int = SAMPLE_RATE) -> list[str]:
@@ -35,37 +32,22 @@ def problems_of(folder: Path, sample_rate: int = SAMPLE_RATE) -> list[str]:
     is complete.
     """
     try:
-        task = read_task(folder, sample_rate, audio=False)
+        task = read_task(folder, sample_rate)
+        metadata: Metadata = checked(Metadata, task.metadata, METADATA)
+        return _label_problems(task) + _audio_problems(task, sample_rate, metadata.sample_duration)
     except HearMwmaeError as error:
         return [str(error)]
-    problems = _metadata_problems(task.metadata) + _label_problems(task)
-    return problems + _audio_problems(task, sample_rate)
-
-
-def _metadata_problems(metadata: dict[str, Any]) -> list[str]:
-    if missing := sorted(REQUIRED - metadata.keys()):
-        return [f"{METADATA} has no {', '.join(missing)}"]
-    problems = []
-    known = known_scores()
-    asked = metadata["evaluation"]
-    if not isinstance(asked, list) or not asked or not all(name in known for name in asked):
-        problems.append(f"evaluation must list scores of {', '.join(known)}, got {asked}")
-    mode, splits = metadata["split_mode"], metadata["splits"]
-    if mode not in SPLIT_MODES:
-        problems.append(f"split_mode must be one of {', '.join(SPLIT_MODES)}, got {mode!r}")
-    elif mode == "trainvaltest":
-        if set(splits) != {"train", "valid", "test"}:
-            problems.append(f"the splits must be train, valid and test, got {', '.join(splits)}")
-    elif len(splits) < FEWEST_FOLDS:
-        problems.append(f"there must be {FEWEST_FOLDS} folds or more, got {', '.join(splits)}")
-    return problems
 
 
 def _label_problems(task: Task) -> list[str]:
     try:
-        unknown = unreadable_labels(task.folder, task.labels)
-    except HearMwmaeError as error:
-        return [str(error)]
+        vocabulary = pandas.read_csv(task.folder / VOCABULARY)
+        numbers, known = vocabulary["idx"], vocabulary["label"].astype(str)
+    except (OSError, ValueError, KeyError) as error:
+        return [f"{VOCABULARY} needs the columns idx and label: {reason(error)}"]
+    if sorted(numbers) != list(range(len(known))) or not known.is_unique:
+        return [f"{VOCABULARY} must number every label once, from 0"]
+    unknown = sorted(set(task.labels) - set(known))
     if not unknown:
         return []
     return [
@@ -74,30 +56,17 @@ def _label_problems(task: Task) -> list[str]:
     ]
 
 
-def _audio_problems(task: Task, sample_rate: int) -> list[str]:
-    seconds = task.metadata.get("sample_duration")
-    if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
-        return [f"sample_duration must be seconds, or null, got {seconds!r}"]
-    lengths: Counter[int] = Counter()
-
+def _audio_problems(task: Task, sample_rate: int, seconds: float | None) -> list[str]:
     def fault_of(path: Path) -> str:
-        try:
-            info = soundfile.info(path)
-        except soundfile.SoundFileError:
-            return "unreadable" if path.is_file() else "missing"
+        info = soundfile.info(path)
         if not info.frames:
             return "empty"
         if info.samplerate != sample_rate:
             return f"at {info.samplerate} Hz"
         if info.channels != 1:
             return f"with {info.channels} channels"
-        lengths[info.frames] += 1
         if seconds is not None and abs(info.duration - seconds) > TOLERANCE:
             return f"not {seconds:g} s long, which is their sample_duration"
         return ""
 
-    problems = audio_faults(task, fault_of)
-    if seconds is not None and not problems and len(lengths) > 1:
-        shortest, longest = min(lengths), max(lengths)
-        problems.append(f"clips have {shortest} to {longest} samples: the kit needs equal lengths")
-    return problems
+    return audio_faults(task, fault_of)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import soundfile
 import torch
 
 from hear_mwmae.errors import HearMwmaeError
-from hear_mwmae.files import one_at_a_time, read_json
+from hear_mwmae.files import read_json
 from hear_mwmae.strict import hash_weights
-from hear_mwmae.tasks import METADATA, VOCABULARY, Task, read_task
+from hear_mwmae.tasks import METADATA, VOCABULARY, read_task
 
 from . import kit
 from .check import problems_of
-from .provenance import provenance
-from .results import ABOUT, EMBEDDINGS
+from .results import ABOUT, EMBEDDINGS, provenance
 
 
 class Model:
@@ -69,38 +67,24 @@ def is_embedded(model: Model, task: Path, results: Path) -> bool:
 
 
 def embed_task(model: Model, folder: Path, results: Path) -> None:
-    """Embed a task into ``results/TASK/embeddings``.
-
-    Raises HearMwmaeError if it is not complete, or if another process is embedding it.
-    """
+    """Embed a task into ``results/TASK/embeddings``. HearMwmaeError if it is not complete."""
     sample_rate = model.embedding.sample_rate
     if problems := problems_of(folder, sample_rate):
         raise HearMwmaeError(f"{folder} is not complete: {'; '.join(problems)}")
+    task = read_task(folder, sample_rate, audio=False)
     out = results / folder.name / EMBEDDINGS
     out.parent.mkdir(parents=True, exist_ok=True)
-    busy = f"another process is embedding {folder.name} into {results}"
-    with one_at_a_time(out.with_name(f".{EMBEDDINGS}.lock"), busy):
-        if not (out / ABOUT).is_file():  # else another process has embedded it in the meantime
-            _embed(model, read_task(folder, sample_rate, audio=False), out)
-
-
-def _embed(model: Model, task: Task, out: Path) -> None:
-    partial = out.with_name(f".{EMBEDDINGS}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    began = time.monotonic()
-    kit.embed_task(model.embedding, task.folder, partial)
-    for split in task.split_names:
-        shutil.rmtree(partial / split)  # one file per clip, which the kit has joined into one array
-    clips = [path for split in task.splits for path in split]
-    dimensions = read_json(partial / f"{task.split_names[0]}.embedding-dimensions.json")
-    about = {
-        **model.identity,
-        "model": model.model,
-        "task": task.name,
-        "embedding_size": dimensions[1],
-        "audio_seconds": sum(soundfile.info(path).duration for path in clips),
-        "seconds": round(time.monotonic() - began, 1),
-        **provenance(model.identity["module"]),
-    }
-    (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
-    partial.rename(out)
+    with tempfile.TemporaryDirectory(prefix=f".{EMBEDDINGS}-", dir=out.parent) as name:
+        partial = Path(name, EMBEDDINGS)
+        kit.embed_task(model.embedding, folder, partial)
+        for split in task.split_names:
+            shutil.rmtree(partial / split)  # a file per clip; the kit has joined them
+        dimensions = read_json(partial / f"{task.split_names[0]}.embedding-dimensions.json")
+        about = {
+            **model.identity,
+            "model": model.model,
+            "embedding_size": dimensions[1],
+            **provenance(model.identity["module"]),
+        }
+        (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+        partial.rename(out)

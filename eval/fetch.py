@@ -1,19 +1,15 @@
 """Downloads HEAR's tasks from their public record, checks, unpacks and resamples them.
 
 A task appears in the tasks folder when it is complete. Until then it is in ``.fetch/`` of that
-folder, where the same command goes on after an interruption:
-
-    KEY.part, KEY        an archive during the download; complete, its MD5 checked
-    FOLDER.part, FOLDER  its content during the unpacking; complete, 16000/ is filled from 48000/
+folder, with its archive, whose download the same command resumes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 import tarfile
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -23,8 +19,7 @@ from tqdm import tqdm
 
 from hear_mwmae.audio import read_audio
 from hear_mwmae.errors import HearMwmaeError
-from hear_mwmae.files import one_at_a_time, replacing
-from hear_mwmae.tasks import METADATA, SAMPLE_RATE, read_task
+from hear_mwmae.tasks import SAMPLE_RATE
 
 from .check import problems_of
 
@@ -32,10 +27,6 @@ from .check import problems_of
 #: tasks, at 48 kHz only.
 RECORD = "https://zenodo.org/api/records/5885750"
 SOURCE_RATE = 48000
-#: Attempts without progress before the download of an archive fails.
-ATTEMPTS = 4
-#: Seconds before the second attempt; every further pause is longer by as much.
-PAUSE = 2.0
 #: Seconds that a server may be silent.
 TIMEOUT = 60
 #: Folder of incomplete tasks, in the folder of tasks.
@@ -66,128 +57,94 @@ def read_record(url: str = RECORD) -> list[Archive]:
     return archives
 
 
-def fetch_task(name: str, tasks_dir: Path, archives: list[Archive], jobs: int = 1) -> None:
+def fetch_task(name: str, tasks_dir: Path, archives: list[Archive]) -> None:
     """Make the task folder ``tasks_dir/name``, complete at 16 kHz.
 
     Raises HearMwmaeError if the record has no such task, or if the download is damaged or
     incomplete.
-
-    Args:
-        jobs: files to resample at a time.
     """
-    work = tasks_dir / WORK
     found = [archive for archive in archives if name in archive.key]
     if len(found) != 1:
         raise HearMwmaeError(f"the record has {len(found)} files for {name}, not one")
-    (archive,) = found
+    work = tasks_dir / WORK
     work.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(work / f"{name}.lock", f"another process is fetching {name}"):
-        folder = work / name
-        if not folder.is_dir():
-            unpack(download(archive, work), folder)
-        resample(folder, jobs)
-        if problems := problems_of(folder):
-            raise HearMwmaeError(f"{folder} is not complete: {'; '.join(problems)}")
-        (work / archive.key).unlink(missing_ok=True)
-        shutil.rmtree(folder / str(SOURCE_RATE), ignore_errors=True)
-        folder.rename(tasks_dir / name)
+    file = download(found[0], work)
+    folder = work / name
+    unpack(file, folder)
+    if problems := problems_of(folder):
+        raise HearMwmaeError(f"{folder} is not complete: {'; '.join(problems)}")
+    folder.rename(tasks_dir / name)
+    file.unlink()
 
 
 def download(archive: Archive, folder: Path) -> Path:
-    """The complete, checked archive in ``folder``. A partial download is resumed."""
-    whole = folder / archive.key
-    part = folder / f"{archive.key}.part"
-    if whole.is_file():
-        return whole
-    part.touch()
-    failures = 0
-    with tqdm(total=archive.size, desc=archive.key, unit="B", unit_scale=True) as bar:
-        while (had := part.stat().st_size) < archive.size:
-            bar.n = had
-            error = _append(archive, part, bar)
-            if part.stat().st_size > had:
-                failures = 0
-                continue
-            failures += 1
-            if failures == ATTEMPTS:
-                raise HearMwmaeError(
-                    f"{archive.url} cannot be downloaded: {error or 'the file is too short'}; the "
-                    "same command resumes the download"
-                )
-            time.sleep(PAUSE * failures)
-    with open(part, "rb") as stream:
+    """The complete, checked archive in ``folder``. A partial download is resumed.
+
+    HearMwmaeError if the connection breaks, or if the archive is not the one of the record.
+    """
+    file = folder / archive.key
+    file.touch()
+    had = file.stat().st_size
+    if had < archive.size:
+        try:
+            _append(archive, file, had)
+        except requests.RequestException as error:
+            raise HearMwmaeError(
+                f"{archive.url} cannot be downloaded: {error}; the same command resumes the "
+                "download"
+            ) from error
+    with open(file, "rb") as stream:
         md5 = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if md5 != archive.md5 or part.stat().st_size != archive.size:
-        part.unlink()
+    if md5 != archive.md5:
+        file.unlink()
         raise HearMwmaeError(
             f"{archive.key} arrived damaged (its MD5 is not {archive.md5}) and was removed"
         )
-    part.rename(whole)
-    return whole
+    return file
 
 
-def _append(archive: Archive, part: Path, bar: tqdm) -> requests.RequestException | None:
-    """Download the missing bytes, until the connection breaks; returns the error that broke it."""
-    had = part.stat().st_size
+def _append(archive: Archive, file: Path, had: int) -> None:
+    """Download what a file of ``had`` bytes lacks."""
     headers = {"Range": f"bytes={had}-"} if had else {}
-    try:
-        with requests.get(archive.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            response.raise_for_status()
-            # A server without ranges sends everything again.
-            resumes = response.status_code == requests.codes.partial_content
-            with open(part, "ab" if resumes else "wb") as stream:
-                for block in response.iter_content(1 << 14):
-                    stream.write(block)
-                    bar.update(len(block))
-    except requests.RequestException as error:
-        return error
-    return None
+    with requests.get(archive.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        response.raise_for_status()
+        # A server without ranges sends everything again.
+        resumes = response.status_code == requests.codes.partial_content
+        with (
+            open(file, "ab" if resumes else "wb") as stream,
+            tqdm(desc=archive.key, total=archive.size, unit="B", unit_scale=True) as bar,
+        ):
+            bar.update(stream.tell())
+            for block in response.iter_content(1 << 14):
+                stream.write(block)
+                bar.update(len(block))
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack the task folder of that name from anywhere in an archive: metadata and 48 kHz audio
-    only.
+    """Unpack the task folder of that name from anywhere in an archive: its labels, and its audio,
+    resampled from 48 to 16 kHz.
     """
-    partial = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted command
+    folder.mkdir()
     try:
         with tarfile.open(archive) as members:
             for member in tqdm(members, desc=f"unpack {folder.name}", unit="file"):
                 parts = PurePosixPath(member.name).parts
-                if folder.name not in parts or not member.isfile():
+                content = members.extractfile(member)
+                if content is None or folder.name not in parts:
                     continue
-                inside = parts[parts.index(folder.name) + 1 :]
-                if len(inside) == 1 or inside[0] == str(SOURCE_RATE):
-                    member.name = "/".join(inside)
-                    members.extract(member, partial, filter="data")  # refuses to write elsewhere
+                match parts[parts.index(folder.name) + 1 :]:
+                    case [name]:
+                        (folder / name).write_bytes(content.read())
+                    case [rate, split, name] if rate == str(SOURCE_RATE):
+                        (folder / str(SAMPLE_RATE) / split).mkdir(parents=True, exist_ok=True)
+                        resample(content.read(), folder / str(SAMPLE_RATE) / split / name)
     except tarfile.TarError as error:
         raise HearMwmaeError(f"{archive} cannot be unpacked: {error}") from error
-    if not (partial / METADATA).is_file():
-        raise HearMwmaeError(f"{archive} holds no task {folder.name}")
-    partial.rename(folder)
 
 
-def resample(folder: Path, jobs: int) -> None:
-    """Make ``16000/`` from ``48000/``, file by file. Existing files are kept."""
-    files = []
-    for split in read_task(folder, audio=False).split_names:
-        (folder / str(SAMPLE_RATE) / split).mkdir(parents=True, exist_ok=True)
-        files += sorted((folder / str(SOURCE_RATE) / split).glob("*"))
-    missing = [file for file in files if not _target(file).is_file()]
-    with ThreadPoolExecutor(jobs) as pool:
-        resampled = pool.map(_resample_file, missing)
-        for _ in tqdm(resampled, desc=f"resample {folder.name}", total=len(missing), unit="file"):
-            pass
-
-
-def _resample_file(file: Path) -> None:
-    with replacing(_target(file)) as temporary:
-        audio = read_audio(file, SAMPLE_RATE).numpy().clip(-1, 1)
-        subtype = soundfile.info(file).subtype
-        soundfile.write(temporary, audio, SAMPLE_RATE, format="WAV", subtype=subtype)
-
-
-def _target(file: Path) -> Path:
-    """.../48000/SPLIT/NAME -> .../16000/SPLIT/NAME."""
-    return file.parents[2] / str(SAMPLE_RATE) / file.parent.name / file.name
+def resample(content: bytes, target: Path) -> None:
+    """Write an audio file at 16 kHz, of one channel and the same type of samples."""
+    audio = read_audio(content, SAMPLE_RATE, name=target.name).numpy().clip(-1, 1)
+    subtype = soundfile.info(io.BytesIO(content)).subtype
+    soundfile.write(target, audio, SAMPLE_RATE, format="WAV", subtype=subtype)

@@ -1,4 +1,5 @@
-"""A HEAR module without learning, as a baseline: statistics of the normalised log-mel spectrogram.
+"""A HEAR module without learning, as a baseline: statistics of the normalised log-mel spectrogram
+of whole clips.
 
     python -m eval embed --module eval.log_mel --model-options '{"pooling": "mean+std+max"}' ...
 
@@ -20,8 +21,3 @@ def load_model(model_file_path: str = "", pooling: str = "mean+std") -> LogMelSt
 def get_scene_embeddings(audio: Tensor, model: LogMelStatistics) -> Tensor:
     """(B, samples) -> (B, 80 * statistics of the pooling)."""
     return model.scene_embeddings(audio)
-
-
-def get_timestamp_embeddings(audio: Tensor, model: LogMelStatistics) -> tuple[Tensor, Tensor]:
-    """(B, samples) -> (B, T, 160), and (B, T) milliseconds."""
-    return model.timestamp_embeddings(audio)

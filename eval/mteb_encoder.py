@@ -77,7 +77,6 @@ def _describe(model: hear_mwmae.Embedder, source: str, pooling: str | None) -> M
             # mteb keeps scores by name and revision, and many models are in a folder named "model".
             "revision": f"{hear_mwmae.__version__}-{hash_weights(model)[:12]}",
             "n_parameters": parameters,
-            "memory_usage_mb": round(4 * parameters / 2**20, 1),
             "embed_dim": model.scene_embedding_size,
             "open_weights": True,
             "framework": ["PyTorch"],

@@ -7,6 +7,8 @@ RESULTS/TASK/PROTOCOL/seed-N.json      scores of the predictors of one seed
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ class Result:
 
     @property
     def log(self) -> Path:
-        """Output of a failed process."""
+        """Output of a failed or running process."""
         return self.file.with_suffix(".log")
 
     @property
@@ -82,3 +84,13 @@ def find_results(results: Path, protocol: str) -> dict[str, list[Result]]:
         result = Result(task_dir, protocol, int(file.stem.removeprefix("seed-")))
         found.setdefault(task_dir.name, []).append(result)
     return {name: sorted(task, key=lambda result: result.seed) for name, task in found.items()}
+
+
+def provenance(module: str = "") -> dict[str, Any]:
+    """The time, and the versions of heareval, its libraries and the HEAR module."""
+    names = ["heareval", "torch", "pytorch-lightning", "numpy", "scikit-learn"]
+    names += metadata.packages_distributions().get(module.partition(".")[0], [])[:1]
+    return {
+        "made": datetime.now(UTC).isoformat(),
+        "versions": {name: metadata.version(name) for name in names},
+    }

@@ -6,16 +6,14 @@ mean over its tested splits.
 
 One label per clip: logistic regression (or a ridge classifier) on scene embeddings, scored by
 accuracy. Any number of labels: ridge regression of all labels at once, scored by mean average
-precision over labels. It uses scene embeddings for clips, and for events the timestamp embedding at
-every 100th millisecond. Unlike HEAR's own score, this does not measure where exactly an event
-begins.
+precision over labels.
 
 The probes compare models during development. They are not HEAR's own protocol.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -28,8 +26,7 @@ from tqdm import tqdm
 
 from .audio import read_audio
 from .bootstrap import Estimate, bootstrap_counts
-from .errors import HearMwmaeError
-from .tasks import Event, Task
+from .tasks import Task
 
 #: Classifiers of tasks with one label per clip.
 Classifier = Literal["logistic", "ridge"]
@@ -40,25 +37,21 @@ INVERSE_REGULARISATION = 0.05
 SHRINKAGE_PER_DIMENSION = 1.0
 #: Penalty of ridge regression per row: 0.3 of a dimension's variance.
 SHRINKAGE = 0.3
-#: Milliseconds between the moments at which events are probed; the first is half as far from the
-#: beginning.
-MOMENTS = 100.0
 #: Clips that are read and embedded at a time.
 BATCH = 32
-#: Bootstrap draws, and how many are computed at a time, which bounds the memory.
+#: Bootstrap draws of the clips.
 DRAWS = 2000
-DRAWS_AT_ONCE = 100
 
 
 class Embeds(Protocol):
     """A model to probe: the attributes and the method ``embed`` of `Embedder`.
 
-    ``embed`` takes a list of clips, each (samples,) float32 at ``sample_rate``, and ``timestamps``.
+    ``embed`` takes a list of clips, each (samples,) float32 at ``sample_rate``, and returns one
+    embedding for each, (clips, ``scene_embedding_size``).
     """
 
     sample_rate: int
     scene_embedding_size: int
-    timestamp_embedding_size: int
 
     @property
     def embed(self) -> Callable[..., Any]: ...
@@ -68,36 +61,34 @@ class Embeds(Protocol):
 class Predictions:
     """The predictions for one tested split, beside the truth.
 
-    Clips with one label each are scored by accuracy. With any number of labels, a row is a clip or
-    a moment of one, and the score is the mean average precision over labels.
+    Clips with one label each are scored by accuracy, clips with any number of labels by the mean
+    average precision over labels.
     """
 
-    truth: np.ndarray  #: (rows,) names; or (rows, labels) bool
-    predicted: np.ndarray  #: (rows,) names; or (rows, labels), higher where a label is more likely
-    clip_of_row: np.ndarray  #: (rows,) int
-    clips: int
+    truth: np.ndarray  #: (clips,) names; or (clips, labels) bool
+    predicted: np.ndarray  #: (clips,) names; or (clips, labels), higher for a likelier label
 
     def scores(self, counts: np.ndarray) -> np.ndarray:
         """(draws, clips), how often each clip counts -> (draws,) scores, 0 to 1."""
-        parts = np.array_split(counts, -(-len(counts) // DRAWS_AT_ONCE))
-        return np.concatenate([self._scores(part[:, self.clip_of_row]) for part in parts])
-
-    def _scores(self, weights: np.ndarray) -> np.ndarray:
         if self.truth.ndim == 1:
-            return weights @ (self.truth == self.predicted) / weights.sum(axis=1)
+            return counts @ (self.truth == self.predicted) / counts.sum(axis=1)
         labels = zip(self.truth.T, self.predicted.T, strict=True)
-        precisions = np.stack([average_precision(*label, weights) for label in labels])
+        precisions = np.stack([average_precision(*label, counts) for label in labels])
         # A label that no drawn clip has does not count.
         held = ~np.isnan(precisions)
         return np.where(held, precisions, 0).sum(axis=0) / np.maximum(held.sum(axis=0), 1)
 
+    @property
+    def score(self) -> float:
+        """The score of the split, every clip counted once, 0 to 1."""
+        return float(self.scores(np.ones((1, len(self.truth))))[0])
+
 
 class EmbeddedSplit(NamedTuple):
-    """The embeddings of a split: a row for each clip, or for each moment of one."""
+    """The embeddings of a split, beside the truth."""
 
-    embeddings: np.ndarray  #: (rows, D)
+    embeddings: np.ndarray  #: (clips, D)
     truth: np.ndarray  #: see `Predictions`
-    clip_of_row: np.ndarray  #: (rows,) int
 
 
 @dataclass(frozen=True)
@@ -124,14 +115,14 @@ def average_precision(truth: np.ndarray, ranking: np.ndarray, weights: np.ndarra
     once; NaN without positives.
 
     Args:
-        truth: (rows,) bool.
-        ranking: (rows,).
-        weights: (draws, rows).
+        truth: (clips,) bool.
+        ranking: (clips,).
+        weights: (draws, clips).
     """
     order = np.argsort(-ranking, kind="stable")
     weights = weights[:, order]
     positive = weights * truth[order]
-    # Rows of equal rank are one threshold: all of them get the precision at the last one.
+    # Clips of equal rank are one threshold: all of them get the precision at the last one.
     last = np.searchsorted(-ranking[order], -ranking[order], side="right") - 1
     with np.errstate(invalid="ignore"):
         precision = np.nan_to_num(positive.cumsum(axis=1) / weights.cumsum(axis=1))[:, last]
@@ -147,12 +138,7 @@ def probe(task: Task, model: Embeds) -> list[float]:
     """Accuracy or mean average precision, 0 to 1, on each tested split; :func:`metric` says
     which.
     """
-    return [split_score(split) for split in predict(task, model)]
-
-
-def split_score(predictions: Predictions) -> float:
-    """The score of a tested split, every clip counted once, 0 to 1."""
-    return float(predictions.scores(np.ones((1, predictions.clips)))[0])
+    return [split.score for split in predict(task, model)]
 
 
 def predict(
@@ -179,21 +165,14 @@ def predict_embedded(
     task: Task, splits: Sequence[EmbeddedSplit], classifier: Classifier
 ) -> list[Predictions]:
     """As `predict`, from the embeddings of the splits."""
-    x, y, clip_of_row = zip(*splits, strict=True)
+    x, y = zip(*splits, strict=True)
     predictions = []
     for held_out in task.tested:
-        if task.multilabel and not y[held_out].any():
-            raise HearMwmaeError(
-                f"{task.folder}: no event of a tested split covers any of the moments, every "
-                f"{MOMENTS:.0f} ms"
-            )
         inputs = _others(x, held_out)
         predictor = _make_predictor(task, classifier, inputs.shape).fit(
             inputs, _others(y, held_out)
         )
-        predicted = predictor.predict(x[held_out])
-        clips = len(task.splits[held_out])
-        predictions.append(Predictions(y[held_out], predicted, clip_of_row[held_out], clips))
+        predictions.append(Predictions(y[held_out], predictor.predict(x[held_out])))
     return predictions
 
 
@@ -202,8 +181,8 @@ def score(predictions: Sequence[Predictions], seed: int) -> Score:
     seeds = np.random.SeedSequence(seed).spawn(len(predictions))
     drawn = []
     for split, one in zip(predictions, seeds, strict=True):
-        drawn.append(split.scores(bootstrap_counts(split.clips, DRAWS, one)))
-    value = 100 * float(np.mean([split_score(split) for split in predictions]))
+        drawn.append(split.scores(bootstrap_counts(len(split.truth), DRAWS, one)))
+    value = 100 * float(np.mean([split.score for split in predictions]))
     return Score(value, 100 * np.mean(drawn, axis=0))
 
 
@@ -247,12 +226,8 @@ def table(
         if others:
             differences = {name: means[name] - means[first] for name in others}
             rows.append(_row(f"mean, minus {first}", {first: "", **differences}))
-    if not all(task.events for task in tasks):
-        sizes = {name: model.scene_embedding_size for name, model in models.items()}
-        rows.append(_row("embedding size", sizes))
-    if any(task.events for task in tasks):
-        sizes = {name: model.timestamp_embedding_size for name, model in models.items()}
-        rows.append(_row("embedding size of events", sizes))
+    sizes = {name: model.scene_embedding_size for name, model in models.items()}
+    rows.append(_row("embedding size", sizes))
     return rows
 
 
@@ -276,42 +251,17 @@ def _others(splits: Sequence[np.ndarray], held_out: int) -> np.ndarray:
     return np.concatenate([*splits[:held_out], *splits[held_out + 1 :]])
 
 
-def _embed_split(task: Task, split: dict[Path, list], model: Embeds, bar: tqdm) -> EmbeddedSplit:
-    if task.events:
-        return _moments(task, split, model, bar)
-    x = [model.embed(clips).cpu().numpy() for clips in _batches(split, model, bar)]
+def _embed_split(
+    task: Task, split: dict[Path, list[str]], model: Embeds, bar: tqdm
+) -> EmbeddedSplit:
+    paths = list(split)
+    x = []
+    for start in range(0, len(paths), BATCH):
+        clips = [read_audio(path, model.sample_rate) for path in paths[start : start + BATCH]]
+        x.append(model.embed(clips).cpu().numpy())
+        bar.update(len(clips))
     if task.multilabel:
         y = np.stack([np.isin(task.labels, labels) for labels in split.values()])
     else:
         y = np.array([label for (label,) in split.values()])
-    return EmbeddedSplit(np.concatenate(x), y, np.arange(len(split)))
-
-
-def _moments(task: Task, split: dict[Path, list[Event]], model: Embeds, bar: tqdm) -> EmbeddedSplit:
-    """The embeddings nearest to regular moments, which are the same for every model, and the labels
-    at these moments.
-    """
-    names = np.array(task.labels)
-    all_events = iter(split.values())
-    x, y = [], []
-    for clips in _batches(split, model, bar):
-        for audio, steps, times in zip(clips, *model.embed(clips, timestamps=True), strict=True):
-            moments = np.arange(MOMENTS / 2, 1000 * len(audio) / model.sample_rate, MOMENTS)
-            times = times.cpu().numpy()
-            nearest = np.searchsorted((times[1:] + times[:-1]) / 2, moments)
-            x.append(steps.cpu().numpy()[nearest])
-            held = np.zeros((len(moments), len(names)), bool)
-            for label, start, end in next(all_events):
-                held[:, names == label] |= ((start <= moments) & (moments < end))[:, None]
-            y.append(held)
-    clip_of_row = np.repeat(np.arange(len(split)), [len(held) for held in y])
-    return EmbeddedSplit(np.concatenate(x), np.concatenate(y), clip_of_row)
-
-
-def _batches(paths: dict[Path, list], model: Embeds, bar: tqdm) -> Iterator[list]:
-    """The audio of clips at the model's rate, BATCH at a time."""
-    listed = list(paths)
-    for start in range(0, len(listed), BATCH):
-        batch = listed[start : start + BATCH]
-        yield [read_audio(path, model.sample_rate) for path in batch]
-        bar.update(len(batch))
+    return EmbeddedSplit(np.concatenate(x), y)

@@ -17,22 +17,21 @@ def tone(rng: np.random.Generator, high: bool, seconds: float) -> np.ndarray:
 
 
 def make_task(folder: Path, kind: str, seconds: float) -> Path:
-    """Low and high tones: one label per clip over folds, any number of labels, or events in time.
+    """Low and high tones: one label per clip over folds, or any number of labels.
 
     Args:
-        kind: ``"multiclass"``, ``"multilabel"`` or ``"event"``.
+        kind: ``"multiclass"`` or ``"multilabel"``.
     """
     folds = kind == "multiclass"
     splits = ["fold00", "fold01", "fold02"] if folds else ["train", "valid", "test"]
-    metrics = {"multiclass": "top1_acc", "multilabel": "mAP", "event": "event_onset_200ms_fms"}
     metadata = {
         "task_name": folder.name,
         "version": "v1",
-        "embedding_type": "event" if kind == "event" else "scene",
-        "prediction_type": "multiclass" if folds else "multilabel",
+        "embedding_type": "scene",
+        "prediction_type": kind,
         "split_mode": "presplit_kfold" if folds else "trainvaltest",
         "sample_duration": seconds,
-        "evaluation": [metrics[kind]],
+        "evaluation": ["top1_acc" if folds else "mAP"],
         "splits": splits,
     }
     folder.mkdir(parents=True)
@@ -44,16 +43,7 @@ def make_task(folder: Path, kind: str, seconds: float) -> Path:
         labels = {}
         for number in range(12):
             name, high = f"{split}-{number}.wav", bool(number % 2)
-            if kind == "event":
-                halves = [tone(rng, high, seconds / 2), tone(rng, not high, seconds / 2)]
-                audio = np.concatenate(halves)
-                middle, end = 500 * seconds, 1000 * seconds
-                first, second = ("high", "low") if high else ("low", "high")
-                labels[name] = [
-                    {"label": first, "start": 0.0, "end": middle},
-                    {"label": second, "start": middle, "end": end},
-                ]
-            elif kind == "multilabel":
+            if kind == "multilabel":
                 low = number % 3 > 0
                 audio = tone(rng, True, seconds) * high + tone(rng, False, seconds) * low
                 labels[name] = ["high"] * high + ["low"] * low

@@ -13,11 +13,8 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from hear_tasks import make_task
 from tiny_run import tiny_recipe
 
-from eval import log_mel
-from eval.__main__ import main as eval_main
 from hear_mwmae import HearMwmaeError
 from hear_mwmae.audio import read_audio
 from hear_mwmae.cli import main
@@ -116,22 +113,3 @@ def test_unreadable_files_say_so():
         with pytest.raises(HearMwmaeError, match=r"(?i)permission denied"):
             read_audio(folder / "closed" / "x", 16000)
         (folder / "closed").chmod(0o700)
-
-
-def test_a_bug_in_embedding_a_task_is_shown_and_stops_no_other(tmp_path, monkeypatch):
-    for name in ("one", "two"):
-        make_task(tmp_path / "tasks" / name, "multiclass", 0.5)
-
-    def scenes(audio: object, model: object) -> object:
-        seen.append(len(audio))
-        if len(seen) == 1:
-            raise TypeError("an injected bug")
-        return original(audio, model)
-
-    seen, original = [], log_mel.get_scene_embeddings
-    monkeypatch.setattr(log_mel, "get_scene_embeddings", scenes)
-    words = ["embed", tmp_path / "tasks", "-o", tmp_path / "out", "--module", "eval.log_mel"]
-    result = run(*words, command=eval_main)
-    assert result.exit_code == 1 and "Traceback" in result.output
-    assert "TypeError: an injected bug" in result.output
-    assert "1 of 2 tasks embedded" in result.output

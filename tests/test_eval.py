@@ -1,4 +1,4 @@
-"""eval/: real heareval on small tasks of each kind, made from generated sounds."""
+"""eval/: real heareval on small tasks of both kinds, made from generated sounds."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from hear_mwmae.weights import save_model
 @pytest.fixture(scope="module")
 def tasks_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tasks")
-    for kind, seconds in (("multiclass", 0.5), ("multilabel", 0.5), ("event", 2.0)):
-        make_task(folder / f"{kind}-v1", kind, seconds)
+    for kind in ("multiclass", "multilabel"):
+        make_task(folder / f"{kind}-v1", kind, 0.5)
     return folder
 
 
@@ -48,24 +48,22 @@ def embedded(tasks_dir, tmp_path_factory) -> Path:
     """Results of the log-mel module, embeddings only."""
     results = tmp_path_factory.mktemp("results") / "log-mel"
     output = run("embed", tasks_dir, "-o", results, "--module", "eval.log_mel")
-    assert f"3 of 3 tasks embedded into {results}, 0 already embedded" in output
+    assert f"2 of 2 tasks embedded into {results}, 0 already embedded" in output
     return results
 
 
 def test_embeddings(tasks_dir, embedded):
-    """One vector per clip or time step, and nothing else that takes space; what is there is
-    kept.
-    """
-    for kind in ("multiclass", "multilabel", "event"):
+    """One vector per clip, and nothing else that takes space; what is there is kept."""
+    for kind in ("multiclass", "multilabel"):
         folder = embedded / f"{kind}-v1" / "embeddings"
         assert not [path for path in folder.iterdir() if path.is_dir()]
-    files = sorted(embedded.glob("*/embeddings/*dimensions.json"))
-    dimensions = [json.loads(path.read_text()) for path in files]
-    assert dimensions == [[12 * 41, 160]] * 3 + [[12, 160]] * 6
-    about = embedded / "event-v1" / "embeddings" / "about.json"
+        assert [path.name for path in folder.parent.iterdir()] == ["embeddings"]
+    files = embedded.glob("*/embeddings/*dimensions.json")
+    assert [json.loads(path.read_text()) for path in files] == [[12, 160]] * 6
+    about = embedded / "multilabel-v1" / "embeddings" / "about.json"
     before = about.stat().st_mtime_ns
-    arguments = ["embed", tasks_dir / "event-v1", tasks_dir, "-o", embedded]
-    assert "3 already embedded" in run(*arguments, "--module", "eval.log_mel")
+    arguments = ["embed", tasks_dir / "multilabel-v1", tasks_dir, "-o", embedded]
+    assert "2 already embedded" in run(*arguments, "--module", "eval.log_mel")
     assert about.stat().st_mtime_ns == before
     output = run(*arguments, "--module", "hear_mwmae", expect=1)
     assert "was made with another module, weights, pooling" in output
@@ -90,31 +88,28 @@ def test_predictions_of_every_kind(embedded, tmp_path):
     shutil.copytree(results / "multiclass-v1" / "embeddings", results / "broken" / "embeddings")
     (results / "broken" / "embeddings" / "fold01.embeddings.npy").unlink()
     missing = missing_results(results, "paper", [0])
-    assert len(missing) == 4
+    assert len(missing) == 3
     first = next(result for result in missing if result.task_dir.name == "multiclass-v1")
     output = run("predict", results, "--seeds", "0", "--jobs", 2, expect=1)
-    assert "3 of 4 predictions done" in output and "failed: broken, paper, seed 0" in output
+    assert "2 of 3 predictions done" in output and "failed: broken, paper, seed 0" in output
     assert "fold01.embeddings.npy" in output
     assert re.search(r"^multiclass-v1, paper, seed 0: \d+\.\d$", output, re.M)
     left = [result.task_dir.name for result in missing_results(results, "paper", [0])]
     assert left == ["broken"]
     found = read_scores(results, "paper")
-    assert set(found) == {"multiclass-v1", "multilabel-v1", "event-v1"}
-    assert found["multiclass-v1"].mean > 90 and found["multiclass-v1"].spread is not None
-    assert found["multilabel-v1"].mean > 90 and found["event-v1"].mean > 60
+    assert set(found) == {"multiclass-v1", "multilabel-v1"}
+    assert found["multiclass-v1"].mean > 90 and found["multilabel-v1"].mean > 90
     hparams = json.loads(first.file.read_text())["scores"]["hparams"]
     chosen = (hparams["lr"], hparams["hidden_layers"], hparams["hidden_dim"])
     assert chosen == (1e-4, 1, 1024) and "xavier_normal" in str(hparams)
-    assert not list(results.rglob(".seed-*/"))
+    assert not list((results / "multiclass-v1").rglob("*.log"))
     assert not list((results / "multiclass-v1" / "embeddings").glob("*predictions*"))
     table = re.sub(" +", " ", run("scores", results))
     assert "| log-mel | 1 |" in table
     assert "must end in .html" in run("report", results, "-o", tmp_path / "report.csv", expect=1)
     run("report", results, "-o", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "heareval 2021.1.3" in page and "3 predictions" in page and " cores" in page
-    assert "<td>event-v1</td><td>event_onset_200ms_fms</td><td>12</td>" in page
-    assert page.count("torch 2.") == 1
+    assert "heareval 2021.1.3" in page and "<th>multilabel-v1</th>" in page
     gone = run("predict", results, "--task", "gone", expect=1)
     assert "has no embeddings of gone" in gone
 
@@ -124,28 +119,6 @@ def check(folder: Path, expect: int) -> str:
     result = CliRunner().invoke(main, ["check", str(folder)])
     assert result.exit_code == expect and "Traceback" not in result.output
     return result.output
-
-
-def change(file: Path, **values: object) -> None:
-    """Set keys of a JSON object; None removes one."""
-    content = json.loads(file.read_text()) | values
-    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
-
-
-@pytest.mark.parametrize("samples", [7000, 7999])
-def test_check_finds_clips_of_another_length(tasks_dir, tmp_path, samples):
-    """The kit stacks the clips of a batch. Lengths that are unknown may differ."""
-    folder = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "task")
-    soundfile.write(folder / "16000" / "fold01" / "fold01-3.wav", np.ones(samples) / 2, 16000)
-    output = check(folder, 1)
-    if samples == 7000:
-        assert "1 of 12 files not 0.5 s long, which is their sample_duration, such as" in output
-    else:
-        assert "clips have 7999 to 8000 samples: the kit needs equal lengths" in output
-    metadata = json.loads((folder / "task_metadata.json").read_text())
-    metadata["sample_duration"] = None
-    (folder / "task_metadata.json").write_text(json.dumps(metadata))
-    assert check(folder, 0) == "task: complete\n"
 
 
 def test_results_of_other_embeddings_do_not_count(embedded, tmp_path):
@@ -165,38 +138,45 @@ def test_results_of_other_embeddings_do_not_count(embedded, tmp_path):
 
 def test_a_task_that_cannot_be_embedded_stops_no_other(tasks_dir, tmp_path):
     tasks = shutil.copytree(tasks_dir, tmp_path / "tasks")
-    (tasks / "event-v1" / "16000" / "train" / "train-0.wav").write_bytes(b"no audio")
+    (tasks / "multiclass-v1" / "16000" / "fold01" / "fold01-0.wav").write_bytes(b"no audio")
     output = run("embed", tasks, "-o", tmp_path / "out", "--module", "eval.log_mel", expect=1)
     assert "not embedded: " in output and "Traceback" not in output
-    assert "16000/train: 1 of 12 files unreadable, such as train-0.wav" in output
-    assert "2 of 3 tasks embedded" in output
+    assert "16000/fold01: 1 of 12 files unreadable, such as fold01-0.wav" in output
+    assert "1 of 2 tasks embedded" in output
 
 
-def test_check(tasks_dir, tmp_path):
+def test_check_finds_audio_that_the_kit_misreads(tasks_dir, tmp_path):
     folder = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "multiclass-v1")
     assert check(tmp_path, 0) == "multiclass-v1: complete\n"
     audio = folder / "16000" / "fold00"
-    (audio / "fold00-1.wav").write_bytes(b"RIFF")
     soundfile.write(audio / "fold00-2.wav", np.zeros(0), 16000)
     soundfile.write(audio / "fold00-3.wav", np.zeros(24000), 48000)
     soundfile.write(audio / "fold00-4.wav", np.zeros((8000, 2)), 16000)
-    (folder / "16000" / "fold01" / "fold01-3.wav").unlink()
-    (folder / "labelvocabulary.csv").unlink()
-    change(folder / "task_metadata.json", evaluation=["nosuch"], splits=["fold00", "fold01"])
+    soundfile.write(audio / "fold00-5.wav", np.zeros(7000), 16000)
     output = check(tmp_path, 1)
     for problem in (
-        "1 of 12 files unreadable, such as fold00-1.wav",
         "1 of 12 files empty, such as fold00-2.wav",
         "1 of 12 files at 48000 Hz, such as fold00-3.wav",
         "1 of 12 files with 2 channels, such as fold00-4.wav",
-        "16000/fold01: 1 of 12 files missing, such as fold01-3.wav",
-        "labelvocabulary.csv needs the columns idx and label",
-        "evaluation must list scores of aucroc, ",
-        "there must be 3 folds or more",
+        "1 of 12 files not 0.5 s long, which is their sample_duration, such as fold00-5.wav",
     ):
         assert problem in output
-    (folder / "fold01.json").write_text("{")
-    assert "fold01.json is not JSON: " in check(folder, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"splits": ["fold00", "fold01"]}, "splits: List should have at least 3 items"),
+        ({"split_mode": "leave-one-out"}, "split_mode should be 'trainvaltest', "),
+        ({"sample_duration": "long"}, "sample_duration should be a valid number"),
+        ({"embedding_type": "event"}, "scene multiclass or scene multilabel, not event multiclass"),
+    ],
+)
+def test_check_finds_metadata_that_the_kit_cannot_use(tasks_dir, tmp_path, values, problem):
+    folder = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "task")
+    file = folder / "task_metadata.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    assert problem in check(folder, 1)
 
 
 @pytest.mark.parametrize(
@@ -213,6 +193,14 @@ def test_check_finds_labels_that_the_kit_does_not(tasks_dir, tmp_path, high, low
         file.write_text(text.replace('"low"', json.dumps(low)))
     (folder / "labelvocabulary.csv").write_text(f"idx,label\n{vocabulary}")
     assert f"labelvocabulary.csv lacks 1 of 2 labels, such as {high}, as" in check(folder, 1)
+
+
+def test_check_finds_a_vocabulary_that_misleads_the_kit(tasks_dir, tmp_path):
+    folder = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "task")
+    (folder / "labelvocabulary.csv").write_text("idx,label\n0,high\n0,low\n2,middle\n")
+    assert "labelvocabulary.csv must number every label once, from 0" in check(folder, 1)
+    (folder / "labelvocabulary.csv").unlink()
+    assert "labelvocabulary.csv needs the columns idx and label: No such file" in check(folder, 1)
 
 
 def test_a_changed_model_or_task_is_another(tasks_dir, embedded, tmp_path):

@@ -3,52 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import tarfile
+import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner
 from file_server import FileServer
+from hear_tasks import make_task
 
 from eval import fetch as fetching
 from eval.__main__ import main
 from eval.check import problems_of
 
-FOLDER, CLIPS = "beijing_opera-v1.0-hear2021-full", 236
+FOLDER = "beijing_opera-v1.0-hear2021-full"
 KEY = f"hear2021-{FOLDER}-48000.tar.gz"
 
 
 @pytest.fixture(scope="module")
-def archive() -> bytes:
-    """As HEAR has it: tasks/FOLDER with 48 kHz audio in five folds; clips of a hundredth of a
-    second.
-    """
-    files = {"labelvocabulary.csv": b"idx,label\n0,a\n1,b\n"}
-    splits = [f"fold{number:02d}" for number in range(5)]
-    metadata = {"task_name": "beijing_opera", "splits": splits, "split_mode": "presplit_kfold"}
-    metadata |= {"sample_duration": 0.01, "embedding_type": "scene"}
-    metadata |= {"prediction_type": "multiclass", "evaluation": ["top1_acc"]}
-    files["task_metadata.json"] = json.dumps(metadata).encode()
-    rng = np.random.default_rng(0)
-    for number, split in enumerate(splits):
-        names = [f"{clip}.wav" for clip in range(number, CLIPS, 5)]
-        labels = {name: ["ab"[clip % 2]] for clip, name in enumerate(names)}
-        files[f"{split}.json"] = json.dumps(labels).encode()
-        for name in names:
-            stream = io.BytesIO()
-            soundfile.write(stream, rng.uniform(-0.5, 0.5, 480), 48000, format="WAV")
-            files[f"48000/{split}/{name}"] = stream.getvalue()
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as members:
-        for name, content in files.items():
-            member = tarfile.TarInfo(f"tasks/{FOLDER}/{name}")
-            member.size = len(content)
-            members.addfile(member, io.BytesIO(content))
-    return stream.getvalue()
+def archive(tmp_path_factory) -> bytes:
+    """As HEAR has it: tasks/FOLDER with 48 kHz audio; 36 clips."""
+    root = tmp_path_factory.mktemp("archive")
+    task = make_task(root / "tasks" / FOLDER, "multiclass", 0.5)
+    for file in task.glob("16000/*/*.wav"):
+        target = task / "48000" / file.parent.name / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(target, soundfile.read(file)[0].repeat(3), 48000)
+    shutil.rmtree(task / "16000")
+    return Path(shutil.make_archive(str(root / "archive"), "gztar", root, "tasks")).read_bytes()
 
 
 @pytest.fixture
@@ -68,11 +51,6 @@ def server(archive, tmp_path):
         yield running
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(fetching, "PAUSE", 0.01)
-
-
 def fetch(server: FileServer, tasks: Path, *options: str) -> tuple[int, str]:
     command = ["fetch", str(tasks), "--task", FOLDER, "--record", f"{server.url}/records/1"]
     result = CliRunner().invoke(main, [*command, *options])
@@ -84,25 +62,25 @@ def test_fetch(server, tmp_path):
     assert fetch(server, tasks)[0] == 0
     assert problems_of(tasks / FOLDER) == []
     there = {path.name for path in (tasks / FOLDER).iterdir()}
-    folds = {f"fold{number:02d}.json" for number in range(5)}
+    folds = {f"fold0{number}.json" for number in range(3)}
     assert there == folds | {"16000", "labelvocabulary.csv", "task_metadata.json"}
-    info = soundfile.info(tasks / FOLDER / "16000" / "fold00" / "0.wav")
-    assert (info.samplerate, info.frames, info.subtype) == (16000, 160, "PCM_16")
-    assert [path.suffix for path in (tasks / ".fetch").iterdir()] == [".lock"]
+    info = soundfile.info(tasks / FOLDER / "16000" / "fold00" / "fold00-0.wav")
+    assert (info.samplerate, info.frames, info.subtype) == (16000, 8000, "PCM_16")
+    assert not list((tasks / ".fetch").iterdir())
     asked = len(server.asked)
     assert "1 tasks were already fetched" in fetch(server, tasks)[1]
     assert len(server.asked) == asked  # for nothing, not even the record
 
 
-def test_a_download_that_is_cut_off_goes_on(server, archive, tmp_path):
-    (tmp_path / "tasks" / ".fetch").mkdir(parents=True)
-    part = tmp_path / "tasks" / ".fetch" / f"{KEY}.part"
-    part.write_bytes(archive[:1000])
-    server.cuts[f"/{KEY}"] = 3  # these answers end in their middle
+def test_a_download_that_is_cut_off_goes_on(server, tmp_path):
+    server.cuts[f"/{KEY}"] = 2  # these answers end in their middle
+    for _ in range(2):
+        code, output = fetch(server, tmp_path / "tasks")
+        assert code == 1 and "the same command resumes the download" in output
     code, output = fetch(server, tmp_path / "tasks")
     assert code == 0, output
     ranges = [wanted for path, wanted in server.asked if path == f"/{KEY}"]
-    assert ranges[0] == "bytes=1000-" and len(set(ranges)) == len(ranges) == 4
+    assert ranges[0] == "" and len(set(ranges)) == len(ranges) == 3
     assert problems_of(tmp_path / "tasks" / FOLDER) == []
 
 
@@ -116,35 +94,29 @@ def test_what_came_in_damaged_is_not_used(server, tmp_path):
     assert not list((tmp_path / "tasks" / ".fetch").glob("hear*"))
 
 
-def test_interrupted_while_resampling_it_goes_on(server, tmp_path, monkeypatch):
+def test_interrupted_while_unpacking(server, tmp_path, monkeypatch):
+    """The same command unpacks again, without another download."""
     done, read = [], fetching.read_audio
 
-    def interrupted(path: Path, sample_rate: int) -> object:
-        if len(done) == 100:
+    def interrupted(*arguments: object, **options: object) -> object:
+        done.append(arguments)
+        if len(done) == 20:
             raise KeyboardInterrupt
-        done.append(path)
-        return read(path, sample_rate)
+        return read(*arguments, **options)
 
     monkeypatch.setattr(fetching, "read_audio", interrupted)
-    assert fetch(server, tmp_path / "tasks", "--jobs", "1")[0] == 1  # click's "Aborted!"
+    assert fetch(server, tmp_path / "tasks")[0] == 1  # click's "Aborted!"
     assert not (tmp_path / "tasks" / FOLDER).exists()
-    monkeypatch.setattr(
-        fetching, "read_audio", lambda path, rate: done.append(path) or read(path, rate)
-    )
-    assert fetch(server, tmp_path / "tasks", "--jobs", "1")[0] == 0
-    assert len(done) == len(set(done)) == CLIPS and problems_of(tmp_path / "tasks" / FOLDER) == []
+    assert fetch(server, tmp_path / "tasks")[0] == 0
+    assert len(done) == 20 + 36 and problems_of(tmp_path / "tasks" / FOLDER) == []
     assert sum(path == f"/{KEY}" for path, _ in server.asked) == 1
 
 
-def test_a_task_that_is_not_complete(server, tmp_path):
-    tasks = tmp_path / "tasks"
-    assert fetch(server, tasks)[0] == 0
-    (tasks / FOLDER).rename(tasks / ".fetch" / FOLDER)
-    (tasks / ".fetch" / FOLDER / "16000" / "fold01" / "1.wav").write_bytes(b"")
-    code, output = fetch(server, tasks)
-    assert code == 1 and "is not complete: 16000/fold01: 1 of 47 files unreadable" in output
-    result = CliRunner().invoke(main, ["fetch", str(tasks), "--task", "esc-51"])
-    assert result.exit_code == 1 and "no task esc-51" in result.output
+def test_a_task_that_is_not_complete(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "SAMPLE_RATE", 8000)
+    code, output = fetch(server, tmp_path / "tasks")
+    assert code == 1 and "is not complete: " in output and "files missing" in output
+    assert not (tmp_path / "tasks" / FOLDER).exists()
 
 
 def test_a_task_that_fails_stops_no_other(server, tmp_path):
@@ -152,3 +124,8 @@ def test_a_task_that_fails_stops_no_other(server, tmp_path):
     code, output = fetch(server, tmp_path / "tasks", "--task", "fsd50k-v1.0-full", "--task", FOLDER)
     assert code == 1 and "fsd50k-v1.0-full: not fetched: the record has 0 files" in output
     assert problems_of(tmp_path / "tasks" / FOLDER) == []
+
+
+def test_a_task_that_hear_has_not(tmp_path):
+    result = CliRunner().invoke(main, ["fetch", str(tmp_path), "--task", "esc-51"])
+    assert result.exit_code == 1 and "no task esc-51; there are beijing_opera" in result.output

@@ -1,4 +1,4 @@
-"""Linear probes on the three kinds of tasks that HEAR has."""
+"""Linear probes on clips with one label, and with any number of labels."""
 
 from __future__ import annotations
 
@@ -21,40 +21,30 @@ from hear_mwmae.baselines import LogMelStatistics, untrained
 from hear_mwmae.bootstrap import Estimate, bootstrap_counts
 from hear_mwmae.cli import main
 from hear_mwmae.probe import Predictions, average_precision, predict, probe, score
-from hear_mwmae.tasks import read_task
+from hear_mwmae.tasks import Task, read_task
 from hear_mwmae.training.loop import pretrain
 
 
 class Rough:
-    """Embeddings that know little of the audio, at timestamps of its own."""
+    """Embeddings that know little of the audio."""
 
     sample_rate = 16000
-    scene_embedding_size, timestamp_embedding_size = 4, 3
+    scene_embedding_size = 4
 
-    def embed(self, clips, sample_rate=None, timestamps=False):
-        if not timestamps:
-            return torch.stack([self.scene(clip) for clip in clips])
-        embedded = [self.steps(clip) for clip in clips]
-        return [steps for steps, _ in embedded], [times for _, times in embedded]
+    def embed(self, clips):
+        return torch.stack([self.scene(clip) for clip in clips])
 
     def scene(self, audio):
         values = [audio[100:900].std(), audio[40], audio[3000], audio.abs().mean() * 1000]
         return torch.stack(values)
 
-    def steps(self, audio):
-        pieces = audio[5 * 16 :].unfold(0, 640, 73 * 16)  # 40 ms from 5, 78, 151, ... on
-        values = [pieces.std(1), pieces[:, 0], pieces.diff(dim=1).std(1) * 1000]
-        return torch.stack(values, dim=1), 25 + 73.0 * torch.arange(len(pieces))
-
 
 @pytest.fixture(scope="module")
 def tasks(task, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("tasks")
-    event = make_task(folder / "event", "event", 2.0)
     return {
         "multiclass": task,
         "multilabel": make_task(folder / "multilabel", "multilabel", 0.5),
-        "event": event,
     }
 
 
@@ -72,12 +62,12 @@ def rewrite(path: Path, change) -> None:
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
 
 
-@pytest.mark.parametrize(("kind", "splits"), [("multiclass", 3), ("multilabel", 1), ("event", 1)])
+@pytest.mark.parametrize(("kind", "splits"), [("multiclass", 3), ("multilabel", 1)])
 def test_probe(tasks, small_config, kind, splits):
     task = read_task(tasks[kind])
     for model in (LogMelStatistics(), untrained(small_config)):
         scores = probe(task, model)
-        assert len(scores) == splits and np.mean(scores) > (0.9 if kind == "event" else 0.99)
+        assert len(scores) == splits and np.mean(scores) > 0.99
 
 
 def ridge(x: np.ndarray, y: np.ndarray, tested: np.ndarray, penalty: float) -> np.ndarray:
@@ -90,29 +80,17 @@ def ridge(x: np.ndarray, y: np.ndarray, tested: np.ndarray, penalty: float) -> n
     return (tested - mean) / std @ weights + y.mean(0)
 
 
-def mean_average_precision(train: list, test: list) -> float:
-    """Of ridge regression.
-
-    Rows are pairs: the embedding, and whether each label holds.
-    """
-    (x, y), (tested, truth) = (map(np.array, zip(*rows, strict=True)) for rows in (train, test))
-    precisions = []
-    for ranking, holds in zip(ridge(x, y, tested, 0.3 * len(x)).T, truth.T, strict=True):
-        hits = holds[np.argsort(-ranking)]
-        if np.ptp(ranking) == 0:  # a label that nothing was learned of
-            precisions.append(holds.mean())
-        elif hits.any():
-            precisions.append((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits].mean())
-    return np.mean(precisions)
+def embedded(task: Task) -> list[np.ndarray]:
+    return [
+        np.stack([Rough().scene(read_audio(path, 16000)).numpy() for path in split])
+        for split in task.splits
+    ]
 
 
 def test_the_ridge_classifier_by_hand(tasks):
     """Its normal equations, with targets of 1 and -1, for each fold trained on the others."""
     task = read_task(tasks["multiclass"])
-    x = [
-        np.stack([Rough().scene(read_audio(path, 16000)).numpy() for path in split])
-        for split in task.splits
-    ]
+    x = embedded(task)
     y = [np.array([label for (label,) in split.values()]) for split in task.splits]
     for held_out, found in zip(task.tested, predict(task, Rough(), "ridge"), strict=True):
         inputs, labels = (np.concatenate(part[:held_out] + part[held_out + 1 :]) for part in (x, y))
@@ -123,47 +101,36 @@ def test_the_ridge_classifier_by_hand(tasks):
         assert (found.predicted == np.unique(labels)[scores.argmax(1)]).all()
 
 
-def test_events_by_hand(tasks, tmp_path):
-    """Events that overlap, twice the same one, one that only the test split has, one that it has
-    not.
-    """
-    copied, rng = shutil.copytree(tasks["event"], tmp_path / "task"), np.random.default_rng(0)
-
-    def events(alone: str) -> list[dict]:
-        found = [
-            {"label": rng.choice(["a", "a", "b"]), "start": start, "end": start + 700}
-            for start in rng.uniform(0, 1500, 4)
-        ]
-        return [*found, {"label": alone, "start": 0.0, "end": 420.0}]
-
-    rows: list[list] = []
+def test_any_number_of_labels_by_hand(tasks, tmp_path):
+    """A label that only the tested split has, and one that it has not."""
+    copied = shutil.copytree(tasks["multilabel"], tmp_path / "task")
     for split, alone in (("train", "only"), ("valid", "only"), ("test", "new")):
-        labels = {
-            clip: events(alone) for clip in json.loads((copied / f"{split}.json").read_text())
-        }
-        (copied / f"{split}.json").write_text(json.dumps(labels))
-        rows.append([])
-        for clip, found in labels.items():
-            values, times = Rough().steps(read_audio(copied / "16000" / split / clip, 16000))
-            for moment in range(50, 2000, 100):
-                now = {event["label"] for event in found if event["start"] <= moment < event["end"]}
-                held = [name in now for name in ("a", "b", "new", "only")]
-                rows[-1].append((values[(times - moment).abs().argmin()].numpy(), held))
-    (found,) = probe(read_task(copied), Rough())
-    expected = mean_average_precision(rows[0] + rows[1], rows[2])
+        rewrite(
+            copied / f"{split}.json",
+            lambda clips, alone=alone: {
+                clip: [*labels, alone] if number % 4 == 1 else labels
+                for number, (clip, labels) in enumerate(clips.items())
+            },
+        )
+    task = read_task(copied)
+    x = embedded(task)
+    y = [
+        np.array([[n in labels for n in task.labels] for labels in s.values()]) for s in task.splits
+    ]
+    rankings = ridge(np.concatenate(x[:2]), np.concatenate(y[:2]), x[2], 0.3 * 24)
+    held = y[2].any(axis=0)
+    expected = average_precision_score(y[2][:, held], rankings[:, held].round(9))
+    (found,) = probe(task, Rough())
+    assert task.labels == ["high", "low", "new", "only"]
     assert found == pytest.approx(expected, abs=1e-6) and found < 0.97
 
 
 def test_the_log_mel_baseline():
     model, audio = LogMelStatistics(), read_audio(AUDIO / "crow.wav", 16000)[None]
     frames = model.frontend(audio)[0].double().numpy()
-    whole = [*frames.mean(0), *frames.std(0)]
-    assert np.allclose(model.scene_embeddings(audio)[0], whole, atol=1e-5)
-    embeddings, times = model.timestamp_embeddings(audio)
-    assert times.tolist() == [[50 * number for number in range((len(frames) + 4) // 5)]]
-    for number, embedding in enumerate(embeddings[0]):
-        around = frames[max(5 * number - 10, 0) : 5 * number + 11]
-        assert np.allclose(embedding, [*around.mean(0), *around.std(0)], atol=1e-3)
+    assert np.allclose(
+        model.scene_embeddings(audio)[0], [*frames.mean(0), *frames.std(0)], atol=1e-5
+    )
 
 
 def test_the_command(tasks, saved_model):
@@ -171,18 +138,18 @@ def test_the_command(tasks, saved_model):
     folder of tasks is all of them.
     """
     models = ["--model", f"one={saved_model}", "--baselines"]
-    result = run("probe", tasks["multiclass"], tasks["event"].parent, *models)
+    result = run("probe", tasks["multiclass"], tasks["multilabel"].parent, *models)
     assert result.exit_code == 0, result.output
     head, _, *rows = cells(result.output)
     assert head == ["task", "metric", "one", "untrained", "log-mel"]
-    names = ["tones", "event", "multilabel", "mean", "mean, minus one"]
-    assert [row[0] for row in rows] == [*names, "embedding size", "embedding size of events"]
-    assert [row[1] for row in rows[:3]] == ["accuracy", "mAP", "mAP"]
-    for row in rows[:4]:
+    names = ["tones", "multilabel", "mean", "mean, minus one", "embedding size"]
+    assert [row[0] for row in rows] == names
+    assert [row[1] for row in rows[:2]] == ["accuracy", "mAP"]
+    for row in rows[:3]:
         for cell in row[2:]:
             value, low, high = map(float, re.findall(r"[\d.]+", cell))
             assert low <= value <= high and value > 60
-    assert [row[2:] for row in rows[5:]] == [["160", "160", "80"], ["160", "160", "160"]]
+    assert rows[4][2:] == ["160", "160", "80"]
     assert "Pooling mean, classifier logistic." in result.output
 
 
@@ -221,23 +188,12 @@ def test_intervals_are_those_of_the_clips():
     """Of 320 right clips in 400, the standard error is 2 points; equal seeds draw the same clips
     for all models.
     """
-    rows = np.arange(400)
-    clips = Predictions(np.full(400, "a"), np.where(rows < 320, "a", "b"), rows, 400)
+    clips = Predictions(np.full(400, "a"), np.where(np.arange(400) < 320, "a", "b"))
     one, same = score([clips], 0), score([clips], 0)
     value, low, high = one.estimate
     assert value == 80 and (low, high) == pytest.approx((80 - 3.92, 80 + 3.92), abs=0.4)
     assert (one - same).estimate == (0, 0, 0)
     assert np.abs((one - score([clips], 1)).draws).max() > 2
-    # A ranked split whose clips hold several rows is drawn by clips: rows of one clip that agree do
-    # not count as many.
-    clip_of_row = np.repeat(np.arange(40), 50)
-    truth = (clip_of_row % 2 == 0)[:, None]
-    ranking = np.random.default_rng(0).normal(size=40)[clip_of_row][:, None]
-    by_clip = Predictions(truth, ranking, clip_of_row, 40)
-    by_row = Predictions(truth, ranking, np.arange(2000), 2000)
-    expected = pytest.approx(100 * average_precision_score(truth, ranking))
-    assert score([by_clip], 0).value == score([by_row], 0).value == expected
-    assert score([by_clip], 0).draws.std() > 3 * score([by_row], 0).draws.std()
 
 
 def test_a_model_of_another_rate_hears_audio_of_its_rate(task, tmp_path):
@@ -264,7 +220,9 @@ def set_metadata(task: Path, **values: object) -> None:
 DAMAGES = {
     "a list of splits": lambda t: (t / "task_metadata.json").write_text("{}"),
     "fold01.json": lambda t: (t / "fold01.json").unlink(),
-    "not event multiclass": lambda t: set_metadata(t, embedding_type="event"),
+    "scene multilabel, not event multilabel": lambda t: set_metadata(
+        t, embedding_type="event", prediction_type="multilabel"
+    ),
     "1 of 12 files missing": lambda t: (t / "16000" / "fold02" / "fold02-0.wav").unlink(),
     "1 of 12 files unreadable": lambda t: (t / "16000/fold02/fold02-0.wav").write_bytes(b"none"),
     "all clips have the label": lambda t: [label(f, ["low"]) for f in t.glob("fold0?.json")],

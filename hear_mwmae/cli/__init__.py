@@ -13,7 +13,7 @@ from .embed import embed
 from .export import export
 from .models import convert, info, push
 from .options import Group
-from .probe import probe, task
+from .probe import probe
 from .training import pack, pretrain
 
 
@@ -30,5 +30,5 @@ def main() -> None:
     """
 
 
-for command in (embed, info, convert, export, push, pack, pretrain, probe, task):
+for command in (embed, info, convert, export, push, pack, pretrain, probe):
     main.add_command(command)

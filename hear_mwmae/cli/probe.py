@@ -1,4 +1,4 @@
-"""`hear-mwmae probe` and `hear-mwmae task`."""
+"""`hear-mwmae probe`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from .options import (
     Command,
     models_option,
     named_models,
-    out_option,
 )
 
 if TYPE_CHECKING:
@@ -71,36 +70,3 @@ def probe(
     rows = table(read, probed, score_models(read, probed, classifier))
     click.echo(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
     click.echo(f"\nPooling {pooling}, classifier {classifier}. Intervals: 95 %, over clips.")
-
-
-@click.command(cls=Command, short_help="Make a HEAR task of your own audio.")
-@click.argument("source", type=click.Path(exists=True, path_type=Path))
-@out_option("Task folder to make.", folder=True)
-@click.option(
-    "--folds",
-    type=click.IntRange(3),
-    default=5,
-    show_default=True,
-    help="Folds to deal the clips into, each label evenly, if SOURCE says nothing.",
-)
-@needs_extra("probe", "making a task")
-def task(source: Path, out: Path, folds: int) -> None:
-    """Make a task that `hear-mwmae probe` and `python -m eval` read, of your own audio.
-
-    SOURCE is a folder with a folder of audio files for each label, or a .csv with the columns path
-    and label. Its paths are relative to the .csv. It may have a column fold (any three names or
-    more; clips of one recording or one speaker belong into one fold), or a column split with
-    train, valid and test. The audio is converted to 16 kHz mono and keeps its length.
-
-    \b
-    hear-mwmae task sounds/ -o tasks/sounds
-    hear-mwmae task clips.csv -o tasks/clips
-    """
-    from ..make_task import make_task
-
-    made = make_task(source, out, folds)
-    clips = [len(split) for split in made.splits]
-    splits = ", ".join(
-        f"{name} {count}" for name, count in zip(made.split_names, clips, strict=True)
-    )
-    click.echo(f"{sum(clips)} clips, {len(made.labels)} labels ({splits}) -> {out}")
