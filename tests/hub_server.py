@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import groupby
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -66,7 +65,6 @@ class HubServer(ThreadingHTTPServer):
         storage: sha256 -> the bytes delivered for it. Other bytes than those that hash to it are a
             damaged delivery.
         token: when set, requests without it are refused.
-        refusal: (status, X-Error-Code, X-Error-Message) answered to every request for a file.
         before: called with every request before it is answered.
     """
 
@@ -78,7 +76,6 @@ class HubServer(ThreadingHTTPServer):
         self.requests: list[Request] = []
         self.storage: dict[str, bytes] = {}
         self.token = ""
-        self.refusal: tuple[int, str, str] | None = None
         self.before: Callable[[Request], None] = lambda request: None
         self.url = f"http://127.0.0.1:{self.server_port}"  #: what HF_ENDPOINT has to be
         #: Another origin than ``url``, though the same server.
@@ -103,20 +100,13 @@ class HubServer(ThreadingHTTPServer):
         }
         return sha
 
-    def asked_for(self, method: str = "") -> list[tuple[str, str]]:
-        """(revision, file) of the requests for files, in order and without repetitions in a row."""
-        files = [request.resolved for request in self.requests if method in request.method]
-        return [file[1:] for file, _ in groupby(filter(None, files))]
-
-    def from_storage(self) -> list[Request]:
-        """Requests that reached the storage host."""
-        return [request for request in self.requests if _STORAGE.fullmatch(request.path)]
+    def asked_for(self) -> set[tuple[str, str]]:
+        """(revision, file) of the requests for files."""
+        return {request.resolved[1:] for request in self.requests if request.resolved}
 
     def answer(self, request: Request, body: bytes) -> Reply:
         if match := _STORAGE.fullmatch(request.path):
             return self._from_storage(request.method, match[1], body)
-        if self.refusal and request.resolved:
-            return error(*self.refusal)
         sent = request.headers.get("authorization")
         if self.token and not sent:
             return error(401, "RepoNotFound", "Repository not found")
