@@ -76,8 +76,6 @@ def derive_window_sizes(num_tokens: int) -> tuple[int, ...]:
 
     A window size of 0 means global attention. 250 tokens give (2, 5, 10, 25, 50, 125, 0, 0).
     """
-    if num_tokens < 2:
-        raise HearMwmaeError(f"window sizes need at least 2 tokens, got {num_tokens}")
     return (*(w for w in range(2, num_tokens) if num_tokens % w == 0), 0, 0)
 
 
