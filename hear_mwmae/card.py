@@ -7,10 +7,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .config import PAPERS_POOLING, describe_windows
-from .errors import checked
+from .errors import HearMwmaeError, invalid_value
 from .files import read_json
 from .hub import CONFIG_NAME
 from .weights import read_config
@@ -55,7 +55,10 @@ def model_card(directory: str | Path, load_from: str) -> str:
     """
     config = read_config(Path(directory) / CONFIG_NAME)
     file = Path(directory) / CARD_SOURCE
-    source: CardSource = checked(CardSource, read_json(file) if file.is_file() else {}, file)
+    try:
+        source = CardSource.model_validate(read_json(file) if file.is_file() else {})
+    except ValidationError as error:
+        raise HearMwmaeError(f"{file}: {invalid_value(error)}") from error
     name = load_from.split("/")[-1]
     tags = ["audio", "audio-embeddings", "self-supervised", "masked-autoencoder", config.kind]
     results = [

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pydantic import ValidationError
 
 
@@ -27,16 +25,6 @@ def reason(error: BaseException) -> str:
         return error.strerror
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-def checked(kind: Any, values: object, where: str | Path) -> Any:
-    """``values`` as a ``kind`` of pydantic; HearMwmaeError names ``where`` and the key."""
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        raise HearMwmaeError(f"{where}: {invalid_value(error)}") from error
 
 
 def invalid_value(error: ValidationError) -> str:
