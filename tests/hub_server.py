@@ -15,7 +15,6 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,21 +32,6 @@ _COMMIT = re.compile(r"/api/models/([^/]+/[^/]+)/commit/([^/]+)")
 Reply = tuple[int, dict[str, str], bytes]
 
 
-@dataclass(frozen=True)
-class Request:
-    """One request that the server got; header names are in lower case."""
-
-    method: str
-    path: str
-    headers: dict[str, str]
-
-    @property
-    def resolved(self) -> tuple[str, str, str] | None:
-        """(repository, revision, file) of a request for a file, None for any other."""
-        match = _RESOLVE.fullmatch(self.path)
-        return match and tuple(map(unquote, match.groups()))
-
-
 @dataclass
 class Repo:
     """Commits of a repository, and the branches and tags that point to them."""
@@ -61,11 +45,10 @@ class HubServer(ThreadingHTTPServer):
     """The server, running inside its ``with`` block.
 
     Attributes:
-        requests: all requests so far.
+        asked: (revision, file) of the requests for files.
         storage: sha256 -> the bytes delivered for it. Other bytes than those that hash to it are a
             damaged delivery.
         token: when set, requests without it are refused.
-        before: called with every request before it is answered.
     """
 
     daemon_threads = True
@@ -73,10 +56,9 @@ class HubServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repos: dict[str, Repo] = {}
-        self.requests: list[Request] = []
+        self.asked: set[tuple[str, str]] = set()
         self.storage: dict[str, bytes] = {}
         self.token = ""
-        self.before: Callable[[Request], None] = lambda request: None
         self.url = f"http://127.0.0.1:{self.server_port}"  #: what HF_ENDPOINT has to be
         #: Another origin than ``url``, though the same server.
         self.storage_url = f"http://localhost:{self.server_port}/storage"
@@ -100,21 +82,19 @@ class HubServer(ThreadingHTTPServer):
         }
         return sha
 
-    def asked_for(self) -> set[tuple[str, str]]:
-        """(revision, file) of the requests for files."""
-        return {request.resolved[1:] for request in self.requests if request.resolved}
-
-    def answer(self, request: Request, body: bytes) -> Reply:
-        if match := _STORAGE.fullmatch(request.path):
-            return self._from_storage(request.method, match[1], body)
-        sent = request.headers.get("authorization")
+    def answer(self, method: str, path: str, sent: str | None, body: bytes) -> Reply:
+        """``sent`` is the header with the token."""
+        if match := _STORAGE.fullmatch(path):
+            return self._from_storage(method, match[1], body)
         if self.token and not sent:
             return error(401, "RepoNotFound", "Repository not found")
         if self.token and sent != f"Bearer {self.token}":
             return error(401, "", "Invalid credentials in Authorization header")
-        if request.resolved:
-            return self._file(*request.resolved)
-        return self._api(request.path, [json.loads(line) for line in body.splitlines()])
+        if match := _RESOLVE.fullmatch(path):
+            repo, revision, name = map(unquote, match.groups())
+            self.asked.add((revision, name))
+            return self._file(repo, revision, name)
+        return self._api(path, [json.loads(line) for line in body.splitlines()])
 
     def _from_storage(self, method: str, sha: str, body: bytes) -> Reply:
         if method == "PUT":
@@ -148,7 +128,7 @@ class HubServer(ThreadingHTTPServer):
             private = wanted.get("private") or wanted.get("visibility") == "private"
             self.repos.setdefault(name, Repo(private=bool(private)))
             return as_json({"url": f"{self.url}/{name}"}, 409 if known else 200)
-        if path == "/api/validate-yaml":
+        if path == "/api/validate-yaml":  # of the card
             return as_json({"warnings": [], "errors": []})
         if "/preupload/" in path:
             names = [file["path"] for file in lines[0]["files"]]
@@ -194,12 +174,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing on stderr."""
 
     def _answer(self) -> None:
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        request = Request(self.command, urlsplit(self.path).path, headers)
+        path = urlsplit(self.path).path
+        sent = self.headers.get("Authorization")
         body = self._read_body()
-        self.server.requests.append(request)
-        self.server.before(request)
-        status, headers, content = self.server.answer(request, body)
+        status, headers, content = self.server.answer(self.command, path, sent, body)
         self.send_response(status)
         for name, value in (headers | {"Content-Length": str(len(content))}).items():
             self.send_header(name, value)

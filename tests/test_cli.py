@@ -40,10 +40,13 @@ def test_embed_prints_a_line_per_file(saved_model):
         (["embed", "{clip}", "-o", "/proc/out.npz"], "cannot write /proc/out.npz"),
         (["embed", "{clip}", "--device", "toaster"], "'toaster'"),
         (["push", "{tmp}", "org/repo", "--dry-run", "-o", "{tmp}/up"], "no model"),
+        (["push", "{model}", "org/repo", "--dry-run", "-o", "{model}"], "is not an empty folder"),
+        (["push", "{model}", "org/repo@main"], "cannot push to org/repo@main: Repo id"),
     ],
 )
-def test_errors_are_one_line_and_a_code(tmp_path, args, message):
-    result = run(*(arg.format(tmp=tmp_path, clip=AUDIO / "crow.wav") for arg in args))
+def test_errors_are_one_line_and_a_code(tmp_path, saved_model, args, message):
+    clip = AUDIO / "crow.wav"
+    result = run(*(arg.format(tmp=tmp_path, clip=clip, model=saved_model) for arg in args))
     assert result.exit_code == 1
     assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1
 

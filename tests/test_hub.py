@@ -12,7 +12,7 @@ import huggingface_hub
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from hub_server import HubServer, Request, use_hub
+from hub_server import HubServer, use_hub
 from huggingface_hub import ModelCard, constants
 
 import hear_mwmae
@@ -21,7 +21,7 @@ from hear_mwmae.cli import main
 from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig
 from hear_mwmae.hub import CARD_NAME
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.weights import CONFIG_NAME, WEIGHTS_NAME
+from hear_mwmae.weights import CONFIG_NAME, WEIGHTS_NAME, read_config
 
 REPO = "org/repo"
 AUDIO = torch.sin(torch.arange(16000) * 0.1)[None] / 2
@@ -81,20 +81,21 @@ def test_asks_for_two_files_of_one_commit(hub: HubServer, models: list[Path]) ->
     assert torch.equal(embed(REPO), embed(models[0]))
     assert not torch.equal(embed(models[0]), embed(models[1]))
     commit = hub.repos[REPO].refs["main"]
-    assert hub.asked_for() == {("main", CONFIG_NAME), (commit, WEIGHTS_NAME)}
+    assert hub.asked == {("main", CONFIG_NAME), (commit, WEIGHTS_NAME)}
 
 
-def test_branch_that_moves_between_the_files(hub: HubServer, models: list[Path]) -> None:
+def test_branch_that_moves_between_the_files(
+    hub: HubServer, models: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Configuration and weights never come from different commits."""
 
-    def move(request: Request) -> None:
-        if request.resolved and request.resolved[2] == WEIGHTS_NAME:
-            hub.commit(REPO, contents(models[1]))
-            hub.before = lambda request: None
+    def read_and_move(path: Path) -> ModelConfig:
+        hub.commit(REPO, contents(models[1]))
+        return read_config(path)
 
-    hub.before = move
-    first = embed(REPO)
-    assert len(hub.repos[REPO].commits) == 2
+    with monkeypatch.context() as moving:
+        moving.setattr(weights, "read_config", read_and_move)
+        first = embed(REPO)
     assert torch.equal(first, embed(models[0]))
     assert torch.equal(embed(REPO), embed(models[1]))
 
@@ -154,12 +155,12 @@ def test_without_a_network(
     hub: HubServer, models: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hear_mwmae.load_model(REPO)
-    hub.requests.clear()
+    hub.asked.clear()
     with monkeypatch.context() as offline:
         offline.setattr(constants, "HF_HUB_OFFLINE", True)
         assert torch.equal(embed(REPO), embed(models[0]))
         refusal("org/other", naming="org/other")
-    assert hub.requests == []
+    assert not hub.asked
     hub.shutdown()
     hub.server_close()
     huggingface_hub.close_session()
@@ -167,22 +168,8 @@ def test_without_a_network(
     assert "check your connection" in refusal("org/other", naming="org/other")
 
 
-# Pushing
-
-
 def push(*args: object) -> Result:
     return CliRunner().invoke(main, ["push", *map(str, args)])
-
-
-@pytest.fixture
-def pushed(model_dir: Path) -> dict[str, bytes]:
-    """The files of model_dir that are to go up, beside others that are not."""
-    (model_dir / "loss.png").write_bytes(b"a picture")
-    names = (CONFIG_NAME, WEIGHTS_NAME, "loss.png")
-    files = {name: (model_dir / name).read_bytes() for name in names}
-    (model_dir / "notes.txt").write_bytes(b"private")
-    (model_dir / CARD_NAME).write_bytes(b"another card")
-    return files
 
 
 def test_embedder_push_to_hub(hub: HubServer, models: list[Path]) -> None:
@@ -197,9 +184,12 @@ def test_embedder_push_to_hub(hub: HubServer, models: list[Path]) -> None:
     assert card.data.library_name == "hear-mwmae" and 'load_model("org/encoder")' in card.text
 
 
-def test_push(
-    pushed: dict[str, bytes], model_dir: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_push(model_dir: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    (model_dir / "loss.png").write_bytes(b"a picture")
+    names = (CONFIG_NAME, WEIGHTS_NAME, "loss.png")
+    pushed = {name: (model_dir / name).read_bytes() for name in names}
+    (model_dir / "notes.txt").write_bytes(b"private")
+    (model_dir / CARD_NAME).write_bytes(b"another card")
     hub.token = "hf_secret"
     result = push(model_dir, "org/new")
     assert result.exit_code == 1 and "cannot push to org/new: 401" in result.stderr
@@ -216,16 +206,3 @@ def test_push(
     assert entry.commits[commit] == pushed
     assert 'load_model("org/new")' in card
     assert torch.equal(embed("org/new"), embed(model_dir))
-
-
-def test_dry_run(pushed: dict[str, bytes], model_dir: Path, hub: HubServer, tmp_path: Path) -> None:
-    result = push(model_dir, REPO, "--dry-run", "-o", tmp_path / "absent" / "deep")
-    assert result.exit_code == 0, result.output
-    written = {file.name: file.read_bytes() for file in (tmp_path / "absent" / "deep").iterdir()}
-    card = written.pop(CARD_NAME)
-    assert written == pushed and b"org/repo" in card
-    result = push(model_dir, REPO, "--dry-run", "-o", model_dir)
-    assert result.exit_code == 1 and "model is not an empty folder" in result.stderr
-    result = push(model_dir, "org/repo@main")
-    assert result.exit_code == 1 and "cannot push to org/repo@main: Repo id" in result.stderr
-    assert hub.requests == []

@@ -21,12 +21,7 @@ OFFICIAL = REFERENCE / "official_checkpoint" / "checkpoint_198400"
 
 
 def tracked() -> list[str]:
-    """Names of the files of this checkout; of an unpacked source distribution, which has no
-    history, all files.
-    """
-    if not (ROOT / ".git").exists():
-        files = [path for path in ROOT.rglob("*") if path.is_file()]
-        return [str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts]
+    """Names of the files of this checkout."""
     command = ["git", "ls-files", "-co", "--exclude-standard"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return [name for name in done.stdout.splitlines() if (ROOT / name).is_file()]

@@ -135,14 +135,6 @@ def test_a_local_folder_of_a_registered_name(model_dir, monkeypatch):
     assert hear_mwmae.load_model(f"./{DEFAULT_MODEL}").scene_embedding_size == 160
 
 
-def test_half_precision_files_load_as_float32(model_dir, tmp_path):
-    config, state = read_model(model_dir)
-    save_model(tmp_path / "half", config, state, torch.bfloat16)
-    model = hear_mwmae.load_model(str(tmp_path / "half"))
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert torch.cosine_similarity(embed(tmp_path / "half"), embed(model_dir)) > 0.999
-
-
 def test_the_same_model_gives_the_same_bytes(tmp_path, small_config):
     state = MaskedAutoencoder(small_config).state_dict()
     for folder in ("one", "two"):
