@@ -4,7 +4,6 @@ fail.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,16 +40,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """The home folder of huggingface_hub."""
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def hub(home: Path, monkeypatch: pytest.MonkeyPatch, models: list[Path]) -> Iterator[HubServer]:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: list[Path]) -> Iterator[HubServer]:
     """A Hub with the first model on the main branch of `REPO`, beside files that nobody needs."""
     with HubServer() as server:
-        use_hub(monkeypatch, server.url, home)
+        use_hub(monkeypatch, server.url, tmp_path / "home")
         server.commit(REPO, contents(models[0]))
         yield server
     huggingface_hub.close_session()
@@ -112,13 +105,11 @@ def test_revisions(hub: HubServer, models: list[Path]) -> None:
 
 
 def test_wrong_bytes_of_the_right_size(hub: HubServer, models: list[Path]) -> None:
-    data = (models[0] / WEIGHTS_NAME).read_bytes()
-    announced = hashlib.sha256(data).hexdigest()
-    hub.storage[announced] = data[:-4] + b"\0\0\0\1"
-    assert f"is damaged: its sha256 is {hashlib.sha256(hub.storage[announced]).hexdigest()}" in (
-        refusal(naming="org--repo")
-    )
-    hub.storage[announced] = data
+    files = hub.repos[REPO].commits[hub.repos[REPO].refs["main"]]
+    data = files[WEIGHTS_NAME]
+    files[WEIGHTS_NAME] = data[:-4] + b"\0\0\0\1"
+    assert "is damaged: its sha256 is" in refusal(naming="org--repo")
+    files[WEIGHTS_NAME] = data
     again = Embedder.from_pretrained(REPO, force_download=True)
     assert torch.equal(again.scene_embeddings(AUDIO), embed(models[0]))
     assert torch.equal(embed(REPO), embed(models[0]))
