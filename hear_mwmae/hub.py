@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import tempfile
@@ -28,7 +27,7 @@ _NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?")
 
 
 def parse_name(name: str) -> tuple[str, str | None] | None:
-    """Repository and revision of ``org/repo`` or ``org/repo@revision``; None of any other name."""
+    """Repository and revision of ``org/repo`` or ``org/repo@revision``; None for any other name."""
     found = _NAME.fullmatch(name)
     return (found[1], found[2]) if found else None
 
@@ -148,9 +147,3 @@ class HubModel:
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, repo_id=repo_id)
             return upload(folder, repo_id, private, token, **options)
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

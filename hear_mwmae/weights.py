@@ -7,6 +7,7 @@ of the file is checked, and the weights are read.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import warnings
@@ -131,8 +132,14 @@ def save_model(
         except SafetensorError as error:  # a full disk, say
             raise HearMwmaeError(f"cannot write {directory / WEIGHTS_NAME}: {error}") from error
         temporary.chmod(0o644)  # safetensors keeps its files to their owner
-        values[SHA256] = hub.sha256_of(temporary)
+        values[SHA256] = sha256_of(temporary)
     write_text(directory / CONFIG_NAME, json.dumps(values, indent=2) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal sha256 of a file."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -272,7 +279,7 @@ def _read_weights(found: Found, prefix: str) -> dict[str, Tensor]:
     if isinstance(found.weights, dict):
         state = found.weights.items()
         return {name.removeprefix(prefix): v for name, v in state if name.startswith(prefix)}
-    if found.sha256 and (actual := hub.sha256_of(found.weights)) != found.sha256:
+    if found.sha256 and (actual := sha256_of(found.weights)) != found.sha256:
         raise HearMwmaeError(
             f"{found.weights} is damaged: its sha256 is {actual}, and should be {found.sha256}"
         )

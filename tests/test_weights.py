@@ -20,7 +20,7 @@ import hear_mwmae
 from hear_mwmae import Embedder, HearMwmaeError, hub
 from hear_mwmae.card import model_card
 from hear_mwmae.config import preset
-from hear_mwmae.hub import CARD_NAME, sha256_of
+from hear_mwmae.hub import CARD_NAME
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.strict import load_strictly
 from hear_mwmae.weights import (
@@ -31,6 +31,7 @@ from hear_mwmae.weights import (
     read_model,
     registry,
     save_model,
+    sha256_of,
 )
 
 CLIP = torch.rand(1, 20000, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -116,12 +116,13 @@ def push(directory: Path, repo: str, private: bool, dry_run: bool, out: Path | N
     if out and out.exists() and any(out.iterdir()):
         raise HearMwmaeError(f"{out} is not an empty folder")
     load_embedder(directory)  # an uploaded model must load
+    card = model_card(directory, repo)
     with TemporaryDirectory() as temporary:
         folder = out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         files = [directory / name for name in UPLOADED if (directory / name).is_file()]
         for file in files:
             shutil.copy(file, folder)
-        (folder / CARD_NAME).write_text(model_card(directory, repo), encoding="utf-8")
+        (folder / CARD_NAME).write_text(card, encoding="utf-8")
         where = out or upload(folder, repo, private or None)
     click.echo(f"{', '.join(file.name for file in files)}, {CARD_NAME} -> {where}")
