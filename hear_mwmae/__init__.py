@@ -62,9 +62,9 @@ def load_model(
 
     Args:
         model_file_path: "" for the model embedded in this package; a name of `available_models`; a
-            folder with config.json and model.safetensors; a .safetensors file; ``org/repo``,
-            ``org/repo@revision``, the same after ``hf://`` or the page of a model on the Hugging
-            Face Hub; or a checkpoint of the authors' JAX code. HEAR's API has this name.
+            folder with config.json and model.safetensors; a .safetensors file; ``org/repo`` or
+            ``org/repo@revision`` on the Hugging Face Hub; or a checkpoint of the authors' JAX
+            code. HEAR's API has this name.
         device: the device of the model; the CPU when None.
         dtype: precision of the encoder, "float32" or "bfloat16", or the torch.dtype. Results are
             always float32.

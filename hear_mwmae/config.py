@@ -27,8 +27,6 @@ ENCODER_SIZES = {
     "large": (1024, 24, 16),
     "huge": (1280, 32, 16),
 }
-#: (time frames, mel bands): the paper's default first, then the sizes of its ablation.
-PATCH_SIZES = ((4, 16), (8, 16), (8, 8), (4, 8), (5, 5))
 #: Statistics over time that a pooling joins by "+".
 STATISTICS = ("mean", "std", "max")
 PAPERS_POOLING = "mean"
@@ -76,8 +74,6 @@ def derive_window_sizes(num_tokens: int) -> tuple[int, ...]:
 
     A window size of 0 means global attention. 250 tokens give (2, 5, 10, 25, 50, 125, 0, 0).
     """
-    if num_tokens < 2:
-        raise HearMwmaeError(f"window sizes need at least 2 tokens, got {num_tokens}")
     return (*(w for w in range(2, num_tokens) if num_tokens % w == 0), 0, 0)
 
 
@@ -284,6 +280,9 @@ def preset_names() -> list[str]:
 def preset(name: str, patch_size: tuple[int, int] = (4, 16)) -> ModelConfig:
     """A model of the paper by name, such as ``"mwmae-base"``, with decoder windows derived from the
     patch count.
+
+    Args:
+        patch_size: (time frames, mel bands): the paper's, or another, as in its ablation.
     """
     names = preset_names()
     if name not in names:

@@ -1,20 +1,18 @@
-"""Models on the Hugging Face Hub: names, download of one commit, upload of a directory with its
-card.
-"""
+"""Models on the Hugging Face Hub: names, download of a file, upload of a folder."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants, hf_hub_download
-from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub import HfApi, hf_hub_download
 
-from .errors import HearMwmaeError, reason
+from .errors import HearMwmaeError
 from .files import write_text
 
 if TYPE_CHECKING:
@@ -24,18 +22,12 @@ if TYPE_CHECKING:
     from .embedder import Embedder
 
 CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
-#: What a card may show or name: the loss curve, and the sources of the audio.
-OF_CARD = ("loss.png", "audio.csv")
 
-_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:(?:@|/tree/)([\w./-]+?))?/?")
+_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?")
 
 
 def parse_name(name: str) -> tuple[str, str | None] | None:
-    """Repository and revision of ``org/repo``, ``org/repo@revision``, the same after ``hf://``, or
-    the address of a page of the Hub; None if ``name`` is nothing of these.
-    """
-    for prefix in ("hf://", f"{constants.ENDPOINT}/", "https://huggingface.co/", "https://hf.co/"):
-        name = name.removeprefix(prefix)
+    """Repository and revision of ``org/repo`` or ``org/repo@revision``; None for any other name."""
     found = _NAME.fullmatch(name)
     return (found[1], found[2]) if found else None
 
@@ -50,46 +42,37 @@ def fetch(repo: str, name: str, revision: str | None = None, **options: Any) -> 
         options: of `huggingface_hub.hf_hub_download`, such as ``token`` and ``cache_dir``.
     """
     where = f"{repo}@{revision}" if revision else repo
-    try:
+    with _in_one_line(f"{where} is no path, and its {name} cannot be had from the Hub"):
         return Path(hf_hub_download(repo, name, revision=revision, **options))
-    except RepositoryNotFoundError as error:
-        raise HearMwmaeError(
-            f"no access to {where} on the Hub ({_reason(error)}); if it is private or gated, "
-            "accept its terms on its page and set HF_TOKEN"
-        ) from error
-    except Exception as error:  # of the Hub, of huggingface_hub's HTTP client, of the disk
-        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
-        raise HearMwmaeError(
-            f"cannot get {name} of {where} from the Hub: {_reason(cause or error)}"
-        ) from error
 
 
-def files_to_push(directory: Path, card: str) -> dict[str, Path | bytes]:
-    """What `push` uploads of a model directory: name -> file, or content."""
-    if missing := missing_files(directory):
-        raise HearMwmaeError(f"{directory} holds no model: {missing} missing")
-    files = {name: directory / name for name in (CONFIG_NAME, WEIGHTS_NAME, *OF_CARD)}
-    there: dict[str, Path | bytes] = {name: file for name, file in files.items() if file.is_file()}
-    return {**there, CARD_NAME: card.encode()}
-
-
-def push(
-    files: dict[str, Path | bytes], repo: str, private: bool | None = None, **options: Any
+def upload(
+    folder: str | Path,
+    repo: str,
+    private: bool | None = None,
+    token: str | None = None,
+    **options: Any,
 ) -> str:
-    """Upload files in one commit; returns its address.
+    """Upload the files of a folder in one commit; returns its address.
 
     Args:
-        options: of `huggingface_hub.HfApi.create_commit`, such as ``token`` and ``revision``.
+        private: whether a new repository is.
+        options: of `huggingface_hub.HfApi.upload_folder`, such as ``revision``.
     """
-    operations = [CommitOperationAdd(name, content) for name, content in files.items()]
     options.setdefault("commit_message", "Upload model")
+    with _in_one_line(f"cannot push to {repo}"):
+        api = HfApi(token=token)
+        api.create_repo(repo, private=private, exist_ok=True)
+        return api.upload_folder(repo_id=repo, folder_path=folder, **options).commit_url
+
+
+@contextmanager
+def _in_one_line(what: str) -> Iterator[None]:
+    """An error of the Hub, of huggingface_hub's HTTP client or of the disk -> HearMwmaeError."""
     try:
-        api = HfApi()
-        api.create_repo(repo, private=private, exist_ok=True, token=options.get("token"))
-        return api.create_commit(repo, operations, **options).commit_url
-    except Exception as error:  # a refusal, no network, an upload that breaks off
-        said = f"cannot push to {repo}: {_reason(error)}; is HF_TOKEN set, with write access?"
-        raise HearMwmaeError(said) from error
+        yield
+    except Exception as error:
+        raise HearMwmaeError(f"{what}: {' '.join(str(error).split())}") from error
 
 
 class HubModel:
@@ -131,10 +114,15 @@ class HubModel:
         name = pretrained_model_name_or_path
         return load_embedder(name, revision=revision, download=download, **options)
 
-    def save_pretrained(self, save_directory: str | os.PathLike) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *, repo_id: str | None = None
+    ) -> None:
         """Write config.json, model.safetensors and a model card.
 
         The weights are the encoder's: the decoder, which pretraining needs, was not loaded.
+
+        Args:
+            repo_id: the name that the card says to load; the directory when None.
         """
         from .card import model_card
         from .weights import ENCODER_PREFIX, save_model
@@ -142,7 +130,7 @@ class HubModel:
         directory = Path(save_directory)
         state = {ENCODER_PREFIX + name: value for name, value in self.encoder.state_dict().items()}
         save_model(directory, self.config, state)
-        write_text(directory / CARD_NAME, model_card(directory, str(directory)))
+        write_text(directory / CARD_NAME, model_card(directory, repo_id or str(directory)))
 
     def push_to_hub(
         self,
@@ -155,29 +143,7 @@ class HubModel:
         create_pr: bool | None = None,
     ) -> str:
         """Upload what `save_pretrained` writes, in one commit; returns the commit's address."""
-        from .card import model_card
-
-        options = {"commit_message": commit_message, "token": token, "create_pr": create_pr}
+        options = {"commit_message": commit_message, "revision": branch, "create_pr": create_pr}
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            files = files_to_push(Path(folder), model_card(folder, repo_id))
-            return push(files, repo_id, private, revision=branch, **options)
-
-
-def missing_files(directory: Path) -> str:
-    """Which of the two files of a model ``directory`` lacks, in words; "" if none."""
-    names = (CONFIG_NAME, WEIGHTS_NAME)
-    return " and ".join(name for name in names if not (directory / name).is_file())
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _reason(error: BaseException) -> str:
-    """`reason`, and the first line of what the server said."""
-    said = str(getattr(error, "server_message", None) or "").strip().partition("\n")[0]
-    why = reason(error)
-    return f"{why}: {said}" if said and said not in why else why
+            self.save_pretrained(folder, repo_id=repo_id)
+            return upload(folder, repo_id, private, token, **options)

@@ -1,12 +1,13 @@
 """Models by name and on disk: config.json + model.safetensors, found, checked, read and written.
 
-A name is found, its configuration read, and the names and shapes of its weights compared with the
-module that they are for; then the file's hash is compared, and the weights are read.
+A name is found, its configuration read and compared with the one inside the weights; then the hash
+of the file is checked, and the weights are read.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import warnings
@@ -25,12 +26,11 @@ from torch import Tensor, nn
 from . import hub, official
 from .config import ModelConfig
 from .embedder import Embedder
-from .encoder import Encoder
 from .errors import HearMwmaeError, differences, reason
 from .files import read_json, replacing, write_text
 from .hub import CONFIG_NAME, WEIGHTS_NAME
 from .linear import warn_of_emulation
-from .strict import compare_shapes, load_strictly
+from .strict import load_strictly
 
 DEFAULT_MODEL = "mwmae-tiny-2"
 #: Installed, the files lie inside the package; in a checkout beside it.
@@ -84,12 +84,10 @@ def load_embedder(
         download: options of `huggingface_hub.hf_hub_download`.
     """
     found = find_model(source, revision, **(download or {}))
-    # Without values, because the weights are replaced: drawing them would change torch's random
-    # state and start its threads, after which a forked child may hang.
+    # Without values, because drawing weights that are replaced would change torch's random state.
     with torch.device("meta"):
         embedder = Embedder(found.config, **options)
-    state = _read_weights(found, embedder.encoder, ENCODER_PREFIX)
-    load_strictly(embedder.encoder, state, found.name)
+    load_strictly(embedder.encoder, _read_weights(found, ENCODER_PREFIX), found.name)
     to_device(embedder, torch.device("cpu") if device is None else device)
     warn_of_emulation(embedder.encoder.pos_embed.dtype, embedder.device)
     return embedder
@@ -100,15 +98,13 @@ def read_model(
 ) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Configuration and weights from anywhere: the names that `hear_mwmae.load_model` takes.
 
+    `load_strictly` notices weights that do not fit the configuration.
+
     Args:
         prefix: ``"encoder."`` reads only the encoder's weights, and strips it from their names.
     """
-    from .mae import MaskedAutoencoder  # only here: it imports this module
-
     found = find_model(source)
-    with torch.device("meta"):
-        module = Encoder(found.config) if prefix else MaskedAutoencoder(found.config)
-    return found.config, _read_weights(found, module, prefix)
+    return found.config, _read_weights(found, prefix)
 
 
 def save_model(
@@ -136,8 +132,14 @@ def save_model(
         except SafetensorError as error:  # a full disk, say
             raise HearMwmaeError(f"cannot write {directory / WEIGHTS_NAME}: {error}") from error
         temporary.chmod(0o644)  # safetensors keeps its files to their owner
-        values[SHA256] = hub.sha256_of(temporary)
+        values[SHA256] = sha256_of(temporary)
     write_text(directory / CONFIG_NAME, json.dumps(values, indent=2) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal sha256 of a file."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -173,23 +175,34 @@ def to_device(model: Module, device: str | torch.device) -> Module:
 def find_model(
     source: str | os.PathLike = "", revision: str | None = None, **download: Any
 ) -> Found:
-    """The model of a name, as `hear_mwmae.load_model` takes it; see `load_embedder`."""
-    if not isinstance(source, str | os.PathLike):
-        raise HearMwmaeError(f"a model is named by a string or a path, got {source!r:.100}")
+    """The model of a name, as `hear_mwmae.load_model` takes it; see `load_embedder`.
+
+    A name is that of a registered model, else a path where something is, else org/repo[@revision]
+    on the Hub.
+    """
     name = os.fspath(source) or DEFAULT_MODEL
     path = Path(os.path.expanduser(name))
     if name in registry():
-        if path.exists():
+        if os.path.exists(path):
             text = f"{name!r} is the registered model; './{name}' loads the local path"
             warnings.warn(text, stacklevel=4)
         return _find_registered(name)
     if os.path.exists(path):
-        with _reading(path):
+        try:
             return _find_local(name, path)
-    place = None if _is_path(name) else hub.parse_name(name)
-    if place is None:
-        raise HearMwmaeError(_no_model(name, path))
-    return _find_on_hub(name, place[0], revision or place[1], **download)
+        except OSError as error:
+            raise HearMwmaeError(f"cannot read {path}: {reason(error)}") from error
+    if place := hub.parse_name(name):
+        return _find_on_hub(name, place[0], revision or place[1], **download)
+    raise _no_model(name)
+
+
+def _no_model(name: str) -> HearMwmaeError:
+    return HearMwmaeError(
+        f"no model {name!r:.200}: expected a registered name ({', '.join(registry())}), "
+        f"a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, a .safetensors file, a checkpoint of the "
+        "authors' JAX code, or org/repo[@revision] on the Hub; pickled files are never opened"
+    )
 
 
 def _find_local(name: str, path: Path) -> Found:
@@ -201,40 +214,7 @@ def _find_local(name: str, path: Path) -> Found:
         raise HearMwmaeError(f"{path} has no configuration in its metadata; load its folder")
     if official.is_checkpoint(path):
         return Found(name, *official.load_official(path))
-    if path.is_dir():
-        raise HearMwmaeError(f"{path} holds no model: {hub.missing_files(path)} missing")
-    raise HearMwmaeError(
-        f"{path} is not a model: expected a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, a "
-        ".safetensors file, or a checkpoint of the authors' JAX code; pickled files (.pt, .pth, "
-        ".ckpt) are never opened, since they can run code"
-    )
-
-
-def _is_path(name: str) -> bool:
-    """Whether a name that is no file can only mean one, so that nothing is asked of the Hub."""
-    if name.startswith(("hf://", "https://", "http://")):
-        return False
-    parent, slash, last = name.partition("@")[0].rpartition("/")
-    return (
-        name.startswith((".", "/", "~"))
-        or "\\" in name
-        or "/" in parent
-        or last.endswith(".safetensors")
-        or (slash == "/" and os.path.isdir(parent))
-    )
-
-
-def _no_model(name: str, path: Path) -> str:
-    why = ""
-    try:
-        path.stat()
-    except (OSError, ValueError) as error:  # not there, no permission, too long, a zero byte
-        why = reason(error)
-    if _is_path(name):
-        elsewhere = f"; hf://{name} is a model on the Hub" if hub.parse_name(name) else ""
-        return f"no model {name!r:.200}: {why}{elsewhere}"
-    known = ", ".join(registry())
-    return f"no model {name!r:.200}: {why}, nor org/repo on the Hub, nor registered: {known}"
+    raise _no_model(name)
 
 
 def _find_registered(name: str) -> Found:
@@ -270,49 +250,40 @@ def _find_files(name: str, weights: Path) -> Found:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _opened(path: Path) -> Iterator[safe_open]:
+    """A safetensors file; HearMwmaeError if it is damaged."""
+    open(path, "rb").close()  # safetensors calls a file missing that may not be read
     try:
-        yield
+        with safe_open(path, "pt") as file:
+            yield file
     except SafetensorError as error:
         said = f"{path} is damaged, or no safetensors file: {reason(error)}"
         raise HearMwmaeError(said) from error
-    except OSError as error:
-        raise HearMwmaeError(f"cannot read {path}: {reason(error)}") from error
-
-
-def _open(path: Path) -> safe_open:
-    open(path, "rb").close()  # safetensors calls a file missing that may not be read
-    return safe_open(path, "pt")
 
 
 def _config_inside(path: Path) -> ModelConfig | None:
     """The configuration in the metadata of a weights file, if there is one."""
-    with _reading(path), _open(path) as file:
+    with _opened(path) as file:
         text = (file.metadata() or {}).get("config")
     if text is None:
         return None
     try:
         values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise HearMwmaeError(f"{path}: its configuration is not JSON: {reason(error)}") from error
+    except ValueError as error:
+        raise HearMwmaeError(f"{path}: its configuration is not JSON: {error}") from error
     return _parse_config(values, path)
 
 
-def _read_weights(found: Found, module: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """The weights of ``module``, whose names begin with ``prefix``.
-
-    The header of the file and its hash are checked before anything of a declared size is allocated.
-    """
+def _read_weights(found: Found, prefix: str) -> dict[str, Tensor]:
+    """The weights whose names begin with ``prefix``; HearMwmaeError if the file's hash is wrong."""
     if isinstance(found.weights, dict):
         state = found.weights.items()
         return {name.removeprefix(prefix): v for name, v in state if name.startswith(prefix)}
-    with _reading(found.weights), _open(found.weights) as file:
+    if found.sha256 and (actual := sha256_of(found.weights)) != found.sha256:
+        raise HearMwmaeError(
+            f"{found.weights} is damaged: its sha256 is {actual}, and should be {found.sha256}"
+        )
+    with _opened(found.weights) as file:
         stored = file.keys()
-        names = {name.removeprefix(prefix): name for name in stored if name.startswith(prefix)}
-        shapes = {name: tuple(file.get_slice(full).get_shape()) for name, full in names.items()}
-        compare_shapes(module.state_dict(), shapes, found.weights)
-        if found.sha256 and (actual := hub.sha256_of(found.weights)) != found.sha256:
-            raise HearMwmaeError(
-                f"{found.weights} is damaged: its sha256 is {actual}, and should be {found.sha256}"
-            )
-        return {name: file.get_tensor(full) for name, full in names.items()}
+        names = [name for name in stored if name.startswith(prefix)]
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in names}

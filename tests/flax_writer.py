@@ -20,15 +20,9 @@ ATTENTION = {"attn.qkv": "Attention_0/Dense_0", "attn.proj": "Attention_0/Dense_
 WINDOWED_ATTENTION = {"attn.qkv": "wmha_block/qkv", "attn.proj": "wmha_block/proj"}
 
 
-def ext(value: np.ndarray, dtype: str = "", code: int = 1) -> msgpack.ExtType:
-    """An array (code 1) or a numpy scalar (code 3) as flax.serialization packs it; bfloat16 by
-    dropping the lower bits.
-    """
-    if dtype == "bfloat16":
-        data = (value.view(np.uint32) >> 16).astype(np.uint16)
-    else:
-        data = value.astype(dtype or value.dtype)
-    packed = msgpack.packb((value.shape, dtype or value.dtype.name, data.tobytes()))
+def ext(value: np.ndarray, code: int = 1) -> msgpack.ExtType:
+    """An array (code 1) or a numpy scalar (code 3) as flax.serialization packs it."""
+    packed = msgpack.packb((value.shape, value.dtype.name, value.tobytes()))
     return msgpack.ExtType(code, packed)
 
 
@@ -101,8 +95,6 @@ def random_state(config: ModelConfig) -> dict[str, torch.Tensor]:
     return {name: torch.randn(value.shape) for name, value in state.items()}
 
 
-def packed(
-    config: ModelConfig, state: dict[str, torch.Tensor], dtype: str = ""
-) -> dict[str, object]:
+def packed(config: ModelConfig, state: dict[str, torch.Tensor]) -> dict[str, object]:
     leaves = [to_flax(config, name, value.numpy()) for name, value in state.items()]
-    return {path: ext(value, dtype) for path, value in leaves}
+    return {path: ext(value) for path, value in leaves}

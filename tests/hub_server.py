@@ -1,9 +1,8 @@
 """A small Hugging Face Hub on this machine, which can be told to fail.
 
-It speaks what huggingface_hub needs to download files of model repositories and to push a commit:
-config.json is a git file with a sha1 for its ETag; model.safetensors is an LFS file, announced with
-its sha256 and size, and served, as by the real Hub, by a redirect to a storage host of another
-origin.
+It speaks what huggingface_hub needs to download files of model repositories and to push a commit.
+All files are small ones of git; the real Hub stores large ones elsewhere, which is
+huggingface_hub's concern.
 """
 
 from __future__ import annotations
@@ -15,10 +14,8 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import groupby
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -27,26 +24,10 @@ import pytest
 from huggingface_hub import constants
 
 _RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
-_STORAGE = re.compile(r"/storage/([0-9a-f]{64})")
 _COMMIT = re.compile(r"/api/models/([^/]+/[^/]+)/commit/([^/]+)")
 
 #: Status, headers, body.
 Reply = tuple[int, dict[str, str], bytes]
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request that the server got; header names are in lower case."""
-
-    method: str
-    path: str
-    headers: dict[str, str]
-
-    @property
-    def resolved(self) -> tuple[str, str, str] | None:
-        """(repository, revision, file) of a request for a file, None for any other."""
-        match = _RESOLVE.fullmatch(self.path)
-        return match and tuple(map(unquote, match.groups()))
 
 
 @dataclass
@@ -62,12 +43,8 @@ class HubServer(ThreadingHTTPServer):
     """The server, running inside its ``with`` block.
 
     Attributes:
-        requests: all requests so far.
-        storage: sha256 -> the bytes delivered for it. Other bytes than those that hash to it are a
-            damaged delivery.
+        asked: (revision, file) of the requests for files.
         token: when set, requests without it are refused.
-        refusal: (status, X-Error-Code, X-Error-Message) answered to every request for a file.
-        before: called with every request before it is answered.
     """
 
     daemon_threads = True
@@ -75,14 +52,9 @@ class HubServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repos: dict[str, Repo] = {}
-        self.requests: list[Request] = []
-        self.storage: dict[str, bytes] = {}
+        self.asked: set[tuple[str, str]] = set()
         self.token = ""
-        self.refusal: tuple[int, str, str] | None = None
-        self.before: Callable[[Request], None] = lambda request: None
         self.url = f"http://127.0.0.1:{self.server_port}"  #: what HF_ENDPOINT has to be
-        #: Another origin than ``url``, though the same server.
-        self.storage_url = f"http://localhost:{self.server_port}/storage"
 
     def __enter__(self) -> HubServer:
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -98,40 +70,19 @@ class HubServer(ThreadingHTTPServer):
         sha = hashlib.sha1(f"{repo} {len(entry.commits)}".encode()).hexdigest()
         entry.commits[sha] = files
         entry.refs[ref] = sha
-        self.storage |= {
-            hashlib.sha256(data).hexdigest(): data for name, data in files.items() if is_lfs(name)
-        }
         return sha
 
-    def asked_for(self, method: str = "") -> list[tuple[str, str]]:
-        """(revision, file) of the requests for files, in order and without repetitions in a row."""
-        files = [request.resolved for request in self.requests if method in request.method]
-        return [file[1:] for file, _ in groupby(filter(None, files))]
-
-    def from_storage(self) -> list[Request]:
-        """Requests that reached the storage host."""
-        return [request for request in self.requests if _STORAGE.fullmatch(request.path)]
-
-    def answer(self, request: Request, body: bytes) -> Reply:
-        if match := _STORAGE.fullmatch(request.path):
-            return self._from_storage(request.method, match[1], body)
-        if self.refusal and request.resolved:
-            return error(*self.refusal)
-        sent = request.headers.get("authorization")
+    def answer(self, path: str, sent: str | None, body: bytes) -> Reply:
+        """``sent`` is the header with the token."""
         if self.token and not sent:
             return error(401, "RepoNotFound", "Repository not found")
         if self.token and sent != f"Bearer {self.token}":
             return error(401, "", "Invalid credentials in Authorization header")
-        if request.resolved:
-            return self._file(*request.resolved)
-        return self._api(request.path, [json.loads(line) for line in body.splitlines()])
-
-    def _from_storage(self, method: str, sha: str, body: bytes) -> Reply:
-        if method == "PUT":
-            assert hashlib.sha256(body).hexdigest() == sha
-            self.storage[sha] = body
-            return 200, {}, b""
-        return 200, {"ETag": f'"{sha}"'}, self.storage[sha]
+        if match := _RESOLVE.fullmatch(path):
+            repo, revision, name = map(unquote, match.groups())
+            self.asked.add((revision, name))
+            return self._file(repo, revision, name)
+        return self._api(path, [json.loads(line) for line in body.splitlines()])
 
     def _file(self, repo: str, revision: str, name: str) -> Reply:
         if not (entry := self.repos.get(repo)):
@@ -139,16 +90,12 @@ class HubServer(ThreadingHTTPServer):
         commit = revision if revision in entry.commits else entry.refs.get(revision)
         if commit is None:
             return error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        headers = {"X-Repo-Commit": commit}
         data = entry.commits[commit].get(name)
         if data is None:
             return error(404, "EntryNotFound", "Entry not found", headers)
-        if not is_lfs(name):
-            sha = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-            return 200, headers | {"ETag": f'"{sha}"'}, data
-        sha = hashlib.sha256(data).hexdigest()
-        headers |= {"X-Linked-Etag": f'"{sha}"', "X-Linked-Size": str(len(data))}
-        return 302, headers | {"Location": f"{self.storage_url}/{sha}"}, b""
+        announced = hashlib.sha1(f"{commit} {name}".encode()).hexdigest()
+        return 200, headers | {"ETag": f'"{announced}"'}, data
 
     def _api(self, path: str, lines: list[dict]) -> Reply:
         if path == "/api/repos/create":
@@ -158,30 +105,17 @@ class HubServer(ThreadingHTTPServer):
             private = wanted.get("private") or wanted.get("visibility") == "private"
             self.repos.setdefault(name, Repo(private=bool(private)))
             return as_json({"url": f"{self.url}/{name}"}, 409 if known else 200)
-        if path == "/api/validate-yaml":
+        if path == "/api/validate-yaml":  # of the card
             return as_json({"warnings": [], "errors": []})
         if "/preupload/" in path:
-            names = [file["path"] for file in lines[0]["files"]]
-            modes = {name: "lfs" if is_lfs(name) else "regular" for name in names}
-            files = [
-                {"path": name, "uploadMode": mode, "shouldIgnore": False}
-                for name, mode in modes.items()
-            ]
-            return as_json({"files": files})
-        if path.endswith("/info/lfs/objects/batch"):
-            objects = []
-            for wanted in lines[0]["objects"]:
-                upload = {"upload": {"href": f"{self.storage_url}/{wanted['oid']}"}}
-                objects.append({"oid": wanted["oid"], "size": wanted["size"], "actions": upload})
-            return as_json({"transfer": "basic", "objects": objects})
+            how = {"uploadMode": "regular", "shouldIgnore": False}
+            return as_json({"files": [{"path": file["path"], **how} for file in lines[0]["files"]]})
         if not (match := _COMMIT.fullmatch(path)):
             return error(404, "", "no such page")
         files = {}
         for line in lines:
             value = line["value"]
-            if line["key"] == "lfsFile":
-                files[value["path"]] = self.storage[value["oid"]]
-            elif line["key"] == "file":
+            if line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
         sha = self.commit(match[1], files, unquote(match[2]))
         return as_json({"commitUrl": f"{self.url}/{match[1]}/commit/{sha}", "commitOid": sha})
@@ -204,12 +138,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing on stderr."""
 
     def _answer(self) -> None:
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        request = Request(self.command, urlsplit(self.path).path, headers)
+        path = urlsplit(self.path).path
+        sent = self.headers.get("Authorization")
         body = self._read_body()
-        self.server.requests.append(request)
-        self.server.before(request)
-        status, headers, content = self.server.answer(request, body)
+        status, headers, content = self.server.answer(path, sent, body)
         self.send_response(status)
         for name, value in (headers | {"Content-Length": str(len(content))}).items():
             self.send_header(name, value)
@@ -217,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    do_HEAD = do_GET = do_POST = do_PUT = _answer
+    do_HEAD = do_GET = do_POST = _answer
 
     def _read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -228,11 +160,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         self.rfile.readline()
         return body
-
-
-def is_lfs(name: str) -> bool:
-    """Whether a file of this name is an LFS file."""
-    return name.endswith(".safetensors")
 
 
 def use_hub(patch: pytest.MonkeyPatch, url: str, home: Path) -> None:

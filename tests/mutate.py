@@ -52,11 +52,11 @@ MUTATIONS = {
     "LayerNorm eps 1e-5": ("encoder.py", "LAYER_NORM_EPS = 1e-6", "LAYER_NORM_EPS = 1e-5"),
     "position tables regenerated": (
         "strict.py",
-        "    compare_shapes(expected, {name: tuple(value.shape)",
+        "    dtype = next(",
         "    from .patches import sincos_2d\n"
         "    width = module.config.encoder.width\n"
         "    state = {**state, 'pos_embed': sincos_2d(width, (50, 5))[None]}\n"
-        "    compare_shapes(expected, {name: tuple(value.shape)",
+        "    dtype = next(",
     ),
     "time in the first half of the position table": (
         "patches.py",

@@ -39,13 +39,14 @@ def test_embed_prints_a_line_per_file(saved_model):
         (["embed", "{clip}", "-o", "{tmp}/no/out.npz"], "there is no folder"),
         (["embed", "{clip}", "-o", "/proc/out.npz"], "cannot write /proc/out.npz"),
         (["embed", "{clip}", "--device", "toaster"], "'toaster'"),
-        (["embed", "{clip}", "--model", "nonsense"], "'nonsense'"),
-        (["convert", "{clip}", "{tmp}/out"], "crow.wav"),
-        (["push", "{tmp}", "org/repo", "--dry-run", "-o", "{tmp}/up"], "config.json"),
+        (["push", "{tmp}", "org/repo", "--dry-run", "-o", "{tmp}/up"], "no model"),
+        (["push", "{model}", "org/repo", "--dry-run", "-o", "{model}"], "is not an empty folder"),
+        (["push", "{model}", "org/repo@main"], "cannot push to org/repo@main: Repo id"),
     ],
 )
-def test_errors_are_one_line_and_a_code(tmp_path, args, message):
-    result = run(*(arg.format(tmp=tmp_path, clip=AUDIO / "crow.wav") for arg in args))
+def test_errors_are_one_line_and_a_code(tmp_path, saved_model, args, message):
+    clip = AUDIO / "crow.wav"
+    result = run(*(arg.format(tmp=tmp_path, clip=clip, model=saved_model) for arg in args))
     assert result.exit_code == 1
     assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1
 
@@ -53,11 +54,9 @@ def test_errors_are_one_line_and_a_code(tmp_path, args, message):
 def test_info(saved_model):
     text = run("info").stdout
     for said in (
-        "MW-MAE (multi-window)",
-        "16000 Hz",
-        "200 frames x 80 bands",
         "9,574,656 weights",
         "2, 5, 10, 25, 50, 125, global, global",
+        "float16",
         "3840 numbers per clip, mean+std+max over time",
         "1280 numbers every 40 ms",
     ):

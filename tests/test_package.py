@@ -1,6 +1,4 @@
-"""What is installed: wheel and source distribution, what they need and what they do without, and an
-uninstalled checkout.
-"""
+"""What is installed: the wheel, what it needs and does without, and an uninstalled checkout."""
 
 from __future__ import annotations
 
@@ -9,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -24,20 +21,15 @@ OFFICIAL = REFERENCE / "official_checkpoint" / "checkpoint_198400"
 
 
 def tracked() -> list[str]:
-    """Names of the files of this checkout; of an unpacked source distribution, which has no
-    history, all files.
-    """
-    if not (ROOT / ".git").exists():
-        files = [path for path in ROOT.rglob("*") if path.is_file()]
-        return [str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts]
+    """Names of the files of this checkout."""
     command = ["git", "ls-files", "-co", "--exclude-standard"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return [name for name in done.stdout.splitlines() if (ROOT / name).is_file()]
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Path:
-    """A folder with the source distribution, and the wheel that was built from it."""
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    """The wheel, built from the source distribution."""
     pytest.importorskip("build", reason="make dev installs it")
     folder = tmp_path_factory.mktemp("built")
     # Built from a copy: setuptools leaves its build folder beside the sources.
@@ -48,12 +40,7 @@ def built(tmp_path_factory) -> Path:
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(tree)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder
-
-
-@pytest.fixture(scope="module")
-def wheel(built) -> zipfile.ZipFile:
-    (wheel,) = built.glob("*.whl")
+    (wheel,) = folder.glob("*.whl")
     return zipfile.ZipFile(wheel)
 
 
@@ -77,9 +64,8 @@ def test_the_wheel_carries_model_recipes_and_lists(wheel):
         if (ROOT / "weights" / name).is_dir():
             for file in ("config.json", "model.safetensors", "README.md", "audio.csv"):
                 assert f"hear_mwmae/models/{name}/{file}" in names
-    assert {"hear_mwmae/models/registry.json", "hear_mwmae/py.typed"} <= set(names)
-    code = [name for name in tracked() if re.fullmatch(r"hear_mwmae/.*\.(py|toml)", name)]
-    assert set(code) <= set(names)
+    code = [name for name in tracked() if re.fullmatch(r"hear_mwmae/.*", name)]
+    assert {"hear_mwmae/models/registry.json", *code} <= set(names)
     about = f"hear_mwmae-{hear_mwmae.__version__}.dist-info"
     assert {name.split("/")[0] for name in names} == {"hear_mwmae", about}
 
@@ -93,29 +79,19 @@ def test_embeds_without_an_installation(what, request, tmp_path):
         request.getfixturevalue("wheel").extractall(tmp_path)
     else:
         ignored = shutil.ignore_patterns("__pycache__")
-        for name in ("hear_mwmae", "weights", "eval"):
+        for name in ("hear_mwmae", "weights"):
             shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
     code = (
         "missing = ('torchaudio', 'scipy', 'msgpack', 'pyarrow', 'sklearn', 'hear_mwmae.training');"
         "sys.modules |= dict.fromkeys(missing);"
-        "import hear_mwmae, importlib.util, json;"
+        "import hear_mwmae, json;"
         "scene = hear_mwmae.load_model().embed(sys.argv[1]);"
-        "eval = importlib.util.find_spec('hear_mwmae.eval');"
-        "print(json.dumps([hear_mwmae.__file__, scene.shape[1], eval]))"
+        "print(json.dumps([hear_mwmae.__file__, scene.shape[1]]))"
     )
     done = run_python(code, tmp_path, AUDIO / "piano.flac")
     assert done.returncode == 0, done.stderr
-    file, size, evaluation = json.loads(done.stdout)
+    file, size = json.loads(done.stdout)
     assert Path(file).is_relative_to(tmp_path) and size == 3840
-    assert evaluation is None  # a folder beside the package is no part of it
-
-
-def test_the_source_distribution_is_the_checkout(built):
-    (file,) = built.glob("*.tar.gz")
-    with tarfile.open(file) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-    assert not {name for name in tracked() if not name.startswith(".")} - names
-    assert not [name for name in names if "__pycache__" in name]
 
 
 def test_what_is_missing_is_named_with_what_installs_it(tmp_path):

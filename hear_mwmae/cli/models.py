@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
 from ..errors import HearMwmaeError
 from .options import Command, out_option
+
+#: What is uploaded of a model; a card may show the loss curve, and name the sources of the audio.
+UPLOADED = ("config.json", "model.safetensors", "loss.png", "audio.csv")
 
 
 @click.command(cls=Command, short_help="Describe a model.")
@@ -21,16 +26,14 @@ def info(model: str) -> None:
     import torch
 
     from ..config import describe_windows
-    from ..mae import Decoder
+    from ..mae import MaskedAutoencoder
+    from ..strict import load_strictly
     from ..weights import ENCODER_PREFIX, read_model
 
     config, state = read_model(model, ENCODER_PREFIX)
     with torch.device("meta"):
-        decoder = Decoder(config)  # which the file may lack
-    sizes = {
-        "encoder": sum(value.numel() for value in state.values()),
-        "decoder": sum(weight.numel() for weight in decoder.parameters()),
-    }
+        autoencoder = MaskedAutoencoder(config)  # whose decoder the file may lack
+    load_strictly(autoencoder.encoder, state, model or "the embedded model")
     dtypes = {str(value.dtype).removeprefix("torch.") for value in state.values()}
     frontend, (frames, bands) = config.frontend, config.patch_size
     windows = " and ".join(map(str, frontend.win_lengths))
@@ -43,8 +46,9 @@ def info(model: str) -> None:
         f"{frontend.n_mels} bands per chunk",
         "patches": f"{frames} frames x {bands} bands, {config.num_tokens} tokens",
     }
-    for name, size in sizes.items():
+    for name, module in autoencoder.named_children():
         part = getattr(config, name)
+        size = sum(weight.numel() for weight in module.parameters())
         rows[name] = (
             f"width {part.width}, {part.depth} blocks, {part.heads} heads, {size:,} weights"
         )
@@ -103,21 +107,22 @@ def push(directory: Path, repo: str, private: bool, dry_run: bool, out: Path | N
     generated from the configuration and, if it exists, from card.json (license, data, results,
     ...). The token comes from HF_TOKEN or `hf auth login`.
     """
-    from .. import hub
     from ..card import model_card
+    from ..hub import CARD_NAME, upload
     from ..weights import load_embedder
 
     if dry_run != (out is not None):
         raise click.UsageError("--dry-run and -o/--out are given together")
-    files = hub.files_to_push(directory, model_card(directory, repo))
-    load_embedder(directory)  # an uploaded model must load
-    names = ", ".join(files)
-    if out is None:
-        click.echo(f"{names} -> {hub.push(files, repo, private or None)}")
-        return
-    if out.exists() and any(out.iterdir()):
+    if out and out.exists() and any(out.iterdir()):
         raise HearMwmaeError(f"{out} is not an empty folder")
-    out.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (out / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
-    click.echo(f"{names} -> {out}")
+    load_embedder(directory)  # an uploaded model must load
+    card = model_card(directory, repo)
+    with TemporaryDirectory() as temporary:
+        folder = out or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [directory / name for name in UPLOADED if (directory / name).is_file()]
+        for file in files:
+            shutil.copy(file, folder)
+        (folder / CARD_NAME).write_text(card, encoding="utf-8")
+        where = out or upload(folder, repo, private or None)
+    click.echo(f"{', '.join(file.name for file in files)}, {CARD_NAME} -> {where}")

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import HearMwmaeError
 from ..mae import MaskedAutoencoder
 from ..strict import load_strictly
-from ..weights import DEFAULT_MODEL, read_model
+from ..weights import DEFAULT_MODEL
 
 PATCH_EMBEDDING = "encoder.patch_embed.weight"
 #: The layers whose outputs are channels of the encoder's residual stream.
@@ -27,7 +27,8 @@ def start_from(model: MaskedAutoencoder, source: str) -> None:
     first, and its prediction is that of the first channel, which it resembles. It may have a wider
     encoder with heads of the same size, see `widen`, and fewer decoder blocks: the first ones.
     """
-    config, state = read_model(source)
+    begun = MaskedAutoencoder.from_pretrained(source)
+    config, state = begun.config, begun.state_dict()
     wanted = model.config
     old, new = config.frontend.win_lengths, wanted.frontend.win_lengths
     frontend, encoder, decoder = config.frontend, config.encoder, config.decoder
