@@ -4,6 +4,7 @@ card_template.md.
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -18,6 +19,8 @@ from .weights import read_config
 CARD_SOURCE = "card.json"
 
 _TEMPLATE = Path(__file__).with_name("card_template.md")
+#: 100 columns, of which a list takes two.
+_WRAPPER = textwrap.TextWrapper(98, break_long_words=False, break_on_hyphens=False)
 
 
 class Result(BaseModel):
@@ -86,5 +89,14 @@ def model_card(directory: str | Path, load_from: str) -> str:
         config=config,
         windows=describe_windows(config.decoder.window_sizes),
         papers_pooling=PAPERS_POOLING,
+        wrap=_wrap,
     )
     return f"{card}\n"
+
+
+def _wrap(markdown: str) -> str:
+    """Long lines broken at spaces, but for the rows of tables."""
+    lines = []
+    for line in markdown.split("\n"):
+        lines.append(line if line.startswith("|") else _WRAPPER.fill(line))
+    return "\n".join(lines)
