@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import torch
@@ -94,13 +93,10 @@ class LogMel(nn.Module):
         self.config = config
         self.win_length = win_length
         self.silence_std = SILENCE_STD * max(win_length / 400, 1) ** 2
-        # In a thread of its own: the arithmetic starts further threads for the thread that calls
-        # it, and a process that has them cannot be forked safely.
-        with ThreadPoolExecutor(1) as aside:
-            window = aside.submit(hann_window, win_length)
-            filterbank = aside.submit(mel_filterbank, config, win_length)
-        self.register_buffer("window", window.result(), persistent=False)
-        self.register_buffer("filterbank", filterbank.result(), persistent=False)
+        window = torch.hann_window(win_length, dtype=torch.float32, device="cpu")
+        self.register_buffer("window", window, persistent=False)
+        filterbank = mel_filterbank(config, win_length)
+        self.register_buffer("filterbank", filterbank, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMel:
         """Follow the model to its device, but stay float32: half-precision features would be wrong
@@ -137,11 +133,6 @@ class LogMel(nn.Module):
             return torch.log(power @ self.filterbank + self.config.log_offset)
 
 
-def hann_window(win_length: int) -> Tensor:
-    """(win_length,) float32."""
-    return torch.hann_window(win_length, dtype=torch.float32, device="cpu")
-
-
 def mel_filterbank(config: FrontendConfig, win_length: int) -> Tensor:
     """Triangular filters of unit height, equally wide on HTK's mel scale: (win_length // 2 + 1,
     n_mels) float32.
@@ -162,7 +153,7 @@ def mel_filterbank(config: FrontendConfig, win_length: int) -> Tensor:
     return torch.minimum(rising, falling).clamp(min=0)
 
 
-def normalise(log_mel: Tensor, unbiased: bool, silence_std: float = SILENCE_STD) -> Tensor:
+def normalise(log_mel: Tensor, unbiased: bool, silence_std: float) -> Tensor:
     """Zero mean and unit deviation over each clip, (B, frames, n_mels), in place; silence becomes
     zeros.
     """

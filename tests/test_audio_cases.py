@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
-import os
 import struct
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +12,6 @@ import pytest
 import soundfile
 import torch
 from audio_files import encode, tone
-from reference import AUDIO
 
 from hear_mwmae import HearMwmaeError
 from hear_mwmae.audio import read_audio
@@ -219,18 +215,3 @@ def test_many_channels(channels):
     soundfile.write(stream, sound(48000, 2.0)[:, None] * levels, 48000, format="OGG")
     expected = sound(48000, 2.0) * levels.mean()
     assert np.abs(read_audio(stream, 48000).numpy() - expected).max() < 0.1
-
-
-def read_in_a_child(path: str) -> int:
-    return len(read_audio(path, 16000))
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the number of threads is read from /proc")
-def test_decoding_starts_no_threads_and_works_in_forked_children(tmp_path):
-    files = [AUDIO / name for name in ("piano.flac", "glass.mp3", "till.opus")]
-    files.append(encode(tmp_path / "clip.m4a", sound(), 16000, "aac"))
-    before = len(os.listdir("/proc/self/task"))
-    lengths = [len(read_audio(path, 16000)) for path in files]
-    assert len(os.listdir("/proc/self/task")) == before
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        assert pool.map_async(read_in_a_child, files).get(60) == lengths

@@ -1,10 +1,7 @@
-"""Loading beside what else a process does: forks, threads, default devices and types."""
+"""Loading beside what else a process does: threads, default devices and types."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,40 +11,6 @@ from hear_mwmae import get_scene_embeddings, get_timestamp_embeddings, load_mode
 from hear_mwmae.mae import MaskedAutoencoder
 
 CLIP = torch.rand(1, 20000, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-FORK = """
-import multiprocessing, torch
-torch.set_num_threads(2)
-import hear_mwmae
-from hear_mwmae.mae import MaskedAutoencoder
-
-model = hear_mwmae.load_model(dtype="bfloat16")
-MaskedAutoencoder.from_pretrained()
-
-def embed(queue):
-    queue.put(model.embed(torch.linspace(-1, 1, 48000).numpy()).shape[1])
-
-context = multiprocessing.get_context("fork")
-queue = context.Queue()
-child = context.Process(target=embed, args=(queue,))
-child.start()
-child.join(60)
-running = child.is_alive()
-child.kill()
-assert not running, "the child hangs"
-assert torch.get_num_threads() == 2
-print(queue.get(timeout=10))
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_embeds_with_a_model_that_its_parent_loaded():
-    """OpenMP hangs in a child if its threads had started in the parent."""
-    command = [sys.executable, "-W", "ignore", "-c", FORK]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "3840"
 
 
 @pytest.fixture(scope="module")
