@@ -132,9 +132,12 @@ def export(model: Embedder, path: str | Path) -> None:
         check_writable(path)
     except OSError as error:
         raise HearMwmaeError(f"cannot write {path}: {reason(error)}") from error
+    module = ExportableEmbedder(model)
+    example = torch.rand(3, 150000, dtype=torch.float32, device="cpu")
+    module(example[:1, :1])  # fills the attention's cache, where tracing would leave no values
     made = torch.onnx.export(
-        ExportableEmbedder(model),
-        (torch.rand(3, 150000, dtype=torch.float32, device="cpu"),),
+        module,
+        (example,),
         input_names=[INPUT],
         output_names=list(OUTPUTS),
         dynamic_shapes={INPUT: {0: "clips", 1: "samples"}},
