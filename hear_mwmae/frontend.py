@@ -104,18 +104,13 @@ class LogMel(nn.Module):
         """
         return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
 
-    def forward(self, waveform: Tensor, out: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor, out: Tensor) -> None:
         waveform = waveform.float()
-        frames = self.config.frames(waveform.shape[1])
-        block = max(BLOCK_SAMPLES // self.win_length, 1)
-        clips = max(block // frames, 1)
-        # Many short clips at once, or a part of one long clip.
-        for clip in range(0, len(waveform), clips):
-            group = waveform[clip : clip + clips]
-            for first in range(0, frames, block):
-                last = min(first + block, frames)
-                out[clip : clip + clips, first:last] = self._frames(group, first, last)
-        return out
+        frames = out.shape[1]
+        block = max(BLOCK_SAMPLES // (self.win_length * len(waveform)), 1)
+        for first in range(0, frames, block):
+            last = min(first + block, frames)
+            out[:, first:last] = self._frames(waveform, first, last)
 
     def _frames(self, waveform: Tensor, first: int, last: int) -> Tensor:
         """Frames first..last-1."""
