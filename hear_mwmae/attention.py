@@ -59,17 +59,7 @@ class MultiWindowAttention(SelfAttention):
     """
 
     def __init__(self, width: int, window_sizes: tuple[int, ...], shift: bool = False) -> None:
-        heads = len(window_sizes)
-        if not heads or width % heads:
-            raise HearMwmaeError(
-                f"width {width} is not divisible by {heads} heads "
-                f"(window sizes {list(window_sizes)})"
-            )
-        if min(window_sizes) < 0:
-            raise HearMwmaeError(
-                f"window sizes must be 0 (global) or above, got {list(window_sizes)}"
-            )
-        super().__init__(width, heads)
+        super().__init__(width, len(window_sizes))
         self.window_sizes = tuple(window_sizes)
         self.shift = shift
         self.relative_position_bias_table = nn.ParameterDict(

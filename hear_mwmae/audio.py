@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .decoding import BLOCK_SAMPLES, CONTAINERS, Pieces, decode
-from .errors import HearMwmaeError
+from .errors import HearMwmaeError, reason
 
 #: What `read_audio` reads: a path, the bytes of a file, or a file that is open for reading bytes.
 AudioSource = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO
@@ -55,15 +55,15 @@ def search_audio(paths: Iterable[str | Path]) -> Found:
             found.failures.append((path, "no such file or folder"))
             continue
         except OSError as error:
-            found.failures.append((path, _reason(error)))
+            found.failures.append((path, reason(error).lower()))
             continue
         inside = Found()
         for file in _files_below(path, inside.failures):
             if file.suffix.lower() in AUDIO_SUFFIXES:
                 inside.files.append(file)
         if not inside.files and not inside.failures:
-            reason = f"holds no audio files ({' '.join(sorted(AUDIO_SUFFIXES))})"
-            inside.failures.append((path, reason))
+            problem = f"holds no audio files ({' '.join(sorted(AUDIO_SUFFIXES))})"
+            inside.failures.append((path, problem))
         found.files += sorted(inside.files)
         found.failures += inside.failures
     return found
@@ -74,8 +74,8 @@ def find_audio(paths: Iterable[str | Path]) -> list[Path]:
     unreadable or without audio.
     """
     found = search_audio(paths)
-    for path, reason in found.failures:
-        raise HearMwmaeError(f"{path}: {reason}")
+    for path, problem in found.failures:
+        raise HearMwmaeError(f"{path}: {problem}")
     return found.files
 
 
@@ -83,7 +83,7 @@ def _files_below(folder: Path, failures: list[tuple[Path, str]]) -> Iterator[Pat
     """Also broken links, so that they are reported. A folder that is linked twice counts once."""
 
     def note(error: OSError) -> None:
-        failures.append((Path(error.filename), f"folder cannot be read: {_reason(error)}"))
+        failures.append((Path(error.filename), f"folder cannot be read: {reason(error).lower()}"))
 
     seen = set()
     for place, folders, names in os.walk(folder, onerror=note, followlinks=True):
@@ -177,14 +177,12 @@ def _opened(source: AudioSource, name: str) -> Iterator[BinaryIO]:
             yield _seekable(source, name)
             return
         path = Path(source)
-        if "\0" in str(path):
-            raise HearMwmaeError(f"{str(path)!r} is not the name of a file")
         if path.exists() and not path.is_file():
             raise HearMwmaeError(f"{path}: not a file")  # a folder, or a pipe, which might block
         with open(path, "rb", buffering=0) as file:
             yield file
     except OSError as error:
-        raise HearMwmaeError(f"{name}: {_reason(error)}") from error
+        raise HearMwmaeError(f"{name}: {reason(error).lower()}") from error
 
 
 def _seekable(source: bytes | bytearray | memoryview | BinaryIO, name: str) -> BinaryIO:
@@ -195,7 +193,3 @@ def _seekable(source: bytes | bytearray | memoryview | BinaryIO, name: str) -> B
     # Anything with a method `read` is a file: an answer of a server has no more than that.
     seekable = getattr(source, "seekable", None)
     return source if seekable and seekable() else io.BytesIO(source.read())
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()

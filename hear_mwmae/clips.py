@@ -116,20 +116,12 @@ def check_audio(audio: Tensor, device: torch.device) -> Tensor:
         raise HearMwmaeError(
             f"audio must be a torch tensor of shape (clips, samples), got {type(audio).__name__}"
         )
-    if audio.ndim != 2:
+    if audio.ndim != 2 or not audio.numel():
         raise HearMwmaeError(
-            f"audio must have shape (clips, samples), got {tuple(audio.shape)}; "
-            "one clip is audio[None]"
-        )
-    if not len(audio):
-        raise HearMwmaeError(f"no audio in the batch: shape {tuple(audio.shape)}")
-    if not audio.shape[1]:
-        raise HearMwmaeError(
-            f"empty audio: shape {tuple(audio.shape)}, at least 1 sample is needed"
+            f"audio must have shape (clips, samples), at least one of each, "
+            f"got {tuple(audio.shape)}; one clip is audio[None]"
         )
     _refuse_channels_last(audio.shape)
-    if audio.layout != torch.strided:
-        raise HearMwmaeError(f"audio must be a dense tensor, got layout {audio.layout}")
     if not audio.is_floating_point():
         raise HearMwmaeError(_not_floats(audio.dtype))
     audio = audio.detach().to(device, torch.float32)
@@ -164,13 +156,10 @@ def whole_numbers(values: Any) -> list[int]:
     """Integers of a sequence, an array or a tensor; [] if ``values`` is or holds anything else."""
     try:
         listed = values.tolist() if isinstance(values, Tensor | np.ndarray) else list(values)
-        return (
-            []
-            if any(isinstance(value, bool) for value in listed)
-            else [operator.index(value) for value in listed]
-        )
+        numbers = [operator.index(value) for value in listed]
     except TypeError:
         return []
+    return [] if any(isinstance(value, bool) for value in listed) else numbers
 
 
 def _many_clips(clips: Any) -> Iterable[Any]:
@@ -192,24 +181,23 @@ def _with_rates(
     clips: Iterable[Any], sample_rate: int | Sequence[int] | None
 ) -> Iterator[tuple[Any, int | None]]:
     if not isinstance(sample_rate, Sequence | np.ndarray) or isinstance(sample_rate, str):
-        rate = None if sample_rate is None else _checked_rate(sample_rate)
-        return zip(clips, itertools.repeat(rate))
+        return zip(clips, itertools.repeat(_checked_rate(sample_rate)))
     clips = list(clips)
     if len(sample_rate) != len(clips):
         raise HearMwmaeError(
             "sample_rate must be one number or one for each clip: "
             f"{len(sample_rate)} for {len(clips)} clips"
         )
-    rates = [None if rate is None else _checked_rate(rate) for rate in sample_rate]
-    return zip(clips, rates, strict=True)
+    return zip(clips, list(map(_checked_rate, sample_rate)), strict=True)
 
 
-def _checked_rate(rate: Any) -> int:
+def _checked_rate(rate: Any) -> int | None:
+    if rate is None:
+        return None
     whole = whole_numbers([rate])
     if not whole or not 0 < whole[0] <= HIGHEST_RATE:
-        got = "more" if whole and whole[0] > HIGHEST_RATE else repr(rate)
         raise HearMwmaeError(
-            f"sample_rate must be a whole number of Hz from 1 to {HIGHEST_RATE}, got {got}"
+            f"sample_rate must be a whole number of Hz from 1 to {HIGHEST_RATE}, got {rate!r:.100}"
         )
     return whole[0]
 
@@ -249,13 +237,12 @@ def _decoded(clip: Any) -> tuple[Tensor, int]:
 
 
 def _as_tensor(clip: np.ndarray) -> Tensor:
-    """An array as a tensor of the same values, (...,); HearMwmaeError unless it holds floats."""
+    """An array as a float32 tensor, (...,); HearMwmaeError unless it holds floats."""
     if clip.dtype.kind != "f":
         raise HearMwmaeError(_not_floats(clip.dtype))
-    # torch knows neither other orders of bytes nor long doubles, and warns of read-only memory.
-    kind = np.dtype(np.float64) if clip.itemsize > 8 else clip.dtype.newbyteorder("=")
-    native = np.ascontiguousarray(clip, kind)
-    return torch.from_numpy(native if native.flags.writeable else native.copy())
+    with np.errstate(over="ignore"):  # infinity is refused later
+        # torch does not know other orders of bytes, and warns of read-only memory.
+        return torch.from_numpy(np.require(clip, np.float32, ["C", "W"]))
 
 
 def _not_floats(dtype: object) -> str:

@@ -76,7 +76,8 @@ def decode(file: BinaryIO, name: str) -> Iterator[tuple[int, np.ndarray]]:
             f"{name}: truncated, {there} of the {announced} bytes of samples that its header "
             "announces are there"
         )
-    sound = _open_by_libsndfile(file)
+    complete_wav = 0 < announced <= there
+    sound = _open_by_libsndfile(file) if complete_wav or _is_vorbis_of_one_page(file) else None
     if sound is not None:
         yield from _decode_by_libsndfile(sound, name)
     else:
@@ -116,16 +117,13 @@ def _is_placeholder(size: int) -> bool:
 
 def _open_by_libsndfile(file: BinaryIO) -> soundfile.SoundFile | None:
     """A complete WAV, which costs FFmpeg five times as much, or Ogg Vorbis of one page, which
-    FFmpeg ends some milliseconds too early or late; None for all other files.
+    FFmpeg ends some milliseconds too early or late; None for a coding that it does not know.
     """
-    announced, there = _wav_sizes(file)
-    if not 0 < announced <= there and not _is_vorbis_of_one_page(file):
-        return None
     file.seek(0)
     try:
         sound = soundfile.SoundFile(file)
     except soundfile.LibsndfileError:
-        return None  # a coding that it does not know
+        return None
     return sound if sound.subtype != "MPEG_LAYER_III" else None  # a guess at the length
 
 

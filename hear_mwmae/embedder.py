@@ -61,23 +61,17 @@ class Embedder(nn.Module, HubModel):
         precision = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
         if precision not in DTYPES.values():
             raise HearMwmaeError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        if not isinstance(timestamps, str) or timestamps not in TIMESTAMPS:
+        if timestamps not in TIMESTAMPS:
             raise HearMwmaeError(
                 f"timestamps must be one of {', '.join(TIMESTAMPS)}, got {timestamps!r}"
             )
-        if (
-            not isinstance(max_batch, int)
-            or isinstance(max_batch, bool)
-            or not 0 < max_batch < 1 << 31
-        ):
+        if not isinstance(max_batch, int) or max_batch < 1:
             raise HearMwmaeError(
                 f"max_batch must be a whole number of chunks above 0, got {max_batch!r}"
             )
-        if not isinstance(trainable, bool):
-            raise HearMwmaeError(f"trainable must be True or False, got {trainable!r}")
-        self.config = config = dataclasses.replace(
-            config, pooling=config.pooling if pooling is None else pooling
-        )
+        if pooling is not None:
+            config = dataclasses.replace(config, pooling=pooling)
+        self.config = config
         self.timestamps = timestamps
         self.max_batch = max_batch
         self.sample_rate: int = config.frontend.sample_rate
@@ -85,8 +79,6 @@ class Embedder(nn.Module, HubModel):
         self.timestamp_embedding_size: int = config.embedding_size
         self.frontend = LogMelFrontend(config.frontend)
         self.encoder: Encoder = Encoder(config).to(precision)
-        if not self.encoder.pos_embed.is_meta:
-            self.frontend.to(self.encoder.pos_embed.device)
         self.requires_grad_(trainable).eval()
 
     @overload
@@ -283,8 +275,7 @@ class Embedder(nn.Module, HubModel):
         trainable = any(weight.requires_grad for weight in self.encoder.parameters())
         wanted = torch.set_grad_enabled(torch.is_grad_enabled() and trainable)
         with wanted, torch.autocast(chunks.device.type, enabled=False):
-            groups = [encode(group).float() for group in chunks.split(self.max_batch)]
-            features = groups[0] if len(groups) == 1 else torch.cat(groups)
+            features = torch.cat([encode(group).float() for group in chunks.split(self.max_batch)])
         parts = features.split([shape.numel() for shape in shapes])
         for piece, shape, part in zip(held, shapes, parts, strict=True):
             steps = part.unflatten(0, shape).flatten(1, 2)
@@ -303,8 +294,7 @@ class Embedder(nn.Module, HubModel):
     def _timed(self, pieces: Iterable[Tensor], samples: int) -> tuple[Tensor, Tensor]:
         steps = torch.cat(list(pieces), dim=1)
         times = time_step_ms(self.config, samples, self.timestamps).to(steps.device)
-        # A copy, because a view would keep the padding's time steps in memory.
-        return steps[:, : len(times)].contiguous(), times.repeat(len(steps), 1)
+        return steps[:, : len(times)], times.repeat(len(steps), 1)
 
 
 def chunked(spectrogram: Tensor, size: int, first: int = 0, most: int | None = None) -> Tensor:

@@ -80,11 +80,9 @@ class Encoder(nn.Module):
         """Initial weights as in the authors' code; the layers inside have theirs already."""
         if self.pos_embed.is_meta:  # about to be loaded
             return
-        positions = sincos_2d(
-            self.config.encoder.width, self.config.grid_size, self.pos_embed.device
-        )
+        table = sincos_2d(self.config.encoder.width, self.config.grid_size, self.pos_embed.device)
         self.pos_embed.zero_()
-        self.pos_embed[0, -len(positions) :] = positions
+        self.pos_embed[0, -len(table) :] = table
         if self.config.encoder.cls_token:
             nn.init.normal_(self.cls_token, std=0.02)
         # The fans of a (p, q, 1, width) convolution kernel: p * q and p * q * width.

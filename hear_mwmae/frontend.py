@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import torch
@@ -94,13 +93,10 @@ class LogMel(nn.Module):
         self.config = config
         self.win_length = win_length
         self.silence_std = SILENCE_STD * max(win_length / 400, 1) ** 2
-        # In a thread of its own: the arithmetic starts further threads for the thread that calls
-        # it, and a process that has them cannot be forked safely.
-        with ThreadPoolExecutor(1) as aside:
-            window = aside.submit(hann_window, win_length)
-            filterbank = aside.submit(mel_filterbank, config, win_length)
-        self.register_buffer("window", window.result(), persistent=False)
-        self.register_buffer("filterbank", filterbank.result(), persistent=False)
+        window = torch.hann_window(win_length, dtype=torch.float32, device="cpu")
+        self.register_buffer("window", window, persistent=False)
+        filterbank = mel_filterbank(config, win_length)
+        self.register_buffer("filterbank", filterbank, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMel:
         """Follow the model to its device, but stay float32: half-precision features would be wrong
@@ -108,18 +104,13 @@ class LogMel(nn.Module):
         """
         return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
 
-    def forward(self, waveform: Tensor, out: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor, out: Tensor) -> None:
         waveform = waveform.float()
-        frames = self.config.frames(waveform.shape[1])
-        block = max(BLOCK_SAMPLES // self.win_length, 1)
-        clips = max(block // frames, 1)
-        # Many short clips at once, or a part of one long clip.
-        for clip in range(0, len(waveform), clips):
-            group = waveform[clip : clip + clips]
-            for first in range(0, frames, block):
-                last = min(first + block, frames)
-                out[clip : clip + clips, first:last] = self._frames(group, first, last)
-        return out
+        frames = out.shape[1]
+        block = max(BLOCK_SAMPLES // (self.win_length * len(waveform)), 1)
+        for first in range(0, frames, block):
+            last = min(first + block, frames)
+            out[:, first:last] = self._frames(waveform, first, last)
 
     def _frames(self, waveform: Tensor, first: int, last: int) -> Tensor:
         """Frames first..last-1."""
@@ -135,11 +126,6 @@ class LogMel(nn.Module):
         # An ambient autocast would round the product to half precision.
         with torch.autocast(power.device.type, enabled=False):
             return torch.log(power @ self.filterbank + self.config.log_offset)
-
-
-def hann_window(win_length: int) -> Tensor:
-    """(win_length,) float32."""
-    return torch.hann_window(win_length, dtype=torch.float32, device="cpu")
 
 
 def mel_filterbank(config: FrontendConfig, win_length: int) -> Tensor:
@@ -162,7 +148,7 @@ def mel_filterbank(config: FrontendConfig, win_length: int) -> Tensor:
     return torch.minimum(rising, falling).clamp(min=0)
 
 
-def normalise(log_mel: Tensor, unbiased: bool, silence_std: float = SILENCE_STD) -> Tensor:
+def normalise(log_mel: Tensor, unbiased: bool, silence_std: float) -> Tensor:
     """Zero mean and unit deviation over each clip, (B, frames, n_mels), in place; silence becomes
     zeros.
     """

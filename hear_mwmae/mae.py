@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .config import ModelConfig
 from .encoder import LAYER_NORM_EPS, Block, Encoder
 from .linear import Linear
-from .patches import patchify, sincos_1d, unpatchify
+from .patches import patchify, sincos_1d
 from .strict import load_strictly
 from .weights import read_model
 
@@ -132,29 +132,6 @@ class MaskedAutoencoder(nn.Module):
             target = (target - mean) / (var + 1e-6).sqrt()
         error = (pred.float() - target).square().mean(dim=-1)
         return (error * mask).sum() / mask.sum()
-
-
-def reconstruction(
-    config: ModelConfig, model: nn.Module, clips: Tensor, noise: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Masked input (NaN where masked), reconstruction (predicted where masked) and target.
-
-    Each is (B, frames, mels).
-    """
-    out = model(clips, noise)
-    channels = config.frontend.channels
-    patches, masked = patchify(clips, config.patch_size, channels), out.mask[:, :, None].bool()
-    pred = out.pred.float()
-    if config.norm_pix_loss:  # predictions are of standardised patches
-        var, mean = torch.var_mean(patches, dim=-1, correction=0, keepdim=True)
-        pred = pred * (var + 1e-6).sqrt() + mean
-    hidden = patches.masked_fill(masked, float("nan"))
-    whole = torch.where(masked, pred, patches)
-    hidden, whole, patches = (
-        unpatchify(part, config.patch_size, config.grid_size, channels)
-        for part in (hidden, whole, patches)
-    )
-    return hidden, whole, patches
 
 
 def lecun_normal_(weight: Tensor) -> None:

@@ -17,11 +17,6 @@ def patchify(spectrogram: Tensor, patch_size: tuple[int, int], channels: int = 1
     batch, frames, bands = spectrogram.shape
     p, q = patch_size
     mels = bands // channels
-    if bands % channels or frames % p or mels % q:
-        raise HearMwmaeError(
-            f"a spectrogram of {frames} frames x {bands} bands cannot be cut into patches of "
-            f"{p} x {q} in {channels} channels"
-        )
     grid = spectrogram.reshape(batch, frames // p, p, channels, mels // q, q).permute(
         0, 1, 4, 2, 5, 3
     )
@@ -39,8 +34,6 @@ def unpatchify(
 
 def sincos_1d(width: int, positions: Tensor) -> Tensor:
     """(tokens,) -> (tokens, width) float32: sines, then cosines; wavelengths 2 pi to 20000 pi."""
-    if width % 2:
-        raise HearMwmaeError(f"a sin-cos table needs an even width, got {width}")
     omega = 1.0 / 10000.0 ** (
         torch.arange(width // 2, dtype=torch.float32, device=positions.device) / (width / 2)
     )

@@ -78,18 +78,15 @@ def time_step_ms(config: ModelConfig, samples: int, kind: str) -> Tensor:
             its middle. "official", the authors' i * duration / T.
     """
     # In float64, so that nothing drifts over hours; on the CPU, because not every device has it.
-    length = torch.full((1,), samples, device="cpu")
+    length = torch.full((1,), samples, dtype=torch.float64, device="cpu")
     rate = float(config.frontend.sample_rate)
     if kind == "official":
-        total = torch.full(
-            (1,), count_time_steps(config, samples), dtype=torch.float64, device="cpu"
-        )
-        duration = length.double() * 1000.0 / rate
-        steps = torch.arange(count_time_steps(config, samples), device="cpu")
-        return (steps.double() * duration / total).float()
+        total = count_time_steps(config, samples)
+        steps = torch.arange(total, device="cpu").double()
+        return (steps * (length * 1000.0 / rate) / total).float()
     # In half samples, which are whole numbers: a centre that falls on the end of the audio stays.
     # Frame f is centred at f * hop, so step i at (2 i patch + patch - 1) hop half samples.
     patch, hop = config.patch_size[0], config.frontend.hop_length
     count = torch.sym_max((2 * samples + (patch + 1) * hop) // (2 * patch * hop), 1)
     centres = (torch.arange(count, device="cpu") * (2 * patch) + (patch - 1)) * hop
-    return (torch.where(centres <= 2 * length, centres, length).double() * 500.0 / rate).float()
+    return (torch.where(centres <= 2 * length, centres, length) * 500.0 / rate).float()

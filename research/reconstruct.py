@@ -25,7 +25,8 @@ from hear_mwmae.cli.options import MODEL, Command, out_option
 from hear_mwmae.config import FrontendConfig
 from hear_mwmae.files import replacing
 from hear_mwmae.frontend import LogMelFrontend, reflect_index
-from hear_mwmae.mae import MaskedAutoencoder, reconstruction
+from hear_mwmae.mae import MaskedAutoencoder
+from hear_mwmae.patches import patchify, unpatchify
 
 from .analysis.figures import STYLE, save
 
@@ -58,7 +59,7 @@ def reconstruct(model: MaskedAutoencoder, path: Path, seed: int = 0) -> Reconstr
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(len(chunks), config.num_tokens, generator=generator)
     batches = zip(chunks.split(16), noise.split(16), strict=True)
-    parts = zip(*(reconstruction(config, model, *batch) for batch in batches), strict=True)
+    parts = zip(*(reconstruct_batch(model, *batch) for batch in batches), strict=True)
     masked, predicted, target = (torch.cat(part).flatten(0, 1) for part in parts)
     hidden = masked.isnan()
     loss = (predicted - target).square()[hidden].mean()
@@ -70,6 +71,30 @@ def reconstruct(model: MaskedAutoencoder, path: Path, seed: int = 0) -> Reconstr
         for part in (masked, predicted)
     ]
     return Reconstruction(parts[0], parts[1], log_mel.numpy(), float(loss))
+
+
+def reconstruct_batch(
+    model: MaskedAutoencoder, clips: torch.Tensor, noise: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Masked input (NaN where masked), reconstruction (predicted where masked) and target.
+
+    Each is (B, frames, mels).
+    """
+    config = model.config
+    out = model(clips, noise)
+    channels = config.frontend.channels
+    patches, masked = patchify(clips, config.patch_size, channels), out.mask[:, :, None].bool()
+    pred = out.pred.float()
+    if config.norm_pix_loss:  # predictions are of standardised patches
+        var, mean = torch.var_mean(patches, dim=-1, correction=0, keepdim=True)
+        pred = pred * (var + 1e-6).sqrt() + mean
+    hidden = patches.masked_fill(masked, float("nan"))
+    whole = torch.where(masked, pred, patches)
+    hidden, whole, patches = (
+        unpatchify(part, config.patch_size, config.grid_size, channels)
+        for part in (hidden, whole, patches)
+    )
+    return hidden, whole, patches
 
 
 @matplotlib.rc_context(STYLE)

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.signal
 import soundfile
 import torch
 from audio_files import damaged, tone
@@ -21,14 +17,6 @@ from hear_mwmae import audio as audio_module
 from hear_mwmae.audio import find_audio, read_audio, resample
 
 CLIPS = sorted(AUDIO.iterdir())
-
-
-@pytest.mark.parametrize("path", CLIPS, ids=lambda path: path.suffix)
-def test_every_format_is_read_mixed_down_and_resampled(path):
-    audio = read_audio(path, 16000)
-    info = soundfile.info(path)
-    assert audio.ndim == 1 and audio.dtype == torch.float32 and 0.01 < audio.abs().max() <= 1.2
-    assert len(audio) == pytest.approx(info.duration * 16000, abs=1)
 
 
 def test_channels_are_averaged(tmp_path):
@@ -61,66 +49,30 @@ def test_how_much_is_decoded_at_a_time_changes_nothing(monkeypatch):
         assert torch.equal(read_audio(path, 16000), audio)
 
 
-@pytest.mark.parametrize("rate", [8000, 11127, 22050, 44100, 44101, 48000, 96000, 192007])
-def test_tones_are_those_of_other_resamplers(rate):
-    """Band-limited ones, away from the ends, where every resampler thinks differently of what lies
-    outside.
+@pytest.mark.parametrize("rate", [8000, 11127, 44100, 48000, 192007])
+def test_resampled_tones(rate):
+    """Those within the band are what they are at 16 kHz, away from the ends, and those above it are
+    gone.
     """
-    for frequency in (100, 1000, 0.3 * min(rate, 16000)):
-        audio = tone(rate, 1.0, frequency)
-        ours = resample(torch.from_numpy(audio), rate, 16000).double().numpy()
-        inner = slice(1600, -1600)
-        assert np.abs(ours[inner] - tone(16000, 1.0, frequency)[: len(ours)][inner]).max() < 2e-4
-        # Ratios of small numbers: SciPy's filters grow with them.
-        if rate in (8000, 22050, 44100, 48000, 96000):
-            step = np.gcd(rate, 16000)
-            other = scipy.signal.resample_poly(audio, 16000 // step, rate // step)
-            assert np.abs(ours[inner] - other[inner]).max() < 2e-3
+    inner = slice(1600, -1600)
+    for frequency in (100, 0.3 * min(rate, 16000)):
+        ours = resample(torch.from_numpy(tone(rate, 1.0, frequency)), rate, 16000)
+        assert len(ours) == 16000
+        assert np.abs(ours.numpy() - tone(16000, 1.0, frequency))[inner].max() < 2e-4
+    if rate > 24000:
+        above = resample(torch.from_numpy(tone(rate, 1.0, 12000)), rate, 16000)
+        assert above[inner].abs().max() < 1e-4
 
 
-def test_what_lies_above_half_the_new_rate_is_gone():
-    loud = resample(torch.from_numpy(tone(48000, 1.0, 12000)), 48000, 16000)
-    assert loud[1600:-1600].abs().max() < 1e-4
-
-
-@pytest.mark.parametrize("rate", [1, 100, 7999, 44100, 768000, 2**31 - 1])
-@pytest.mark.parametrize("samples", [1, 50, 12345])
-def test_lengths_are_the_rates_ratio(rate, samples):
-    samples = min(samples, 20 * rate)
-    expected = max(round(samples * 16000 / rate), 1)
-    assert abs(len(resample(torch.zeros(samples), rate, 16000)) - expected) <= 1
+@pytest.mark.parametrize("rate", [1, 2**31 - 1])
+def test_extreme_rates(rate):
+    seconds = len(resample(torch.zeros(min(12345, 20 * rate)), rate, 16000)) / 16000
+    assert seconds == pytest.approx(min(12345 / rate, 20), abs=1e-4)
 
 
 def test_a_clip_shorter_than_a_sample_is_one(tmp_path):
     soundfile.write(tmp_path / "click.wav", np.full(3, 0.25), 192000, subtype="FLOAT")
     assert read_audio(tmp_path / "click.wav", 16000).tolist() == [0.25]
-
-
-PEAK = """
-import resource, sys
-from hear_mwmae.audio import read_audio
-for path in sys.argv[1:]:
-    samples = len(read_audio(path, 16000))
-    print(samples, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes there")
-def test_reading_takes_the_memory_of_the_result(tmp_path):
-    """Ten minutes of 44.1 kHz stereo are 210 MB of float32, and 38 MB as 16 kHz mono. WAV is read
-    by libsndfile, and FLAC by FFmpeg.
-    """
-    minutes = {"short.wav": 1, "short.flac": 1, "long.wav": 10, "long.flac": 10}
-    for name, count in minutes.items():
-        with soundfile.SoundFile(tmp_path / name, "w", 44100, 2, subtype="PCM_16") as file:
-            for _ in range(count):
-                file.write(np.zeros((60 * 44100, 2), "i2"))
-    command = [sys.executable, "-c", PEAK, *(str(tmp_path / name) for name in minutes)]
-    root = Path(__file__).parents[1]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
-    samples, peaks = np.array([line.split() for line in done.stdout.splitlines()], int).T
-    assert samples.tolist() == [count * 60 * 16000 for count in minutes.values()]
-    assert peaks[3] - peaks[1] < samples[3] * 4 / 1000 + 20_000
 
 
 @pytest.mark.parametrize("channels", [1, 1024])

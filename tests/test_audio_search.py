@@ -11,22 +11,15 @@ from hear_mwmae import HearMwmaeError
 from hear_mwmae.audio import find_audio, search_audio
 
 
-def test_find_audio_sorts_and_skips_other_files(tmp_path):
-    for name in ("b.wav", "a.FLAC", "notes.txt", "deep/c.mp3"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [path.name for path in find_audio([tmp_path])] == ["a.FLAC", "b.wav", "c.mp3"]
-    assert find_audio([tmp_path / "notes.txt"]) == [tmp_path / "notes.txt"]  # asked for by name
-
-
 def test_what_a_folder_hides_is_skipped(tmp_path):
     """What macOS, Jupyter and desktops leave in folders; what is named itself is read."""
     hidden = ("._a.wav", ".ipynb_checkpoints/b.wav", "__MACOSX/a.wav", "deep/.trash/c/d.wav")
-    for name in ("a.wav", "deep/e.wav", *hidden):
+    for name in ("b.wav", "a.FLAC", "notes.txt", "deep/e.wav", *hidden):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()
-    assert find_audio([tmp_path]) == [tmp_path / "a.wav", tmp_path / "deep" / "e.wav"]
-    for name in hidden:
+    found = [tmp_path / name for name in ("a.FLAC", "b.wav", "deep/e.wav")]
+    assert find_audio([tmp_path]) == found
+    for name in ("notes.txt", *hidden):
         assert find_audio([tmp_path / name]) == [tmp_path / name]
     assert find_audio([tmp_path / "deep" / ".trash"]) == [tmp_path / hidden[-1]]
     (tmp_path / "only").mkdir()

@@ -38,7 +38,7 @@ def test_samples_before_channels_are_refused(embedded_model, layout):
 
 
 def test_many_short_clips_are_still_clips(embedded_model):
-    assert len(embedded_model.embed(np.zeros((20, 9), np.float32))) == 20
+    assert len(embedded_model.embed(np.zeros((9, 9), np.float32))) == 9
 
 
 @pytest.mark.parametrize("rate", [True, 0, -1, 16000.0, "16000", 1 << 40, [16000, 8000]])
@@ -72,13 +72,6 @@ def test_arrays_of_any_floats_are_embedded_without_a_warning(embedded_model, exp
 def test_integers_as_floats_are_warned_of(embedded_model):
     with pytest.warns(UserWarning, match=r"audio reaches 3\.28e\+04, where \[-1, 1\] is expected"):
         embedded_model.embed(CLIP * 32767)
-
-
-def test_a_generator_is_a_list(embedded_model):
-    clips = [noise(n, n) for n in (5, 9000, 40000)]
-    assert torch.equal(embedded_model.embed(iter(clips)), embedded_model.embed(clips))
-    with pytest.raises(ValueError, match="the list of clips is empty"):
-        embedded_model.embed(iter([]))
 
 
 def test_clips_are_encoded_together_for_timestamps_too(embedded_model):
@@ -143,13 +136,6 @@ def test_files_and_undecoded_clips_are_embedded_as_the_path_is(embedded_model, p
 
 def test_a_decoder_has_its_own_rate_and_channels(embedded_model, piano):
     assert (embedded_model.embed(Decoder(), 8000) - piano).abs().max() < 1e-4
-
-
-def test_an_open_file_is_read_from_its_start_and_left_open(embedded_model, piano):
-    with open(PIANO, "rb") as file:
-        file.seek(100)
-        assert torch.equal(embedded_model.embed(file), piano)
-        assert not file.closed
 
 
 def test_every_decoded_clip_has_its_own_rate(embedded_model):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from hear_mwmae import frontend as frontend_module
 from hear_mwmae.audio import read_audio
 from hear_mwmae.config import preset
 from hear_mwmae.embedder import Embedder
-from hear_mwmae.frontend import LogMelFrontend, normalise, reflect_index
+from hear_mwmae.frontend import LogMelFrontend
 from hear_mwmae.pooling import time_step_ms
 
 PIANO = AUDIO / "piano.flac"
@@ -32,17 +31,8 @@ def noise(samples: int, seed: int = 0) -> torch.Tensor:
 def test_the_api_is_what_hear_asks_for(embedded_model):
     model = embedded_model
     assert isinstance(model, torch.nn.Module) and not model.training
-    assert (
-        type(model.sample_rate)
-        is type(model.scene_embedding_size)
-        is type(model.timestamp_embedding_size)
-        is int
-    )
-    assert (model.sample_rate, model.scene_embedding_size, model.timestamp_embedding_size) == (
-        16000,
-        3 * 1280,
-        1280,
-    )
+    sizes = [model.sample_rate, model.scene_embedding_size, model.timestamp_embedding_size]
+    assert sizes == [16000, 3 * 1280, 1280] and {type(size) for size in sizes} == {int}
     audio = torch.stack([noise(32000), tone(32000)])
     scenes = hear_mwmae.get_scene_embeddings(audio, model)
     assert (
@@ -51,14 +41,6 @@ def test_the_api_is_what_hear_asks_for(embedded_model):
     steps, timestamps = hear_mwmae.get_timestamp_embeddings(audio, model)
     assert steps.shape == (2, 50, 1280) and steps.dtype == torch.float32
     assert timestamps.shape == (2, 50) and timestamps.dtype == torch.float32
-
-
-def test_embeddings_of_real_audio_differ_and_repeat(embedded_model):
-    clips = [read_audio(path, 16000) for path in sorted(AUDIO.iterdir())]
-    scenes = embedded_model.embed(clips)
-    similarity = torch.corrcoef(scenes) - torch.eye(len(clips))
-    assert similarity.max() < 0.999
-    assert torch.equal(scenes, embedded_model.embed(clips))
 
 
 @pytest.mark.parametrize("samples", [1, 100, 239, 240, 16000, 31999, 32000, 53920, 160000])
@@ -104,18 +86,6 @@ def test_time_steps_follow_the_patch_size(patch_size):
     assert steps.shape[2] == model.timestamp_embedding_size == 80 // patch_size[1] * 192
 
 
-def test_a_clip_is_the_same_alone_in_a_batch_and_beside_any_other(embedded_model):
-    clip = noise(53920, seed=1)
-    alone = embedded_model.scene_embeddings(clip[None])[0]
-    others = [tone(53920), torch.zeros(53920), 1e-4 * noise(53920), torch.ones(53920)]
-    together = embedded_model.scene_embeddings(torch.stack([*others, clip]))[-1]
-    mixed = embedded_model.embed([tone(1), clip, tone(100000)])[1]
-    assert (together - alone).abs().max() < 1e-5
-    assert (mixed - alone).abs().max() < 1e-5
-    steps = embedded_model.timestamp_embeddings(torch.stack([*others, clip]))[0][-1]
-    assert (steps - embedded_model.timestamp_embeddings(clip[None])[0][0]).abs().max() < 1e-5
-
-
 def test_max_batch_changes_memory_not_results(embedded_model):
     audio = torch.stack([noise(100000), tone(100000)])  # 2 clips of 4 chunks
     sizes = []
@@ -126,24 +96,8 @@ def test_max_batch_changes_memory_not_results(embedded_model):
     narrow.max_batch = 3
     whole, pieces = embedded_model.scene_embeddings(audio), narrow.scene_embeddings(audio)
     handle.remove()
-    assert sizes == [
-        8,
-        3,
-        3,
-        2,
-    ]  # all chunks of the batch together, at most max_batch of them at a time
+    assert sizes == [8, 3, 3, 2]  # of the batch together, at most max_batch of them at a time
     assert (whole - pieces).abs().max() < 1e-5
-
-
-def test_no_chunk_is_computed_for_nothing(embedded_model):
-    sizes = []
-    handle = embedded_model.encoder.register_forward_pre_hook(
-        lambda module, args: sizes.append(len(args[0]))
-    )
-    embedded_model.scene_embeddings(noise(199 * 160)[None])  # exactly 200 frames
-    embedded_model.scene_embeddings(noise(200 * 160)[None])
-    handle.remove()
-    assert sizes == [1, 2]
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
@@ -158,18 +112,16 @@ def test_any_gradient_mode(embedded_model, mode):
 @pytest.mark.parametrize(
     ("audio", "message"),
     [
-        (torch.zeros(1, 0), "empty audio"),
-        (torch.zeros(0, 16000), "no audio in the batch"),
-        (torch.zeros(16000), r"must have shape \(clips, samples\), got \(16000,\)"),
+        (torch.zeros(1, 0), r"at least one of each, got \(1, 0\)"),
+        (torch.zeros(0, 16000), r"at least one of each, got \(0, 16000\)"),
+        (torch.zeros(16000), r"must have shape \(clips, samples\).*got \(16000,\)"),
         (torch.zeros(1, 1, 16000), r"got \(1, 1, 16000\)"),
         (torch.zeros(1, 16000, dtype=torch.int16), "floating point.*int16"),
-        (torch.full((1, 100), float("nan")), "audio holds NaN or infinity$"),
         (
             torch.stack([torch.zeros(100), torch.full((100,), -torch.inf)]),
             "NaN or infinity in clip 1 of 2",
         ),
         (torch.tensor([[0.0, 1e30, 0.0]]), r"samples as large as 1e\+30$"),
-        (torch.zeros(1, 100).to_sparse(), "dense tensor"),
         (np.zeros((1, 100), dtype=np.float32), "torch tensor.*ndarray"),
     ],
 )
@@ -182,21 +134,15 @@ def test_bad_audio_is_a_value_error(embedded_model, audio, message):
 @pytest.mark.parametrize(
     "options",
     [
-        *({"dtype": value} for value in ("float16", torch.float16, ["float32"], None)),
+        *({"dtype": value} for value in ("float16", torch.float16, None)),
         *({"timestamps": value} for value in ("middle", {}, 1)),
         *({"pooling": value} for value in ("median", "", "mean+mean", "mean,std", ["mean"], 1)),
-        *({"trainable": value} for value in ("yes", 1, None)),
-        *({"max_batch": value} for value in (0, 2.0, True, 10**30, float("nan"))),
+        *({"max_batch": value} for value in (0, 2.0, float("nan"))),
     ],
 )
 def test_bad_option_values(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))} (must|should) be"):
         hear_mwmae.load_model(**options)
-
-
-def test_unknown_option():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'batch'"):
-        hear_mwmae.load_model(batch=3)
 
 
 def test_one_sample_is_one_embedding(embedded_model):
@@ -221,23 +167,6 @@ def test_silence_is_defined(embedded_model):
     torch.testing.assert_close(quiet, scenes[1])
 
 
-@pytest.mark.parametrize("level", [1.0, 0.9, -0.5, 1e-3])
-def test_a_constant_is_silence(embedded_model, level):
-    assert not LogMelFrontend(embedded_model.config.frontend)(torch.full((1, 53920), level)).any()
-
-
-def test_full_scale_clipping(embedded_model):
-    square = torch.sign(tone(32000))[None]
-    assert torch.isfinite(embedded_model.scene_embeddings(square)).all()
-
-
-@pytest.mark.parametrize("seconds", [0.01, 0.013, 0.05, 20 * 60])
-def test_short_and_long_clips(small_config, seconds):
-    model = Embedder(small_config)
-    scenes = model.scene_embeddings(noise(int(seconds * 16000))[None])
-    assert scenes.shape == (1, model.scene_embedding_size) and torch.isfinite(scenes).all()
-
-
 def test_blocks_of_the_frontend_leave_no_trace(embedded_model, monkeypatch):
     frontend = LogMelFrontend(embedded_model.config.frontend)
     audio = noise(40000)[None]
@@ -248,30 +177,13 @@ def test_blocks_of_the_frontend_leave_no_trace(embedded_model, monkeypatch):
     )  # sums in another order
 
 
-def test_reflection_bounces():
-    assert reflect_index(3, -3, 7).tolist() == [1, 2, 1, 0, 1, 2, 1, 0, 1, 2]
-    assert reflect_index(1, -2, 3).tolist() == [0] * 5
-    short = torch.tensor([[1.0, 2.0, 3.0]])
-    expected = torch.nn.functional.pad(short, (2, 2), mode="reflect")
-    assert torch.equal(short[:, reflect_index(3, -2, 5)], expected)
-
-
-def test_normalise_population_and_unbiased():
-    x = torch.randn(2, 3, 4) * 7 + 3
-    for unbiased in (True, False):
-        y = normalise(x, unbiased)
-        assert y.mean(dim=(1, 2)).abs().max() < 1e-6
-        assert y.flatten(1).std(dim=1, correction=int(unbiased)).tolist() == pytest.approx(
-            [1, 1], rel=1e-5
-        )
-
-
-def test_bfloat16_is_close(embedded_model):
+def test_bfloat16_is_close_and_the_same_in_any_batch(embedded_model):
     fast = hear_mwmae.load_model(dtype="bfloat16")
-    audio = torch.stack([read_audio(PIANO, 16000)[:40000], noise(40000)])
+    audio = torch.stack([read_audio(PIANO, 16000)[:40000], noise(40000), torch.zeros(40000)])
     scenes, exact = fast.scene_embeddings(audio), embedded_model.scene_embeddings(audio)
     assert scenes.dtype == torch.float32
     assert torch.cosine_similarity(scenes, exact).min() > 0.9999
+    assert (scenes[1] - fast.scene_embeddings(audio[1:2])[0]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -284,41 +196,8 @@ def test_a_model_may_be_cast(dtype):
     assert model.frontend.windows[0].filterbank.dtype == torch.float32
 
 
-def test_bfloat16_is_the_same_in_any_batch():
-    model = hear_mwmae.load_model(dtype="bfloat16")
-    clip = noise(40000)
-    together = model.scene_embeddings(torch.stack([tone(40000), clip, torch.zeros(40000)]))[1]
-    assert (together - model.scene_embeddings(clip[None])[0]).abs().max() < 1e-5
-
-
 def test_an_ambient_autocast_changes_nothing(embedded_model):
     audio = noise(20000)[None]
     exact = embedded_model.scene_embeddings(audio)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(embedded_model.scene_embeddings(audio), exact)
-
-
-def test_a_model_can_be_copied_and_pickled(embedded_model):
-    """Both happen to a model that is handed to other processes."""
-    audio = noise(20000)[None]
-    exact = embedded_model.scene_embeddings(audio)
-    for copied in (copy.deepcopy(embedded_model), pickle.loads(pickle.dumps(embedded_model))):
-        assert torch.equal(copied.scene_embeddings(audio), exact) and copied.sample_rate == 16000
-
-
-def test_loading_leaves_torchs_random_state_alone():
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    hear_mwmae.load_model()
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_other_float_types_are_accepted(embedded_model):
-    audio = read_audio(PIANO, 16000)[None]
-    exact = embedded_model.scene_embeddings(audio)
-    assert torch.equal(embedded_model.scene_embeddings(audio.double()), exact)
-    # Half-precision audio has lost its quiet parts already: what counts is the audio as it is.
-    half = audio.half()
-    assert torch.equal(
-        embedded_model.scene_embeddings(half), embedded_model.scene_embeddings(half.float())
-    )

@@ -10,16 +10,13 @@ import torch.nn.functional as F
 
 from hear_mwmae.attention import MultiWindowAttention, RecomputedAttention
 from hear_mwmae.config import (
-    DecoderConfig,
-    EncoderConfig,
-    ModelConfig,
     derive_window_sizes,
     preset,
     preset_names,
 )
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.patches import random_masking
-from hear_mwmae.tiles import TiledMultiWindowAttention, group_heads
+from hear_mwmae.tiles import TiledMultiWindowAttention
 
 TOTALS = {
     "mwmae-tiny": 12_694_704,
@@ -138,30 +135,12 @@ def test_gradients_of_recomputed_attention(windowed):
         assert torch.allclose(one, other)
 
 
-def test_small_windows_share_a_tile():
-    groups = group_heads(250, derive_window_sizes(250))
-    assert groups == [(50, [0, 1, 2, 3, 4]), (125, [5]), (250, [6, 7])]
-
-
 @pytest.mark.parametrize("kind", [MultiWindowAttention, TiledMultiWindowAttention])
 def test_training_works_after_inference_mode(kind):
     module = kind(16, (2, 0))
     with torch.inference_mode():
         module(torch.randn(1, 6, 16))
     module(torch.randn(1, 6, 16)).sum().backward()
-
-
-def test_encoder_windows_and_shift():
-    windows = (2, 5, 10, 0)
-    config = ModelConfig(
-        EncoderConfig(32, 2, 4, window_sizes=windows, shift_windows=True),
-        DecoderConfig(32, 2, 8, window_sizes=derive_window_sizes(250), shift_windows=True),
-    )
-    model = MaskedAutoencoder(config)
-    assert [block.attn.shift for block in model.encoder.blocks] == [False, True]
-    assert config.kind == "mwmae"
-    model(torch.randn(1, 200, 80)).loss.backward()
-    assert model.forward_features(torch.randn(1, 200, 80)).shape == (1, 50, 160)
 
 
 def test_random_masking_keeps_what_the_noise_says():

@@ -128,15 +128,6 @@ def test_other_types_and_values_are_refused(model, clip, dtype, value, place):
         assert not accepted(lambda: hear_mwmae.get_timestamp_embeddings(clips, model))
 
 
-@settings(FIXED, max_examples=40)
-@given(
-    clip=clips(60),
-    rate=st.one_of(st.integers(-2, 0), st.integers(100, 200_000)),
-)
-def test_sample_rates_that_are_accepted(model, clip, rate):
-    assert accepted(lambda: model.embed(clip, rate)) == (rate > 0)
-
-
 # Files
 
 
