@@ -1,4 +1,4 @@
-"""Commands of research: analyze, reconstruct, compare, publish, benchmarks."""
+"""Commands of research: analyze, reconstruct, publish, benchmarks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from hear_mwmae.config import FrontendConfig
 from hear_mwmae.frontend import LogMelFrontend
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.weights import load_embedder, read_model, save_model
-from research import analyze, compare, publish, reconstruct
+from research import analyze, publish, reconstruct
 from research.analysis.crops import choose_files, read_crops
 from research.benchmarks import attention as attention_benchmark
 from research.benchmarks import embed as embed_benchmark
 from research.benchmarks import machine
-from research.benchmarks import muon as muon_benchmark
 from research.benchmarks import pretrain as pretrain_benchmark
 
 
@@ -73,14 +72,6 @@ def test_reconstruct_writes_picture_array_and_sound(tmp_path):
     assert error < 0.2 * result.target.var()
 
 
-def test_compare(task, saved_model):
-    command = [str(task), "-a", str(saved_model), "-b", "log-mel", "-b", str(saved_model)]
-    done = CliRunner().invoke(compare.main, command, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    lines = [line.split() for line in done.output.splitlines()]
-    assert len(lines) == 3 + 3 and [words[1] for words in lines[3:]] == ["a", "b", "b"]
-
-
 def test_publish_a_finished_run(task, saved_model, tmp_path):
     """As pretraining leaves it, after one interruption; and a manifest of what it heard."""
     run, recipe = tmp_path / "run", 'preset = "mwmae-tiny"\nsteps = 4\nbatch_size = 8\n'
@@ -122,7 +113,6 @@ def test_benchmarks_run(monkeypatch):
     for command, options in (
         (embed_benchmark.main, ["--size", "tiny", "--rounds", "1", "--batch", "1"]),
         (pretrain_benchmark.main, ["--rounds", "1", "--batch-size", "1", "--precision", "float32"]),
-        (muon_benchmark.main, ["--rounds", "1", "--recipe", "tiny"]),
         (attention_benchmark.main, ["--rounds", "1", "--batch", "1"]),
     ):
         done = CliRunner().invoke(command, options, catch_exceptions=False)
