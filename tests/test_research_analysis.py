@@ -14,10 +14,9 @@ import torch
 from hear_mwmae.config import DecoderConfig, EncoderConfig, FrontendConfig, ModelConfig
 from hear_mwmae.mae import MaskedAutoencoder
 from research.analysis.maps import CLS, head_windows, trace
-from research.analysis.measure import DECODING, EMBEDDING, draw_noise, measure
-from research.analysis.similarity import similarities
+from research.analysis.measure import DECODING, EMBEDDING, Measured, draw_noise, measure
+from research.analysis.similarity import pwcca
 from research.analysis.statistics import head_statistics, patch_distances
-from research.analysis.windows import across_blocks, window_means
 
 #: A grid of 12 time steps x 2 bands, 24 tokens, of which pretraining keeps 12.
 SMALL = ModelConfig(
@@ -164,18 +163,11 @@ def related(rng: np.random.Generator, sets: int) -> np.ndarray:
     return x
 
 
-def test_similarities_are_those_of_the_formulas():
+def test_similarities_are_those_of_the_formula():
     x = related(np.random.default_rng(0), 4)
-    found = similarities(x)
     expected = np.array([[reference_pwcca(a, b) for b in x] for a in x])
-    np.testing.assert_allclose(found.weighted, expected, atol=1e-6)
+    np.testing.assert_allclose(pwcca(x), expected, atol=1e-6)
     assert np.abs(expected - expected.T).max() > 1e-3  # the weights are those of the row
-    centred = x - x.mean(axis=1, keepdims=True)
-    a, b = centred[0], centred[3]
-    norm = np.linalg.norm
-    cka = norm(b.T @ a) ** 2 / (norm(a.T @ a) * norm(b.T @ b))
-    assert found.cka[0, 3] == pytest.approx(cka, abs=1e-8)
-    np.testing.assert_allclose(found.cka.diagonal(), 1)
 
 
 @torch.no_grad()
@@ -183,22 +175,20 @@ def test_measured_similarities_are_those_of_the_heads_outputs():
     """With every token as a sample, so that nothing is drawn, and two windows of the front-end."""
     config = dataclasses.replace(SMALL, frontend=FrontendConfig(win_lengths=(400, 800), n_mels=32))
     model, clips = build(config), torch.randn(3, 48, 64)
-    counts = np.array([[1, 1, 1], [3, 0, 0]])
-    found = measure(model, "a", clips, counts)
+    found = measure(model, "a", clips)
     noise = draw_noise(3, config, 0)
     for view, mask in ((DECODING, noise), (EMBEDDING, None)):
         first, last = (one.outputs for one in trace(model, view.part, clips, mask))
         heads = len(head_windows(config, view.part))
         a, b = (x[:, :, 1].flatten(0, 1).double().numpy() for x in (first, last))
-        value = found.similarity[view].weighted[1, heads + 1]
-        assert value == pytest.approx(reference_pwcca(a, b), abs=1e-4)
+        both = (reference_pwcca(a, b) + reference_pwcca(b, a)) / 2
+        assert found.pwcca[view][1, heads + 1] == pytest.approx(both, abs=1e-4)
         assert found.statistics[view]["distance"].shape == (3, 2, heads)
-    draws = found.by_window[DECODING].draws
-    assert draws[0] == pytest.approx(found.by_window[DECODING].difference)
-    # Of the first clip alone.
-    traced = trace(model, "decoder", clips, noise)
-    outputs = torch.cat([one.outputs[0].transpose(0, 1) for one in traced]).numpy()
-    pairs = across_blocks(similarities(outputs).pwcca, 6)
-    equal, unequal = window_means(pairs, config.decoder.window_sizes)
-    assert draws[1] == pytest.approx(equal - unequal)
-    assert EMBEDDING not in found.by_window
+
+
+def test_heads_of_equal_windows_are_compared_across_blocks():
+    """Two blocks; 1 in the place of every pair of heads of different blocks and equal windows."""
+    similarity = np.full((12, 12), 7.0)
+    similarity[:6, 6:] = similarity[6:, :6] = np.eye(6)
+    found = Measured("a", SMALL, pwcca={DECODING: similarity})
+    assert found.by_window(DECODING) == (1, 0)

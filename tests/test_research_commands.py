@@ -44,7 +44,7 @@ def test_analyze(small_config, tmp_path):
     save_model(tmp_path / "model", config, MaskedAutoencoder(config).state_dict())
     out = tmp_path / "out"
     command = [str(AUDIO), "-o", str(out), "--model", f"MW-MAE={tmp_path / 'model'}"]
-    command += ["--tokens", "300", "--draws", "5"]
+    command += ["--tokens", "300"]
     done = CliRunner().invoke(analyze.main, command, catch_exceptions=False)
     assert done.exit_code == 0 and "2 models, 5 clips" in done.output
     heads = pd.read_csv(out / "heads.csv")

@@ -84,7 +84,7 @@ def _draw_heads(
 def similarity_matrix(model: Measured, view: View) -> Figure:
     """Symmetric PWCCA of all pairs of heads, ordered by window (if the model has any) and block."""
     windows = model.windows(view)
-    values = model.similarity[view].pwcca.copy()
+    values = model.pwcca[view].copy()
     np.fill_diagonal(values, np.nan)  # a head and itself
     heads = len(windows)
     order = sorted(range(len(values)), key=lambda n: (windows[n % heads] or np.inf, n // heads))

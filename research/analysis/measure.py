@@ -1,6 +1,4 @@
-"""One model over many clips: statistics of every head, similarity of heads, and whether windows
-explain it.
-"""
+"""One model over many clips: statistics of every head, and similarity of heads."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -13,9 +11,8 @@ from hear_mwmae.config import ModelConfig
 from hear_mwmae.mae import MaskedAutoencoder
 
 from .maps import head_windows, trace
-from .similarity import Similarities, null_level, similarities
+from .similarity import null_level, pwcca
 from .statistics import MEASURES, head_statistics, patch_distances
-from .windows import across_blocks, window_means
 
 
 class View(NamedTuple):
@@ -36,18 +33,6 @@ VIEWS = (EMBEDDING, PRETRAINING, DECODING)
 COMPARED = (EMBEDDING, DECODING)
 
 
-class ByWindow(NamedTuple):
-    """Similarity of heads of different blocks by their windows."""
-
-    equal: float  #: mean PWCCA of heads of equal windows
-    unequal: float
-    draws: np.ndarray  #: (draws,) differences in bootstrap samples of the clips
-
-    @property
-    def difference(self) -> float:
-        return self.equal - self.unequal
-
-
 @dataclass
 class Measured:
     """All results of one model."""
@@ -56,12 +41,10 @@ class Measured:
     config: ModelConfig
     #: measure -> (clips, blocks, heads)
     statistics: dict[View, dict[str, np.ndarray]] = field(default_factory=dict)
-    #: of all pairs of heads; head ``n`` is head ``n % heads`` of block ``n // heads``
-    similarity: dict[View, Similarities] = field(default_factory=dict)
+    #: symmetric, of all pairs of heads; head ``n`` is head ``n % heads`` of block ``n // heads``
+    pwcca: dict[View, np.ndarray] = field(default_factory=dict)
     #: PWCCA of independent noise of the same sizes
     null: dict[View, float] = field(default_factory=dict)
-    #: of views whose heads have unequal windows
-    by_window: dict[View, ByWindow] = field(default_factory=dict)
 
     def heads(self, view: View, measure: str) -> np.ndarray:
         """(blocks, heads): means over the clips."""
@@ -71,6 +54,19 @@ class Measured:
         """Window size of every head; 0 for global heads."""
         return head_windows(self.config, view.part)
 
+    def by_window(self, view: View) -> tuple[float, float]:
+        """Mean PWCCA of heads of equal windows in different blocks, and of those of unequal ones;
+        NaN where there are none.
+        """
+        windows = np.array(self.windows(view))
+        number = np.arange(len(self.pwcca[view]))
+        block, head = number // len(windows), number % len(windows)
+        apart = block[:, None] != block
+        equal = windows[head][:, None] == windows[head]
+        pairs = self.pwcca[view][apart & equal], self.pwcca[view][apart & ~equal]
+        first, second = (float(some.mean()) if some.size else float("nan") for some in pairs)
+        return first, second
+
 
 def draw_noise(clips: int, config: ModelConfig, seed: int) -> Tensor:
     """(clips, tokens) uniform noise; the same for models of as many tokens."""
@@ -78,18 +74,12 @@ def draw_noise(clips: int, config: ModelConfig, seed: int) -> Tensor:
 
 
 def measure(
-    model: MaskedAutoencoder,
-    name: str,
-    clips: Tensor,
-    counts: np.ndarray,
-    tokens: int = 10_000,
-    seed: int = 0,
+    model: MaskedAutoencoder, name: str, clips: Tensor, tokens: int = 10_000, seed: int = 0
 ) -> Measured:
     """Statistics and similarities of the heads of ``model``, on its device.
 
     Args:
         clips: (clips, input_frames, bands) float32, normalised.
-        counts: (draws, clips) of `bootstrap_counts`.
         tokens: samples of the similarities, as many from every clip.
         seed: of masks and sampled tokens.
     """
@@ -114,23 +104,7 @@ def measure(
         result.statistics[view] = dict(zip(MEASURES, every.double().cpu().numpy(), strict=True))
         if view in COMPARED:
             outputs = torch.cat([torch.cat(block, dim=1) for block in sampled])
-            _compare(result, view, outputs.cpu().numpy(), counts)
+            weighted = pwcca(outputs.cpu().numpy())
+            result.pwcca[view] = (weighted + weighted.T) / 2
+            result.null[view] = null_level(*outputs.shape[1:])
     return result
-
-
-def _compare(result: Measured, view: View, outputs: np.ndarray, counts: np.ndarray) -> None:
-    """Fill in the similarities of head outputs, (blocks * heads, samples, head width)."""
-    _, samples, width = outputs.shape
-    result.similarity[view] = similarities(outputs)
-    result.null[view] = null_level(samples, width)
-    windows = result.windows(view)
-    if len(set(windows)) < 2 or len(outputs) == len(windows):  # or with a single block
-        return
-    pairs = across_blocks(result.similarity[view].pwcca, len(windows))
-    draws = []
-    for drawn in counts:
-        weights = np.repeat(drawn, samples // len(drawn))
-        drawn_pairs = across_blocks(similarities(outputs, weights).pwcca, len(windows))
-        equal, unequal = window_means(drawn_pairs, windows)
-        draws.append(equal - unequal)
-    result.by_window[view] = ByWindow(*window_means(pairs, windows), np.array(draws))
