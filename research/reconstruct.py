@@ -1,13 +1,10 @@
 """Hides patches of a file's spectrogram, and reconstructs them from the others.
 
-    python -m research.reconstruct talk.wav [-o talk.png] [--audio]
+    python -m research.reconstruct talk.wav [-o talk.png]
 
 Writes a picture of the first ten seconds (masked input, reconstruction, target, error; of the first
 window, if the model has several). A .npy file beside it holds the whole reconstruction: log-mel,
 (frames, bands) float32, natural logarithm of power. Visible patches are unchanged.
-
---audio writes .wav files. They are estimates, because phases and the spectrum within a mel band are
-unknown. NAME-target.wav shows the error of the estimate.
 """
 
 from pathlib import Path
@@ -16,14 +13,12 @@ from typing import NamedTuple
 import click
 import matplotlib
 import numpy as np
-import soundfile
 import torch
 from matplotlib.figure import Figure
 
 from hear_mwmae.audio import read_audio
 from hear_mwmae.cli.options import MODEL, Command, out_option
 from hear_mwmae.config import FrontendConfig
-from hear_mwmae.files import replacing
 from hear_mwmae.frontend import LogMelFrontend, reflect_index
 from hear_mwmae.mae import MaskedAutoencoder, reconstruction
 
@@ -39,9 +34,8 @@ class Reconstruction(NamedTuple):
     masked: np.ndarray  #: NaN where hidden
     predicted: np.ndarray  #: predictions where hidden, the input elsewhere
     target: np.ndarray
-    loss: (
-        float  #: mean squared error on hidden patches of the normalised log-mel, as in pretraining
-    )
+    #: mean squared error on hidden patches of the normalised log-mel, as in pretraining
+    loss: float
 
 
 @torch.no_grad()
@@ -100,50 +94,18 @@ def draw(result: Reconstruction, config: FrontendConfig) -> Figure:
     return figure
 
 
-def estimate_audio(log_mel: np.ndarray, config: FrontendConfig, window: int) -> np.ndarray:
-    """(frames, n_mels) log-mel of windows of ``window`` samples -> (samples,) that sound roughly
-    like it: the spectrum by non-negative least squares, the phases by Griffin and Lim.
-    """
-    from librosa.feature.inverse import mel_to_audio
-
-    power = np.maximum(np.exp(log_mel) - config.log_offset, 0)
-    sound = mel_to_audio(
-        power.T,
-        sr=config.sample_rate,
-        n_fft=window,
-        hop_length=config.hop_length,
-        fmin=config.f_min,
-        fmax=config.f_max,
-        htk=True,
-        norm=None,
-        length=(len(log_mel) - 1) * config.hop_length,
-    )
-    return np.clip(sound, -1, 1)
-
-
 @click.command(cls=Command, help=__doc__)
 @click.argument("audio", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @out_option("Picture, .png. The default is AUDIO-reconstruction.png.", folder=False, required=False)
 @MODEL
 @click.option("--mask-ratio", type=float, help="Share of hidden patches, of pretraining if unset.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the mask.")
-@click.option("--audio", "listen", is_flag=True, help="Also write estimated sounds.")
-def main(
-    audio: Path, out: Path | None, model: str, mask_ratio: float | None, seed: int, listen: bool
-) -> None:
+def main(audio: Path, out: Path | None, model: str, mask_ratio: float | None, seed: int) -> None:
     autoencoder = MaskedAutoencoder.from_pretrained(model, mask_ratio).eval()
-    config = autoencoder.config.frontend
     result = reconstruct(autoencoder, audio, seed)
     picture = out or Path(f"{audio.stem}-reconstruction.png")
-    save(draw(result, config), picture)
-    with replacing(picture.with_suffix(".npy")) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, result.predicted)
-    if listen:
-        for name, log_mel in (("", result.predicted), ("-target", result.target)):
-            sound = estimate_audio(log_mel[:, : config.n_mels], config, config.win_lengths[0])
-            path = picture.with_name(f"{picture.stem}{name}.wav")
-            with replacing(path) as temporary:
-                soundfile.write(temporary, sound, config.sample_rate, format="WAV")
+    save(draw(result, autoencoder.config.frontend), picture)
+    np.save(picture.with_suffix(".npy"), result.predicted)
     click.echo(f"{picture}: mean squared error on hidden patches {result.loss:.3f}, normalised")
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 import soundfile
 import torch
 from click.testing import CliRunner
@@ -54,14 +53,11 @@ def test_analyze(small_config, tmp_path):
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in out.glob("*.png"))
 
 
-def test_reconstruct_writes_picture_array_and_sound(tmp_path):
-    pytest.importorskip("librosa")
+def test_reconstruct_writes_picture_and_array(tmp_path):
     piano = str(AUDIO / "piano.flac")
-    command = [piano, "-o", str(tmp_path / "piano.png"), "--audio"]
-    done = CliRunner().invoke(reconstruct.main, command)
+    done = CliRunner().invoke(reconstruct.main, [piano, "-o", str(tmp_path / "piano.png")])
     assert done.exit_code == 0, done.output
-    files = ["piano-target.wav", "piano.npy", "piano.png", "piano.wav"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["piano.npy", "piano.png"]
     result = reconstruct.reconstruct(MaskedAutoencoder.from_pretrained().eval(), Path(piano))
     assert f"{result.loss:.3f}" in done.output
     hidden = np.isnan(result.masked)

@@ -52,8 +52,6 @@ def test_a_corpus_has_each_sound_once(tmp_path):
     assert list(rows["seconds"]) == [1, 0.5, 0.5]
     assert list(rows[["package", "version", "kind", "licence"]].iloc[0]) == list(source)
     assert soundfile.info(tmp_path / files[0]).samplerate == 16000
-    total = run(manifest.main, tmp_path / "manifest.csv").splitlines()[-1].split()
-    assert total == ["all", "3", "0.0"]
 
 
 def test_a_procedural_clip_is_a_function_of_seed_and_index():
@@ -123,8 +121,7 @@ def test_a_deb_becomes_audio(tmp_path, monkeypatch):
     subprocess.run(command, check=True, capture_output=True)
     row = {"package": "some-sounds", "kind": "effects", "licence": "CC0-1.0"}
     kept_back = {"package": "kept-back", "kind": debian_audio.DEVELOPMENT}  # is not asked for
-    listed = {"some-sounds": row, "kept-back": kept_back}
-    monkeypatch.setattr(debian_audio, "read_package_list", lambda: listed)
+    monkeypatch.setattr(debian_audio, "read_package_list", lambda: [row, kept_back])
     output = run(debian_audio.main, tmp_path / "out", "--jobs", 1)
     assert "broken.ogg" in output
     rows = manifest.read_manifest(tmp_path / "out" / "manifest.csv")
@@ -157,12 +154,12 @@ def test_held_out_voices_are_in_no_plan(tmp_path, monkeypatch):
     assert plan[:50] == speech.plan(50, seed=0)
     assert not set(plan) & set(voices.HELD_OUT)
     assert {voice.engine for voice in plan} == {"espeak-ng", "flite", "festival"}
-    assert {voice.package for voice in plan} <= speech.LICENCES.keys()
+    assert all(voice.licence for voice in plan)
     assert speech.words("de") == ["other", "plain"]
     speech.words.cache_clear()
 
 
 def test_everyday_sounds_are_kept_from_pretraining():
-    listed = debian_audio.read_package_list()
+    listed = {row["package"]: row["kind"] for row in debian_audio.read_package_list()}
     rows = pd.read_csv(dev_tasks.EVERYDAY)
-    assert {listed[package]["kind"] for package in rows["package"]} == {debian_audio.DEVELOPMENT}
+    assert {listed[package] for package in rows["package"]} == {debian_audio.DEVELOPMENT}
