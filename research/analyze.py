@@ -7,33 +7,24 @@ Measures the models, and the same with random weights, over one crop of every cl
 figures (.png), heads.csv and summary.md to OUT.
 """
 
+import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
-import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
-from hear_mwmae.bootstrap import Estimate, bootstrap_counts
+from hear_mwmae.audio import find_audio, read_audio
 from hear_mwmae.cli.options import DEVICE, Command, models_option, named_models, out_option
 from hear_mwmae.config import ModelConfig
 from hear_mwmae.files import write_text
+from hear_mwmae.frontend import LogMelFrontend, reflect_index
 from hear_mwmae.mae import MaskedAutoencoder
 
 from .analysis import figures
-from .analysis.crops import choose_files, read_crops
-from .analysis.measure import COMPARED, VIEWS, Measured, View, measure
-
-#: How the heads of a model spread, from their means over clips (..., blocks, heads).
-SPREADS = {
-    "mean": lambda heads: heads.mean(axis=(-2, -1)),
-    "SD over all heads": lambda heads: heads.std(axis=(-2, -1)),
-    "mean SD within blocks": lambda heads: heads.std(axis=-1).mean(axis=-1),
-    "range": lambda heads: heads.max(axis=(-2, -1)) - heads.min(axis=(-2, -1)),
-}
-#: Draws of the bootstrap over clips.
-DRAWS = 200
+from .analysis.measure import COMPARED, VIEWS, Measured, by_window, measure
 
 
 def load_models(sources: dict[str, str], seed: int) -> Iterator[tuple[str, MaskedAutoencoder]]:
@@ -48,68 +39,63 @@ def load_models(sources: dict[str, str], seed: int) -> Iterator[tuple[str, Maske
             yield f"{name}, untrained", MaskedAutoencoder(model.config)
 
 
-def head_table(measured: Sequence[Measured]) -> pd.DataFrame:
-    """A row per model, view, block and head: means over the clips."""
-    rows = []
-    for model in measured:
-        for view in VIEWS:
-            for block, head in np.ndindex(model.heads(view, "distance").shape):
-                row = {"model": model.name, "view": str(view), "block": block + 1}
-                row |= {"head": head + 1, "window": model.windows(view)[head]}
-                for name in model.statistics[view]:
-                    row[name] = model.heads(view, name)[block, head]
-                rows.append(row)
-    return pd.DataFrame(rows)
+def read_crops(files: Sequence[Path], config: ModelConfig, seed: int) -> Tensor:
+    """(files, input_frames, bands) float32: one crop of every file, at a place drawn by ``seed``.
 
-
-def spread_table(measured: Sequence[Measured], view: View, name: str, seed: int) -> pd.DataFrame:
-    """A row per model, a column per kind of spread, with 95 % intervals over the clips: the same
-    draws for all models.
+    Features are normalised over the clip, as at inference. A clip shorter than a crop is continued
+    by reflection.
     """
-    rows = []
-    for model in measured:
-        clips = model.statistics[view][name]
-        weights = bootstrap_counts(len(clips), DRAWS, seed) / len(clips)
-        drawn = np.tensordot(weights, clips, axes=1)
-        row = {"model": model.name}
-        for kind, spread in SPREADS.items():
-            estimate = Estimate.of(spread(clips.mean(axis=0)), spread(drawn))
-            row[kind] = "{:.3g} [{:.3g}, {:.3g}]".format(*estimate)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    frontend = LogMelFrontend(config.frontend)
+    places = random.Random(seed)
+    crops = []
+    for file in files:
+        features = frontend(read_audio(file, config.frontend.sample_rate)[None])[0]
+        start = places.randint(0, max(len(features) - config.input_frames, 0))
+        crops.append(features[reflect_index(len(features), start, start + config.input_frames)])
+    return torch.stack(crops)
 
 
-def window_table(measured: Sequence[Measured]) -> pd.DataFrame:
-    """A row per view and model with unequal windows."""
-    rows = []
-    for view in COMPARED:
-        for model in measured:
-            if len(set(model.windows(view))) > 1:
-                equal, unequal = model.by_window(view)
-                row = {"model": model.name, "view": str(view), "noise": model.null[view]}
-                row |= {"equal": equal, "unequal": unequal, "difference": equal - unequal}
-                rows.append(row)
-    return pd.DataFrame(rows)
+def spreads(values: pd.DataFrame) -> dict[str, float]:
+    """How the heads of a model spread; values (blocks, heads)."""
+    every = values.stack()
+    return {
+        "mean": every.mean(),
+        "SD over all heads": every.std(ddof=0),
+        "mean SD within blocks": values.std(axis=1, ddof=0).mean(),
+        "range": every.max() - every.min(),
+    }
 
 
-def summary(measured: Sequence[Measured], seed: int) -> str:
-    """The main numbers as Markdown."""
-    clips = len(measured[0].statistics[VIEWS[0]]["distance"])
-    sections = [f"{clips} clips, a crop of each; 95 % intervals of {DRAWS} draws of the clips."]
-    for view in VIEWS:
+def summary(models: dict[str, list[Measured]]) -> str:
+    """The main numbers as Markdown; the views of every model by its name."""
+    sections = []
+    for number, view in enumerate(VIEWS):
         for name in ("distance", "entropy"):
-            table = spread_table(measured, view, name, seed).to_markdown(index=False)
-            sections.append(f"**Attention {name} of the heads: {view}**\n\n{table}")
-    table = window_table(measured).to_markdown(index=False, floatfmt=".3g")
-    sections.append(f"**PWCCA of heads in different blocks, by their windows**\n\n{table}")
+            rows = {}
+            for model, found in models.items():
+                rows[model] = spreads(
+                    found[number].heads.pivot(index="block", columns="head")[name]
+                )
+            sections.append(f"**Attention {name} of the heads: {view}**\n\n{markdown(rows)}")
+    for view in COMPARED:
+        rows = {}
+        for model, found in models.items():
+            one = found[VIEWS.index(view)]
+            rows[model] = {"noise": one.noise, **by_window(one)}
+        sections.append(f"**PWCCA of heads in different blocks: {view}**\n\n{markdown(rows)}")
     return "\n\n".join(sections) + "\n"
+
+
+def markdown(rows: dict[str, dict[str, float]]) -> str:
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+    return table.to_markdown(floatfmt=".3g")
 
 
 @click.command(cls=Command, help=__doc__)
 @click.argument("audio", nargs=-1, required=True)
 @out_option("Folder to write.", folder=True)
 @models_option()
-@click.option("--clips", default=100, show_default=True, help="Clips per folder; 0: all.")
+@click.option("--clips", default=200, show_default=True, help="Clips to draw; all if fewer.")
 @click.option("--tokens", default=10_000, show_default=True, help="Samples for PWCCA.")
 @click.option("--seed", default=0, show_default=True)
 @DEVICE
@@ -122,21 +108,28 @@ def main(
     seed: int,
     device: str,
 ) -> None:
-    files = choose_files(audio, clips, seed)
+    files = find_audio(audio)
+    files = sorted(random.Random(seed).sample(files, min(clips, len(files))))
     out.mkdir(parents=True, exist_ok=True)
-    measured = []
+    measured = {}
     for name, model in load_models(named_models(models), seed):
-        crops = read_crops(files, model.config, seed)
-        found = measure(model.eval().to(device), name, crops, tokens, seed)
-        measured.append(found)
-        for view in COMPARED:
-            picture = f"pwcca-{view.part}-{name.replace(', ', '-')}.png"
-            figures.save(figures.similarity_matrix(found, view), out / picture)
-    for view in VIEWS:
+        crops = read_crops(files, model.config, seed).to(device)
+        model.eval().to(device)
+        measured[name] = [measure(model, view, crops, tokens, seed) for view in VIEWS]
+    tables = []
+    for number, view in enumerate(VIEWS):
+        heads = {name: found[number].heads for name, found in measured.items()}
+        tables += [heads[name].assign(model=name, view=str(view)) for name in heads]
         picture = f"heads-{view.part}-{'masked' if view.masked else 'unmasked'}.png"
-        figures.save(figures.heads_over_blocks(measured, view), out / picture)
-    write_text(out / "heads.csv", head_table(measured).to_csv(index=False, float_format="%.6g"))
-    write_text(out / "summary.md", summary(measured, seed))
+        figures.save(figures.heads_over_blocks(heads, view), out / picture)
+        for name, found in measured.items():
+            if view in COMPARED:
+                picture = f"pwcca-{view.part}-{name.replace(', ', '-')}.png"
+                title = f"{name}: {view.part} heads by window, block"
+                figures.save(figures.similarity_matrix(found[number], title), out / picture)
+    table = pd.concat(tables).set_index(["model", "view", "block", "head"])
+    write_text(out / "heads.csv", table.to_csv(float_format="%.6g"))
+    write_text(out / "summary.md", f"{len(files)} clips, a crop of each.\n\n{summary(measured)}")
     click.echo(f"{len(measured)} models, {len(files)} clips -> {out / 'summary.md'}")
 
 

@@ -10,44 +10,41 @@ sample, columns centred:
   accounts for,
 * pwcca(X, Y) = sum_i alpha_i rho_i / sum_i alpha_i, with as many terms as the smaller rank.
 
-The first argument determines the weights, so the measure is not symmetric.
+The first argument determines the weights. Here the mean of both directions is taken.
 """
+
+from itertools import combinations
 
 import numpy as np
 
-#: Directions of less than this part of a set's second moment are roundings of float32.
-NEGLIGIBLE = 1e-10
+#: Directions of less than this part of a set's norm are roundings of float32.
+NEGLIGIBLE = 1e-5
 
 
 def pwcca(activations: np.ndarray) -> np.ndarray:
-    """PWCCA of all pairs of sets, (sets, sets) float64, with the weights of the row; 0 where one of
-    the two is constant.
+    """Symmetric PWCCA of all pairs of sets, (sets, sets) float64; 0 where one of the two is
+    constant.
 
     Args:
         activations: (sets, samples, dimensions); with fewer samples than dimensions, CCA always
             finds perfect correlations.
     """
-    sets, samples, width = activations.shape
-    x = activations.astype(np.float64).transpose(1, 0, 2).reshape(samples, sets * width)
-    moment = (x**2).mean(axis=0).reshape(sets, width).sum(axis=1)
-    x -= x.mean(axis=0)
-    joint = x.T @ x / samples
-    covariance = joint.reshape(sets, width, sets, width).transpose(0, 2, 1, 3)
-
-    number = np.arange(sets)
-    values, vectors = np.linalg.eigh(covariance[number, number])
-    kept = values > NEGLIGIBLE * moment[:, None]
-    root = np.sqrt(np.where(kept, values, 0))[:, None]
-    whitening = vectors * np.divide(1, root, out=np.zeros_like(root), where=root > 0)
-    loadings = vectors * root
-    cross = np.einsum("ipk,ijpq,jql->ijkl", whitening, covariance, whitening, optimize=True)
-    u, rho, _ = np.linalg.svd(cross)
-    alpha = np.abs(np.einsum("ipk,ijkl->ijpl", loadings, u, optimize=True)).sum(axis=2)
-    rank = kept.sum(axis=1)
-    alpha *= np.arange(width) < np.minimum.outer(rank, rank)[:, :, None]
-    whole = alpha.sum(axis=-1)
-    explained = (alpha * rho.clip(max=1)).sum(axis=-1)
-    return np.divide(explained, whole, out=np.zeros_like(whole), where=whole > 0)
+    bases = []
+    for x in activations.astype(np.float64):
+        u, sizes, vt = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+        kept = sizes > NEGLIGIBLE * np.linalg.norm(x)
+        # X = basis @ loadings, and the basis, X Cxx^-1/2 but for a rotation, is orthonormal.
+        bases.append((u[:, kept], (sizes[:, None] * vt)[kept]))
+    similarity = np.eye(len(bases))
+    for i, j in combinations(range(len(bases)), 2):
+        (basis_x, loadings_x), (basis_y, loadings_y) = bases[i], bases[j]
+        u, rho, vt = np.linalg.svd(basis_x.T @ basis_y, full_matrices=False)
+        if len(rho):
+            alpha_x = np.abs(u.T @ loadings_x).sum(axis=1)
+            alpha_y = np.abs(vt @ loadings_y).sum(axis=1)
+            weighted = alpha_x @ rho / alpha_x.sum(), alpha_y @ rho / alpha_y.sum()
+            similarity[i, j] = similarity[j, i] = sum(weighted) / 2
+    return similarity
 
 
 def null_level(samples: int, dimensions: int) -> float:

@@ -5,7 +5,7 @@
 TASKS are HEAR tasks with one label per clip, or folders of them. FOLDER keeps a JSON file for each
 encoder, which is measured again if a task, the weights or the version of the package changed. An
 encoder whose package is missing is not measured, and keeps the results that it has of these tasks;
-a line says how to install it. Prints a short table; --page replaces the tables of a page.
+a line says how to install it. Prints the tables; --page also replaces those of a page.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from hear_mwmae.errors import HearMwmaeError
 
 from . import encoders
 from .measure import fingerprint, measure, read_tasks, stored
-from .page import all_tables, markdown, replace_tables, short_table
+from .page import all_tables, replace_tables
 
 
 @click.command(cls=Command, help=__doc__)
@@ -54,9 +54,10 @@ def main(tasks: tuple[Path, ...], out: Path, keys: tuple[str, ...], page: Path |
             results.append(result)
     if not results:
         raise HearMwmaeError("no encoder has results of these tasks")
+    tables = all_tables(results, read)
     if page:
-        replace_tables(page, all_tables(results, read))
-    click.echo(markdown(short_table(results, read)))
+        replace_tables(page, tables)
+    click.echo(tables)
 
 
 if __name__ == "__main__":

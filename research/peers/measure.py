@@ -9,7 +9,6 @@ import json
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from hear_mwmae.probe import (
 from hear_mwmae.tasks import SAMPLE_RATE, Task, find_tasks, read_task
 
 from ..benchmarks.machine import describe
-from .encoders import Embed, Encoder
+from .encoders import Encoder
 
 CLASSIFIERS: tuple[Classifier, ...] = ("logistic", "ridge")
 
@@ -124,11 +123,11 @@ def stored(folder: Path, encoder: Encoder, prints: dict[str, str]) -> Result | N
 def measure(encoder: Encoder, tasks: dict[str, Task], prints: dict[str, str], folder: Path) -> None:
     """Measure an encoder on the tasks, whose fingerprints are ``prints``, and write its file."""
     results = {}
-    # A fresh process, so that its memory is that of this encoder. It never fits a probe.
-    with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        for name, task in tasks.items():
+    for name, task in tasks.items():
+        # A fresh process, so that its memory is that of this encoder. It never fits a probe.
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
             splits, costs, about = process.submit(embed_task, encoder, task.folder).result()
-            results[name] = {"fingerprint": prints[name], **costs, "correct": answers(task, splits)}
+        results[name] = {"fingerprint": prints[name], **costs, "correct": answers(task, splits)}
     values = {"version": encoder.version(), **about, "tasks": results}
     write_text(folder / f"{encoder.key}.json", json.dumps(values, indent=1) + "\n")
 
@@ -144,22 +143,15 @@ def answers(task: Task, splits: list[EmbeddedSplit]) -> dict[Classifier, list[st
     return correct
 
 
-@cache
-def load(encoder: Encoder) -> tuple[Embed, dict]:
-    """The encoder of a process, warmed up, with one thread; its parameters and its machine."""
-    torch.set_num_threads(1)
-    embed, parameters = encoder.load()
-    threadpool_limits(1)
-    embed(np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32))
-    return embed, {"parameters": parameters, "machine": describe()}
-
-
 def embed_task(encoder: Encoder, folder: Path) -> tuple[list[EmbeddedSplit], dict, dict]:
-    """Embed the clips of a task, one at a time, in a process of its own.
+    """Embed the clips of a task, one at a time, by one thread of a process of its own.
 
     Returns the splits, the costs of a `TaskResult`, and what a `Result` says of the encoder.
     """
-    embed, about = load(encoder)
+    torch.set_num_threads(1)
+    embed, parameters = encoder.load()
+    threadpool_limits(1)
+    embed(np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32))  # warms up
     samples, cpu_seconds, splits = 0, 0.0, []
     for split in read_task(folder, audio=False).splits:
         vectors = []
@@ -176,7 +168,8 @@ def embed_task(encoder: Encoder, folder: Path) -> tuple[list[EmbeddedSplit], dic
         "cpu_seconds": round(cpu_seconds, 6),
         "peak_memory": peak_memory(),
     }
-    return splits, costs, {"numbers": splits[0].embeddings.shape[1], **about}
+    numbers = splits[0].embeddings.shape[1]
+    return splits, costs, {"numbers": numbers, "parameters": parameters, "machine": describe()}
 
 
 def peak_memory() -> float:

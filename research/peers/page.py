@@ -1,13 +1,12 @@
 """The tables of the comparison, as Markdown."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from tabulate import tabulate
 
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import write_text
-from hear_mwmae.probe import Classifier, Score, mean
+from hear_mwmae.probe import Classifier, mean
 from hear_mwmae.tasks import Task
 
 from .measure import CLASSIFIERS, Result
@@ -24,52 +23,26 @@ def title(task: Task) -> str:
     return str(task.metadata.get("task_name", task.name))
 
 
-def scores_of(
+def accuracy_table(
     results: list[Result], tasks: dict[str, Task], classifier: Classifier
-) -> list[dict[str, Score]]:
-    """For every encoder its score on every task, and their mean, on the same draws of the clips."""
+) -> list[Row]:
+    """Accuracy with intervals, the best of every column in bold, and the differences of the means
+    from the first encoder; on the same draws of the clips.
+    """
     rows = []
     for result in results:
         row = {}
         for seed, (name, task) in enumerate(tasks.items()):
             row[title(task)] = result.tasks[name].score(classifier, seed)
         rows.append(row | {MEAN: mean(list(row.values()))})
-    return rows
-
-
-def cells(rows: list[dict[str, Score]], text: Callable[[Score], str]) -> list[Row]:
-    """The texts of the scores, the best of every column in bold."""
     best = {column: max(row[column].value for row in rows) for column in rows[0]}
-    texts = []
-    for row in rows:
-        line = {column: text(score) for column, score in row.items()}
-        bold = {
-            column: f"**{line[column]}**" for column in row if row[column].value == best[column]
-        }
-        texts.append(line | bold)
-    return texts
-
-
-def accuracy_table(
-    results: list[Result], tasks: dict[str, Task], classifier: Classifier
-) -> list[Row]:
-    """Accuracy with intervals, and the differences of the means from the first encoder."""
-    rows = scores_of(results, tasks, classifier)
     table = []
-    for result, row, line in zip(results, rows, cells(rows, str), strict=True):
+    for result, row in zip(results, rows, strict=True):
+        line = {"embedding": result.encoder.title}
+        for column, score in row.items():
+            line[column] = f"**{score}**" if score.value == best[column] else str(score)
         difference = str(row[MEAN] - rows[0][MEAN]) if row is not rows[0] else ""
-        column = f"mean, minus {results[0].encoder.title}"
-        table.append({"embedding": result.encoder.title, **line, column: difference})
-    return table
-
-
-def short_table(results: list[Result], tasks: dict[str, Task]) -> list[Row]:
-    """Accuracy by logistic regression, without intervals, and speed."""
-    rows = scores_of(results, tasks, "logistic")
-    table = []
-    for result, line in zip(results, cells(rows, "{0.value:.1f}".format), strict=True):
-        sizes = {"embedding": result.encoder.title, "numbers": f"{result.numbers:,}"}
-        table.append({**sizes, **line, "speed": f"{result.speed:.0f}"})
+        table.append(line | {f"mean, minus {results[0].encoder.title}": difference})
     return table
 
 
