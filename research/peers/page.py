@@ -4,7 +4,6 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import write_text
 from hear_mwmae.probe import Classifier, mean
 from hear_mwmae.tasks import Task
@@ -106,13 +105,7 @@ def all_tables(results: list[Result], tasks: dict[str, Task]) -> str:
 
 
 def replace_tables(page: Path, tables: str) -> None:
-    """Replace what stands between the two marks of a page.
-
-    HearMwmaeError if it lacks one.
-    """
-    text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise HearMwmaeError(f"{page} lacks the marks {BEGIN} and {END}")
+    """Replace what stands between the two marks of a page."""
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    _, after = rest.split(END)
     write_text(page, f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}")
