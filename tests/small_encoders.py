@@ -1,7 +1,5 @@
 """Encoders for the tests of research.peers, which other processes import."""
 
-import os
-
 import numpy as np
 
 from research.peers.encoders import Embed, Encoder
@@ -9,10 +7,6 @@ from research.peers.encoders import Embed, Encoder
 
 def length() -> tuple[Embed, int]:
     return lambda waveform: np.array([len(waveform)]), 0
-
-
-def length_and_process() -> tuple[Embed, int]:
-    return lambda waveform: np.array([len(waveform)]), os.getpid()
 
 
 def crossings() -> tuple[Embed, int]:
@@ -37,4 +31,3 @@ CROSSINGS = CONSTANT._replace(
 ELSEWHERE = CONSTANT._replace(
     key="elsewhere", title="Elsewhere", modules="no_such_package", install="pip install elsewhere"
 )
-PROCESS = CONSTANT._replace(key="process", title="Process", load=length_and_process)
