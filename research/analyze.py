@@ -24,7 +24,7 @@ from hear_mwmae.frontend import LogMelFrontend, reflect_index
 from hear_mwmae.mae import MaskedAutoencoder
 
 from .analysis import figures
-from .analysis.measure import COMPARED, VIEWS, Measured, by_window, measure
+from .analysis.measure import COMPARED, VIEWS, by_window, measure
 
 
 def load_models(sources: dict[str, str], seed: int) -> Iterator[tuple[str, MaskedAutoencoder]]:
@@ -55,40 +55,17 @@ def read_crops(files: Sequence[Path], config: ModelConfig, seed: int) -> Tensor:
     return torch.stack(crops)
 
 
-def spreads(values: pd.DataFrame) -> dict[str, float]:
-    """How the heads of a model spread; values (blocks, heads)."""
-    every = values.stack()
-    return {
+def spreads(heads: pd.DataFrame, name: str) -> pd.DataFrame:
+    """How "distance" or "entropy" spreads over the heads, for every view and model."""
+    every = heads.groupby(["view", "model"], sort=False)[name]
+    within = heads.groupby(["view", "model", "block"], sort=False)[name].std(ddof=0)
+    columns = {
         "mean": every.mean(),
         "SD over all heads": every.std(ddof=0),
-        "mean SD within blocks": values.std(axis=1, ddof=0).mean(),
+        "mean SD within blocks": within.groupby(["view", "model"], sort=False).mean(),
         "range": every.max() - every.min(),
     }
-
-
-def summary(models: dict[str, list[Measured]]) -> str:
-    """The main numbers as Markdown; the views of every model by its name."""
-    sections = []
-    for number, view in enumerate(VIEWS):
-        for name in ("distance", "entropy"):
-            rows = {}
-            for model, found in models.items():
-                rows[model] = spreads(
-                    found[number].heads.pivot(index="block", columns="head")[name]
-                )
-            sections.append(f"**Attention {name} of the heads: {view}**\n\n{markdown(rows)}")
-    for view in COMPARED:
-        rows = {}
-        for model, found in models.items():
-            one = found[VIEWS.index(view)]
-            rows[model] = {"noise": one.noise, **by_window(one)}
-        sections.append(f"**PWCCA of heads in different blocks: {view}**\n\n{markdown(rows)}")
-    return "\n\n".join(sections) + "\n"
-
-
-def markdown(rows: dict[str, dict[str, float]]) -> str:
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
-    return table.to_markdown(floatfmt=".3g")
+    return pd.DataFrame(columns).reset_index()
 
 
 @click.command(cls=Command, help=__doc__)
@@ -111,26 +88,34 @@ def main(
     files = find_audio(audio)
     files = sorted(random.Random(seed).sample(files, min(clips, len(files))))
     out.mkdir(parents=True, exist_ok=True)
-    measured = {}
+    heads, windows = [], []
     for name, model in load_models(named_models(models), seed):
         crops = read_crops(files, model.config, seed).to(device)
-        model.eval().to(device)
-        measured[name] = [measure(model, view, crops, tokens, seed) for view in VIEWS]
-    tables = []
-    for number, view in enumerate(VIEWS):
-        heads = {name: found[number].heads for name, found in measured.items()}
-        tables += [heads[name].assign(model=name, view=str(view)) for name in heads]
-        picture = f"heads-{view.part}-{'masked' if view.masked else 'unmasked'}.png"
-        figures.save(figures.heads_over_blocks(heads, view), out / picture)
-        for name, found in measured.items():
+        for view in VIEWS:
+            found = measure(model.eval().to(device), view, crops, tokens, seed)
+            key = {"view": str(view), "model": name}
+            heads.append(found.heads.assign(**key))
             if view in COMPARED:
-                picture = f"pwcca-{view.part}-{name.replace(', ', '-')}.png"
+                windows.append({**key, "noise": found.noise, **by_window(found)})
                 title = f"{name}: {view.part} heads by window, block"
-                figures.save(figures.similarity_matrix(found[number], title), out / picture)
-    table = pd.concat(tables).set_index(["model", "view", "block", "head"])
-    write_text(out / "heads.csv", table.to_csv(float_format="%.6g"))
-    write_text(out / "summary.md", f"{len(files)} clips, a crop of each.\n\n{summary(measured)}")
-    click.echo(f"{len(measured)} models, {len(files)} clips -> {out / 'summary.md'}")
+                picture = f"pwcca-{view.part}-{name.replace(', ', '-')}.png"
+                figures.save(figures.similarity_matrix(found, title), out / picture)
+    table = pd.concat(heads)
+    for view in VIEWS:
+        picture = f"heads-{view.part}-{'masked' if view.masked else 'unmasked'}.png"
+        shown = table[table["view"] == str(view)]
+        figures.save(figures.heads_over_blocks(shown, view), out / picture)
+    write_text(out / "heads.csv", table.to_csv(index=False, float_format="%.6g"))
+    summary = {
+        "Attention distance of the heads, in patches": spreads(table, "distance"),
+        "Attention entropy of the heads, of its largest value": spreads(table, "entropy"),
+        "PWCCA of heads in different blocks, by their windows": pd.DataFrame(windows),
+    }
+    text = f"{len(files)} clips, a crop of each.\n"
+    for title, rows in summary.items():
+        text += f"\n**{title}**\n\n{rows.to_markdown(index=False, floatfmt='.3g')}\n"
+    write_text(out / "summary.md", text)
+    click.echo(f"{table['model'].nunique()} models, {len(files)} clips -> {out / 'summary.md'}")
 
 
 if __name__ == "__main__":

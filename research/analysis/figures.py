@@ -28,18 +28,20 @@ def window_name(window: int) -> str:
 
 
 @matplotlib.rc_context(STYLE)
-def heads_over_blocks(models: dict[str, pd.DataFrame], view: View) -> Figure:
-    """Attention distance and entropy of every head over the blocks, a column per model.
+def heads_over_blocks(every: pd.DataFrame, view: View) -> Figure:
+    """Attention distance and entropy of every head over the blocks, a column per model. The rows
+    are those of `Measured`, and name the model.
 
     Colours go from dark to light with the size of the window; global heads are black. Grey marks
     show the distance of uniform attention over all visible keys.
     """
-    sizes = sorted({size for heads in models.values() for size in heads["window"] if size})
+    models = list(every.groupby("model", sort=False))
+    sizes = sorted(set(every["window"]) - {0})
     shades = colormaps["viridis"](np.linspace(0.1, 0.9, len(sizes)))
     colours = dict(zip(sizes, shades, strict=True)) | {0: "black"}
     figure = Figure(figsize=(1.2 + 1.7 * len(models), 3.9), layout="constrained")
     axes = figure.subplots(2, len(models), squeeze=False, sharex="col", sharey="row")
-    for (distance, entropy), (name, heads) in zip(axes.T, models.items(), strict=True):
+    for (distance, entropy), (name, heads) in zip(axes.T, models, strict=True):
         # Beside one another, so that none hides another.
         place = heads["block"] + 0.6 * ((heads["head"] - 0.5) / heads["head"].max() - 0.5)
         marks = {"s": 9, "c": [colours[window] for window in heads["window"]]}
