@@ -13,7 +13,6 @@ import re
 import subprocess
 import unicodedata
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 
 import click
@@ -57,7 +56,6 @@ def word_lists() -> dict[str, Path]:
     return {language: SHARE / path for language, path in pairs}
 
 
-@lru_cache
 def words(language: str) -> list[str]:
     """Words of a language with letters (and their marks) only, sorted."""
     path = word_lists()[language]
