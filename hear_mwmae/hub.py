@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .embedder import Embedder
 
 CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
+#: What a card may show or name: the loss curve, and the sources of the audio.
+OF_CARD = ("loss.png", "audio.csv")
 
 _NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?")
 

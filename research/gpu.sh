@@ -53,21 +53,14 @@ fast() { # as shares of the rate of a product that is measured beside it
         --batch $batch --precision $attention "${rounds[@]}" "${compile[@]}"
 }
 
-snapshot() { # the newest weights into OUT/weights, in pieces
-    "$PYTHON" -m research.snapshot "$RUN" -o "$OUT/weights" || return
-    rm -f "$OUT"/weights/model.safetensors.*
-    split -b 15M -d "$OUT/weights/model.safetensors" "$OUT/weights/model.safetensors."
-    rm "$OUT/weights/model.safetensors"
-}
-
 better() { # a checkpoint is written at the end of the time, and the same command goes on from it
-    (while sleep 120; do snapshot; done) > "$OUT/snapshots.txt" 2>&1 &
-    local copying=$!
     # shellcheck disable=SC2086 # CHANGES are words
     report better "$TRAIN" "$PYTHON" -m hear_mwmae.cli pretrain "$RECIPE" "$PACK" "$RUN" \
         --device "$DEVICE" ${CHANGES:-}
-    kill $copying
-    snapshot
+    report weights "$LIMIT" "$PYTHON" -m research.snapshot "$RUN" -o "$OUT/weights"
+    rm -f "$OUT"/weights/model.safetensors.*
+    split -b 15M -d "$OUT/weights/model.safetensors" "$OUT/weights/model.safetensors."
+    rm "$OUT/weights/model.safetensors"
 }
 
 [ $# -gt 0 ] || set -- right fast better

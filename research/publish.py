@@ -1,7 +1,7 @@
 """A finished run -> a model directory: float16 weights, measured results, model card.
 
     python -m research.publish RUN TASK... -o weights/MODEL \\
-        --manifest data/debian/subset.csv --manifest data/procedural/subset.csv \\
+        --manifest data/debian/manifest.csv --manifest data/procedural/manifest.csv \\
         --license apache-2.0 --origin "Debian's main section." --hardware "two cores"
 
 All numbers of the card are computed here: hours and licences from the manifests of the audio that
@@ -13,7 +13,6 @@ import dataclasses
 import json
 import tomllib
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -26,37 +25,32 @@ from hear_mwmae.cli.options import POOLING, TASKS, Command, out_option
 from hear_mwmae.config import PAPERS_POOLING
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import write_text
+from hear_mwmae.hub import CARD_NAME, OF_CARD
 from hear_mwmae.probe import metric, score_models
 from hear_mwmae.tasks import find_tasks, read_task
 from hear_mwmae.weights import load_embedder, read_model, save_model
 
-from .analysis.figures import save
 from .corpora.manifest import read_manifest
 
-#: Hours by package, version, licence and kind, beside the card.
-AUDIO = "audio.csv"
+#: Pictures and tables beside the card: loss by step; hours by package, version, licence and kind.
+LOSS_CURVE, AUDIO = OF_CARD
 #: Steps over which the final loss is averaged, because single batches are noisy.
 LOSS_WINDOW = 200
 
 
-def describe_data(manifest: pd.DataFrame, origin: str) -> tuple[str, pd.DataFrame]:
-    """Markdown about the training audio with its hours by kind, and the table of its sources."""
-    rows = manifest.assign(hours=manifest["seconds"] / 3600)
-    kinds = rows.groupby("kind")["hours"].sum()
+def describe_data(sources: pd.DataFrame, origin: str) -> str:
+    """Markdown about the training audio, with its hours by kind."""
+    kinds = sources.groupby("kind")["hours"].sum()
     summary = ", ".join(f"{kind} {hours:.1f} h" for kind, hours in kinds.items())
-    sources = rows.groupby(["package", "version", "licence", "kind"])["hours"].sum().round(3)
-    text = (
+    return (
         f"{kinds.sum():.1f} hours of audio: {summary}. {origin}\n\n"
         f"`{AUDIO}` beside this card lists packages, versions, licences and hours."
     )
-    return text, sources.reset_index()
 
 
 def read_log(run: Path) -> pd.DataFrame:
     """The rows of a run's log, one for each step; of a step that was repeated, the last."""
     starts = sorted(run.glob("logs/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
-    if not starts:
-        raise HearMwmaeError(f"{run} is no run: it has no logs/version_*/metrics.csv")
     rows = pd.concat([pd.read_csv(path) for path in starts]).dropna(subset=["loss"])
     return rows.drop_duplicates("step", keep="last").sort_values("step")
 
@@ -72,7 +66,7 @@ def describe_training(recipe_text: str, log: pd.DataFrame, hardware: str) -> str
         f"{steps:,} steps of {batch} crops of two seconds ({steps * batch:,} crops). "
         f"{log['seconds'].iloc[-1] / 60:.0f} minutes on {hardware}; "
         f"loss {loss:.3f} over the last {LOSS_WINDOW} steps (mean squared error on masked, "
-        f"normalised log-mel patches).\n\n![Loss by step](loss.png)\n\n"
+        f"normalised log-mel patches).\n\n![Loss by step]({LOSS_CURVE})\n\n"
         f"```toml\n{recipe_text.strip()}\n```"
     )
 
@@ -94,14 +88,7 @@ def measure(model: Path, tasks: tuple[Path, ...]) -> list[dict[str, Any]]:
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @TASKS
 @out_option("Model directory to write.", folder=True)
-@click.option(
-    "--manifest",
-    "manifests",
-    multiple=True,
-    required=True,
-    type=click.Path(),
-    help="Of the audio. Repeatable.",
-)
+@click.option("--manifest", "manifests", multiple=True, required=True, help="Repeatable.")
 @click.option("--hardware", required=True, help="In words.")
 @click.option("--license", "license_", required=True, help="Of the weights, as the Hub calls it.")
 @click.option("--origin", required=True, help="Where the audio comes from, in words.")
@@ -120,34 +107,31 @@ def main(
 ) -> None:
     recipe = (run / "recipe.toml").read_text(encoding="utf-8")
     log = read_log(run)
+    training = describe_training(recipe, log, hardware)
     heard = pd.concat([read_manifest(Path(path)) for path in manifests])
+    heard["hours"] = heard["seconds"] / 3600
+    sources = heard.groupby(["package", "version", "licence", "kind"])["hours"].sum().reset_index()
     config, state = read_model(run / "model")
     config = dataclasses.replace(config, pooling=pooling or config.pooling)
+    # Rounded to 11 bits: half the size, and results as good as float32's to the digits shown.
+    save_model(out, config, state, torch.float16)
     names = " ".join(task.name for task in tasks)
-    data, sources = describe_data(heard, origin)
     card = {
         "license": license_,
         "description": f"{tomllib.loads(recipe)['preset']}, a masked autoencoder for "
         "general-purpose audio embeddings. For the package `hear-mwmae`.",
-        "data": data,
-        "training": describe_training(recipe, log, hardware),
+        "data": describe_data(sources, origin),
+        "training": training,
+        "results": measure(out, tasks),
         "limits": list(limits),
         "results_command": f"python -m research.publish RUN {names} -o OUT ...",
     }
-    with TemporaryDirectory() as rounded:
-        # Rounded to 11 bits: half the size, and results as good as float32's to the digits shown.
-        save_model(rounded, config, state, torch.float16)
-        card["results"] = measure(Path(rounded), tasks)
-    # Written only now, so that an error above leaves ``out`` unchanged.
-    save_model(out, config, state, torch.float16)
     curve = log.set_index("step")["loss"].rolling(LOSS_WINDOW // 4, min_periods=1).mean()
     axes = curve.plot(logy=True, figsize=(8, 3.2), grid=True, ylabel="mean squared error")
-    save(axes.figure, out / "loss.png")
-    write_text(out / AUDIO, sources.to_csv(index=False))
+    axes.figure.savefig(out / LOSS_CURVE, dpi=160)
+    sources.round(3).to_csv(out / AUDIO, index=False)
     write_text(out / CARD_SOURCE, json.dumps(card, indent=2) + "\n")
-    write_text(out / "README.md", model_card(out, out.name))
-    for row in card["results"]:
-        click.echo(row)
+    write_text(out / CARD_NAME, model_card(out, out.name))
 
 
 if __name__ == "__main__":

@@ -1,29 +1,22 @@
 """Hides patches of a file's spectrogram, and reconstructs them from the others.
 
-    python -m research.reconstruct talk.wav [-o talk.png] [--audio]
+    python -m research.reconstruct talk.wav [-o talk.png]
 
-Writes a picture of the first ten seconds (masked input, reconstruction, target, error; of the first
-window, if the model has several). A .npy file beside it holds the whole reconstruction: log-mel,
-(frames, bands) float32, natural logarithm of power. Visible patches are unchanged.
-
---audio writes .wav files. They are estimates, because phases and the spectrum within a mel band are
-unknown. NAME-target.wav shows the error of the estimate.
+Writes a picture of the first ten seconds: masked input, reconstruction, target and error; of the
+first window, if the model has several. Values are the normalised log-mel, as in pretraining.
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 import matplotlib
 import numpy as np
-import soundfile
 import torch
 from matplotlib.figure import Figure
 
 from hear_mwmae.audio import read_audio
 from hear_mwmae.cli.options import MODEL, Command, out_option
 from hear_mwmae.config import FrontendConfig
-from hear_mwmae.files import replacing
 from hear_mwmae.frontend import LogMelFrontend, reflect_index
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.patches import patchify, unpatchify
@@ -34,25 +27,16 @@ from .analysis.figures import STYLE, save
 PICTURED_SECONDS = 10.0
 
 
-class Reconstruction(NamedTuple):
-    """Log-mel spectrograms of one file, (frames, bands) float32, natural logarithm of power."""
-
-    masked: np.ndarray  #: NaN where hidden
-    predicted: np.ndarray  #: predictions where hidden, the input elsewhere
-    target: np.ndarray
-    loss: (
-        float  #: mean squared error on hidden patches of the normalised log-mel, as in pretraining
-    )
-
-
 @torch.no_grad()
-def reconstruct(model: MaskedAutoencoder, path: Path, seed: int = 0) -> Reconstruction:
-    """Cut the file into the model's inputs, hide patches of each, and predict these."""
+def reconstruct(model: MaskedAutoencoder, path: Path, seed: int = 0) -> list[np.ndarray]:
+    """Cut the file into the model's inputs, hide patches of each, and predict these.
+
+    Returns masked input (NaN where hidden), reconstruction (the input elsewhere) and target, each
+    (frames, bands) float32.
+    """
     config = model.config
-    frontend = LogMelFrontend(config.frontend)
     audio = read_audio(path, config.frontend.sample_rate)[None]
-    log_mel = frontend.log_mel(audio)[0]
-    features = frontend(audio)[0]
+    features = LogMelFrontend(config.frontend)(audio)[0]
     frames, size = len(features), config.input_frames
     whole = reflect_index(frames, 0, frames + -frames % size)
     chunks = features[whole].reshape(-1, size, features.shape[1])
@@ -60,17 +44,7 @@ def reconstruct(model: MaskedAutoencoder, path: Path, seed: int = 0) -> Reconstr
     noise = torch.rand(len(chunks), config.num_tokens, generator=generator)
     batches = zip(chunks.split(16), noise.split(16), strict=True)
     parts = zip(*(reconstruct_batch(model, *batch) for batch in batches), strict=True)
-    masked, predicted, target = (torch.cat(part).flatten(0, 1) for part in parts)
-    hidden = masked.isnan()
-    loss = (predicted - target).square()[hidden].mean()
-    # Back to the logarithm of power: each window was normalised by itself.
-    windows = log_mel.unflatten(1, (-1, config.frontend.n_mels))
-    std, mean = torch.std_mean(windows, dim=(0, 2), keepdim=True)
-    parts = [
-        (part[:frames].unflatten(1, windows.shape[1:]) * std + mean).flatten(1).numpy()
-        for part in (masked, predicted)
-    ]
-    return Reconstruction(parts[0], parts[1], log_mel.numpy(), float(loss))
+    return [torch.cat(part).flatten(0, 1)[:frames].numpy() for part in parts]
 
 
 def reconstruct_batch(
@@ -98,23 +72,23 @@ def reconstruct_batch(
 
 
 @matplotlib.rc_context(STYLE)
-def draw(result: Reconstruction, config: FrontendConfig) -> Figure:
-    """The first ten seconds: masked input, reconstruction, target, and error."""
+def draw(parts: list[np.ndarray], config: FrontendConfig) -> Figure:
+    """The first ten seconds of what `reconstruct` returns, and the error."""
     hop = config.hop_length / config.sample_rate
-    shown = np.s_[: round(PICTURED_SECONDS / hop), : config.n_mels]
-    masked, predicted, target = (part[shown] for part in result[:3])
+    masked, predicted, target = (
+        part[: round(PICTURED_SECONDS / hop), : config.n_mels] for part in parts
+    )
     error = np.where(np.isnan(masked), predicted - target, np.nan)
     most = np.nanpercentile(np.abs(error), 99) or 1.0  # a few bins that are far off pale the rest
-    low, high = target.min(), target.max()
     panels = {"masked input": masked, "reconstruction": predicted, "target": target}
     figure = Figure(figsize=(7.2, 5.6), layout="constrained")
     axes = figure.subplots(4, 1, sharex=True)
     extent = (0, len(target) * hop, 0, config.n_mels)
+    place = {"origin": "lower", "aspect": "auto", "extent": extent}
     for axis, (title, panel) in zip(axes[:3], panels.items(), strict=True):
-        place = {"origin": "lower", "aspect": "auto", "extent": extent}
-        image = axis.imshow(panel.T, vmin=low, vmax=high, cmap="viridis", **place)
+        image = axis.imshow(panel.T, vmin=target.min(), vmax=target.max(), **place)
         axis.set_title(title, loc="left")
-    figure.colorbar(image, ax=axes[:3], label="ln(power)", pad=0.01)
+    figure.colorbar(image, ax=axes[:3], label="normalised log-mel", pad=0.01)
     image = axes[3].imshow(error.T, vmin=-most, vmax=most, cmap="PuOr_r", **place)
     axes[3].set_title("error (reconstruction - target)", loc="left")
     figure.colorbar(image, ax=axes[3], label="difference", extend="both", pad=0.01)
@@ -125,51 +99,20 @@ def draw(result: Reconstruction, config: FrontendConfig) -> Figure:
     return figure
 
 
-def estimate_audio(log_mel: np.ndarray, config: FrontendConfig, window: int) -> np.ndarray:
-    """(frames, n_mels) log-mel of windows of ``window`` samples -> (samples,) that sound roughly
-    like it: the spectrum by non-negative least squares, the phases by Griffin and Lim.
-    """
-    from librosa.feature.inverse import mel_to_audio
-
-    power = np.maximum(np.exp(log_mel) - config.log_offset, 0)
-    sound = mel_to_audio(
-        power.T,
-        sr=config.sample_rate,
-        n_fft=window,
-        hop_length=config.hop_length,
-        fmin=config.f_min,
-        fmax=config.f_max,
-        htk=True,
-        norm=None,
-        length=(len(log_mel) - 1) * config.hop_length,
-    )
-    return np.clip(sound, -1, 1)
-
-
 @click.command(cls=Command, help=__doc__)
 @click.argument("audio", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @out_option("Picture, .png. The default is AUDIO-reconstruction.png.", folder=False, required=False)
 @MODEL
 @click.option("--mask-ratio", type=float, help="Share of hidden patches, of pretraining if unset.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the mask.")
-@click.option("--audio", "listen", is_flag=True, help="Also write estimated sounds.")
-def main(
-    audio: Path, out: Path | None, model: str, mask_ratio: float | None, seed: int, listen: bool
-) -> None:
+def main(audio: Path, out: Path | None, model: str, mask_ratio: float | None, seed: int) -> None:
     autoencoder = MaskedAutoencoder.from_pretrained(model, mask_ratio).eval()
-    config = autoencoder.config.frontend
-    result = reconstruct(autoencoder, audio, seed)
+    parts = reconstruct(autoencoder, audio, seed)
     picture = out or Path(f"{audio.stem}-reconstruction.png")
-    save(draw(result, config), picture)
-    with replacing(picture.with_suffix(".npy")) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, result.predicted)
-    if listen:
-        for name, log_mel in (("", result.predicted), ("-target", result.target)):
-            sound = estimate_audio(log_mel[:, : config.n_mels], config, config.win_lengths[0])
-            path = picture.with_name(f"{picture.stem}{name}.wav")
-            with replacing(path) as temporary:
-                soundfile.write(temporary, sound, config.sample_rate, format="WAV")
-    click.echo(f"{picture}: mean squared error on hidden patches {result.loss:.3f}, normalised")
+    save(draw(parts, autoencoder.config.frontend), picture)
+    masked, predicted, target = parts
+    loss = np.square(predicted - target)[np.isnan(masked)].mean()
+    click.echo(f"{picture}: mean squared error on hidden patches {loss:.3f}, normalised")
 
 
 if __name__ == "__main__":

@@ -1,42 +1,33 @@
 """Encoders for the tests of research.peers, which other processes import."""
 
-from __future__ import annotations
-
-import os
-
 import numpy as np
 
-from research.peers.encoders import Encoder
+from research.peers.encoders import Embed, Encoder
 
 
-class Constant(Encoder):
-    key, title, about = "constant", "Constant", "the length of the clip"
-    code_licence, install = "CC0-1.0", "pip install constant"
-
-    @classmethod
-    def version(cls) -> str:
-        return "1"
-
-    def embed(self, waveform: np.ndarray) -> np.ndarray:
-        return np.array([len(waveform)])
+def length() -> tuple[Embed, int]:
+    return lambda waveform: np.array([len(waveform)]), 0
 
 
-class Crossings(Constant):
-    key, title, about = "crossings", "Crossings", "how often the sign changes, and how loud it is"
-    install = "pip install crossings"
-    parameters = 7
-
-    def embed(self, waveform: np.ndarray) -> np.ndarray:
-        return np.array([np.mean(waveform[1:] * waveform[:-1] < 0), np.std(waveform)])
+def crossings() -> tuple[Embed, int]:
+    """How often the sign changes, and how loud it is."""
+    return lambda x: np.array([np.mean(x[1:] * x[:-1] < 0), np.std(x)]), 7
 
 
-class Elsewhere(Constant):
-    key, title, modules = "elsewhere", "Elsewhere", ("no_such_package",)
-    install = "pip install elsewhere"
-
-
-class Process(Constant):
-    key, title = "process", "Process"
-
-    def __init__(self) -> None:
-        self.parameters = os.getpid()
+CONSTANT = Encoder(
+    key="constant",
+    title="Constant",
+    about="the length of the clip",
+    code_licence="CC0-1.0",
+    weights_licence="no weights",
+    modules="",
+    distribution="numpy",
+    install="pip install constant",
+    load=length,
+)
+CROSSINGS = CONSTANT._replace(
+    key="crossings", title="Crossings", install="pip install crossings", load=crossings
+)
+ELSEWHERE = CONSTANT._replace(
+    key="elsewhere", title="Elsewhere", modules="no_such_package", install="pip install elsewhere"
+)

@@ -8,16 +8,16 @@ import dataclasses
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from hear_mwmae.config import DecoderConfig, EncoderConfig, FrontendConfig, ModelConfig
 from hear_mwmae.mae import MaskedAutoencoder
 from research.analysis.maps import CLS, head_windows, trace
-from research.analysis.measure import DECODING, EMBEDDING, draw_noise, measure
-from research.analysis.similarity import similarities
+from research.analysis.measure import DECODING, EMBEDDING, Measured, by_window, draw_noise, measure
+from research.analysis.similarity import pwcca
 from research.analysis.statistics import head_statistics, patch_distances
-from research.analysis.windows import across_blocks, window_means
 
 #: A grid of 12 time steps x 2 bands, 24 tokens, of which pretraining keeps 12.
 SMALL = ModelConfig(
@@ -75,49 +75,27 @@ def test_outputs_of_the_heads_lead_to_those_of_the_model(name, part):
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_visible_keys_are_those_of_the_window():
-    model = build(MODELS["shifted windows in both"])
-    first, second = trace(model, "encoder", torch.randn(1, 48, 32))
-    assert first.visible[0].all()
-    for query in range(24):
-        plain = [key for key in range(24) if key // 4 == query // 4]
-        assert first.visible[1, query].nonzero().flatten().tolist() == plain
-        # Odd blocks begin at token 2: what is left at the ends does not see each other.
-        shifted = [key for key in range(24) if (key - 2) // 4 == (query - 2) // 4]
-        assert second.visible[1, query].nonzero().flatten().tolist() == shifted
-
-
 #: The paper's grid: 50 steps of 40 ms, 5 bands.
 PAPER = ModelConfig(EncoderConfig(32, 1, 1))
 
 
-def statistics(
-    maps: torch.Tensor, visible: torch.Tensor | None = None, positions: torch.Tensor | None = None
-) -> dict[str, float]:
+def statistics(maps: torch.Tensor, positions: torch.Tensor) -> dict[str, float]:
     """Of one head's map (sequence, sequence) on the paper's grid."""
-    length = len(maps)
-    visible = torch.ones(length, length, dtype=torch.bool) if visible is None else visible
-    positions = torch.arange(length) if positions is None else positions
-    found = head_statistics(
-        maps[None, None], positions[None], visible[None], patch_distances(PAPER)
-    )
+    visible = torch.ones(1, len(maps), len(maps), dtype=torch.bool)
+    found = head_statistics(maps[None, None], positions[None], visible, patch_distances(PAPER))
     return {name: value.item() for name, value in found.items()}
 
 
-def test_uniform_attention():
-    found = statistics(torch.full((250, 250), 1 / 250))
+def test_uniform_attention_and_attention_to_one_key():
+    found = statistics(torch.full((250, 250), 1 / 250), torch.arange(250))
     places = [(token // 5, token % 5) for token in range(250)]
     expected = sum(math.dist(a, b) for a in places for b in places) / 250**2
     assert found["distance"] == pytest.approx(expected, rel=1e-4)
     assert found["distance_uniform"] == pytest.approx(expected, rel=1e-4)
     assert found["entropy"] == pytest.approx(1, rel=1e-4)
-
-
-def test_attention_to_one_key():
-    assert statistics(torch.eye(250))["distance"] == 0
     maps = torch.zeros(250, 250)
     maps[:, 249] = 1  # step 49, band 4
-    found = statistics(maps)
+    found = statistics(maps, torch.arange(250))
     expected = sum(math.hypot(49 - t // 5, 4 - t % 5) for t in range(250)) / 250
     assert found["distance"] == pytest.approx(expected, rel=1e-5)
     assert found["entropy"] == 0
@@ -127,13 +105,11 @@ def test_kept_tokens_are_as_far_as_they_were_on_the_grid_and_cls_is_left_out():
     # Steps 49, 0 and 0, bands 0, 0 and 4. Each attends to the next.
     maps = torch.eye(3).roll(1, 1)
     expected = (49 + 4 + math.hypot(49, 4)) / 3
-    assert statistics(maps, positions=torch.tensor([245, 0, 4]))["distance"] == pytest.approx(
-        expected
-    )
+    assert statistics(maps, torch.tensor([245, 0, 4]))["distance"] == pytest.approx(expected)
     share = torch.tensor([0.0, 0.1, 0.5, 0.9])[:, None]  # of CLS
     with_cls = share.expand(4, 4).clone()
     with_cls[1:, 1:] = maps * (1 - share[1:])
-    found = statistics(with_cls, positions=torch.tensor([CLS, 245, 0, 4]))
+    found = statistics(with_cls, torch.tensor([CLS, 245, 0, 4]))
     assert found["distance"] == pytest.approx(expected)
     assert found["entropy"] == pytest.approx(0, abs=1e-6)
 
@@ -164,18 +140,11 @@ def related(rng: np.random.Generator, sets: int) -> np.ndarray:
     return x
 
 
-def test_similarities_are_those_of_the_formulas():
+def test_similarities_are_those_of_the_formula():
     x = related(np.random.default_rng(0), 4)
-    found = similarities(x)
     expected = np.array([[reference_pwcca(a, b) for b in x] for a in x])
-    np.testing.assert_allclose(found.weighted, expected, atol=1e-6)
-    assert np.abs(expected - expected.T).max() > 1e-3  # the weights are those of the row
-    centred = x - x.mean(axis=1, keepdims=True)
-    a, b = centred[0], centred[3]
-    norm = np.linalg.norm
-    cka = norm(b.T @ a) ** 2 / (norm(a.T @ a) * norm(b.T @ b))
-    assert found.cka[0, 3] == pytest.approx(cka, abs=1e-8)
-    np.testing.assert_allclose(found.cka.diagonal(), 1)
+    assert np.abs(expected - expected.T).max() > 1e-3  # both directions count
+    np.testing.assert_allclose(pwcca(x), (expected + expected.T) / 2, atol=1e-6)
 
 
 @torch.no_grad()
@@ -183,22 +152,22 @@ def test_measured_similarities_are_those_of_the_heads_outputs():
     """With every token as a sample, so that nothing is drawn, and two windows of the front-end."""
     config = dataclasses.replace(SMALL, frontend=FrontendConfig(win_lengths=(400, 800), n_mels=32))
     model, clips = build(config), torch.randn(3, 48, 64)
-    counts = np.array([[1, 1, 1], [3, 0, 0]])
-    found = measure(model, "a", clips, counts)
     noise = draw_noise(3, config, 0)
     for view, mask in ((DECODING, noise), (EMBEDDING, None)):
+        found = measure(model, view, clips)
         first, last = (one.outputs for one in trace(model, view.part, clips, mask))
         heads = len(head_windows(config, view.part))
         a, b = (x[:, :, 1].flatten(0, 1).double().numpy() for x in (first, last))
-        value = found.similarity[view].weighted[1, heads + 1]
-        assert value == pytest.approx(reference_pwcca(a, b), abs=1e-4)
-        assert found.statistics[view]["distance"].shape == (3, 2, heads)
-    draws = found.by_window[DECODING].draws
-    assert draws[0] == pytest.approx(found.by_window[DECODING].difference)
-    # Of the first clip alone.
-    traced = trace(model, "decoder", clips, noise)
-    outputs = torch.cat([one.outputs[0].transpose(0, 1) for one in traced]).numpy()
-    pairs = across_blocks(similarities(outputs).pwcca, 6)
-    equal, unequal = window_means(pairs, config.decoder.window_sizes)
-    assert draws[1] == pytest.approx(equal - unequal)
-    assert EMBEDDING not in found.by_window
+        both = (reference_pwcca(a, b) + reference_pwcca(b, a)) / 2
+        assert found.pwcca[1, heads + 1] == pytest.approx(both, abs=1e-4)
+        assert list(found.heads["block"]) == [1] * heads + [2] * heads
+        assert tuple(found.heads["window"][:heads]) == head_windows(config, view.part)
+
+
+def test_heads_of_equal_windows_are_compared_across_blocks():
+    """1 in the place of every pair of heads of different blocks and equal windows."""
+    similarity = np.full((6, 6), 7.0)
+    similarity[:3, 3:] = similarity[3:, :3] = np.eye(3)
+    heads = pd.DataFrame({"block": [1, 1, 1, 2, 2, 2], "window": [2, 4, 0] * 2})
+    found = by_window(Measured(heads, similarity))
+    assert found == {"equal": 1, "unequal": 0, "difference": 1}

@@ -20,10 +20,8 @@ from research.corpora import (
     debian_audio,
     dev_tasks,
     manifest,
-    notes,
     procedural,
     recorded_speech,
-    soundfont,
     speech,
     voices,
 )
@@ -52,17 +50,6 @@ def test_a_corpus_has_each_sound_once(tmp_path):
     assert list(rows["seconds"]) == [1, 0.5, 0.5]
     assert list(rows[["package", "version", "kind", "licence"]].iloc[0]) == list(source)
     assert soundfile.info(tmp_path / files[0]).samplerate == 16000
-    total = run(manifest.main, tmp_path / "manifest.csv").splitlines()[-1].split()
-    assert total == ["all", "3", "0.0"]
-
-
-def test_a_procedural_clip_is_a_function_of_seed_and_index():
-    clip = procedural.render_clip(3, 7)
-    assert clip.shape == (160_000,)
-    assert 0.05 < np.abs(clip).max() <= 0.9
-    np.testing.assert_array_equal(clip, procedural.render_clip(3, 7))
-    others = procedural.render_clip(3, 8), procedural.render_clip(4, 7)
-    assert all(np.abs(clip - other).max() > 0.01 for other in others)
 
 
 def test_procedural_sound_is_what_version_1_was():
@@ -123,8 +110,7 @@ def test_a_deb_becomes_audio(tmp_path, monkeypatch):
     subprocess.run(command, check=True, capture_output=True)
     row = {"package": "some-sounds", "kind": "effects", "licence": "CC0-1.0"}
     kept_back = {"package": "kept-back", "kind": debian_audio.DEVELOPMENT}  # is not asked for
-    listed = {"some-sounds": row, "kept-back": kept_back}
-    monkeypatch.setattr(debian_audio, "read_package_list", lambda: listed)
+    monkeypatch.setattr(debian_audio, "read_package_list", lambda: [row, kept_back])
     output = run(debian_audio.main, tmp_path / "out", "--jobs", 1)
     assert "broken.ogg" in output
     rows = manifest.read_manifest(tmp_path / "out" / "manifest.csv")
@@ -139,30 +125,20 @@ def test_a_deb_becomes_audio(tmp_path, monkeypatch):
         assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16")
 
 
-def test_random_music_is_within_its_ten_seconds():
-    scores = [notes.draw_score(np.random.default_rng(seed), True) for seed in range(30)]
-    drums = soundfont.DRUM_CHANNEL
-    for note in (note for score in scores for note in score):
-        assert 0 < note.begin < notes.SCORE_SLOT and 21 <= note.pitch <= 108
-    assert {len({note.channel for note in score} - {drums}) for score in scores} == {1, 2, 3, 4}
-
-
 def test_held_out_voices_are_in_no_plan(tmp_path, monkeypatch):
     monkeypatch.setattr(speech, "SHARE", tmp_path)
     for path in speech.word_lists().values():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("plain/ABC\nnot-this\n4th\nOther\n")
-    speech.words.cache_clear()
     plan = speech.plan(300, seed=0)
     assert plan[:50] == speech.plan(50, seed=0)
     assert not set(plan) & set(voices.HELD_OUT)
     assert {voice.engine for voice in plan} == {"espeak-ng", "flite", "festival"}
-    assert {voice.package for voice in plan} <= speech.LICENCES.keys()
+    assert all(voice.licence for voice in plan)
     assert speech.words("de") == ["other", "plain"]
-    speech.words.cache_clear()
 
 
 def test_everyday_sounds_are_kept_from_pretraining():
-    listed = debian_audio.read_package_list()
+    listed = {row["package"]: row["kind"] for row in debian_audio.read_package_list()}
     rows = pd.read_csv(dev_tasks.EVERYDAY)
-    assert {listed[package]["kind"] for package in rows["package"]} == {debian_audio.DEVELOPMENT}
+    assert {listed[package] for package in rows["package"]} == {debian_audio.DEVELOPMENT}

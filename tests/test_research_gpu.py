@@ -28,7 +28,7 @@ def test_all_parts_run(data, tmp_path):
     done = subprocess.run(
         [SCRIPT, "fast", "better"], env=environment, capture_output=True, text=True, timeout=900
     )
-    assert done.stdout.count("exit code 0") == 4, done.stdout + done.stderr
+    assert done.stdout.count("exit code 0") == 5, done.stdout + done.stderr
     assert "s of audio / s" in (out / "fast-embed.txt").read_text()
     assert "step 3 -> " in done.stdout
     pieces = sorted((out / "weights").glob("model.safetensors.*"))

@@ -11,9 +11,6 @@ import click
 from ..errors import HearMwmaeError
 from .options import Command, out_option
 
-#: What is uploaded of a model; a card may show the loss curve, and name the sources of the audio.
-UPLOADED = ("config.json", "model.safetensors", "loss.png", "audio.csv")
-
 
 @click.command(cls=Command, short_help="Describe a model.")
 @click.argument("model", default="")
@@ -108,7 +105,7 @@ def push(directory: Path, repo: str, private: bool, dry_run: bool, out: Path | N
     ...). The token comes from HF_TOKEN or `hf auth login`.
     """
     from ..card import model_card
-    from ..hub import CARD_NAME, upload
+    from ..hub import CARD_NAME, CONFIG_NAME, OF_CARD, WEIGHTS_NAME, upload
     from ..weights import load_embedder
 
     if dry_run != (out is not None):
@@ -120,7 +117,8 @@ def push(directory: Path, repo: str, private: bool, dry_run: bool, out: Path | N
     with TemporaryDirectory() as temporary:
         folder = out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        files = [directory / name for name in UPLOADED if (directory / name).is_file()]
+        names = (CONFIG_NAME, WEIGHTS_NAME, *OF_CARD)
+        files = [directory / name for name in names if (directory / name).is_file()]
         for file in files:
             shutil.copy(file, folder)
         (folder / CARD_NAME).write_text(card, encoding="utf-8")

@@ -1,16 +1,16 @@
 """Attention maps and head outputs of every block, in batches of bounded memory.
 
 The model runs unchanged; hooks keep the input of every attention module. Maps and outputs are
-computed from it here, densely and in float32: scores, plus each head's bias inside its windows and
-minus infinity outside, softmax, values.
+computed from it here, densely and in float32.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from hear_mwmae.attention import SelfAttention, split_heads
 from hear_mwmae.config import ModelConfig
 from hear_mwmae.mae import MaskedAutoencoder
 
@@ -53,13 +53,12 @@ def trace(
         batch_size: clips at a time. A block's maps take batch_size * heads * sequence^2 * 4 bytes.
     """
     config = model.config
-    settings = getattr(config, part)
-    blocks = getattr(model, part).blocks
+    attentions = [block.attn for block in getattr(model, part).blocks]
     device = model.encoder.pos_embed.device
     inputs: list[Tensor] = []
     handles = [
-        block.attn.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-        for block in blocks
+        attention.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+        for attention in attentions
     ]
     try:
         for first in range(0, len(spectrograms), batch_size):
@@ -75,39 +74,17 @@ def trace(
             if config.encoder.cls_token:
                 cls = positions.new_full((len(clips), 1), CLS)
                 positions = torch.cat([cls, positions], dim=1)
-            for number, (block, x) in enumerate(zip(blocks, inputs, strict=True)):
-                shift = settings.shift_windows and number % 2 == 1
-                bias = window_bias(block.attn, head_windows(config, part), shift, x.shape[1])
-                maps, outputs = attend(block.attn, x, bias)
-                yield BlockTrace(number, first, maps, outputs, bias.isfinite(), positions)
+            for number, (attention, x) in enumerate(zip(attentions, inputs, strict=True)):
+                yield BlockTrace(number, first, *attend(attention, x), positions)
     finally:
         for handle in handles:
             handle.remove()
 
 
-def window_bias(attention: nn.Module, windows: tuple[int, ...], shift: bool, length: int) -> Tensor:
-    """(heads, length, length) float32: the learned bias inside a head's windows, -inf outside; 0
-    for global heads.
-    """
-    device = attention.qkv.weight.device
-    place = torch.arange(length, device=device)
-    bias = torch.zeros(len(windows), length, length, device=device)
-    for head, window in enumerate(windows):
-        if window:
-            start = window // 2 if shift else 0
-            number = (place - start) // window
-            outside = number[:, None] != number
-            offset = (place[:, None] - place + window - 1).clamp(0, 2 * window - 2)
-            table = attention.relative_position_bias_table[str(head)].float()
-            bias[head] = table[offset].masked_fill(outside, float("-inf"))
-    return bias
-
-
-def attend(attention: nn.Module, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, sequence, width) -> maps (B, heads, sequence, sequence) and outputs (B, sequence, heads,
-    head width).
-    """
-    qkv = attention.qkv(x).float().unflatten(-1, (3, len(bias), -1))
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    maps = (q @ k.mT * q.shape[-1] ** -0.5 + bias).softmax(dim=-1)
-    return maps, (maps @ v).transpose(1, 2)
+def attend(attention: SelfAttention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, sequence, width) -> maps, outputs and visible keys, as in `BlockTrace`."""
+    maps = attention.attention_weights(x)
+    _, _, values = split_heads(attention.qkv(x).float(), attention.heads)
+    bias = attention.bias(x.shape[1], values)
+    visible = torch.ones_like(maps[0], dtype=torch.bool) if bias is None else bias.isfinite()
+    return maps, (maps @ values).transpose(1, 2), visible

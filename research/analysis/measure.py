@@ -1,11 +1,9 @@
-"""One model over many clips: statistics of every head, similarity of heads, and whether windows
-explain it.
-"""
+"""One model over many clips: distance and entropy of every head, and similarity of heads."""
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -13,9 +11,8 @@ from hear_mwmae.config import ModelConfig
 from hear_mwmae.mae import MaskedAutoencoder
 
 from .maps import head_windows, trace
-from .similarity import Similarities, null_level, similarities
+from .similarity import null_level, pwcca
 from .statistics import MEASURES, head_statistics, patch_distances
-from .windows import across_blocks, window_means
 
 
 class View(NamedTuple):
@@ -36,40 +33,15 @@ VIEWS = (EMBEDDING, PRETRAINING, DECODING)
 COMPARED = (EMBEDDING, DECODING)
 
 
-class ByWindow(NamedTuple):
-    """Similarity of heads of different blocks by their windows."""
+class Measured(NamedTuple):
+    """A view of a model."""
 
-    equal: float  #: mean PWCCA of heads of equal windows
-    unequal: float
-    draws: np.ndarray  #: (draws,) differences in bootstrap samples of the clips
-
-    @property
-    def difference(self) -> float:
-        return self.equal - self.unequal
-
-
-@dataclass
-class Measured:
-    """All results of one model."""
-
-    name: str
-    config: ModelConfig
-    #: measure -> (clips, blocks, heads)
-    statistics: dict[View, dict[str, np.ndarray]] = field(default_factory=dict)
-    #: of all pairs of heads; head ``n`` is head ``n % heads`` of block ``n // heads``
-    similarity: dict[View, Similarities] = field(default_factory=dict)
-    #: PWCCA of independent noise of the same sizes
-    null: dict[View, float] = field(default_factory=dict)
-    #: of views whose heads have unequal windows
-    by_window: dict[View, ByWindow] = field(default_factory=dict)
-
-    def heads(self, view: View, measure: str) -> np.ndarray:
-        """(blocks, heads): means over the clips."""
-        return self.statistics[view][measure].mean(axis=0)
-
-    def windows(self, view: View) -> tuple[int, ...]:
-        """Window size of every head; 0 for global heads."""
-        return head_windows(self.config, view.part)
+    #: A row per head: block and head (from 1), its window in tokens (0: global), and the means of
+    #: `head_statistics` over the clips.
+    heads: pd.DataFrame
+    #: Symmetric, of all pairs of these rows; None where outputs are not compared.
+    pwcca: np.ndarray | None = None
+    noise: float | None = None  #: PWCCA of independent noise of the same sizes
 
 
 def draw_noise(clips: int, config: ModelConfig, seed: int) -> Tensor:
@@ -78,59 +50,51 @@ def draw_noise(clips: int, config: ModelConfig, seed: int) -> Tensor:
 
 
 def measure(
-    model: MaskedAutoencoder,
-    name: str,
-    clips: Tensor,
-    counts: np.ndarray,
-    tokens: int = 10_000,
-    seed: int = 0,
+    model: MaskedAutoencoder, view: View, clips: Tensor, tokens: int = 10_000, seed: int = 0
 ) -> Measured:
     """Statistics and similarities of the heads of ``model``, on its device.
 
     Args:
         clips: (clips, input_frames, bands) float32, normalised.
-        counts: (draws, clips) of `bootstrap_counts`.
         tokens: samples of the similarities, as many from every clip.
         seed: of masks and sampled tokens.
     """
-    result = Measured(name, model.config)
-    device = model.encoder.pos_embed.device
-    distances = patch_distances(model.config).to(device)
-    places = draw_noise(len(clips), model.config, seed + 1).argsort(dim=1)
-    places = places[:, : -(-tokens // len(clips))] + int(model.config.encoder.cls_token)
-    for view in VIEWS:
-        noise = draw_noise(len(clips), model.config, seed) if view.masked else None
-        depth = getattr(model.config, view.part).depth
-        found: list[list[Tensor]] = [[] for _ in range(depth)]
-        sampled: list[list[Tensor]] = [[] for _ in range(depth)]
-        for one in trace(model, view.part, clips, noise):
-            values = head_statistics(one.maps, one.positions, one.visible, distances)
-            found[one.block].append(torch.stack(list(values.values())))
-            if view in COMPARED:
-                index = places[one.first : one.first + len(one.outputs), :, None, None].to(device)
-                chosen = one.outputs.take_along_dim(index, dim=1)
-                sampled[one.block].append(chosen.flatten(0, 1).transpose(0, 1))
-        every = torch.stack([torch.cat(block, dim=1) for block in found], dim=2)
-        result.statistics[view] = dict(zip(MEASURES, every.double().cpu().numpy(), strict=True))
+    config = model.config
+    windows = head_windows(config, view.part)
+    depth = getattr(config, view.part).depth
+    distances = patch_distances(config).to(clips.device)
+    noise = draw_noise(len(clips), config, seed).to(clips.device) if view.masked else None
+    places = draw_noise(len(clips), config, seed + 1).argsort(dim=1).to(clips.device)
+    places = places[:, : -(-tokens // len(clips))] + int(config.encoder.cls_token)
+    found: list[list[Tensor]] = [[] for _ in range(depth)]
+    sampled: list[list[Tensor]] = [[] for _ in range(depth)]
+    for one in trace(model, view.part, clips, noise):
+        values = head_statistics(one.maps, one.positions, one.visible, distances)
+        found[one.block].append(torch.stack(list(values.values())))
         if view in COMPARED:
-            outputs = torch.cat([torch.cat(block, dim=1) for block in sampled])
-            _compare(result, view, outputs.cpu().numpy(), counts)
-    return result
+            index = places[one.first : one.first + len(one.outputs), :, None, None]
+            chosen = one.outputs.take_along_dim(index, dim=1)
+            sampled[one.block].append(chosen.flatten(0, 1).transpose(0, 1))
+    tables = []
+    for block, batches in enumerate(found, 1):
+        means = torch.cat(batches, dim=1).double().mean(dim=1).cpu().numpy()
+        row = {"block": block, "head": range(1, len(windows) + 1), "window": windows}
+        tables.append(pd.DataFrame(row | dict(zip(MEASURES, means, strict=True))))
+    heads = pd.concat(tables, ignore_index=True)
+    if view not in COMPARED:
+        return Measured(heads)
+    outputs = torch.cat([torch.cat(block, dim=1) for block in sampled])
+    return Measured(heads, pwcca(outputs.cpu().numpy()), null_level(*outputs.shape[1:]))
 
 
-def _compare(result: Measured, view: View, outputs: np.ndarray, counts: np.ndarray) -> None:
-    """Fill in the similarities of head outputs, (blocks * heads, samples, head width)."""
-    _, samples, width = outputs.shape
-    result.similarity[view] = similarities(outputs)
-    result.null[view] = null_level(samples, width)
-    windows = result.windows(view)
-    if len(set(windows)) < 2 or len(outputs) == len(windows):  # or with a single block
-        return
-    pairs = across_blocks(result.similarity[view].pwcca, len(windows))
-    draws = []
-    for drawn in counts:
-        weights = np.repeat(drawn, samples // len(drawn))
-        drawn_pairs = across_blocks(similarities(outputs, weights).pwcca, len(windows))
-        equal, unequal = window_means(drawn_pairs, windows)
-        draws.append(equal - unequal)
-    result.by_window[view] = ByWindow(*window_means(pairs, windows), np.array(draws))
+def by_window(found: Measured) -> dict[str, float]:
+    """Mean PWCCA of heads of equal windows and of unequal ones, in different blocks; NaN where
+    there are none.
+    """
+    block, window = (found.heads[name].to_numpy() for name in ("block", "window"))
+    apart = block[:, None] != block
+    equal = window[:, None] == window
+    means = {}
+    for name, pairs in (("equal", apart & equal), ("unequal", apart & ~equal)):
+        means[name] = found.pwcca[pairs].mean() if pairs.any() else np.nan
+    return means | {"difference": means["equal"] - means["unequal"]}

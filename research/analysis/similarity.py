@@ -1,6 +1,6 @@
-"""Similarity of sets of activations: projection-weighted CCA (PWCCA) and linear CKA.
+"""Similarity of sets of activations: projection-weighted CCA (PWCCA).
 
-PWCCA follows Morcos, Raghu and Bengio, "Insights on representational similarity in neural networks
+It follows Morcos, Raghu and Bengio, "Insights on representational similarity in neural networks
 with canonical correlation" (NeurIPS 2018). For activations X (n, p) and Y (n, p), one row per
 sample, columns centred:
 
@@ -10,72 +10,44 @@ sample, columns centred:
   accounts for,
 * pwcca(X, Y) = sum_i alpha_i rho_i / sum_i alpha_i, with as many terms as the smaller rank.
 
-The first argument determines the weights, so the measure is not symmetric.
-
-Linear CKA follows Kornblith et al., "Similarity of Neural Network Representations Revisited" (ICML
-2019): ||Y'X||^2 / (||X'X|| ||Y'Y||) in Frobenius norms.
+The first argument determines the weights. Here the mean of both directions is taken.
 """
 
-from typing import NamedTuple
+from itertools import combinations
 
 import numpy as np
 
-#: Directions of less than this part of a set's second moment are roundings of float32.
-NEGLIGIBLE = 1e-10
+#: Directions of less than this part of a set's norm are roundings of float32.
+NEGLIGIBLE = 1e-5
 
 
-class Similarities(NamedTuple):
-    """Of all pairs of sets, each (sets, sets) float64; 0 where one of the two is constant."""
-
-    weighted: np.ndarray  #: PWCCA of row and column with the weights of the row
-    cka: np.ndarray
-
-    @property
-    def pwcca(self) -> np.ndarray:
-        """The symmetric PWCCA: the mean of both directions."""
-        return (self.weighted + self.weighted.T) / 2
-
-
-def similarities(activations: np.ndarray, weights: np.ndarray | None = None) -> Similarities:
-    """PWCCA and CKA of all pairs of sets.
+def pwcca(activations: np.ndarray) -> np.ndarray:
+    """Symmetric PWCCA of all pairs of sets, (sets, sets) float64; 0 where one of the two is
+    constant.
 
     Args:
         activations: (sets, samples, dimensions); with fewer samples than dimensions, CCA always
             finds perfect correlations.
-        weights: (samples,) how often each sample counts, for bootstraps; once when None.
     """
-    sets, samples, width = activations.shape
-    share = np.full(samples, 1 / samples) if weights is None else weights / weights.sum()
-    x = activations.astype(np.float64).transpose(1, 0, 2).reshape(samples, sets * width)
-    moment = (share @ x**2).reshape(sets, width).sum(axis=1)
-    x -= share @ x
-    joint = (x.T * share) @ x
-    covariance = joint.reshape(sets, width, sets, width).transpose(0, 2, 1, 3)
-
-    number = np.arange(sets)
-    values, vectors = np.linalg.eigh(covariance[number, number])
-    kept = values > NEGLIGIBLE * moment[:, None]
-    root = np.sqrt(np.where(kept, values, 0))[:, None]
-    whitening = vectors * np.divide(1, root, out=np.zeros_like(root), where=root > 0)
-    loadings = vectors * root
-    cross = np.einsum("ipk,ijpq,jql->ijkl", whitening, covariance, whitening, optimize=True)
-    u, rho, _ = np.linalg.svd(cross)
-    alpha = np.abs(np.einsum("ipk,ijkl->ijpl", loadings, u, optimize=True)).sum(axis=2)
-    rank = kept.sum(axis=1)
-    alpha *= np.arange(width) < np.minimum.outer(rank, rank)[:, :, None]
-    norm = np.linalg.norm(covariance, axis=(2, 3))
-    own = np.where(rank > 0, norm[number, number], 0)
-    return Similarities(
-        _ratio((alpha * rho.clip(max=1)).sum(axis=-1), alpha.sum(axis=-1)),
-        _ratio(norm**2, np.outer(own, own)),
-    )
+    bases = []
+    for x in activations.astype(np.float64):
+        u, sizes, vt = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+        kept = sizes > NEGLIGIBLE * np.linalg.norm(x)
+        # X = basis @ loadings, and the basis, X Cxx^-1/2 but for a rotation, is orthonormal.
+        bases.append((u[:, kept], (sizes[:, None] * vt)[kept]))
+    similarity = np.eye(len(bases))
+    for i, j in combinations(range(len(bases)), 2):
+        (basis_x, loadings_x), (basis_y, loadings_y) = bases[i], bases[j]
+        u, rho, vt = np.linalg.svd(basis_x.T @ basis_y, full_matrices=False)
+        if len(rho):
+            alpha_x = np.abs(u.T @ loadings_x).sum(axis=1)
+            alpha_y = np.abs(vt @ loadings_y).sum(axis=1)
+            weighted = alpha_x @ rho / alpha_x.sum(), alpha_y @ rho / alpha_y.sum()
+            similarity[i, j] = similarity[j, i] = sum(weighted) / 2
+    return similarity
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
-
-
-def null_level(samples: int, dimensions: int, draws: int = 20, seed: int = 0) -> float:
-    """Mean PWCCA of independent normal noise: the value of unrelated sets, which is not 0."""
-    noise = np.random.default_rng(seed).standard_normal((draws, samples, dimensions))
-    return float(similarities(noise).weighted[~np.eye(draws, dtype=bool)].mean())
+def null_level(samples: int, dimensions: int) -> float:
+    """Mean PWCCA of 20 sets of independent normal noise: that of unrelated sets, which is not 0."""
+    noise = np.random.default_rng(0).standard_normal((20, samples, dimensions))
+    return float(pwcca(noise)[~np.eye(20, dtype=bool)].mean())

@@ -1,1 +1,1 @@
-"""Speed of embedding, of a table from files and of pretraining; the paper's scaling in small."""
+"""Speed of embedding, of a table from files and of pretraining."""

@@ -4,6 +4,7 @@ python -m research.benchmarks.attention [--rounds 9] [--recipe tiny] [--batch 16
     [--precision bfloat16] [--compile] [--device cuda]
 """
 
+from functools import partial
 from statistics import median
 from unittest import mock
 
@@ -44,7 +45,7 @@ def main(rounds: int, recipe: str, batch: int, precision: str, compiled: bool, d
     models = {"plain": plain, "tiled": tiled}
     if compiled:
         models = {name: torch.compile(model) for name, model in models.items()}
-    ways = {name: (lambda model=model: step(model)) for name, model in models.items()}
+    ways = {name: partial(step, model) for name, model in models.items()}
     seconds = in_turn(ways, rounds, device)
     print(f"{describe(device)}, {precision}{', compiled' * compiled}")
     for name, durations in seconds.items():

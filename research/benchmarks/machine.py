@@ -1,15 +1,14 @@
 """What the benchmarks share: the machine's name and rate, and runs in turn."""
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from statistics import median
-from typing import TypeVar
+from typing import Any
 
 import cpuinfo
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-Key = TypeVar("Key", bound=Hashable)
 #: Rows, inputs and outputs of the measured product: the MLP of the base model.
 ROWS, INPUTS, OUTPUTS = 8000, 768, 3072
 
@@ -23,28 +22,23 @@ def describe(device: str = "cpu") -> str:
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def timed(run: Callable[[], object], device: str = "cpu") -> float:
-    """Seconds of one call, including the work that it starts on an accelerator."""
-    start = time.perf_counter()
-    run()
-    if device != "cpu":
-        torch.accelerator.synchronize()
-    return time.perf_counter() - start
-
-
 def in_turn(
-    ways: dict[Key, Callable[[], object]], rounds: int, device: str = "cpu"
-) -> dict[Key, list[float]]:
+    ways: dict[Any, Callable[[], object]], rounds: int, device: str = "cpu"
+) -> dict[Any, list[float]]:
     """Seconds of every way in every round, after one round that warms up.
 
-    All ways run in turn, so that a change of the machine's speed meets all of them.
+    All ways run in turn, so that a change of the machine's speed meets all of them. The work that
+    they start on an accelerator is included.
     """
-    seconds: dict[Key, list[float]] = {key: [] for key in ways}
+    seconds: dict[Any, list[float]] = {key: [] for key in ways}
     for number in range(rounds + 1):
         for key, way in ways.items():
-            duration = timed(way, device)
+            start = time.perf_counter()
+            way()
+            if device != "cpu":
+                torch.accelerator.synchronize()
             if number:
-                seconds[key].append(duration)
+                seconds[key].append(time.perf_counter() - start)
     return seconds
 
 

@@ -1,14 +1,12 @@
-"""A pretraining step of MW-MAE beside one of MAE of the same sizes: time, memory, FLOP/s.
+"""A pretraining step of MW-MAE beside one of MAE of the same sizes: time and FLOP/s.
 
     python -m research.benchmarks.pretrain [--rounds 7] [--size tiny] [--batch-size 32]
-    [--device cuda] [--compile] [--where]
+    [--device cuda] [--compile]
 
 With the paper's decoder and AdamW, update included, on noise. All run in turn; medians, and ratios
-are the medians of each round's own. Memory is what the forward pass keeps for the backward pass,
-not compiled.
+are the medians of each round's own.
 """
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from statistics import median
@@ -16,7 +14,6 @@ from statistics import median
 import click
 import torch
 from torch import Tensor
-from torch.profiler import profile
 
 from hear_mwmae.config import preset
 from hear_mwmae.mae import MaskedAutoencoder
@@ -38,20 +35,6 @@ def step(
     optimizer.zero_grad()
 
 
-def bytes_kept(run: Callable[[], object]) -> int:
-    """Bytes that the forward passes of ``run`` keep for the backward pass, each tensor once."""
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        run()
-    return sum(kept.values())
-
-
 @click.command(help=__doc__)
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--size", default="tiny", show_default=True)
@@ -59,50 +42,30 @@ def bytes_kept(run: Callable[[], object]) -> int:
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--precision", "names", multiple=True, default=list(PRECISIONS), show_default=True)
 @click.option("--compile", "compiled", is_flag=True)
-@click.option("--where", is_flag=True, help="Where the time of MW-MAE goes, by operation.")
 def main(
-    rounds: int,
-    size: str,
-    batch_size: int,
-    device: str,
-    names: tuple[str, ...],
-    compiled: bool,
-    where: bool,
+    rounds: int, size: str, batch_size: int, device: str, names: tuple[str, ...], compiled: bool
 ) -> None:
-    torch.manual_seed(0)
-    models = {
-        kind: MaskedAutoencoder(preset(f"{kind}-{size}")).to(device) for kind in ("mae", "mwmae")
-    }
     batch = torch.randn(batch_size, 200, 80, device=device)
-    ways: dict[tuple[str, str], Callable[[], object]] = {}
-    for kind, model in models.items():
+    ways = {}
+    work = {}
+    for kind in ("mae", "mwmae"):
+        model = MaskedAutoencoder(preset(f"{kind}-{size}")).to(device)
         optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
         for name in names:
             ways[kind, name] = partial(step, model, optimizer, batch, name)
-    kept = {key: bytes_kept(way) / batch_size / (1 << 20) for key, way in ways.items()}
-    work = {key: gigaflops(way) for key, way in ways.items()}
-    if compiled:
-        for model in models.values():
+            work[kind, name] = gigaflops(ways[kind, name])
+        if compiled:
             model.compile()
     rates = {name: product_rate(PRECISIONS[name], device) for name in names}
     seconds = in_turn(ways, rounds, device)
-    print(describe(device), f"{size}, batch {batch_size}", "compiled" if compiled else "")
-    print(
-        f"{'model':8}{'precision':12}{'crops/s':>9}{'GFLOP/s':>9}{'share':>7}"
-        f"{'MiB/crop':>10}{'to MAE':>8}"
-    )
+    print(f"{describe(device)}, {size}, batch {batch_size}{', compiled' * compiled}")
     for (kind, name), durations in seconds.items():
         rate = work[kind, name] / median(durations)
-        to_mae = ratio(durations, seconds["mae", name])
         print(
-            f"{kind:8}{name:12}{batch_size / median(durations):9.1f}{rate:9.0f}"
-            f"{rate / rates[name]:7.0%}{kept[kind, name]:10.1f}{to_mae:8.2f}"
+            f"{kind} {name}: {batch_size / median(durations):.1f} crops/s, {rate:.0f} GFLOP/s, "
+            f"{rate / rates[name]:.0%} of the product rate, "
+            f"{ratio(durations, seconds['mae', name]):.2f} of the time of MAE"
         )
-    if where:
-        for name in names:
-            with profile() as profiled:
-                ways["mwmae", name]()
-            print(profiled.key_averages().table(sort_by="self_cpu_time_total", row_limit=14))
 
 
 if __name__ == "__main__":

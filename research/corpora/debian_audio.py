@@ -27,7 +27,6 @@ from hear_mwmae.errors import HearMwmaeError
 
 from .manifest import MIN_SECONDS, SAMPLE_RATE, Sound, Source, resample, write_corpus
 
-PACKAGE_LIST = Path(__file__).with_name("debian_packages.csv")
 MIN_PEAK = 1e-4
 #: Kind of the packages that are kept from pretraining: a development task is made of them.
 DEVELOPMENT = "development"
@@ -51,10 +50,10 @@ KIND_WORDS = {
 }
 
 
-def read_package_list() -> dict[str, dict[str, str]]:
-    """The rows of the package list by package name."""
-    with PACKAGE_LIST.open(newline="", encoding="utf-8") as file:
-        return {row["package"]: row for row in csv.DictReader(file)}
+def read_package_list() -> list[dict[str, str]]:
+    """The rows of the package list."""
+    with Path(__file__).with_name("debian_packages.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def decode(path: Path) -> np.ndarray:
@@ -88,12 +87,18 @@ def download(package: str, folder: Path) -> Path:
 def extract(deb: Path, folder: Path) -> list[Path]:
     """Unpack a package, and the archives in it, below ``folder``; returns its audio files."""
     subprocess.run(["dpkg", "-x", deb, folder], check=True)
-    for path in [p for p in folder.rglob("*") if _is_file(p) and not is_audio(p)]:
+    for path in files_below(folder):
+        if is_audio(path):
+            continue
         try:
             unpack(path, path.with_name(path.name + ".d"))
         except (OSError, RuntimeError, tarfile.TarError, zipfile.BadZipFile) as error:
             click.echo(f"cannot unpack {path.relative_to(folder)}: {error}", err=True)
-    return sorted(p for p in folder.rglob("*") if _is_file(p) and is_audio(p))
+    return sorted(filter(is_audio, files_below(folder)))
+
+
+def files_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
 
 
 def unpack(path: Path, folder: Path) -> None:
@@ -136,10 +141,6 @@ def is_audio(name: str | Path) -> bool:
     return Path(name).suffix.lower() in AUDIO_SUFFIXES
 
 
-def _is_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
-
-
 def kind_of(file_name: str, package_kind: str) -> str:
     """The kind of a file: that of its package, but in a package of effects its path may change
     it.
@@ -159,8 +160,7 @@ def render_package(row: dict[str, str], debs: Path) -> Iterator[Sound]:
     except HearMwmaeError as error:
         click.echo(str(error), err=True)
         return
-    fields = subprocess.check_output(["dpkg-deb", "-f", deb, "Version"], text=True)
-    version = fields.strip()
+    version = subprocess.check_output(["dpkg-deb", "-f", deb, "Version"], text=True).strip()
     with tempfile.TemporaryDirectory(dir=debs) as folder:
         for path in extract(deb, Path(folder)):
             name = "__".join(path.relative_to(folder).parts)
@@ -179,10 +179,8 @@ def render_package(row: dict[str, str], debs: Path) -> Iterator[Sound]:
 @click.option("--package", "only", multiple=True, help="Only this package. Repeatable.")
 @jobs_option()
 def main(dest: Path, only: tuple[str, ...], jobs: int) -> None:
-    listed = read_package_list()
-    rows = [row for row in listed.values() if row["kind"] != DEVELOPMENT]
-    if only:
-        rows = [row for row in rows if row["package"] in only]
+    rows = [row for row in read_package_list() if row["kind"] != DEVELOPMENT]
+    rows = [row for row in rows if not only or row["package"] in only]
     write_corpus(dest, rows, partial(render_package, debs=dest / "debs"), jobs)
 
 

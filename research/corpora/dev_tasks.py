@@ -115,11 +115,15 @@ def everyday_task(rng: np.random.Generator) -> list[Clip]:
     """The first seconds of the sounds of everyday.csv; folds are drawn, each kind evenly
     over all.
     """
-    with EVERYDAY.open(newline="", encoding="utf-8") as file:
+    with EVERYDAY.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     sounds = defaultdict(list)
-    with tempfile.TemporaryDirectory() as folder:
-        files = {name: audio_of(name, Path(folder)) for name in {row["package"] for row in rows}}
+    files = {}
+    with tempfile.TemporaryDirectory() as place:
+        for package in {row["package"] for row in rows}:
+            folder = Path(place, package)
+            unpacked = extract(download(package, folder), folder / "files")
+            files[package] = {path.stem: path for path in unpacked}
         for row in rows:
             for name in row["names"].split():
                 # A later version of the package may have dropped a file.
@@ -132,11 +136,6 @@ def everyday_task(rng: np.random.Generator) -> list[Clip]:
         folds = rng.permutation(np.arange(len(found)) % FOLDS).tolist()
         clips += [Clip(sound, fold, label) for sound, fold in zip(found, folds, strict=True)]
     return clips
-
-
-def audio_of(package: str, folder: Path) -> dict[str, Path]:
-    """The audio files of a Debian package by their names without suffix."""
-    return {path.stem: path for path in extract(download(package, folder), folder / package)}
 
 
 def write_task(folder: Path, clips: Sequence[Clip]) -> int:

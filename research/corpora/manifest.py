@@ -1,7 +1,4 @@
-"""What all corpora share: 16 kHz mono FLAC files, and a table that says where each comes from.
-
-python -m research.corpora.manifest data/*/manifest.csv      # prints files and hours
-"""
+"""What all corpora share: 16 kHz mono FLAC files, and a table that says where each comes from."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -14,15 +11,11 @@ import numpy as np
 import pandas as pd
 import soundfile
 import torch
-from tqdm import tqdm
 
 from hear_mwmae import audio
-from hear_mwmae.cli.options import Command
 from hear_mwmae.files import write_text
 from hear_mwmae.pcm import to_pcm
 
-MANIFEST = "manifest.csv"
-COLUMNS = ["path", "seconds", "package", "version", "kind", "licence"]
 SAMPLE_RATE = 16_000
 MIN_SECONDS = 0.1
 
@@ -57,15 +50,14 @@ def write_corpus(
     A sound whose samples are those of an earlier one is left out.
     """
     work = joblib.Parallel(n_jobs=jobs, return_as="generator")
-    written = work(joblib.delayed(_write_batch)(dest, batch, render) for batch in batches)
     rows: dict[str, list] = {}
-    for batch in tqdm(written, total=len(batches), desc=dest.name, unit="batch"):
+    for batch in work(joblib.delayed(_write_batch)(dest, batch, render) for batch in batches):
         for digest, row in batch:
             if rows.setdefault(digest, row) is not row:
                 (dest / row[0]).unlink()
-    manifest = pd.DataFrame(rows.values(), columns=COLUMNS)
-    write_manifest(dest / MANIFEST, manifest)
-    click.echo(hours(manifest))
+    table = pd.DataFrame(rows.values(), columns=["path", "seconds", *Source._fields])
+    write_text(dest / "manifest.csv", table.to_csv(index=False))
+    click.echo(f"{len(table)} sounds, {table['seconds'].sum() / 3600:.2f} h -> {dest}")
 
 
 def _write_batch(
@@ -82,33 +74,7 @@ def _write_batch(
     return rows
 
 
-def write_manifest(path: Path, rows: pd.DataFrame) -> None:
-    """Write rows with at least ``COLUMNS``."""
-    write_text(path, rows.to_csv(index=False))
-
-
 def read_manifest(path: Path) -> pd.DataFrame:
     """The rows of a manifest; seconds are numbers, the others text."""
     rows = pd.read_csv(path, dtype=str, keep_default_na=False)
     return rows.astype({"seconds": float})
-
-
-def hours(manifest: pd.DataFrame) -> str:
-    """Files and hours by package and kind, and by kind, as text."""
-    totals = manifest.assign(package="TOTAL")
-    everything = totals.assign(kind="all")
-    rows = pd.concat([manifest, totals, everything])
-    seconds = rows.groupby(["package", "kind"], sort=False)["seconds"]
-    table = pd.DataFrame({"files": seconds.count(), "hours": (seconds.sum() / 3600).round(2)})
-    return table.to_string()
-
-
-@click.command(cls=Command)
-@click.argument("manifests", nargs=-1, required=True, type=click.Path(path_type=Path))
-def main(manifests: tuple[Path, ...]) -> None:
-    """Print files and hours by package and kind of MANIFESTS."""
-    click.echo(hours(pd.concat([read_manifest(path) for path in manifests])))
-
-
-if __name__ == "__main__":
-    main()

@@ -22,7 +22,6 @@ from .signals import Random, draw_envelope, log_uniform
 from .tones import Play
 
 SECONDS = 10
-BATCH = 50
 #: A0 and the octaves up to C8.
 LOWEST, OCTAVES = 27.5, 7.25
 HIGHEST = LOWEST * 2**OCTAVES
@@ -181,11 +180,10 @@ def render_clip(seed: int, index: int) -> np.ndarray:
     return clip * (0.9 * 10 ** (r.uniform(-20, 0) / 20) / np.abs(clip).max())
 
 
-def render_batch(batch: tuple[int, range]) -> Iterator[Sound]:
-    """The clips of a seed and a range of indices."""
-    seed, indices = batch
-    for index in indices:
-        yield Sound(f"{index // 1000:03d}/{seed}-{index:06d}", render_clip(seed, index), SOURCE)
+def render(clip: tuple[int, int]) -> Iterator[Sound]:
+    """The clip of a seed and an index."""
+    seed, index = clip
+    yield Sound(f"{index // 1000:03d}/{seed}-{index:06d}", render_clip(seed, index), SOURCE)
 
 
 @click.command(cls=Command, help=__doc__)
@@ -194,9 +192,7 @@ def render_batch(batch: tuple[int, range]) -> Iterator[Sound]:
 @click.option("--seed", default=0, show_default=True)
 @jobs_option()
 def main(dest: Path, clips: int, seed: int, jobs: int) -> None:
-    starts = range(0, clips, BATCH)
-    batches = [(seed, range(start, min(start + BATCH, clips))) for start in starts]
-    write_corpus(dest, batches, render_batch, jobs)
+    write_corpus(dest, [(seed, index) for index in range(clips)], render, jobs)
 
 
 if __name__ == "__main__":

@@ -13,34 +13,34 @@ import re
 import subprocess
 import unicodedata
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 
 import click
 import numpy as np
 
 from hear_mwmae.cli.options import Command, jobs_option
-from hear_mwmae.errors import HearMwmaeError
 
 from .manifest import SAMPLE_RATE, Sound, Source, write_corpus
-from .voices import FESTIVAL, FLITE, HELD_OUT, Utterance, Voice, espeak_voices, speak
+from .voices import HELD_OUT, VOICES, Utterance, Voice, espeak_voices, speak
 
-KIND = "synthetic-speech"
 BATCH = 50
 SECONDS = (0.3, 10.0)
 SHARE = Path("/usr/share")
-#: Languages and their word lists, in SHARE/dict.
-DICT = """
-an catalan, bg bulgarian, ca catalan, da danish, de ngerman, en american-english,
-en-gb british-english, en-gb-scotland british-english, en-us american-english, eo esperanto,
-es spanish, es-419 spanish, fr french, ga irish, it italian, mt italian, nb bokmaal, nl dutch,
-pl polish, pt portuguese, pt-br brazilian, sv swedish, uk ukrainian
-"""
-#: In SHARE/hunspell. A language without a dictionary uses a neighbour's (Finnish has none at all).
-HUNSPELL = """
-af af_ZA, be be_BY, bn bn_BD, cs cs_CZ, el el_GR, eu eu, fi eu, gu gu_IN, hi hi_IN, hr hr_HR,
-hu hu_HU, id id_ID, is is_IS, lt lt_LT, lv lv_LV, mr ne_NP, ms id_ID, ne ne_NP, ro ro_RO, ru ru_RU,
-sk sk_SK, sl sl_SI, sr sr_RS, sw sw_TZ, te te_IN, tr tr_TR, vi vi_VN
+#: Languages and their word lists, in SHARE. A language without a dictionary uses a neighbour's
+#: (Finnish has none at all).
+WORD_LISTS = """
+an dict/catalan, bg dict/bulgarian, ca dict/catalan, da dict/danish, de dict/ngerman,
+en dict/american-english, en-gb dict/british-english, en-gb-scotland dict/british-english,
+en-us dict/american-english, eo dict/esperanto, es dict/spanish, es-419 dict/spanish,
+fr dict/french, ga dict/irish, it dict/italian, mt dict/italian, nb dict/bokmaal, nl dict/dutch,
+pl dict/polish, pt dict/portuguese, pt-br dict/brazilian, sv dict/swedish, uk dict/ukrainian,
+af hunspell/af_ZA.dic, be hunspell/be_BY.dic, bn hunspell/bn_BD.dic, cs hunspell/cs_CZ.dic,
+el hunspell/el_GR.dic, eu hunspell/eu.dic, fi hunspell/eu.dic, gu hunspell/gu_IN.dic,
+hi hunspell/hi_IN.dic, hr hunspell/hr_HR.dic, hu hunspell/hu_HU.dic, id hunspell/id_ID.dic,
+is hunspell/is_IS.dic, lt hunspell/lt_LT.dic, lv hunspell/lv_LV.dic, mr hunspell/ne_NP.dic,
+ms hunspell/id_ID.dic, ne hunspell/ne_NP.dic, ro hunspell/ro_RO.dic, ru hunspell/ru_RU.dic,
+sk hunspell/sk_SK.dic, sl hunspell/sl_SI.dic, sr hunspell/sr_RS.dic, sw hunspell/sw_TZ.dic,
+te hunspell/te_IN.dic, tr hunspell/tr_TR.dic, vi hunspell/vi_VN.dic
 """
 #: Of a list, evenly from all of it.
 MOST_WORDS = 20_000
@@ -48,43 +48,17 @@ LENGTHS = (1, 2, 3, 4, 5, 6, 7)
 LENGTH_SHARES = (0.3, 0.15, 0.15, 0.12, 0.1, 0.1, 0.08)
 #: Of the batches; the rest is eSpeak NG's, which has by far the most voices.
 FLITE_SHARE, FESTIVAL_SHARE = 0.05, 0.4
-#: Of a voice's recordings or models, parts of which are in what it says. What eSpeak NG says is
-#: computed; the licence is its own.
-LICENCES = {
-    "espeak-ng": "GPL-3+",
-    "festvox-ca-ona-hts": "LGPL-2.1+",
-    "festvox-czech-dita": "GPL-3+",
-    "festvox-czech-krb": "GPL-3+",
-    "festvox-czech-machac": "GPL-3+",
-    "festvox-czech-ph": "GPL-2+",
-    "festvox-italp16k": "GPL-2+",
-    "festvox-itapc16k": "GPL-2+",
-    "festvox-ru": "BSD-like (festvox-ru)",
-    "festvox-suopuhe-lj": "LGPL-2+",
-    "festvox-suopuhe-mv": "LGPL-2+",
-    "festvox-us-slt-hts": "BSD-3-clause",
-    "flite": "CMU-Flite (BSD-like)",
-}
 
 
 def word_lists() -> dict[str, Path]:
     """Language -> its word list."""
-    plain = {language: SHARE / "dict" / name for language, name in _pairs(DICT)}
-    spelling = {language: SHARE / "hunspell" / f"{name}.dic" for language, name in _pairs(HUNSPELL)}
-    return plain | spelling
+    pairs = (pair.split() for pair in WORD_LISTS.split(","))
+    return {language: SHARE / path for language, path in pairs}
 
 
-def _pairs(text: str) -> list[list[str]]:
-    return [pair.split() for pair in text.split(",")]
-
-
-@lru_cache
 def words(language: str) -> list[str]:
     """Words of a language with letters (and their marks) only, sorted."""
     path = word_lists()[language]
-    if not path.is_file():
-        packages = "on Debian, packages w* and hunspell-*"
-        raise HearMwmaeError(f"no {path}: install the word list of {language!r} ({packages})")
     raw = path.read_bytes()
     lines = raw.decode(_encoding(path, raw)).splitlines()
     some = lines[:: 1 + len(lines) // MOST_WORDS]
@@ -139,7 +113,9 @@ def plan(batches: int, seed: int) -> list[Voice]:
     eSpeak NG at random.
     """
     r = np.random.default_rng(seed)
-    mine = [[v for v in voices if v not in HELD_OUT] for voices in (FLITE, FESTIVAL)]
+    heard = [voice for voice in VOICES if voice not in HELD_OUT]
+    flite = [voice for voice in heard if voice.engine == "flite"]
+    festival = [voice for voice in heard if voice.engine == "festival"]
     others = espeak_voices(sorted(word_lists()))
     shares = [FLITE_SHARE, FESTIVAL_SHARE, 1 - FLITE_SHARE - FESTIVAL_SHARE]
     drawn = []
@@ -148,17 +124,14 @@ def plan(batches: int, seed: int) -> list[Voice]:
         if engine == 2:
             drawn.append(others[r.integers(len(others))])
         else:
-            drawn.append(mine[engine][index % len(mine[engine])])
+            voices = (flite, festival)[engine]
+            drawn.append(voices[index % len(voices)])
     return drawn
 
 
 def version_of(package: str) -> str:
-    """Version of an installed Debian package; HearMwmaeError if it is not installed."""
-    command = ["dpkg-query", "-W", "-f", "${Version}", package]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode or not done.stdout:
-        raise HearMwmaeError(f"the Debian package {package} is not installed")
-    return done.stdout
+    """Version of an installed Debian package."""
+    return subprocess.check_output(["dpkg-query", "-W", "-f", "${Version}", package], text=True)
 
 
 @click.command(cls=Command, help=__doc__)
@@ -168,10 +141,11 @@ def version_of(package: str) -> str:
 @jobs_option()
 def main(dest: Path, batches: int, seed: int, jobs: int) -> None:
     voices = plan(batches, seed)
-    sources = {}
-    for package in {voice.package for voice in voices}:
-        sources[package] = Source(package, version_of(package), KIND, LICENCES[package])
-    todo = [(seed, index, v, sources[v.package]) for index, v in enumerate(voices)]
+    versions = {package: version_of(package) for package in {voice.package for voice in voices}}
+    todo = []
+    for index, voice in enumerate(voices):
+        source = Source(voice.package, versions[voice.package], "synthetic-speech", voice.licence)
+        todo.append((seed, index, voice, source))
     write_corpus(dest, todo, render_batch, jobs)
 
 

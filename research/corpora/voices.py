@@ -2,6 +2,7 @@
 Debian.
 """
 
+import csv
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,15 +16,14 @@ from .manifest import SAMPLE_RATE, resample
 
 
 class Voice(NamedTuple):
-    """A voice: its engine, its name in the engine, its language, and the Debian package of its
-    sound.
-    """
+    """A voice: a row of voices.csv, or one of eSpeak NG's."""
 
     engine: str
-    name: str
+    name: str  #: in the engine
     language: str
-    package: str
-    encoding: str = "utf-8"  #: of the text that a voice of Festival reads
+    package: str  #: Debian's, of its sound
+    encoding: str  #: of the text that a voice of Festival reads
+    licence: str  #: of its recordings or models, parts of which are in what it says
 
 
 class Utterance(NamedTuple):
@@ -34,26 +34,13 @@ class Utterance(NamedTuple):
     pitch: float = 1.0
 
 
-FLITE = [Voice("flite", name, "en", "flite") for name in ("slt", "awb", "rms")]
-FESTIVAL = [
-    Voice("festival", "kal_diphone", "en", "festvox-kallpc16k"),
-    Voice("festival", "ked_diphone", "en", "festvox-kdlpc16k"),
-    Voice("festival", "cmu_us_slt_arctic_hts", "en", "festvox-us-slt-hts"),
-    Voice("festival", "upc_ca_ona_hts", "ca", "festvox-ca-ona-hts", "iso-8859-15"),
-    Voice("festival", "czech_dita", "cs", "festvox-czech-dita", "iso-8859-2"),
-    Voice("festival", "czech_krb", "cs", "festvox-czech-krb", "iso-8859-2"),
-    Voice("festival", "czech_machac", "cs", "festvox-czech-machac", "iso-8859-2"),
-    Voice("festival", "czech_ph", "cs", "festvox-czech-ph", "iso-8859-2"),
-    Voice("festival", "suo_fi_lj_diphone", "fi", "festvox-suopuhe-lj", "iso-8859-15"),
-    Voice("festival", "hy_fi_mv_diphone", "fi", "festvox-suopuhe-mv", "iso-8859-15"),
-    Voice("festival", "lp_diphone", "it", "festvox-italp16k", "iso-8859-15"),
-    Voice("festival", "pc_diphone", "it", "festvox-itapc16k", "iso-8859-15"),
-    Voice("festival", "msu_ru_nsh_clunits", "ru", "festvox-ru"),
-]
+with Path(__file__).with_name("voices.csv").open(encoding="utf-8") as _file:
+    #: Of Flite and Festival.
+    VOICES = [Voice(**row) for row in csv.DictReader(_file)]
 #: English voices of the development task of words, which training never hears. All are of real
 #: speakers.
 HELD_OUT_NAMES = ("awb", "rms", "kal_diphone", "ked_diphone")
-HELD_OUT = [voice for voice in (*FLITE, *FESTIVAL) if voice.name in HELD_OUT_NAMES]
+HELD_OUT = [voice for voice in VOICES if voice.name in HELD_OUT_NAMES]
 
 
 def espeak_voices(languages: Sequence[str]) -> list[Voice]:
@@ -67,7 +54,8 @@ def espeak_voices(languages: Sequence[str]) -> list[Voice]:
         if found and " " not in name:
             variants.append(name)
     return [
-        Voice("espeak-ng", f"{language}+{variant}", language, "espeak-ng")
+        # What it says is computed; the licence is its own.
+        Voice("espeak-ng", f"{language}+{variant}", language, "espeak-ng", "utf-8", "GPL-3+")
         for language in languages
         for variant in variants
     ]

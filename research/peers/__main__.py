@@ -3,12 +3,10 @@
     python -m research.peers TASK... -o FOLDER [--page docs/comparison.md]
 
 TASKS are HEAR tasks with one label per clip, or folders of them. FOLDER keeps a JSON file for each
-encoder: what it has is not measured again, unless the task, the weights or the version of the
-package changed. An encoder whose package is missing is not measured, and keeps the results that it
-has; a line says how to install it. Prints a short table; --page replaces the tables of a page.
+encoder, which is measured again if a task, the weights or the version of the package changed. An
+encoder whose package is missing is not measured, and keeps the results that it has of these tasks;
+a line says how to install it. Prints the tables; --page also replaces those of a page.
 """
-
-from __future__ import annotations
 
 from pathlib import Path
 
@@ -18,8 +16,8 @@ from hear_mwmae.cli.options import TASKS, Command, out_option
 from hear_mwmae.errors import HearMwmaeError
 
 from . import encoders
-from .measure import fingerprint, kept, measure, read_tasks
-from .page import all_tables, markdown, replace_tables, short_table
+from .measure import fingerprint, measure, read_tasks, stored
+from .page import all_tables, replace_tables
 
 
 @click.command(cls=Command, help=__doc__)
@@ -29,8 +27,8 @@ from .page import all_tables, markdown, replace_tables, short_table
     "--only",
     "keys",
     multiple=True,
-    metavar="ENCODER",
-    help="Measure only this encoder, by the name of its file. Repeatable.",
+    type=click.Choice(list(encoders.LOADERS)),
+    help="Measure only this encoder. Repeatable.",
 )
 @click.option(
     "--page",
@@ -38,23 +36,28 @@ from .page import all_tables, markdown, replace_tables, short_table
     help="Page whose tables are replaced.",
 )
 def main(tasks: tuple[Path, ...], out: Path, keys: tuple[str, ...], page: Path | None) -> None:
-    known = [kind.key for kind in encoders.ENCODERS]
-    if unknown := set(keys) - set(known):
-        raise click.UsageError(f"no encoder {unknown.pop()}; there are {', '.join(known)}")
     read = read_tasks(tasks)
     prints = {name: fingerprint(task) for name, task in read.items()}
     out.mkdir(parents=True, exist_ok=True)
     results = []
-    for kind in encoders.ENCODERS:
-        if not keys or kind.key in keys:
-            measure(kind, read, prints, out, lambda text: click.echo(text, err=True))
-        if result := kept(out, kind, prints):
+    for encoder in encoders.read_encoders():
+        result = stored(out, encoder, prints)
+        asked = not keys or encoder.key in keys
+        if asked and (missing := encoder.missing()):
+            lacking = " and ".join(missing)
+            click.echo(f"{encoder.title}: {lacking} missing: {encoder.install}", err=True)
+        elif asked and not (result and result.version == encoder.version()):
+            click.echo(f"{encoder.title}: measuring", err=True)
+            measure(encoder, read, prints, out)
+            result = stored(out, encoder, prints)
+        if result:
             results.append(result)
     if not results:
         raise HearMwmaeError("no encoder has results of these tasks")
+    tables = all_tables(results, read)
     if page:
-        replace_tables(page, all_tables(results, read))
-    click.echo(markdown(short_table(results, read)))
+        replace_tables(page, tables)
+    click.echo(tables)
 
 
 if __name__ == "__main__":
