@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from packing import change_clips, damage_clips
-from tiny_run import log, losses, tiny_recipe, write_recipe
+from tiny_run import losses, tiny_recipe, write_recipe
 
 from hear_mwmae import HearMwmaeError
 from hear_mwmae.config import FrontendConfig
 from hear_mwmae.frontend import LogMelFrontend
-from hear_mwmae.training import crops as crops_module
-from hear_mwmae.training.crops import (
-    Batch,
-    Clips,
-    ResidentAudio,
-    collate,
-    log_mel_crops,
-    read_batches,
-    worker_errors,
-)
+from hear_mwmae.training.crops import Batch, ResidentAudio, log_mel_crops, read_batches
 from hear_mwmae.training.dataset import AudioDataset
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.recipe import Recipe
@@ -41,8 +31,8 @@ def dataset(data) -> AudioDataset:
 
 def read(dataset: AudioDataset, recipe: Recipe, step: int, rank: int = 0, world: int = 1) -> Batch:
     """What a process reads for a step."""
-    sampler = StepSampler(dataset, recipe, rank, world)
-    return collate(map(Clips(dataset, sampler.clips).__getitem__, sampler[step]))
+    (batch,) = read_batches(dataset, [StepSampler(dataset, recipe, rank, world)[step]], 0)
+    return batch
 
 
 def crops(
@@ -104,7 +94,7 @@ def test_worker_processes_read_the_same(dataset, tmp_path):
     recipe = recipe_of(tmp_path)
     sampler = StepSampler(dataset, recipe)
     state = torch.get_rng_state()
-    ahead = read_batches(Clips(dataset, sampler.clips), sampler.steps(2, 6), 2)
+    ahead = read_batches(dataset, sampler.steps(2, 6), 2)
     for step, batch in zip(range(2, 6), ahead, strict=True):
         here = read(dataset, recipe, step)
         assert torch.equal(batch.audio, here.audio) and batch.starts == here.starts
@@ -153,67 +143,23 @@ def test_resident_audio_makes_the_same_crops(dataset, tmp_path, changes):
     recipe = tiny_recipe(tmp_path, **changes)
     for rank, world in ((0, 1), (0, 2), (1, 2)):
         sampler = StepSampler(dataset, recipe, rank, world)
-        clips = Clips(dataset, sampler.clips)
-        resident = ResidentAudio(clips, CPU, 1)
+        resident = ResidentAudio(dataset, sampler.clips, CPU, 1)
         assert len(resident.audio) == dataset.samples[sampler.clips].sum()
-        ways = (clips, Clips(resident, sampler.clips))
-        pairs = zip(*(read_batches(way, sampler.steps(0, 4), 0) for way in ways), strict=True)
-        for one, other in pairs:
+        ways = (read_batches(way, sampler.steps(0, 4), 0) for way in (dataset, resident))
+        for one, other in zip(*ways, strict=True):
             assert torch.equal(one.audio, other.audio) and one[1:] == other[1:]
 
 
-def test_a_bad_clip_is_counted_and_replaced(data, dataset, tmp_path):
-    damaged = damage_clips(data, tmp_path / "damaged", 1)
-    recipe = tiny_recipe(tmp_path, kinds={"notes": 1.0}, workers=1, steps=4)
-    sampler = StepSampler(dataset, recipe)
-    clips = Clips(AudioDataset(damaged), sampler.clips)
-    (batch,) = read_batches(clips, sampler.steps(0, 1), 1)
-    drawn = [crop.clip for crop in sampler[0]]
-    expected = torch.cat([dataset.read(2 if clip == 1 else clip) for clip in drawn])
-    assert batch.bad == [clip == 1 for clip in drawn] and any(batch.bad)
-    assert torch.equal(batch.audio, expected)
-    pretrain(recipe, damaged, tmp_path / "run")
-    counts = [int(row["bad_clips"]) for row in log(tmp_path / "run")]
-    assert len(counts) == 4 and counts == sorted(counts)
-    assert counts[0] == sum(batch.bad) and counts[-1] > counts[0]
-
-
-def test_resident_audio_replaces_what_cannot_be_read(data, tmp_path):
-    """And counts it, whenever it is drawn, as reading does."""
-    dataset = AudioDataset(damage_clips(data, tmp_path / "damaged", 1, 2))
-    recipe = tiny_recipe(tmp_path, kinds={"notes": 1.0})
-    sampler = StepSampler(dataset, recipe)
-    clips = Clips(dataset, sampler.clips)
-    ways = (clips, Clips(ResidentAudio(clips, CPU, 1), sampler.clips))
-    pairs = zip(*(read_batches(way, sampler.steps(0, 3), 0) for way in ways), strict=True)
-    for one, other in pairs:
-        assert torch.equal(one.audio, other.audio) and one[1:] == other[1:]
-        assert {0, 1, 2} >= set(one.bad) > {0}
-
-
-def test_data_that_cannot_be_read_at_all(data, tmp_path):
-    """One line, without the traceback of a worker, which ends even while the error is there."""
-    dataset = AudioDataset(damage_clips(data, tmp_path / "damaged", 0, 1, 2, 3))
-    sampler = StepSampler(dataset, tiny_recipe(tmp_path))
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_clip_that_cannot_be_read_is_named(data, tmp_path, workers):
+    """In one line, without the traceback of a worker, which ends even while the error is there."""
+    dataset = AudioDataset(damage_clips(data, tmp_path / "damaged", 1))
+    sampler = StepSampler(dataset, tiny_recipe(tmp_path, kinds={"notes": 1.0}))
     with pytest.raises(HearMwmaeError) as caught:
-        next(read_batches(Clips(dataset, sampler.clips), sampler.steps(0, 1), 1))
+        next(read_batches(dataset, sampler.steps(0, 1), workers))
     message = str(caught.value)
-    assert message.startswith(f"{dataset.source}: 100 clips in a row cannot be read: ")
+    assert message.startswith(f"{dataset.source}: clip 1 (long-10.flac) cannot be read: ")
     assert "\n" not in message and not multiprocessing.active_children()
-
-
-def test_a_worker_that_is_killed(dataset, tmp_path):
-    sampler = StepSampler(dataset, tiny_recipe(tmp_path))
-    ahead = read_batches(Clips(dataset, sampler.clips), sampler.steps(0, 1000), 1)
-    next(ahead)
-    # torch tells of it by an exception out of a signal handler, wherever the main thread is: here,
-    # or waiting for a batch.
-    message = "process that reads audio has ended"
-    with pytest.raises(HearMwmaeError, match=message), worker_errors():
-        for worker in multiprocessing.active_children():
-            worker.kill()
-        for _ in ahead:
-            pass
 
 
 def test_a_resident_run_is_the_streamed_one(data, tmp_path):
@@ -223,10 +169,3 @@ def test_a_resident_run_is_the_streamed_one(data, tmp_path):
     assert losses(tmp_path / "resident") == losses(tmp_path / "streamed")
     pretrain(tiny_recipe(tmp_path, resident=True, steps=6), data, tmp_path / "streamed")
     assert len(losses(tmp_path / "streamed")) == 6
-
-
-def test_too_little_memory_for_resident_audio(data, tmp_path, monkeypatch):
-    little = SimpleNamespace(available=900_000)
-    monkeypatch.setattr(crops_module.psutil, "virtual_memory", lambda: little)
-    with pytest.raises(HearMwmaeError, match=r"resident = true needs .*resident = false"):
-        pretrain(tiny_recipe(tmp_path, resident=True), data, tmp_path / "run")

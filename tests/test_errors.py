@@ -23,7 +23,7 @@ from hear_mwmae.audio import read_audio
 from hear_mwmae.cli import main
 from hear_mwmae.cli.options import Command
 from hear_mwmae.config import ModelConfig
-from hear_mwmae.training.crops import Clips, read_batches
+from hear_mwmae.training.crops import read_batches
 from hear_mwmae.training.dataset import AudioDataset
 from hear_mwmae.training.recipe import Recipe
 from hear_mwmae.training.sampler import StepSampler
@@ -95,7 +95,7 @@ def test_a_bug_in_a_reading_process_keeps_its_traceback(data, tmp_path, monkeypa
     dataset = AudioDataset(data)
     sampler = StepSampler(dataset, tiny_recipe(tmp_path))
     with pytest.raises(bug, match="an injected bug") as caught:
-        next(read_batches(Clips(dataset, sampler.clips), sampler.steps(0, 2), workers))
+        next(read_batches(dataset, sampler.steps(0, 2), workers))
     assert type(caught.value) is bug
 
 

@@ -25,7 +25,7 @@ from hear_mwmae.audio import read_audio
 from hear_mwmae.data import shards
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.training import dataset as dataset_module
-from hear_mwmae.training.dataset import AudioDataset, BadClip
+from hear_mwmae.training.dataset import AudioDataset
 
 
 def test_what_was_16_bit_is_packed_as_it_was(data, audio_folder):
@@ -163,26 +163,22 @@ def test_the_identity_is_that_of_the_audio(data, tmp_path):
     assert AudioDataset(damaged).identity() != AudioDataset(data).identity()
 
 
-def test_clips_that_cannot_be_decoded(data, tmp_path):
-    with pytest.raises(BadClip):
-        AudioDataset(damage_clips(data, tmp_path / "a", 1)).read(1)
+def test_a_clip_of_another_length_than_its_row(data, tmp_path):
     longer = change_clips(data, tmp_path / "b", lambda _, row: row | {"samples": 5})
-    with pytest.raises(BadClip, match="in place of 5"):
+    with pytest.raises(HearMwmaeError, match=r"clip 0 .*, not 5"):
         AudioDataset(longer).read(0)
 
 
 def test_folders_that_are_no_data_set(data, tmp_path):
-    with pytest.raises(HearMwmaeError, match=r"no folder .*gone: `hear-mwmae pack` makes one"):
+    with pytest.raises(HearMwmaeError, match=r"gone cannot .*: no such folder, `hear-mwmae pack`"):
         AudioDataset(tmp_path / "gone")
-    with pytest.raises(HearMwmaeError, match="is no data set of `hear-mwmae pack`, or damaged"):
-        AudioDataset(tmp_path)
     datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(str(tmp_path / "text"))
     with pytest.raises(HearMwmaeError, match="has no column audio, kind, samples"):
         AudioDataset(tmp_path / "text")
     copy = shutil.copytree(data, tmp_path / "copy")
     (arrow,) = copy.glob("*.arrow")
     arrow.write_bytes(arrow.read_bytes()[:100])
-    with pytest.raises(HearMwmaeError, match="or damaged"):
+    with pytest.raises(HearMwmaeError, match="copy cannot be read as a data set: "):
         AudioDataset(copy)
 
 

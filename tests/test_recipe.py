@@ -111,7 +111,7 @@ def test_windows_that_a_recipe_names_are_not_derived(tmp_path):
 
 
 def test_a_written_recipe_is_the_same(tmp_path):
-    for recipe in (Recipe.read("tiny"), tiny_recipe(tmp_path, clip_gradient=1.0)):
+    for recipe in (Recipe.read("tiny"), tiny_recipe(tmp_path, weight_decay=1.0)):
         recipe.write(tmp_path / "written.toml")
         assert Recipe.read(tmp_path / "written.toml") == recipe
 
@@ -125,8 +125,6 @@ def test_what_makes_another_run(tmp_path):
     assert one.identity() == same.identity()
     for change in ({"seed": 1}, {"patch_size": [8, 16]}, {"start_from": ""}, {"warmup_ratio": 0.1}):
         assert dataclasses.replace(one, **change).identity() != one.identity()
-    named = dataclasses.replace(one, start_from=DEFAULT_MODEL)
-    assert dataclasses.replace(one, start_from="").identity() == named.identity()
 
 
 def test_a_recipe_extends_another(tmp_path):

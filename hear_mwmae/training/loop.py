@@ -13,7 +13,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from ..errors import HearMwmaeError
@@ -22,7 +21,7 @@ from ..frontend import LogMelFrontend
 from ..mae import MaskedAutoencoder
 from ..tasks import Task
 from ..weights import save_model
-from .crops import Clips, ResidentAudio, log_mel_crops, read_batches, worker_errors
+from .crops import ResidentAudio, log_mel_crops, read_batches
 from .dataset import AudioDataset
 from .fabric import make_fabric, prepare, settle_precision
 from .optim import make_optimizers, schedule
@@ -48,7 +47,7 @@ def pretrain(
     Batches and masks are functions of the seed and the step, for any number of processes. So an
     interrupted run that is started again with the same arguments ends with the same weights, bit
     for bit, as an uninterrupted one. SIGTERM and SIGINT (Ctrl-C) save a checkpoint and stop
-    (SystemExit); a second Ctrl-C aborts at once (KeyboardInterrupt).
+    (SystemExit).
 
     Raises HearMwmaeError when the loss is no longer finite, when the checkpoint is damaged, of
     another recipe or other data, or beyond the recipe's last step, when another process trains into
@@ -67,8 +66,6 @@ def pretrain(
     fabric = make_fabric(recipe, accelerator, [run_log(run_dir)])
     dataset = AudioDataset(data)
     sampler = StepSampler(dataset, recipe, fabric.global_rank, fabric.world_size)
-    if (run_dir / "dataset_info.json").is_file():
-        raise HearMwmaeError(f"{run_dir} is a data set: a run needs a folder of its own")
     run_dir.mkdir(parents=True, exist_ok=True)
     busy = f"another process is training into {run_dir}"
     alone = one_at_a_time(run_dir / ".lock", busy) if fabric.is_global_zero else nullcontext()
@@ -82,7 +79,7 @@ def pretrain(
                 f"{run_dir} is {first} steps on, more than the {recipe.steps} of the recipe"
             )
         if fabric.is_global_zero:
-            write_start(fabric, run_dir, recipe, dataset.source, first, state["warmup_steps"])
+            write_start(fabric, run_dir, recipe, first)
         with closing(read_steps(fabric, recipe, dataset, sampler, first)) as steps:
             train(fabric, recipe, state, steps, checkpoints, eval_every, probed)
         weights = whole_weights(state["model"].module)
@@ -96,7 +93,7 @@ def train(
     fabric: Fabric,
     recipe: Recipe,
     state: dict[str, Any],
-    steps: Iterator[tuple[int, Tensor, Tensor, int]],
+    steps: Iterator[tuple[int, Tensor, Tensor]],
     checkpoints: Checkpoints,
     eval_every: int = 0,
     tasks: Sequence[Task] = (),
@@ -118,8 +115,8 @@ def train(
         smoothing=0.05,
         disable=not fabric.is_global_zero,
     )
-    with stop_signals() as signalled, worker_errors():
-        for step, spectrogram, noise, bad in bar:
+    with stop_signals() as signalled:
+        for step, spectrogram, noise in bar:
             rate = schedule(step, recipe, state["warmup_steps"])
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
@@ -136,15 +133,13 @@ def train(
                     part_loss = model(crops, crop_noise).loss / recipe.accumulate
                     fabric.backward(part_loss)
                 loss += part_loss.detach()
-            if recipe.clip_gradient:  # the whole gradient, not that of each optimizer
-                clip_grad_norm_(model.parameters(), recipe.clip_gradient)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
 
             # Every process has to stop at the same step, so they share the signal.
-            told = torch.stack([loss, loss.new_tensor(signalled.is_set()), loss.new_tensor(bad)])
-            mean_loss, stop, mean_bad = cast(Tensor, fabric.all_reduce(told)).tolist()
+            told = torch.stack([loss, loss.new_tensor(signalled.is_set())])
+            mean_loss, stop = cast(Tensor, fabric.all_reduce(told)).tolist()
             if not math.isfinite(mean_loss):
                 raise HearMwmaeError(
                     f"the loss is {mean_loss} at step {step}: "
@@ -153,7 +148,6 @@ def train(
             done = step + 1
             state["step"] = done
             state["seconds"] = time.monotonic() - began
-            state["bad_clips"] += round(mean_bad * fabric.world_size)
             log_step(fabric, step, mean_loss, optimizers, state)
             bar.set_postfix(loss=f"{mean_loss:.4f}", refresh=False)
 
@@ -182,30 +176,27 @@ def begin(fabric: Fabric, recipe: Recipe, run_dir: Path) -> dict[str, Any]:
     for number, optimizer in enumerate(make_optimizers(model, recipe)):
         state[f"optimizer{number}"] = fabric.setup_optimizers(optimizer)
     # The warm-up stays what it was when a run is extended.
-    counts = {"step": 0, "seconds": 0.0, "bad_clips": 0, "warmup_steps": recipe.warmup_steps}
+    counts = {"step": 0, "seconds": 0.0, "warmup_steps": recipe.warmup_steps}
     return state | counts
 
 
 def read_steps(
     fabric: Fabric, recipe: Recipe, dataset: AudioDataset, sampler: StepSampler, first: int
-) -> Generator[tuple[int, Tensor, Tensor, int]]:
-    """(step, spectrogram, mask noise, clips that could not be read) of this process's share, from
-    step ``first`` on.
-    """
+) -> Generator[tuple[int, Tensor, Tensor]]:
+    """(step, spectrogram, mask noise) of this process's share, from step ``first`` on."""
     config = recipe.model_config()
     frontend = LogMelFrontend(config.frontend).to(fabric.device)
-    clips = Clips(dataset, sampler.clips)
-    workers = recipe.workers
+    crops = sampler.steps(first, recipe.steps)
     if recipe.resident:
-        resident = ResidentAudio(clips, fabric.device, workers, fabric.is_global_zero)
-        clips = Clips(resident, sampler.clips)
-        workers = 0
-    pinned = fabric.device.type == "cuda" and not recipe.resident
-    batches = read_batches(clips, sampler.steps(first, recipe.steps), workers, pinned)
+        shown = fabric.is_global_zero
+        audio = ResidentAudio(dataset, sampler.clips, fabric.device, recipe.workers, shown)
+        batches = read_batches(audio, crops, workers=0)
+    else:
+        batches = read_batches(dataset, crops, recipe.workers, fabric.device.type == "cuda")
     with closing(batches):
         for step, batch in enumerate(batches, first):
             noise = mask_noise(recipe, config.num_tokens, step)[sampler.share]
-            yield step, log_mel_crops(frontend, batch, config.input_frames), noise, sum(batch.bad)
+            yield step, log_mel_crops(frontend, batch, config.input_frames), noise
 
 
 def mask_noise(recipe: Recipe, num_tokens: int, step: int) -> Tensor:
@@ -222,7 +213,6 @@ def log_step(
     values = {"loss": loss, "learning_rate": optimizers[0].param_groups[0]["lr"]}
     if len(optimizers) > 1:
         values["muon_learning_rate"] = optimizers[1].param_groups[0]["lr"]
-    values["bad_clips"] = state["bad_clips"]
     values["seconds"] = round(state["seconds"], 1)
     fabric.log_dict(values, step)
 
