@@ -19,9 +19,6 @@ from ..frontend import LogMelFrontend, reflect_index
 from .dataset import AudioDataset
 from .sampler import Crop
 
-#: Batches that every worker process reads ahead.
-AHEAD = 2
-
 
 class Batch(NamedTuple):
     """Clips, and where their crops begin; before any features are computed."""
@@ -96,7 +93,6 @@ def read_batches(
         batch_sampler=crops,
         collate_fn=collate,
         num_workers=workers,
-        prefetch_factor=AHEAD if workers else None,
         pin_memory=pin_memory,
         worker_init_fn=_ignore_signals,
         generator=torch.Generator(),  # the default would draw from torch's generator

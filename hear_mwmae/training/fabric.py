@@ -11,7 +11,6 @@ import dataclasses
 import os
 import platform
 import warnings
-from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -40,9 +39,7 @@ M_MMAP_MAX = -4
 LONGEST_WAIT = timedelta(hours=4)
 
 
-def make_fabric(
-    recipe: Recipe, accelerator: str = "auto", loggers: Sequence[Logger] = ()
-) -> Fabric:
+def make_fabric(recipe: Recipe, accelerator: str = "auto", logger: Logger | None = None) -> Fabric:
     """Fabric for this process: a single one, or one of torchrun's (by the environment).
 
     The ``recipe`` names its precision, see `settle_precision`.
@@ -74,7 +71,7 @@ def make_fabric(
             num_nodes=world // local,
             precision="bf16-mixed" if half else "32-true",
             plugins=plugins,
-            loggers=list(loggers),
+            loggers=logger,
         )
     except (RuntimeError, MisconfigurationException) as error:
         wanted = f"{local} process(es) on accelerator {accelerator!r}"

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
@@ -25,7 +26,7 @@ from .crops import ResidentAudio, log_mel_crops, read_batches
 from .dataset import AudioDataset
 from .fabric import make_fabric, prepare, settle_precision
 from .optim import make_optimizers, schedule
-from .progress import probe_scores, read_tasks, run_log, write_start
+from .progress import probe_scores, read_tasks, write_start
 from .recipe import RANDOM, Recipe
 from .resume import Checkpoints, newest_checkpoint
 from .sampler import StepSampler
@@ -63,7 +64,8 @@ def pretrain(
     run_dir = Path(run_dir)
     recipe = settle_precision(recipe, accelerator)
     probed = read_tasks(tasks, recipe)
-    fabric = make_fabric(recipe, accelerator, [run_log(run_dir)])
+    logger = CSVLogger(run_dir, "logs", flush_logs_every_n_steps=1)
+    fabric = make_fabric(recipe, accelerator, logger)
     dataset = AudioDataset(data)
     sampler = StepSampler(dataset, recipe, fabric.global_rank, fabric.world_size)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -95,8 +97,8 @@ def train(
     state: dict[str, Any],
     steps: Iterator[tuple[int, Tensor, Tensor]],
     checkpoints: Checkpoints,
-    eval_every: int = 0,
-    tasks: Sequence[Task] = (),
+    eval_every: int,
+    tasks: Sequence[Task],
 ) -> None:
     """Run ``steps``; each process has its share of every batch, (B, frames, mels), and its noise.
 
@@ -210,11 +212,9 @@ def log_step(
     fabric: Fabric, step: int, loss: float, optimizers: Sequence[Any], state: dict[str, Any]
 ) -> None:
     """A row of the log: the loss before update ``step``, and the rates of that update."""
-    values = {"loss": loss, "learning_rate": optimizers[0].param_groups[0]["lr"]}
-    if len(optimizers) > 1:
-        values["muon_learning_rate"] = optimizers[1].param_groups[0]["lr"]
-    values["seconds"] = round(state["seconds"], 1)
-    fabric.log_dict(values, step)
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    values = dict(zip(("learning_rate", "muon_learning_rate"), rates, strict=False))
+    fabric.log_dict({"loss": loss, **values, "seconds": round(state["seconds"], 1)}, step)
 
 
 def check_weights(fabric: Fabric, model: nn.Module, step: int) -> None:

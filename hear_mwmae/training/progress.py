@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.loggers import CSVLogger
 from torch import nn
 from tqdm import tqdm
 
@@ -25,10 +24,6 @@ from ..probe import probe
 from ..tasks import Task, read_task
 from .fabric import settle_precision
 from .recipe import Recipe
-
-RECIPE = "recipe.toml"
-STARTS = "starts.jsonl"
-LOGS = "logs"
 
 
 def describe(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, str]]:
@@ -53,14 +48,9 @@ def describe(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, s
     yield "precision", settle_precision(recipe, accelerator).precision
 
 
-def run_log(run_dir: Path) -> CSVLogger:
-    """``RUN/logs/version_N/metrics.csv``, N for each start."""
-    return CSVLogger(run_dir, LOGS, flush_logs_every_n_steps=1)
-
-
 def write_start(fabric: Fabric, run_dir: Path, recipe: Recipe, first: int) -> None:
     """Write the recipe, and add the command and the versions of this start to ``starts.jsonl``."""
-    recipe.write(run_dir / RECIPE)
+    recipe.write(run_dir / "recipe.toml")
     start = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
@@ -70,7 +60,7 @@ def write_start(fabric: Fabric, run_dir: Path, recipe: Recipe, first: int) -> No
         "hear_mwmae": __version__,
         "torch": torch.__version__,
     }
-    with open(run_dir / STARTS, "a", encoding="utf-8") as stream:
+    with open(run_dir / "starts.jsonl", "a", encoding="utf-8") as stream:
         stream.write(json.dumps(start) + "\n")
 
 
