@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from packing import change_clips, damage_clips
+from packing import change_clips, damage_clip
 from tiny_run import losses, tiny_recipe, write_recipe
 
 from hear_mwmae import HearMwmaeError
@@ -123,7 +123,7 @@ def test_kinds_that_are_not_there(data, dataset, tmp_path):
     """Are refused; data of one kind need no shares, so that any recipe trains on them."""
     with pytest.raises(ValueError, match=r"no clips of kind 'speech', but \['effects', 'notes'\]"):
         StepSampler(dataset, recipe_of(tmp_path, "{speech = 1.0}"))
-    folder = change_clips(data, tmp_path / "own", lambda _, row: row | {"kind": "audio"})
+    folder = change_clips(data, tmp_path / "own", lambda row, _: row | {"kind": "audio"})
     recipe = Recipe.read("tiny", ["batch_size=4"])
     assert recipe.kinds and sorted(picked(AudioDataset(folder), recipe, 0)) == [0, 1, 2, 3]
 
@@ -143,7 +143,7 @@ def test_resident_audio_makes_the_same_crops(dataset, tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_clip_that_cannot_be_read_is_named(data, tmp_path, workers):
     """In one line, without the traceback of a worker, which ends even while the error is there."""
-    dataset = AudioDataset(damage_clips(data, tmp_path / "damaged", 1))
+    dataset = AudioDataset(damage_clip(data, tmp_path / "damaged", 1))
     sampler = StepSampler(dataset, tiny_recipe(tmp_path, kinds={"notes": 1.0}))
     with pytest.raises(HearMwmaeError) as caught:
         next(read_batches(dataset, sampler.steps(0, 1), workers))

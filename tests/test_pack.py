@@ -18,7 +18,7 @@ import soundfile
 import webdataset
 from file_server import FileServer
 from filelock import FileLock
-from packing import change_clips, damage_clips, rows, run
+from packing import change_clips, damage_clip, rows, run
 from reference import AUDIO
 
 from hear_mwmae.audio import read_audio
@@ -44,15 +44,8 @@ def test_any_tool_reads_it(data):
     assert made.features["audio"] == datasets.Audio(sampling_rate=16000, decode=False)
     second = made[1]
     assert soundfile.info(io.BytesIO(second["audio"]["bytes"])).frames == 160000
-    said = {name: second[name] for name in ("kind", "start", "samples", "licence", "seconds")}
-    assert said == {
-        "kind": "notes",
-        "start": 10.0,
-        "samples": 160000,
-        "licence": "CC0-1.0",
-        "seconds": said["seconds"],
-    }
-    assert second["path"].endswith("long.flac")
+    said = {"kind": "notes", "start": 10.0, "samples": 160000, "licence": "CC0-1.0"}
+    assert second.items() >= said.items() and second["path"].endswith("long.flac")
 
 
 def test_loud_opus_does_not_wrap_around(tmp_path):
@@ -128,11 +121,8 @@ def test_shards(tmp_path, monkeypatch):
     assert code == 0 and "3 clips" in output and "1 skipped" in output, output
     made = datasets.load_from_disk(str(tmp_path / "out"))
     assert made["kind"][:] == ["birds", "birds", "audio"] and made["score"][:] == [1, 3, 4]
-    assert made["tag"][:] == ["2", "x", None] and made["path"][:] == [
-        "clip0.wav",
-        "clip1.wav",
-        "c.wav",
-    ]
+    assert made["tag"][:] == ["2", "x", None]
+    assert made["path"][:] == ["clip0.wav", "clip1.wav", "c.wav"]
     (skipped,) = rows(tmp_path / "out" / "skipped.csv")
     assert "b.tar" in skipped["source"] and "cannot be read" in skipped["reason"]
 
@@ -155,16 +145,16 @@ def test_an_interrupted_pack_starts_again(audio_folder, tmp_path):
 
 def test_the_identity_is_that_of_the_audio(data, tmp_path):
     """Not of the folder, nor of labels that training does not read."""
-    relabelled = change_clips(data, tmp_path / "a", lambda _, row: row | {"licence": "CC1"})
+    relabelled = change_clips(data, tmp_path / "a", lambda row, _: row | {"licence": "CC1"})
     assert AudioDataset(relabelled).identity() == AudioDataset(data).identity()
-    other_kind = change_clips(data, tmp_path / "b", lambda _, row: row | {"kind": "x"})
+    other_kind = change_clips(data, tmp_path / "b", lambda row, _: row | {"kind": "x"})
     assert AudioDataset(other_kind).identity() != AudioDataset(data).identity()
-    damaged = damage_clips(data, tmp_path / "c", 3)
+    damaged = damage_clip(data, tmp_path / "c", 3)
     assert AudioDataset(damaged).identity() != AudioDataset(data).identity()
 
 
 def test_a_clip_of_another_length_than_its_row(data, tmp_path):
-    longer = change_clips(data, tmp_path / "b", lambda _, row: row | {"samples": 5})
+    longer = change_clips(data, tmp_path / "b", lambda row, _: row | {"samples": 5})
     with pytest.raises(HearMwmaeError, match=r"clip 0 .*, not 5"):
         AudioDataset(longer).read(0)
 
