@@ -15,7 +15,7 @@ from tiny_run import losses, tiny_recipe, write_recipe
 from hear_mwmae import HearMwmaeError
 from hear_mwmae.config import FrontendConfig
 from hear_mwmae.frontend import LogMelFrontend
-from hear_mwmae.training.crops import Batch, ResidentAudio, log_mel_crops, read_batches
+from hear_mwmae.training.crops import Batch, Batches, ResidentAudio, log_mel_crops, read_ahead
 from hear_mwmae.training.dataset import AudioDataset
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.recipe import Recipe
@@ -31,8 +31,7 @@ def dataset(data) -> AudioDataset:
 
 def read(dataset: AudioDataset, recipe: Recipe, step: int, rank: int = 0, world: int = 1) -> Batch:
     """What a process reads for a step."""
-    (batch,) = read_batches(dataset, [StepSampler(dataset, recipe, rank, world)[step]], 0)
-    return batch
+    return Batches(dataset, StepSampler(dataset, recipe, rank, world))[step]
 
 
 def crops(
@@ -83,9 +82,8 @@ def test_batches_are_functions_of_seed_and_step(dataset, tmp_path, kinds):
 
 def test_worker_processes_read_the_same(dataset, tmp_path):
     recipe = recipe_of(tmp_path)
-    sampler = StepSampler(dataset, recipe)
     state = torch.get_rng_state()
-    ahead = read_batches(dataset, sampler.steps(2, 6), 2)
+    ahead = read_ahead(Batches(dataset, StepSampler(dataset, recipe)), range(2, 6), 2)
     for step, batch in zip(range(2, 6), ahead, strict=True):
         here = read(dataset, recipe, step)
         assert torch.equal(batch.audio, here.audio) and batch.starts == here.starts
@@ -110,7 +108,7 @@ def test_a_fraction_of_the_data(dataset, tmp_path):
 
 def test_short_clips_are_reflected_and_shares_kept(dataset, tmp_path):
     (crow,) = np.flatnonzero(dataset.kind_of == dataset.kinds.index("effects"))
-    audio = dataset.read(crow).float() / 32768
+    audio = dataset[crow].float() / 32768
     frames = LogMelFrontend(FrontendConfig())(audio[None], unbiased=False)[0]
     crop = crops(dataset, recipe_of(tmp_path, "{effects = 1.0}"), 0)[0]
     assert len(frames) < 200 and torch.allclose(crop[: len(frames)], frames, atol=1e-5)
@@ -135,8 +133,9 @@ def test_resident_audio_makes_the_same_crops(dataset, tmp_path):
         sampler = StepSampler(dataset, recipe, rank, world)
         resident = ResidentAudio(dataset, sampler.clips, CPU, 1)
         assert len(resident.audio) == dataset.samples[sampler.clips].sum()
-        ways = (read_batches(way, sampler.steps(0, 4), 0) for way in (dataset, resident))
-        for one, other in zip(*ways, strict=True):
+        streamed, loaded = Batches(dataset, sampler), Batches(resident, sampler)
+        for step in range(4):
+            one, other = streamed[step], loaded[step]
             assert torch.equal(one.audio, other.audio) and one[1:] == other[1:]
 
 
@@ -146,7 +145,7 @@ def test_a_clip_that_cannot_be_read_is_named(data, tmp_path, workers):
     dataset = AudioDataset(damage_clip(data, tmp_path / "damaged", 1))
     sampler = StepSampler(dataset, tiny_recipe(tmp_path, kinds={"notes": 1.0}))
     with pytest.raises(HearMwmaeError) as caught:
-        next(read_batches(dataset, sampler.steps(0, 1), workers))
+        next(read_ahead(Batches(dataset, sampler), range(1), workers))
     message = str(caught.value)
     assert message.startswith(f"{dataset.source}: clip 1 (long-10.flac) cannot be read: ")
     assert "\n" not in message and not multiprocessing.active_children()

@@ -23,7 +23,7 @@ from hear_mwmae.audio import read_audio
 from hear_mwmae.cli import main
 from hear_mwmae.cli.options import Command
 from hear_mwmae.config import ModelConfig
-from hear_mwmae.training.crops import read_batches
+from hear_mwmae.training.crops import Batches, read_ahead
 from hear_mwmae.training.dataset import AudioDataset
 from hear_mwmae.training.recipe import Recipe
 from hear_mwmae.training.sampler import StepSampler
@@ -91,11 +91,11 @@ def test_a_bug_in_a_reading_process_keeps_its_traceback(data, tmp_path, monkeypa
     def fail(self: AudioDataset, clip: int) -> None:
         raise bug("an injected bug")
 
-    monkeypatch.setattr(AudioDataset, "read", fail)
+    monkeypatch.setattr(AudioDataset, "__getitem__", fail)
     dataset = AudioDataset(data)
     sampler = StepSampler(dataset, tiny_recipe(tmp_path))
     with pytest.raises(bug, match="an injected bug") as caught:
-        next(read_batches(dataset, sampler.steps(0, 2), workers))
+        next(read_ahead(Batches(dataset, sampler), range(2), workers))
     assert type(caught.value) is bug
 
 

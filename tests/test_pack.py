@@ -31,7 +31,7 @@ from hear_mwmae.training.dataset import AudioDataset
 def test_what_was_16_bit_is_packed_as_it_was(data, audio_folder):
     pcm, _ = soundfile.read(audio_folder / "long.flac", dtype="int16")
     made = AudioDataset(data)
-    assert np.array_equal(np.concatenate([made.read(number) for number in range(3)]), pcm)
+    assert np.array_equal(np.concatenate([made[number] for number in range(3)]), pcm)
     assert made.samples.tolist()[:3] == [160000, 160000, len(pcm) - 320000]
     assert [made.kinds[kind] for kind in made.kind_of] == ["notes", "notes", "notes", "effects"]
     silence = {"source": str(audio_folder / "silence.flac"), "reason": "silence from second 0 on"}
@@ -53,7 +53,7 @@ def test_loud_opus_does_not_wrap_around(tmp_path):
     square = np.sign(np.sin(2 * np.pi * 220 * np.arange(160000) / 16000))
     soundfile.write(tmp_path / "loud.flac", square * 0.9999, 16000)
     assert run("--codec", "opus", tmp_path / "loud.flac", tmp_path / "opus")[0] == 0
-    decoded = AudioDataset(tmp_path / "opus").read(0).numpy() / 32768
+    decoded = AudioDataset(tmp_path / "opus")[0].numpy() / 32768
     assert np.mean(np.sign(decoded) != square) < 0.02 and np.abs(decoded - square).max() < 1.3
 
 
@@ -62,7 +62,7 @@ def test_loud_floats_keep_their_shape(tmp_path):
     audio = (3 * np.sin(np.arange(32000) / 9)).astype(np.float32)
     soundfile.write(tmp_path / "loud.wav", audio, 16000, subtype="FLOAT")
     assert run(tmp_path / "loud.wav", tmp_path / "out")[0] == 0
-    packed = AudioDataset(tmp_path / "out").read(0).numpy() / 32768
+    packed = AudioDataset(tmp_path / "out")[0].numpy() / 32768
     assert np.abs(packed - audio / np.abs(audio).max()).max() < 1e-4
 
 
@@ -156,7 +156,7 @@ def test_the_identity_is_that_of_the_audio(data, tmp_path):
 def test_a_clip_of_another_length_than_its_row(data, tmp_path):
     longer = change_clips(data, tmp_path / "b", lambda row, _: row | {"samples": 5})
     with pytest.raises(HearMwmaeError, match=r"clip 0 .*, not 5"):
-        AudioDataset(longer).read(0)
+        AudioDataset(longer)[0]
 
 
 def test_folders_that_are_no_data_set(data, tmp_path):
@@ -188,4 +188,4 @@ def test_a_data_set_of_the_hub(data, tmp_path, monkeypatch):
     pulled = AudioDataset("org/clips@v2")
     assert asked == [("org/clips", {"revision": "v2", "split": "train"})]
     assert pulled.identity() == AudioDataset(data).identity()
-    assert np.array_equal(pulled.read(3), AudioDataset(data).read(3))
+    assert np.array_equal(pulled[3], AudioDataset(data)[3])

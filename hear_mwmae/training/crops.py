@@ -6,7 +6,7 @@ import signal
 from collections.abc import Generator, Iterable
 from contextlib import closing
 from traceback import clear_frames
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from tqdm import tqdm
 from ..errors import HearMwmaeError
 from ..frontend import LogMelFrontend, reflect_index
 from .dataset import AudioDataset
-from .sampler import Crop
+from .sampler import StepSampler
+
+Item = TypeVar("Item")
 
 
 class Batch(NamedTuple):
@@ -28,14 +30,17 @@ class Batch(NamedTuple):
     starts: list[int]  #: first frame of each clip's crop
 
 
-class Clips(Dataset):
-    """``clips[crop]`` is (audio, (samples,) int16; start of the crop)."""
+class Batches(Dataset[Batch]):
+    """``batches[step]`` is what a process reads for a step."""
 
-    def __init__(self, dataset: AudioDataset | ResidentAudio) -> None:
-        self.dataset = dataset
+    def __init__(self, clips: AudioDataset | ResidentAudio, sampler: StepSampler) -> None:
+        self.clips = clips
+        self.sampler = sampler
 
-    def __getitem__(self, crop: Crop) -> tuple[Tensor, int]:
-        return self.dataset.read(crop.clip), crop.start
+    def __getitem__(self, step: int) -> Batch:
+        crops = self.sampler[step]
+        audio = [self.clips[crop.clip] for crop in crops]
+        return Batch(torch.cat(audio), list(map(len, audio)), [crop.start for crop in crops])
 
 
 class ResidentAudio:
@@ -60,38 +65,28 @@ class ResidentAudio:
         self.ends = np.zeros(len(self.samples), np.int64)
         self.ends[used] = np.cumsum(self.samples[used])
         self.audio = torch.empty(int(self.ends.max()), dtype=torch.int16, device=device)
-        crops = ([Crop(clip, 0)] for clip in used.tolist())
-        with closing(read_batches(dataset, crops, workers)) as batches:
-            bar = tqdm(batches, "load", len(used), unit="clip", disable=not show)
-            for clip, batch in zip(used, bar, strict=True):
-                self.read(clip).copy_(batch.audio)
+        with closing(read_ahead(dataset, used.tolist(), workers)) as clips:
+            bar = tqdm(clips, "load", len(used), unit="clip", disable=not show)
+            for number, clip in zip(used, bar, strict=True):
+                self[number].copy_(clip)
 
-    def read(self, number: int) -> Tensor:
+    def __getitem__(self, number: int) -> Tensor:
         """The samples of clip ``number``, (samples,) int16."""
         return self.audio[self.ends[number] - self.samples[number] : self.ends[number]]
 
 
-def collate(clips: Iterable[tuple[Tensor, int]]) -> Batch:
-    """A batch of what `Clips` give."""
-    audio, starts = zip(*clips, strict=True)
-    return Batch(torch.cat(audio), list(map(len, audio)), list(starts))
-
-
-def read_batches(
-    dataset: AudioDataset | ResidentAudio,
-    crops: Iterable[list[Crop]],
-    workers: int,
-    pin_memory: bool = False,
-) -> Generator[Batch]:
-    """A batch for each of ``crops``, in their order, read ahead by ``workers`` processes; 0 reads
+def read_ahead(
+    items: Dataset[Item], order: Iterable[int], workers: int, pin_memory: bool = False
+) -> Generator[Item]:
+    """``items[number]`` for the numbers of ``order``, read ahead by ``workers`` processes; 0 reads
     them as they are asked for.
 
     Raises HearMwmaeError when a clip cannot be read.
     """
-    loader = DataLoader(
-        Clips(dataset),
-        batch_sampler=crops,
-        collate_fn=collate,
+    loader: DataLoader[Item] = DataLoader(
+        items,
+        batch_size=None,
+        sampler=order,
         num_workers=workers,
         pin_memory=pin_memory,
         worker_init_fn=_ignore_signals,

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import soundfile
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ..config import FrontendConfig
 from ..errors import HearMwmaeError, reason
@@ -25,7 +26,7 @@ SAMPLE_RATE = FrontendConfig().sample_rate
 NEEDED = ("audio", "kind", "samples")
 
 
-class AudioDataset:
+class AudioDataset(Dataset[Tensor]):
     """Clips of 16 kHz audio with random access, from an Arrow file in the page cache.
 
     Args:
@@ -71,7 +72,7 @@ class AudioDataset:
             digest.update(np.ascontiguousarray(values, np.int64).data)
         return digest.hexdigest()
 
-    def read(self, number: int) -> Tensor:
+    def __getitem__(self, number: int) -> Tensor:
         """The samples of clip ``number``, (samples,) int16.
 
         HearMwmaeError if it cannot be decoded, or is not as long as its row says.

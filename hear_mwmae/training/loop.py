@@ -22,7 +22,7 @@ from ..frontend import LogMelFrontend
 from ..mae import MaskedAutoencoder
 from ..tasks import Task
 from ..weights import save_model
-from .crops import ResidentAudio, log_mel_crops, read_batches
+from .crops import Batches, ResidentAudio, log_mel_crops, read_ahead
 from .dataset import AudioDataset
 from .fabric import make_fabric, prepare, settle_precision
 from .optim import make_optimizers, schedule
@@ -188,13 +188,14 @@ def read_steps(
     """(step, spectrogram, mask noise) of this process's share, from step ``first`` on."""
     config = recipe.model_config()
     frontend = LogMelFrontend(config.frontend).to(fabric.device)
-    crops = sampler.steps(first, recipe.steps)
+    pinned = fabric.device.type == "cuda" and not recipe.resident
+    clips: AudioDataset | ResidentAudio = dataset
+    workers = recipe.workers
     if recipe.resident:
         shown = fabric.is_global_zero
-        audio = ResidentAudio(dataset, sampler.clips, fabric.device, recipe.workers, shown)
-        batches = read_batches(audio, crops, workers=0)
-    else:
-        batches = read_batches(dataset, crops, recipe.workers, fabric.device.type == "cuda")
+        clips = ResidentAudio(dataset, sampler.clips, fabric.device, workers, shown)
+        workers = 0
+    batches = read_ahead(Batches(clips, sampler), range(first, recipe.steps), workers, pinned)
     with closing(batches):
         for step, batch in enumerate(batches, first):
             noise = mask_noise(recipe, config.num_tokens, step)[sampler.share]

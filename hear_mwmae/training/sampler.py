@@ -6,7 +6,6 @@ processes and workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -66,10 +65,6 @@ class StepSampler:
         # All of the batch is drawn, so that a share does not depend on how many there are.
         crops = [Crop(clip, self._start(clip, rng)) for clip in clips]
         return crops[self.share]
-
-    def steps(self, first: int, last: int) -> Iterator[list[Crop]]:
-        """The crops of steps first..last-1."""
-        return (self[step] for step in range(first, last))
 
     def _epoch_places(self, first: int, last: int) -> np.ndarray:
         """Places in ``clips`` of the crops first..last-1 of the run."""
