@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -96,7 +95,6 @@ def _generate(items: list[Item], codec: str, jobs: int, cache: Path) -> Dataset:
             cache_dir=str(cache),
             gen_kwargs={"items": items, "codec": codec},
             num_proc=min(jobs, len(items)) if jobs > 1 else None,
-            fingerprint=secrets.token_hex(8),
             writer_batch_size=CLIPS_AT_ONCE,
         )
     except DatasetGenerationError as error:
