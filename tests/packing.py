@@ -17,31 +17,27 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def run(*arguments: object, jobs: int = 1) -> tuple[int, str]:
+def run(*arguments: object) -> tuple[int, str]:
     """Pack all but the last of the arguments into the last, a folder."""
     *sources, out = arguments
-    words = ["pack", "--jobs", jobs, *sources, "--out", out]
+    words = ["pack", "--jobs", 1, *sources, "--out", out]
     result = CliRunner().invoke(main, list(map(str, words)))
     return result.exit_code, result.output
 
 
-def change_clips(data: Path, out: Path, change: Callable[[int, dict], dict]) -> Path:
-    """A copy of a data set; ``change`` gets the number and the row of each clip."""
-
-    def changed(row: dict, number: int) -> dict:
-        return change(number, row)
-
+def change_clips(data: Path, out: Path, change: Callable[[dict, int], dict]) -> Path:
+    """A copy of a data set; ``change`` gets the row and the number of each clip."""
     made = datasets.load_from_disk(str(data))
-    copy = made.map(changed, with_indices=True, load_from_cache_file=False, keep_in_memory=True)
+    copy = made.map(change, with_indices=True, load_from_cache_file=False, keep_in_memory=True)
     copy.save_to_disk(str(out))
     return out
 
 
-def damage_clips(data: Path, out: Path, *numbers: int) -> Path:
-    """A copy of a data set whose clips ``numbers`` cannot be decoded."""
+def damage_clip(data: Path, out: Path, damaged_number: int) -> Path:
+    """A copy of a data set in which that clip cannot be decoded."""
 
-    def damaged(number: int, row: dict) -> dict:
-        if number in numbers:
+    def damaged(row: dict, number: int) -> dict:
+        if number == damaged_number:
             row["audio"]["bytes"] = row["audio"]["bytes"][:100] + bytes(1000)
         return row
 

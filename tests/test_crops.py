@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from packing import change_clips, damage_clips
-from tiny_run import log, losses, tiny_recipe, write_recipe
+from packing import change_clips, damage_clip
+from tiny_run import losses, tiny_recipe, write_recipe
 
 from hear_mwmae import HearMwmaeError
 from hear_mwmae.config import FrontendConfig
 from hear_mwmae.frontend import LogMelFrontend
-from hear_mwmae.training import crops as crops_module
-from hear_mwmae.training.crops import (
-    Batch,
-    Clips,
-    ResidentAudio,
-    collate,
-    log_mel_crops,
-    read_batches,
-    worker_errors,
-)
+from hear_mwmae.training.crops import Batch, Batches, ResidentAudio, log_mel_crops, read_ahead
 from hear_mwmae.training.dataset import AudioDataset
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.recipe import Recipe
@@ -41,8 +31,7 @@ def dataset(data) -> AudioDataset:
 
 def read(dataset: AudioDataset, recipe: Recipe, step: int, rank: int = 0, world: int = 1) -> Batch:
     """What a process reads for a step."""
-    sampler = StepSampler(dataset, recipe, rank, world)
-    return collate(map(Clips(dataset, sampler.clips).__getitem__, sampler[step]))
+    return Batches(dataset, StepSampler(dataset, recipe, rank, world))[step]
 
 
 def crops(
@@ -91,20 +80,10 @@ def test_batches_are_functions_of_seed_and_step(dataset, tmp_path, kinds):
         assert torch.allclose(crops(dataset, one, 3, rank, 2), third[rank::2], atol=1e-5)
 
 
-def test_what_is_drawn_for_a_step_stays_what_it_is(dataset, tmp_path):
-    """A run in progress goes on with the draws of the version that it began with: with these, of
-    seed 0 and step 3.
-    """
-    drawn = StepSampler(dataset, recipe_of(tmp_path))[3]
-    assert [crop.clip for crop in drawn] == [3, 3, 1, 1, 1, 3, 1, 3]
-    assert [crop.start for crop in drawn] == [0, 0, 166, 51, 708, 0, 132, 0]
-
-
 def test_worker_processes_read_the_same(dataset, tmp_path):
     recipe = recipe_of(tmp_path)
-    sampler = StepSampler(dataset, recipe)
     state = torch.get_rng_state()
-    ahead = read_batches(Clips(dataset, sampler.clips), sampler.steps(2, 6), 2)
+    ahead = read_ahead(Batches(dataset, StepSampler(dataset, recipe)), range(2, 6), 2)
     for step, batch in zip(range(2, 6), ahead, strict=True):
         here = read(dataset, recipe, step)
         assert torch.equal(batch.audio, here.audio) and batch.starts == here.starts
@@ -129,7 +108,7 @@ def test_a_fraction_of_the_data(dataset, tmp_path):
 
 def test_short_clips_are_reflected_and_shares_kept(dataset, tmp_path):
     (crow,) = np.flatnonzero(dataset.kind_of == dataset.kinds.index("effects"))
-    audio = dataset.read(crow).float() / 32768
+    audio = dataset[crow].float() / 32768
     frames = LogMelFrontend(FrontendConfig())(audio[None], unbiased=False)[0]
     crop = crops(dataset, recipe_of(tmp_path, "{effects = 1.0}"), 0)[0]
     assert len(frames) < 200 and torch.allclose(crop[: len(frames)], frames, atol=1e-5)
@@ -142,78 +121,34 @@ def test_kinds_that_are_not_there(data, dataset, tmp_path):
     """Are refused; data of one kind need no shares, so that any recipe trains on them."""
     with pytest.raises(ValueError, match=r"no clips of kind 'speech', but \['effects', 'notes'\]"):
         StepSampler(dataset, recipe_of(tmp_path, "{speech = 1.0}"))
-    folder = change_clips(data, tmp_path / "own", lambda _, row: row | {"kind": "audio"})
+    folder = change_clips(data, tmp_path / "own", lambda row, _: row | {"kind": "audio"})
     recipe = Recipe.read("tiny", ["batch_size=4"])
     assert recipe.kinds and sorted(picked(AudioDataset(folder), recipe, 0)) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("changes", [{}, {"kinds": {}, "data_fraction": 0.75}])
-def test_resident_audio_makes_the_same_crops(dataset, tmp_path, changes):
+def test_resident_audio_makes_the_same_crops(dataset, tmp_path):
     """To the bit: of long and short clips, whole batches and shares of two processes."""
-    recipe = tiny_recipe(tmp_path, **changes)
+    recipe = tiny_recipe(tmp_path, kinds={}, data_fraction=0.75)
     for rank, world in ((0, 1), (0, 2), (1, 2)):
         sampler = StepSampler(dataset, recipe, rank, world)
-        clips = Clips(dataset, sampler.clips)
-        resident = ResidentAudio(clips, CPU, 1)
+        resident = ResidentAudio(dataset, sampler.clips, CPU, 1)
         assert len(resident.audio) == dataset.samples[sampler.clips].sum()
-        ways = (clips, Clips(resident, sampler.clips))
-        pairs = zip(*(read_batches(way, sampler.steps(0, 4), 0) for way in ways), strict=True)
-        for one, other in pairs:
+        streamed, loaded = Batches(dataset, sampler), Batches(resident, sampler)
+        for step in range(4):
+            one, other = streamed[step], loaded[step]
             assert torch.equal(one.audio, other.audio) and one[1:] == other[1:]
 
 
-def test_a_bad_clip_is_counted_and_replaced(data, dataset, tmp_path):
-    damaged = damage_clips(data, tmp_path / "damaged", 1)
-    recipe = tiny_recipe(tmp_path, kinds={"notes": 1.0}, workers=1, steps=4)
-    sampler = StepSampler(dataset, recipe)
-    clips = Clips(AudioDataset(damaged), sampler.clips)
-    (batch,) = read_batches(clips, sampler.steps(0, 1), 1)
-    drawn = [crop.clip for crop in sampler[0]]
-    expected = torch.cat([dataset.read(2 if clip == 1 else clip) for clip in drawn])
-    assert batch.bad == [clip == 1 for clip in drawn] and any(batch.bad)
-    assert torch.equal(batch.audio, expected)
-    pretrain(recipe, damaged, tmp_path / "run")
-    counts = [int(row["bad_clips"]) for row in log(tmp_path / "run")]
-    assert len(counts) == 4 and counts == sorted(counts)
-    assert counts[0] == sum(batch.bad) and counts[-1] > counts[0]
-
-
-def test_resident_audio_replaces_what_cannot_be_read(data, tmp_path):
-    """And counts it, whenever it is drawn, as reading does."""
-    dataset = AudioDataset(damage_clips(data, tmp_path / "damaged", 1, 2))
-    recipe = tiny_recipe(tmp_path, kinds={"notes": 1.0})
-    sampler = StepSampler(dataset, recipe)
-    clips = Clips(dataset, sampler.clips)
-    ways = (clips, Clips(ResidentAudio(clips, CPU, 1), sampler.clips))
-    pairs = zip(*(read_batches(way, sampler.steps(0, 3), 0) for way in ways), strict=True)
-    for one, other in pairs:
-        assert torch.equal(one.audio, other.audio) and one[1:] == other[1:]
-        assert {0, 1, 2} >= set(one.bad) > {0}
-
-
-def test_data_that_cannot_be_read_at_all(data, tmp_path):
-    """One line, without the traceback of a worker, which ends even while the error is there."""
-    dataset = AudioDataset(damage_clips(data, tmp_path / "damaged", 0, 1, 2, 3))
-    sampler = StepSampler(dataset, tiny_recipe(tmp_path))
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_clip_that_cannot_be_read_is_named(data, tmp_path, workers):
+    """In one line, without the traceback of a worker, which ends even while the error is there."""
+    dataset = AudioDataset(damage_clip(data, tmp_path / "damaged", 1))
+    sampler = StepSampler(dataset, tiny_recipe(tmp_path, kinds={"notes": 1.0}))
     with pytest.raises(HearMwmaeError) as caught:
-        next(read_batches(Clips(dataset, sampler.clips), sampler.steps(0, 1), 1))
+        next(read_ahead(Batches(dataset, sampler), range(1), workers))
     message = str(caught.value)
-    assert message.startswith(f"{dataset.source}: 100 clips in a row cannot be read: ")
+    assert message.startswith(f"{dataset.source}: clip 1 (long-10.flac) cannot be read: ")
     assert "\n" not in message and not multiprocessing.active_children()
-
-
-def test_a_worker_that_is_killed(dataset, tmp_path):
-    sampler = StepSampler(dataset, tiny_recipe(tmp_path))
-    ahead = read_batches(Clips(dataset, sampler.clips), sampler.steps(0, 1000), 1)
-    next(ahead)
-    # torch tells of it by an exception out of a signal handler, wherever the main thread is: here,
-    # or waiting for a batch.
-    message = "process that reads audio has ended"
-    with pytest.raises(HearMwmaeError, match=message), worker_errors():
-        for worker in multiprocessing.active_children():
-            worker.kill()
-        for _ in ahead:
-            pass
 
 
 def test_a_resident_run_is_the_streamed_one(data, tmp_path):
@@ -223,10 +158,3 @@ def test_a_resident_run_is_the_streamed_one(data, tmp_path):
     assert losses(tmp_path / "resident") == losses(tmp_path / "streamed")
     pretrain(tiny_recipe(tmp_path, resident=True, steps=6), data, tmp_path / "streamed")
     assert len(losses(tmp_path / "streamed")) == 6
-
-
-def test_too_little_memory_for_resident_audio(data, tmp_path, monkeypatch):
-    little = SimpleNamespace(available=900_000)
-    monkeypatch.setattr(crops_module.psutil, "virtual_memory", lambda: little)
-    with pytest.raises(HearMwmaeError, match=r"resident = true needs .*resident = false"):
-        pretrain(tiny_recipe(tmp_path, resident=True), data, tmp_path / "run")

@@ -15,7 +15,7 @@ from tiny_run import tiny_recipe
 from hear_mwmae import HearMwmaeError, available_models
 from hear_mwmae.audio import read_audio
 from hear_mwmae.cli.options import Command
-from hear_mwmae.training.crops import Clips, read_batches
+from hear_mwmae.training.crops import Batches, read_ahead
 from hear_mwmae.training.dataset import AudioDataset
 from hear_mwmae.training.recipe import Recipe
 from hear_mwmae.training.sampler import StepSampler
@@ -57,11 +57,11 @@ def test_a_bug_in_a_reading_process_keeps_its_traceback(data, tmp_path, monkeypa
     def fail(self: AudioDataset, clip: int) -> None:
         raise bug("an injected bug")
 
-    monkeypatch.setattr(AudioDataset, "read", fail)
+    monkeypatch.setattr(AudioDataset, "__getitem__", fail)
     dataset = AudioDataset(data)
     sampler = StepSampler(dataset, tiny_recipe(tmp_path))
     with pytest.raises(bug, match="an injected bug") as caught:
-        next(read_batches(Clips(dataset, sampler.clips), sampler.steps(0, 2), workers))
+        next(read_ahead(Batches(dataset, sampler), range(2), workers))
     assert type(caught.value) is bug
 
 

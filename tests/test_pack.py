@@ -18,19 +18,19 @@ import soundfile
 import webdataset
 from file_server import FileServer
 from filelock import FileLock
-from packing import change_clips, damage_clips, rows, run
+from packing import change_clips, damage_clip, rows, run
 from reference import AUDIO
 
 from hear_mwmae.audio import read_audio
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.training import dataset as dataset_module
-from hear_mwmae.training.dataset import AudioDataset, BadClip
+from hear_mwmae.training.dataset import AudioDataset
 
 
 def test_what_was_16_bit_is_packed_as_it_was(data, audio_folder):
     pcm, _ = soundfile.read(audio_folder / "long.flac", dtype="int16")
     made = AudioDataset(data)
-    assert np.array_equal(np.concatenate([made.read(number) for number in range(3)]), pcm)
+    assert np.array_equal(np.concatenate([made[number] for number in range(3)]), pcm)
     assert made.samples.tolist()[:3] == [160000, 160000, len(pcm) - 320000]
     assert [made.kinds[kind] for kind in made.kind_of] == ["notes", "notes", "notes", "effects"]
     silence = {"source": str(audio_folder / "silence.flac"), "reason": "silence from second 0 on"}
@@ -43,15 +43,8 @@ def test_any_tool_reads_it(data):
     assert made.features["audio"] == datasets.Audio(sampling_rate=16000, decode=False)
     second = made[1]
     assert soundfile.info(io.BytesIO(second["audio"]["bytes"])).frames == 160000
-    said = {name: second[name] for name in ("kind", "start", "samples", "licence", "seconds")}
-    assert said == {
-        "kind": "notes",
-        "start": 10.0,
-        "samples": 160000,
-        "licence": "CC0-1.0",
-        "seconds": said["seconds"],
-    }
-    assert second["path"].endswith("long.flac")
+    said = {"kind": "notes", "start": 10.0, "samples": 160000, "licence": "CC0-1.0"}
+    assert second.items() >= said.items() and second["path"].endswith("long.flac")
 
 
 def test_loud_opus_does_not_wrap_around(tmp_path):
@@ -59,7 +52,7 @@ def test_loud_opus_does_not_wrap_around(tmp_path):
     square = np.sign(np.sin(2 * np.pi * 220 * np.arange(160000) / 16000))
     soundfile.write(tmp_path / "loud.flac", square * 0.9999, 16000)
     assert run("--codec", "opus", tmp_path / "loud.flac", tmp_path / "opus")[0] == 0
-    decoded = AudioDataset(tmp_path / "opus").read(0).numpy() / 32768
+    decoded = AudioDataset(tmp_path / "opus")[0].numpy() / 32768
     assert np.mean(np.sign(decoded) != square) < 0.02 and np.abs(decoded - square).max() < 1.3
 
 
@@ -68,7 +61,7 @@ def test_loud_floats_keep_their_shape(tmp_path):
     audio = (3 * np.sin(np.arange(32000) / 9)).astype(np.float32)
     soundfile.write(tmp_path / "loud.wav", audio, 16000, subtype="FLOAT")
     assert run(tmp_path / "loud.wav", tmp_path / "out")[0] == 0
-    packed = AudioDataset(tmp_path / "out").read(0).numpy() / 32768
+    packed = AudioDataset(tmp_path / "out")[0].numpy() / 32768
     assert np.abs(packed - audio / np.abs(audio).max()).max() < 1e-4
 
 
@@ -126,11 +119,8 @@ def test_shards(tmp_path):
     assert code == 0 and "3 clips" in output and "1 skipped" in output, output
     made = datasets.load_from_disk(str(tmp_path / "out"))
     assert made["kind"][:] == ["birds", "birds", "audio"] and made["score"][:] == [1, 3, 4]
-    assert made["tag"][:] == ["2", "x", None] and made["path"][:] == [
-        "clip0.wav",
-        "clip1.wav",
-        "c.wav",
-    ]
+    assert made["tag"][:] == ["2", "x", None]
+    assert made["path"][:] == ["clip0.wav", "clip1.wav", "c.wav"]
     (skipped,) = rows(tmp_path / "out" / "skipped.csv")
     assert "b.tar" in skipped["source"] and "cannot be read" in skipped["reason"]
 
@@ -153,34 +143,30 @@ def test_an_interrupted_pack_starts_again(audio_folder, tmp_path):
 
 def test_the_identity_is_that_of_the_audio(data, tmp_path):
     """Not of the folder, nor of labels that training does not read."""
-    relabelled = change_clips(data, tmp_path / "a", lambda _, row: row | {"licence": "CC1"})
+    relabelled = change_clips(data, tmp_path / "a", lambda row, _: row | {"licence": "CC1"})
     assert AudioDataset(relabelled).identity() == AudioDataset(data).identity()
-    other_kind = change_clips(data, tmp_path / "b", lambda _, row: row | {"kind": "x"})
+    other_kind = change_clips(data, tmp_path / "b", lambda row, _: row | {"kind": "x"})
     assert AudioDataset(other_kind).identity() != AudioDataset(data).identity()
-    damaged = damage_clips(data, tmp_path / "c", 3)
+    damaged = damage_clip(data, tmp_path / "c", 3)
     assert AudioDataset(damaged).identity() != AudioDataset(data).identity()
 
 
-def test_clips_that_cannot_be_decoded(data, tmp_path):
-    with pytest.raises(BadClip):
-        AudioDataset(damage_clips(data, tmp_path / "a", 1)).read(1)
-    longer = change_clips(data, tmp_path / "b", lambda _, row: row | {"samples": 5})
-    with pytest.raises(BadClip, match="in place of 5"):
-        AudioDataset(longer).read(0)
+def test_a_clip_of_another_length_than_its_row(data, tmp_path):
+    longer = change_clips(data, tmp_path / "b", lambda row, _: row | {"samples": 5})
+    with pytest.raises(HearMwmaeError, match=r"clip 0 .*, not 5"):
+        AudioDataset(longer)[0]
 
 
 def test_folders_that_are_no_data_set(data, tmp_path):
-    with pytest.raises(HearMwmaeError, match=r"no folder .*gone: `hear-mwmae pack` makes one"):
+    with pytest.raises(HearMwmaeError, match=r"gone cannot .*: no such folder, `hear-mwmae pack`"):
         AudioDataset(tmp_path / "gone")
-    with pytest.raises(HearMwmaeError, match="is no data set of `hear-mwmae pack`, or damaged"):
-        AudioDataset(tmp_path)
     datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(str(tmp_path / "text"))
     with pytest.raises(HearMwmaeError, match="has no column audio, kind, samples"):
         AudioDataset(tmp_path / "text")
     copy = shutil.copytree(data, tmp_path / "copy")
     (arrow,) = copy.glob("*.arrow")
     arrow.write_bytes(arrow.read_bytes()[:100])
-    with pytest.raises(HearMwmaeError, match="or damaged"):
+    with pytest.raises(HearMwmaeError, match="copy cannot be read as a data set: "):
         AudioDataset(copy)
 
 
@@ -200,4 +186,4 @@ def test_a_data_set_of_the_hub(data, tmp_path, monkeypatch):
     pulled = AudioDataset("org/clips@v2")
     assert asked == [("org/clips", {"revision": "v2", "split": "train"})]
     assert pulled.identity() == AudioDataset(data).identity()
-    assert np.array_equal(pulled.read(3), AudioDataset(data).read(3))
+    assert np.array_equal(pulled[3], AudioDataset(data)[3])

@@ -43,17 +43,12 @@ def test_the_paper_in_numbers():
     ("change", "message"),
     [
         ("color=red", "color: Unexpected"),
-        ("model.decoder.dept=2", "dept"),
-        ("steps=many", "steps should be a valid integer, got 'many'"),
-        ("optimizer=sgd", "optimizer should be 'adamw' or 'muon', got 'sgd'"),
         ("base_learning_rate=nan", "base_learning_rate should be a finite number"),
-        ("weight_decay=-0.1", "weight_decay should be greater than or equal to 0"),
         ("kinds={notes = 0.6, effects = 0.5}", "sum to 1"),
         ("warmup_ratio=0.6", "warmup_ratio 0.6 and decay_ratio 0.5"),
         ("keep_every=3", "a multiple of checkpoint_every"),
         ("strategy=fsdp", "muon works on whole matrices"),
         ("patch_size=[7, 16]", "do not tile"),
-        ("preset=mwmae-giant", "unknown preset"),
         ("steps", "key=value"),
         ("a b=3", "cannot understand"),
     ],
@@ -78,21 +73,6 @@ def test_bad_files(tmp_path, text, message):
         Recipe.read(tmp_path / "self.toml")
 
 
-def test_an_unknown_recipe_names_the_known_ones():
-    with pytest.raises(ValueError, match=r"no recipe paper: .*audioset, base, small, tiny"):
-        Recipe.read("paper")
-
-
-def test_changes_come_on_top(tmp_path):
-    path = write_recipe(tmp_path / "recipe.toml")
-    changes = ["steps=100", "model.decoder.depth=2", "precision=bfloat16", "kinds={notes = 1.0}"]
-    recipe = Recipe.read(path, [*changes, "seed = 3"])
-    assert (recipe.steps, recipe.precision, recipe.seed) == (100, "bfloat16", 3)
-    assert recipe.kinds == {"notes": 1.0}
-    decoder = recipe.model_config().decoder
-    assert (decoder.depth, decoder.width) == (2, 32)
-
-
 def test_windows_that_a_recipe_names_are_not_derived(tmp_path):
     """The 320 patches of 5 x 10 have windows of 14 sizes, among whose heads no width of the presets
     can be divided.
@@ -105,13 +85,10 @@ def test_windows_that_a_recipe_names_are_not_derived(tmp_path):
     config = Recipe.read(path, [*patches, *windows]).model_config()
     assert (config.patch_size, config.num_tokens) == ((5, 10), 320)
     assert config.decoder.window_sizes == (8, 32, 0, 0)
-    bad = ["model.decoder.heads=2", "model.decoder.window_sizes=[7, 0]"]
-    with pytest.raises(ValueError, match=r"windows \[7\] do not divide its 320 tokens"):
-        Recipe.read(path, [*patches, *bad])
 
 
 def test_a_written_recipe_is_the_same(tmp_path):
-    for recipe in (Recipe.read("tiny"), tiny_recipe(tmp_path, clip_gradient=1.0)):
+    for recipe in (Recipe.read("tiny"), tiny_recipe(tmp_path, weight_decay=1.0)):
         recipe.write(tmp_path / "written.toml")
         assert Recipe.read(tmp_path / "written.toml") == recipe
 
@@ -125,8 +102,6 @@ def test_what_makes_another_run(tmp_path):
     assert one.identity() == same.identity()
     for change in ({"seed": 1}, {"patch_size": [8, 16]}, {"start_from": ""}, {"warmup_ratio": 0.1}):
         assert dataclasses.replace(one, **change).identity() != one.identity()
-    named = dataclasses.replace(one, start_from=DEFAULT_MODEL)
-    assert dataclasses.replace(one, start_from="").identity() == named.identity()
 
 
 def test_a_recipe_extends_another(tmp_path):
@@ -134,9 +109,11 @@ def test_a_recipe_extends_another(tmp_path):
     more = 'extends = "base.toml"\nsteps = 30\nmodel = { decoder = { depth = 3 } }\n'
     (tmp_path / "more.toml").write_text(more)
     (tmp_path / "most.toml").write_text('extends = "more.toml"\nseed = 4\n')
-    recipe = Recipe.read(tmp_path / "most.toml")
-    assert (recipe.steps, recipe.seed) == (30, 4)
-    decoder = recipe.model_config().decoder
-    assert (decoder.depth, decoder.width) == (3, 32)
+    changes = ["precision=bfloat16", "kinds={notes = 1.0}", "model.encoder.depth = 2"]
+    recipe = Recipe.read(tmp_path / "most.toml", changes)
+    assert (recipe.steps, recipe.seed, recipe.precision) == (30, 4, "bfloat16")
+    assert recipe.kinds == {"notes": 1.0}
+    config = recipe.model_config()
+    assert (config.encoder.depth, config.decoder.depth, config.decoder.width) == (2, 3, 32)
     (tmp_path / "mine.toml").write_text('extends = "tiny"\nseed = 5\n')
     assert Recipe.read(tmp_path / "mine.toml") == dataclasses.replace(Recipe.read("tiny"), seed=5)

@@ -8,7 +8,6 @@ import os
 import resource
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import forked
@@ -22,13 +21,11 @@ from tiny_run import log, losses, tiny_recipe, write_recipe
 import hear_mwmae
 from hear_mwmae.cli import main
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.training import loop, stopping
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.optim import Muon, make_optimizers, orthogonalize, schedule
 from hear_mwmae.training.pack import pack
 from hear_mwmae.training.recipe import Recipe
 from hear_mwmae.training.resume import newest_checkpoint
-from hear_mwmae.training.stopping import stop_signals
 
 WEIGHTS = Path("model", "model.safetensors")
 
@@ -133,17 +130,6 @@ def test_killed_and_started_again_ends_with_the_same_weights(data, tmp_path):
     assert losses(run) == losses(tmp_path / "whole")
 
 
-def test_interrupting_saves_and_interrupting_again_aborts(monkeypatch):
-    with stop_signals() as told:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)  # `timeout` sends it twice within milliseconds
-        assert told.wait(5)
-        monkeypatch.setattr(stopping, "SAME_SIGNAL", 0.0)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(5)
-
-
 def test_a_run_is_lengthened_and_keeps_its_warm_up(data, run, tmp_path):
     """Derived from the steps that it began with: the log says what the rates were."""
     recipe, longer = tiny_recipe(tmp_path), tiny_recipe(tmp_path, steps=16)
@@ -168,7 +154,6 @@ def test_a_run_that_is_not_ones_own_is_refused(data, audio_folder, run, tmp_path
         (other, data, run, r"another recipe: .*model.encoder.depth 1 -> 2.*, seed 0 -> 1"),
         (tiny_recipe(tmp_path, steps=9), data, run, "12 steps on, more than the 9"),
         (recipe, opus, run, "a run on other data than .*opus"),
-        (recipe, data, data, "is a data set"),
     ):
         with pytest.raises(ValueError, match=message):
             pretrain(refused, source, folder)
@@ -177,22 +162,19 @@ def test_a_run_that_is_not_ones_own_is_refused(data, audio_folder, run, tmp_path
     hears = Recipe.read(tmp_path / "recipe.toml", ["model.frontend.sample_rate=32000"])
     with pytest.raises(ValueError, match=r"hears 32000 Hz, the audio in .* has 16000"):
         pretrain(hears, data, tmp_path / "new")
-    assert (run / WEIGHTS).read_bytes() == before and not (data / "logs").exists()
+    assert (run / WEIGHTS).read_bytes() == before
 
 
-def test_a_run_explains_itself(data, tmp_path, monkeypatch):
+def test_a_run_explains_itself(data, tmp_path):
     """By its recipe, from which it goes on, and the commands and versions of its starts."""
-    monkeypatch.setattr("sys.argv", ["/usr/bin/hear-mwmae", "pretrain", "tiny"])
     pretrain(tiny_recipe(tmp_path, precision="auto", steps=4), data, tmp_path / "run", "cpu")
     written = Recipe.read(tmp_path / "run" / "recipe.toml", ["steps=6"])
     assert (written.steps, written.precision) == (6, "float32")
     pretrain(written, data, tmp_path / "run", "cpu")
     lines = (tmp_path / "run" / "starts.jsonl").read_text().splitlines()
-    first, second = map(json.loads, lines)
-    assert first["command"] == ["hear-mwmae", "pretrain", "tiny"]
-    assert (first["first_step"], second["first_step"]) == (0, 4)
-    assert first["torch"] == torch.__version__ and first["data"] == str(data)
-    assert first["hear_mwmae"] == hear_mwmae.__version__
+    starts = [json.loads(line) for line in lines]
+    assert [start["first_step"] for start in starts] == [0, 4]
+    assert starts[1]["hear_mwmae"] == hear_mwmae.__version__ and starts[1]["command"]
 
 
 def test_weights_that_are_not_finite_are_not_saved(data, run, tmp_path, monkeypatch):
@@ -213,20 +195,14 @@ def test_weights_that_are_not_finite_are_not_saved(data, run, tmp_path, monkeypa
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):
-    recipe = tiny_recipe(tmp_path, base_learning_rate=1e30, optimizer="adamw")
-    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step"):
+    """And its readers, while the error and its frames are there: the process would never end."""
+    recipe = tiny_recipe(tmp_path, base_learning_rate=1e30, optimizer="adamw", workers=1)
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step") as kept:
         pretrain(recipe, data, tmp_path / "run")
+    assert kept.value.__traceback__ and not multiprocessing.active_children()
 
 
-def test_gradients_are_clipped(data, tmp_path):
-    """To so little that Adam's eps outweighs it: as if the rate were 0."""
-    settings = {"optimizer": "adamw", "weight_decay": 0.0, "steps": 6}
-    pretrain(tiny_recipe(tmp_path, **settings, clip_gradient=1e-12), data, tmp_path / "clipped")
-    pretrain(tiny_recipe(tmp_path, **settings, base_learning_rate=0.0), data, tmp_path / "still")
-    assert losses(tmp_path / "clipped") == pytest.approx(losses(tmp_path / "still"), abs=1e-3)
-
-
-@pytest.mark.parametrize("damage", ["cut", "overwritten", "code"])
+@pytest.mark.parametrize("damage", ["overwritten", "code"])
 def test_a_damaged_checkpoint(data, run, tmp_path, damage):
     class Code:
         def __reduce__(self):
@@ -236,9 +212,7 @@ def test_a_damaged_checkpoint(data, run, tmp_path, damage):
     checkpoint = newest_checkpoint(run)
     content = checkpoint.read_bytes()
     middle = len(content) // 2
-    if damage == "cut":
-        checkpoint.write_bytes(content[:1000])
-    elif damage == "overwritten":
+    if damage == "overwritten":
         checkpoint.write_bytes(content[:middle] + bytes(200) + content[middle + 200 :])
     else:
         torch.save({"identity": Code()}, checkpoint)
@@ -274,13 +248,3 @@ def test_a_full_disk_ends_the_run_with_one_line_and_loses_nothing(data, run, tmp
     last = done.stderr.splitlines()[-1]
     assert last.startswith("Error: ") and "File too large" in last
     assert checkpoints(run) == before and not list(run.rglob(".*.tmp"))
-
-
-def test_an_unforeseen_error_leaves_no_process_behind(data, tmp_path, monkeypatch):
-    """A traceback is kept, and with it the frames that hold the readers; the process would never
-    end.
-    """
-    monkeypatch.setattr(loop, "schedule", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError) as kept:
-        pretrain(tiny_recipe(tmp_path, workers=1), data, tmp_path / "run")
-    assert kept.value.__traceback__ and not multiprocessing.active_children()

@@ -3,52 +3,35 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
+
+import tomli_w
 
 from hear_mwmae.training.recipe import Recipe
 
-RECIPE = """
-preset = "mwmae-tiny"
-patch_size = [4, 16]
-model = { encoder = { width = 32, depth = 1, heads = 2 }, decoder = { width = 32, depth = 1 } }
-start_from = "random"
-kinds = { notes = 0.5, effects = 0.5 }
-data_fraction = 1.0
-steps = 12
-warmup_ratio = 0.25
-decay_ratio = 0.5
-batch_size = 8
-optimizer = "muon"
-base_learning_rate = 0.032
-base_muon_learning_rate = 0.32
-weight_decay = 0.05
-clip_gradient = 0.0
-precision = "float32"
-seed = 0
-checkpoint_every = 2
-keep_last = 2
-keep_every = 0
-workers = 0
-resident = false
-accumulate = 1
-strategy = "ddp"
-activation_checkpointing = false
-compile = false
-"""
+RECIPE = {
+    "preset": "mwmae-tiny",
+    "model": {
+        "encoder": {"width": 32, "depth": 1, "heads": 2},
+        "decoder": {"width": 32, "depth": 1},
+    },
+    "kinds": {"notes": 0.5, "effects": 0.5},
+    "steps": 12,
+    "warmup_ratio": 0.25,
+    "decay_ratio": 0.5,
+    "batch_size": 8,
+    "optimizer": "muon",
+    "base_learning_rate": 0.032,
+    "base_muon_learning_rate": 0.32,
+    "precision": "float32",
+    "checkpoint_every": 2,
+    "workers": 0,
+}
 
 
 def write_recipe(path: Path, **changes: object) -> Path:
-    lines = [line for line in RECIPE.strip().splitlines() if line.split(" = ")[0] not in changes]
-    lines += [f"{key} = {_toml(value)}" for key, value in changes.items() if value is not None]
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text(tomli_w.dumps(RECIPE | changes))
     return path
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_toml(part)}" for key, part in value.items()) + "}"
-    return json.dumps(value).replace("NaN", "nan").replace("Infinity", "inf")
 
 
 def tiny_recipe(folder: Path, **changes: object) -> Recipe:

@@ -98,8 +98,8 @@ def pretrain(
     same command resumes an interrupted run. For several processes, on one or many machines:
     torchrun --nproc-per-node 8 --no-python hear-mwmae pretrain RECIPE DATA RUN.
     """
-    from ..training.dry_run import describe
     from ..training.loop import pretrain as run_pretraining
+    from ..training.progress import describe
     from ..training.recipe import Recipe
 
     settings = Recipe.read(recipe, changes)

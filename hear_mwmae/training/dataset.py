@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 from pathlib import Path
 
 import datasets
@@ -14,9 +13,11 @@ import pyarrow.compute as pc
 import soundfile
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ..config import FrontendConfig
 from ..errors import HearMwmaeError, reason
+from ..hub import parse_name
 from ..pcm import to_pcm
 
 #: Hz of packed audio.
@@ -24,14 +25,8 @@ SAMPLE_RATE = FrontendConfig().sample_rate
 #: Columns that reading needs; `pack` says what else there is.
 NEEDED = ("audio", "kind", "samples")
 
-_HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 
-
-class BadClip(Exception):
-    """A clip that cannot be decoded, or is not as long as its row says."""
-
-
-class AudioDataset:
+class AudioDataset(Dataset[Tensor]):
     """Clips of 16 kHz audio with random access, from an Arrow file in the page cache.
 
     Args:
@@ -54,12 +49,11 @@ class AudioDataset:
             raise HearMwmaeError(
                 f"{source} has no column {', '.join(absent)}: it was not made by `hear-mwmae pack`"
             )
-        if not len(self.rows):
-            raise HearMwmaeError(f"{source} holds no clips")
         audio = self.rows.select_columns("audio")
         self._audio = audio.cast_column("audio", datasets.Audio(decode=False))
-        self.samples = self._column("samples").to_numpy().astype(np.int64)
-        kinds = self._column("kind").cast(pa.string()).dictionary_encode().combine_chunks()
+        self.samples = arrow_column(self.rows, "samples").to_numpy().astype(np.int64)
+        kinds = arrow_column(self.rows, "kind").cast(pa.string())
+        kinds = kinds.dictionary_encode().combine_chunks()
         self.kinds: list[str] = kinds.dictionary.to_pylist()
         self.kind_of: np.ndarray = kinds.indices.to_numpy()
 
@@ -71,49 +65,49 @@ class AudioDataset:
 
         Audio of other content or coding has other sizes, so no audio is read.
         """
-        sizes = pc.binary_length(pc.struct_field(self._column("audio"), "bytes")).to_numpy()
+        audio = pc.struct_field(arrow_column(self.rows, "audio"), "bytes")
+        sizes = pc.binary_length(audio).to_numpy()
         digest = hashlib.sha256(repr(self.kinds).encode())
         for values in (self.samples, self.kind_of, sizes):
             digest.update(np.ascontiguousarray(values, np.int64).data)
         return digest.hexdigest()
 
-    def read(self, number: int) -> Tensor:
-        """The samples of clip ``number``, (samples,) int16. Raises BadClip."""
-        content = self._audio[int(number)]["audio"]["bytes"]
+    def __getitem__(self, number: int) -> Tensor:
+        """The samples of clip ``number``, (samples,) int16.
+
+        HearMwmaeError if it cannot be decoded, or is not as long as its row says.
+        """
+        clip = self._audio[int(number)]["audio"]
+        where = f"{self.source}: clip {number} ({clip['path']})"
         try:
             # As float: Opus goes beyond full scale, where libsndfile's 16-bit samples wrap around.
-            audio, rate = soundfile.read(io.BytesIO(content), dtype="float32")
+            audio, rate = soundfile.read(io.BytesIO(clip["bytes"]), dtype="float32")
         except soundfile.SoundFileError as error:
-            raise BadClip(reason(error)) from error
+            raise HearMwmaeError(f"{where} cannot be read: {reason(error)}") from error
         if audio.shape != (self.samples[number],) or rate != SAMPLE_RATE:
-            raise BadClip(f"{audio.shape} samples at {rate} Hz in place of {self.samples[number]}")
+            raise HearMwmaeError(
+                f"{where} holds {audio.shape} samples at {rate} Hz, not {self.samples[number]}"
+            )
         return torch.from_numpy(to_pcm(audio))
 
-    def _column(self, name: str) -> pa.ChunkedArray:
-        return self.rows.select_columns(name).with_format("arrow")[name][:]
+
+def arrow_column(rows: datasets.Dataset, name: str) -> pa.ChunkedArray:
+    """A column, mapped from the disk where it is there."""
+    return rows.select_columns(name).with_format("arrow")[name][:]
 
 
 def _open(source: str) -> datasets.Dataset:
     path = Path(source).expanduser()
-    if path.exists():
-        return _open_folder(path)
-    name = _HUB_ID.fullmatch(source)
-    if name is None or (path.parent != Path() and path.parent.is_dir()):
-        raise HearMwmaeError(f"no folder {source}: `hear-mwmae pack` makes one")
+    name = parse_name(source)
     try:
-        return datasets.load_dataset(name["name"], revision=name["revision"], split="train")
-    except (OSError, ValueError) as error:  # those of datasets, huggingface_hub and httpx are
-        said = f"no folder {source}, and not to be had from the Hub: {reason(error)}"
-        raise HearMwmaeError(said) from error
-
-
-def _open_folder(path: Path) -> datasets.Dataset:
-    try:
-        rows = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError) as error:
-        raise HearMwmaeError(
-            f"{path} is no data set of `hear-mwmae pack`, or damaged: {reason(error)}"
-        ) from error
+        if path.exists():
+            rows = datasets.load_from_disk(str(path))
+        elif name:
+            rows = datasets.load_dataset(name[0], revision=name[1], split="train")
+        else:
+            raise FileNotFoundError("no such folder, `hear-mwmae pack` makes one")
+    except (OSError, ValueError, KeyError) as error:  # those of huggingface_hub and httpx are
+        raise HearMwmaeError(f"{source} cannot be read as a data set: {reason(error)}") from error
     if isinstance(rows, datasets.DatasetDict):
-        raise HearMwmaeError(f"{path} holds several splits: give the folder of one")
+        raise HearMwmaeError(f"{source} holds several splits: give the folder of one")
     return rows

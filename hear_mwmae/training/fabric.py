@@ -11,11 +11,10 @@ import dataclasses
 import os
 import platform
 import warnings
-from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -40,10 +39,10 @@ M_MMAP_MAX = -4
 LONGEST_WAIT = timedelta(hours=4)
 
 
-def make_fabric(
-    recipe: Recipe, accelerator: str = "auto", loggers: Sequence[Logger] = ()
-) -> Fabric:
+def make_fabric(recipe: Recipe, accelerator: str = "auto", logger: Logger | None = None) -> Fabric:
     """Fabric for this process: a single one, or one of torchrun's (by the environment).
+
+    The ``recipe`` names its precision, see `settle_precision`.
 
     Raises HearMwmaeError when the accelerator is not there, or the batch cannot be shared.
     """
@@ -54,9 +53,7 @@ def make_fabric(
             f"batch_size {recipe.batch_size} cannot be shared by {world} processes with accumulate "
             f"= {recipe.accumulate}: it must be a multiple of {world * recipe.accumulate}"
         )
-    precision: Literal["bf16-mixed", "32-true"] = "32-true"
-    if settle_precision(recipe, accelerator).precision == "bfloat16":
-        precision = "bf16-mixed"
+    half = recipe.precision == "bfloat16"
     strategy: str | Strategy = "auto"
     plugins: list[Any] = [WritesInPlace()]
     if world > 1 and recipe.strategy == "fsdp":
@@ -72,9 +69,9 @@ def make_fabric(
             strategy=strategy,
             devices=local,
             num_nodes=world // local,
-            precision=precision,
+            precision="bf16-mixed" if half else "32-true",
             plugins=plugins,
-            loggers=list(loggers),
+            loggers=logger,
         )
     except (RuntimeError, MisconfigurationException) as error:
         wanted = f"{local} process(es) on accelerator {accelerator!r}"
@@ -82,7 +79,7 @@ def make_fabric(
     fabric.launch()
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    if fabric.is_global_zero and precision == "bf16-mixed":
+    if fabric.is_global_zero and half:
         warn_of_emulation(torch.bfloat16, fabric.device)
     return fabric
 

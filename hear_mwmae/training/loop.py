@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from ..errors import HearMwmaeError
@@ -22,11 +22,11 @@ from ..frontend import LogMelFrontend
 from ..mae import MaskedAutoencoder
 from ..tasks import Task
 from ..weights import save_model
-from .crops import Clips, ResidentAudio, log_mel_crops, read_batches, worker_errors
+from .crops import Batches, ResidentAudio, log_mel_crops, read_ahead
 from .dataset import AudioDataset
 from .fabric import make_fabric, prepare, settle_precision
 from .optim import make_optimizers, schedule
-from .progress import probe_scores, read_tasks, run_log, write_start
+from .progress import probe_scores, read_tasks, write_start
 from .recipe import RANDOM, Recipe
 from .resume import Checkpoints, newest_checkpoint
 from .sampler import StepSampler
@@ -48,7 +48,7 @@ def pretrain(
     Batches and masks are functions of the seed and the step, for any number of processes. So an
     interrupted run that is started again with the same arguments ends with the same weights, bit
     for bit, as an uninterrupted one. SIGTERM and SIGINT (Ctrl-C) save a checkpoint and stop
-    (SystemExit); a second Ctrl-C aborts at once (KeyboardInterrupt).
+    (SystemExit).
 
     Raises HearMwmaeError when the loss is no longer finite, when the checkpoint is damaged, of
     another recipe or other data, or beyond the recipe's last step, when another process trains into
@@ -64,11 +64,10 @@ def pretrain(
     run_dir = Path(run_dir)
     recipe = settle_precision(recipe, accelerator)
     probed = read_tasks(tasks, recipe)
-    fabric = make_fabric(recipe, accelerator, [run_log(run_dir)])
+    logger = CSVLogger(run_dir, "logs", flush_logs_every_n_steps=1)
+    fabric = make_fabric(recipe, accelerator, logger)
     dataset = AudioDataset(data)
     sampler = StepSampler(dataset, recipe, fabric.global_rank, fabric.world_size)
-    if (run_dir / "dataset_info.json").is_file():
-        raise HearMwmaeError(f"{run_dir} is a data set: a run needs a folder of its own")
     run_dir.mkdir(parents=True, exist_ok=True)
     busy = f"another process is training into {run_dir}"
     alone = one_at_a_time(run_dir / ".lock", busy) if fabric.is_global_zero else nullcontext()
@@ -82,7 +81,7 @@ def pretrain(
                 f"{run_dir} is {first} steps on, more than the {recipe.steps} of the recipe"
             )
         if fabric.is_global_zero:
-            write_start(fabric, run_dir, recipe, dataset.source, first, state["warmup_steps"])
+            write_start(fabric, run_dir, recipe, first)
         with closing(read_steps(fabric, recipe, dataset, sampler, first)) as steps:
             train(fabric, recipe, state, steps, checkpoints, eval_every, probed)
         weights = whole_weights(state["model"].module)
@@ -96,10 +95,10 @@ def train(
     fabric: Fabric,
     recipe: Recipe,
     state: dict[str, Any],
-    steps: Iterator[tuple[int, Tensor, Tensor, int]],
+    steps: Iterator[tuple[int, Tensor, Tensor]],
     checkpoints: Checkpoints,
-    eval_every: int = 0,
-    tasks: Sequence[Task] = (),
+    eval_every: int,
+    tasks: Sequence[Task],
 ) -> None:
     """Run ``steps``; each process has its share of every batch, (B, frames, mels), and its noise.
 
@@ -118,8 +117,8 @@ def train(
         smoothing=0.05,
         disable=not fabric.is_global_zero,
     )
-    with stop_signals() as signalled, worker_errors():
-        for step, spectrogram, noise, bad in bar:
+    with stop_signals() as signalled:
+        for step, spectrogram, noise in bar:
             rate = schedule(step, recipe, state["warmup_steps"])
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
@@ -136,15 +135,13 @@ def train(
                     part_loss = model(crops, crop_noise).loss / recipe.accumulate
                     fabric.backward(part_loss)
                 loss += part_loss.detach()
-            if recipe.clip_gradient:  # the whole gradient, not that of each optimizer
-                clip_grad_norm_(model.parameters(), recipe.clip_gradient)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
 
             # Every process has to stop at the same step, so they share the signal.
-            told = torch.stack([loss, loss.new_tensor(signalled.is_set()), loss.new_tensor(bad)])
-            mean_loss, stop, mean_bad = cast(Tensor, fabric.all_reduce(told)).tolist()
+            told = torch.stack([loss, loss.new_tensor(signalled.is_set())])
+            mean_loss, stop = cast(Tensor, fabric.all_reduce(told)).tolist()
             if not math.isfinite(mean_loss):
                 raise HearMwmaeError(
                     f"the loss is {mean_loss} at step {step}: "
@@ -153,7 +150,6 @@ def train(
             done = step + 1
             state["step"] = done
             state["seconds"] = time.monotonic() - began
-            state["bad_clips"] += round(mean_bad * fabric.world_size)
             log_step(fabric, step, mean_loss, optimizers, state)
             bar.set_postfix(loss=f"{mean_loss:.4f}", refresh=False)
 
@@ -182,30 +178,28 @@ def begin(fabric: Fabric, recipe: Recipe, run_dir: Path) -> dict[str, Any]:
     for number, optimizer in enumerate(make_optimizers(model, recipe)):
         state[f"optimizer{number}"] = fabric.setup_optimizers(optimizer)
     # The warm-up stays what it was when a run is extended.
-    counts = {"step": 0, "seconds": 0.0, "bad_clips": 0, "warmup_steps": recipe.warmup_steps}
+    counts = {"step": 0, "seconds": 0.0, "warmup_steps": recipe.warmup_steps}
     return state | counts
 
 
 def read_steps(
     fabric: Fabric, recipe: Recipe, dataset: AudioDataset, sampler: StepSampler, first: int
-) -> Generator[tuple[int, Tensor, Tensor, int]]:
-    """(step, spectrogram, mask noise, clips that could not be read) of this process's share, from
-    step ``first`` on.
-    """
+) -> Generator[tuple[int, Tensor, Tensor]]:
+    """(step, spectrogram, mask noise) of this process's share, from step ``first`` on."""
     config = recipe.model_config()
     frontend = LogMelFrontend(config.frontend).to(fabric.device)
-    clips = Clips(dataset, sampler.clips)
+    pinned = fabric.device.type == "cuda" and not recipe.resident
+    clips: AudioDataset | ResidentAudio = dataset
     workers = recipe.workers
     if recipe.resident:
-        resident = ResidentAudio(clips, fabric.device, workers, fabric.is_global_zero)
-        clips = Clips(resident, sampler.clips)
+        shown = fabric.is_global_zero
+        clips = ResidentAudio(dataset, sampler.clips, fabric.device, workers, shown)
         workers = 0
-    pinned = fabric.device.type == "cuda" and not recipe.resident
-    batches = read_batches(clips, sampler.steps(first, recipe.steps), workers, pinned)
+    batches = read_ahead(Batches(clips, sampler), range(first, recipe.steps), workers, pinned)
     with closing(batches):
         for step, batch in enumerate(batches, first):
             noise = mask_noise(recipe, config.num_tokens, step)[sampler.share]
-            yield step, log_mel_crops(frontend, batch, config.input_frames), noise, sum(batch.bad)
+            yield step, log_mel_crops(frontend, batch, config.input_frames), noise
 
 
 def mask_noise(recipe: Recipe, num_tokens: int, step: int) -> Tensor:
@@ -219,12 +213,9 @@ def log_step(
     fabric: Fabric, step: int, loss: float, optimizers: Sequence[Any], state: dict[str, Any]
 ) -> None:
     """A row of the log: the loss before update ``step``, and the rates of that update."""
-    values = {"loss": loss, "learning_rate": optimizers[0].param_groups[0]["lr"]}
-    if len(optimizers) > 1:
-        values["muon_learning_rate"] = optimizers[1].param_groups[0]["lr"]
-    values["bad_clips"] = state["bad_clips"]
-    values["seconds"] = round(state["seconds"], 1)
-    fabric.log_dict(values, step)
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    values = dict(zip(("learning_rate", "muon_learning_rate"), rates, strict=False))
+    fabric.log_dict({"loss": loss, **values, "seconds": round(state["seconds"], 1)}, step)
 
 
 def check_weights(fabric: Fabric, model: nn.Module, step: int) -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import soundfile
 import torch
@@ -23,7 +21,7 @@ from ..data.sources import Item, find_inputs, read_item
 from ..errors import HearMwmaeError
 from ..files import one_at_a_time, printable
 from ..pcm import to_pcm
-from .dataset import SAMPLE_RATE
+from .dataset import SAMPLE_RATE, arrow_column
 
 #: Codec -> libsndfile's container and coding.
 CODECS = {"flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS")}
@@ -93,7 +91,6 @@ def _generate(items: list[Item], codec: str, jobs: int, cache: Path) -> Dataset:
             cache_dir=str(cache),
             gen_kwargs={"items": items, "codec": codec},
             num_proc=min(jobs, len(items)) if jobs > 1 else None,
-            fingerprint=secrets.token_hex(8),
             writer_batch_size=CLIPS_AT_ONCE,
         )
     except DatasetGenerationError as error:
@@ -117,23 +114,27 @@ def _rows_of(item: Item, codec: str) -> Iterator[dict]:
             if recording.waveform is None:
                 yield _problem(recording.name, recording.problem)
                 continue
+            labels = {
+                printable(name): printable(value) if isinstance(value, str) else value
+                for name, value in recording.about.items()
+            }
+            path = str(labels["path"])
             for start, clip in _clips(recording.waveform.numpy()):
                 seconds = start / SAMPLE_RATE
                 pcm = to_pcm(clip)
                 if not np.ptp(pcm):
                     yield _problem(recording.name, f"silence from second {seconds:g} on")
                     continue
-                path = printable(str(recording.about["path"]))
                 yield {
                     "audio": {
                         "bytes": _encode(pcm, codec),
                         "path": f"{Path(path).stem}-{seconds:g}.{codec}",
                     },
-                    "kind": printable(str(recording.about["kind"])),
+                    "kind": str(labels["kind"]),
                     "path": path,
                     "start": seconds,
                     "samples": len(pcm),
-                    "labels": json.dumps(recording.about),
+                    "labels": json.dumps(labels),
                     "problem": None,
                 }
     except HearMwmaeError as error:  # a server that fails does not stop the others
@@ -167,8 +168,7 @@ def _encode(pcm: np.ndarray, codec: str) -> bytes:
 
 def _save(rows: Dataset, folder: Path) -> Packed:
     """Write the clips among ``rows`` to ``folder``, labels as columns, and the list of the rest."""
-    problems = rows.select_columns("problem").with_format("arrow")["problem"][:]
-    good = pc.is_null(problems).to_numpy()
+    good = pc.is_null(arrow_column(rows, "problem")).to_numpy()
     skipped = rows.select_columns(["path", "problem"]).select(np.flatnonzero(~good))
     listed = [(row["path"], row["problem"]) for row in skipped]
     if not good.any():
@@ -182,26 +182,28 @@ def _save(rows: Dataset, folder: Path) -> Packed:
     if listed:
         with open(folder / SKIPPED, "w", newline="", encoding="utf-8") as stream:
             csv.writer(stream).writerows([("source", "reason"), *listed])
-    samples = clips.select_columns("samples").with_format("numpy")["samples"][:]
-    return Packed(len(clips), samples.sum() / SAMPLE_RATE / 3600, len(listed))
+    samples = pc.sum(arrow_column(clips, "samples")).as_py()
+    return Packed(len(clips), samples / SAMPLE_RATE / 3600, len(listed))
 
 
 def _with_labels(rows: Dataset) -> Dataset:
-    """A column for each label that the input has given, in place of the JSON; null without it."""
-    texts = rows.select_columns("labels").with_format("arrow")["labels"][:].to_pylist()
+    """A column for each label that the input has given, in place of the JSON; null without it.
+
+    Values of several types become text.
+    """
+    texts = arrow_column(rows, "labels").to_pylist()
     labels = [json.loads(text) if text else {} for text in texts]
     rows = rows.remove_columns("labels")
     for name in dict.fromkeys(name for label in labels for name in label):
-        if name not in rows.column_names:
-            rows = rows.add_column(printable(name), _column([label.get(name) for label in labels]))
+        if name in rows.column_names:
+            continue
+        values = [label.get(name) for label in labels]
+        try:
+            rows = rows.add_column(name, values)
+        except (ValueError, TypeError):
+            rows = rows.add_column(name, [_as_text(value) for value in values])
     return rows
 
 
-def _column(values: list) -> pa.Array:
-    """Values of one type as they are, others as text."""
-    try:
-        return pa.array(values)
-    except (ValueError, TypeError):  # of several types, or names that are no UTF-8
-        texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
-        pairs = zip(values, texts, strict=True)
-        return pa.array([None if value is None else printable(text) for value, text in pairs])
+def _as_text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)

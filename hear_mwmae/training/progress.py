@@ -1,59 +1,66 @@
-"""What a run says of itself: how it was started, its log, and linear probes on the way."""
+"""What a run says of itself: what it amounts to, its starts, its log, probes on the way."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.loggers import CSVLogger
 from torch import nn
 from tqdm import tqdm
 
 from .._version import __version__
-from ..config import ModelConfig
+from ..config import ModelConfig, describe_windows
 from ..embedder import Embedder
 from ..errors import HearMwmaeError
+from ..mae import MaskedAutoencoder
 from ..probe import probe
 from ..tasks import Task, read_task
+from .fabric import settle_precision
 from .recipe import Recipe
 
-RECIPE = "recipe.toml"
-STARTS = "starts.jsonl"
-LOGS = "logs"
+
+def describe(recipe: Recipe, accelerator: str = "auto") -> Iterator[tuple[str, str]]:
+    """(what, value) lines about ``recipe`` on this machine: shapes, parameters, steps."""
+    config = recipe.model_config()
+    with torch.device("meta"):
+        model = MaskedAutoencoder(config)
+    size = f"{recipe.batch_size} crops x {config.input_frames} frames"
+    lengths = ", ".join(map(str, config.frontend.win_lengths))
+    yield "input", f"{size} x {config.frontend.n_mels} bands, windows of {lengths} samples"
+    yield "tokens", f"{config.num_tokens} a crop, {config.num_kept} kept"
+    for name, part in (("encoder", config.encoder), ("decoder", config.decoder)):
+        count = sum(parameter.numel() for parameter in getattr(model, name).parameters())
+        shape = f"width {part.width}, {part.depth} blocks, {part.heads} heads"
+        yield name, f"{count:,} parameters: {shape}, windows {describe_windows(part.window_sizes)}"
+    decay = round(recipe.decay_ratio * recipe.steps)
+    crops = recipe.steps * recipe.batch_size
+    parts = f"{recipe.warmup_steps:,} of warm-up, {decay:,} of decay"
+    yield "steps", f"{recipe.steps:,} ({crops:,} crops), {parts}"
+    adamw, muon = recipe.learning_rates
+    yield "peak rates", f"AdamW {adamw:g}" + f", Muon {muon:g}" * (recipe.optimizer == "muon")
+    yield "precision", settle_precision(recipe, accelerator).precision
 
 
-def run_log(run_dir: Path) -> CSVLogger:
-    """``RUN/logs/version_N/metrics.csv``, N for each start."""
-    return CSVLogger(run_dir, LOGS, flush_logs_every_n_steps=1)
-
-
-def write_start(
-    fabric: Fabric, run_dir: Path, recipe: Recipe, data: str, first: int, warmup_steps: int
-) -> None:
+def write_start(fabric: Fabric, run_dir: Path, recipe: Recipe, first: int) -> None:
     """Write the recipe, and add the command and the versions of this start to ``starts.jsonl``."""
-    recipe.write(run_dir / RECIPE)
+    recipe.write(run_dir / "recipe.toml")
     start = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
-        "data": data,
         "first_step": first,
-        "warmup_steps": warmup_steps,
         "processes": fabric.world_size,
         "device": str(fabric.device),
         "hear_mwmae": __version__,
         "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
     }
-    with open(run_dir / STARTS, "a", encoding="utf-8") as stream:
+    with open(run_dir / "starts.jsonl", "a", encoding="utf-8") as stream:
         stream.write(json.dumps(start) + "\n")
 
 

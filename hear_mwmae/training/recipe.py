@@ -15,11 +15,9 @@ from pydantic import Field
 from ..config import ModelConfig, configuration, preset
 from ..errors import HearMwmaeError
 from ..files import write_text
-from ..weights import DEFAULT_MODEL
 
 #: The batch that base rates are given for.
 BASE_BATCH_SIZE = 256
-EXTENDS = "extends"
 #: Pooling of a trained model, as of the embedded one.
 POOLING = "mean+std+max"
 #: `start_from` for random weights.
@@ -30,7 +28,6 @@ FREE = (
     "steps",
     "decay_ratio",
     "checkpoint_every",
-    "keep_last",
     "keep_every",
     "workers",
     "resident",
@@ -78,12 +75,10 @@ class Recipe:
     #: Muon's, scaled to AdamW's update size; not the paper's
     base_muon_learning_rate: Amount = 8e-3
     weight_decay: Amount = 0.05
-    clip_gradient: Amount = 0.0  #: largest norm of the whole gradient; 0 does not clip
     #: of the forward pass, by autocast; "auto" is float32 on a CPU and bfloat16 elsewhere
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     checkpoint_every: Count = 1000  #: steps
-    keep_last: Count = 2  #: number of newest checkpoints to keep
     #: steps between checkpoints that are kept for good, a multiple of checkpoint_every; 0: none
     keep_every: WholeNumber = 0
     workers: WholeNumber = 1  #: processes that read audio ahead, per training process
@@ -132,7 +127,6 @@ class Recipe:
             del decides[name]
         decides["model"] = self.model_config().to_dict()
         del decides["model"]["pooling"]
-        decides["start_from"] = self.start_from or DEFAULT_MODEL
         return decides
 
     def model_config(self) -> ModelConfig:
@@ -193,11 +187,11 @@ def _read_file(path: Path, above: tuple[Path, ...] = ()) -> dict:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise HearMwmaeError(f"cannot read recipe {path}: {error}") from error
-    base = values.pop(EXTENDS, None)
+    base = values.pop("extends", None)
     if base is None:
         return values
     if not isinstance(base, str):
-        raise HearMwmaeError(f"recipe {path}: {EXTENDS} must name a file, got {base!r}")
+        raise HearMwmaeError(f"recipe {path}: extends must name a file, got {base!r}")
     above = (*above, path.resolve())
     base_path = _find(base, path.parent)
     if base_path.resolve() in above:

@@ -6,7 +6,6 @@ processes and workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -61,25 +60,17 @@ class StepSampler:
         if self.by_kind:
             places = np.searchsorted(self.cumulative, rng.random(size), side="right")
         else:
-            places = self._epoch_places(step * size, (step + 1) * size)
+            numbers = range(step * size, (step + 1) * size)
+            places = np.array([self._epoch_place(number) for number in numbers])
         clips = self.clips[places].tolist()
         # All of the batch is drawn, so that a share does not depend on how many there are.
         crops = [Crop(clip, self._start(clip, rng)) for clip in clips]
         return crops[self.share]
 
-    def steps(self, first: int, last: int) -> Iterator[list[Crop]]:
-        """The crops of steps first..last-1."""
-        return (self[step] for step in range(first, last))
-
-    def _epoch_places(self, first: int, last: int) -> np.ndarray:
-        """Places in ``clips`` of the crops first..last-1 of the run."""
-        count = len(self.clips)
-        epochs, offsets = np.divmod(np.arange(first, last), count)
-        places = np.empty(last - first, np.int64)
-        for epoch in np.unique(epochs):
-            inside = epochs == epoch
-            places[inside] = _epoch_order(self.recipe.seed, int(epoch), count)[offsets[inside]]
-        return places
+    def _epoch_place(self, number: int) -> int:
+        """Place in ``clips`` of crop ``number`` of the run."""
+        epoch, offset = divmod(number, len(self.clips))
+        return _epoch_order(self.recipe.seed, epoch, len(self.clips))[offset]
 
     def _start(self, clip: int, rng: np.random.Generator) -> int:
         frames = self.frontend.frames(int(self.samples[clip]))
