@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pandas
 import soundfile
-from pydantic import BaseModel, Field, PositiveFloat
+from pydantic import BaseModel, Field, PositiveFloat, Strict, model_validator
 
 from hear_mwmae.errors import HearMwmaeError, checked, reason
 from hear_mwmae.tasks import METADATA, SAMPLE_RATE, VOCABULARY, Task, audio_faults, read_task
+
+from .kit import known_scores
 
 #: Seconds that a clip may differ from the task's sample_duration: roundings of resampling.
 TOLERANCE = 0.01
@@ -20,11 +22,19 @@ class Metadata(BaseModel):
     """What heareval reads of task_metadata.json, beside what every reader of tasks needs."""
 
     task_name: str
-    sample_duration: PositiveFloat | None
+    sample_duration: Annotated[PositiveFloat, Strict()] | None
     evaluation: list[str] = Field(min_length=1)
     split_mode: Literal["trainvaltest", "new_split_kfold", "presplit_kfold"]
     #: One to train on, one to validate, one to test.
     splits: list[str] = Field(min_length=3)
+
+    @model_validator(mode="after")
+    def _can_be_predicted(self) -> Metadata:
+        if self.split_mode == "trainvaltest" and set(self.splits) != {"train", "valid", "test"}:
+            raise HearMwmaeError(f"the splits must be train, valid and test, got {self.splits}")
+        if unknown := set(self.evaluation) - set(known_scores()):
+            raise HearMwmaeError(f"evaluation lists {min(unknown)}, which heareval does not know")
+        return self
 
 
 def problems_of(folder: Path, sample_rate: int = SAMPLE_RATE) -> list[str]:
@@ -45,7 +55,7 @@ def _label_problems(task: Task) -> list[str]:
         numbers, known = vocabulary["idx"], vocabulary["label"].astype(str)
     except (OSError, ValueError, KeyError) as error:
         return [f"{VOCABULARY} needs the columns idx and label: {reason(error)}"]
-    if sorted(numbers) != list(range(len(known))) or not known.is_unique:
+    if set(numbers) != set(range(len(known))) or not known.is_unique:
         return [f"{VOCABULARY} must number every label once, from 0"]
     unknown = sorted(set(task.labels) - set(known))
     if not unknown:
@@ -57,6 +67,8 @@ def _label_problems(task: Task) -> list[str]:
 
 
 def _audio_problems(task: Task, sample_rate: int, seconds: float | None) -> list[str]:
+    lengths = set()
+
     def fault_of(path: Path) -> str:
         info = soundfile.info(path)
         if not info.frames:
@@ -67,6 +79,11 @@ def _audio_problems(task: Task, sample_rate: int, seconds: float | None) -> list
             return f"with {info.channels} channels"
         if seconds is not None and abs(info.duration - seconds) > TOLERANCE:
             return f"not {seconds:g} s long, which is their sample_duration"
+        lengths.add(info.frames)
         return ""
 
-    return audio_faults(task, fault_of)
+    problems = audio_faults(task, fault_of)
+    if seconds is not None and len(lengths) > 1 and not problems:
+        few, many = min(lengths), max(lengths)
+        problems.append(f"clips have {few} to {many} samples, where the kit needs equal lengths")
+    return problems

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -74,17 +73,17 @@ def embed_task(model: Model, folder: Path, results: Path) -> None:
     task = read_task(folder, sample_rate, audio=False)
     out = results / folder.name / EMBEDDINGS
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{EMBEDDINGS}-", dir=out.parent) as name:
-        partial = Path(name, EMBEDDINGS)
-        kit.embed_task(model.embedding, folder, partial)
-        for split in task.split_names:
-            shutil.rmtree(partial / split)  # a file per clip; the kit has joined them
-        dimensions = read_json(partial / f"{task.split_names[0]}.embedding-dimensions.json")
-        about = {
-            **model.identity,
-            "model": model.model,
-            "embedding_size": dimensions[1],
-            **provenance(model.identity["module"]),
-        }
-        (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
-        partial.rename(out)
+    partial = out.with_name(f".{EMBEDDINGS}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+    kit.embed_task(model.embedding, folder, partial)
+    for split in task.split_names:
+        shutil.rmtree(partial / split)  # a file per clip; the kit has joined them
+    dimensions = read_json(partial / f"{task.split_names[0]}.embedding-dimensions.json")
+    about = {
+        **model.identity,
+        "model": model.model,
+        "embedding_size": dimensions[1],
+        **provenance(model.identity["module"]),
+    }
+    (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+    partial.rename(out)

@@ -93,6 +93,10 @@ def download(archive: Archive, folder: Path) -> Path:
                 f"{archive.url} cannot be downloaded: {error}; the same command resumes the "
                 "download"
             ) from error
+        if file.stat().st_size < archive.size:
+            raise HearMwmaeError(
+                f"{archive.url} ended early; the same command resumes the download"
+            )
     with open(file, "rb") as stream:
         md5 = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if md5 != archive.md5:
@@ -130,7 +134,7 @@ def unpack(archive: Path, folder: Path) -> None:
         with tarfile.open(archive) as members:
             for member in tqdm(members, desc=f"unpack {folder.name}", unit="file"):
                 parts = PurePosixPath(member.name).parts
-                content = members.extractfile(member)
+                content = members.extractfile(member) if member.isfile() else None
                 if content is None or folder.name not in parts:
                     continue
                 match parts[parts.index(folder.name) + 1 :]:

@@ -98,6 +98,11 @@ def predict_task(embeddings: Path, protocol: str, seed: int) -> dict:
     return read_json(embeddings / "test.predicted-scores.json")
 
 
+def known_scores() -> list[str]:
+    """Names of heareval's scores."""
+    return sorted(_import("score").available_scores)
+
+
 def _import(name: str) -> Any:
     """A module of heareval. Importing takes seconds, so it is done where it is needed."""
     try:

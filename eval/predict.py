@@ -42,7 +42,8 @@ def predict_all(missing: list[Result], jobs: int) -> Iterator[tuple[Result, str]
         running = {pool.submit(_compute_logged, result): result for result in missing}
         for done in as_completed(running):
             result, error = running[done], done.exception()
-            yield result, f"{type(error).__name__}: {error} (see {result.log})" if error else ""
+            see = f" (see {result.log})" if result.log.is_file() else ""
+            yield result, f"{error}{see}" if error else ""
 
 
 def _compute_logged(result: Result) -> None:
@@ -53,10 +54,11 @@ def _compute_logged(result: Result) -> None:
         os.dup2(log.fileno(), 2)
     try:
         compute(result)
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
-        raise
-    result.log.unlink()
+        # Of any exception, because not all can travel between processes.
+        raise RuntimeError(f"{type(error).__name__}: {error}") from None
+    result.log.unlink(missing_ok=True)
 
 
 def compute(result: Result) -> None:

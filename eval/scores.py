@@ -76,7 +76,7 @@ def read_scores(results: Path, protocol: str) -> ModelScores:
 
 def overall(scores: ModelScores) -> float | None:
     """s(m), reconstructed; None unless all ten tasks of the paper have scores."""
-    weights = {name: row["s_weight"] for name, row in registry().items() if row["s_weight"]}
+    weights = {name: row["s_weight"] for name, row in registry().items()}
     if not weights.keys() <= scores.keys():
         return None
     return S_CONSTANT + sum(float(weights[name]) * scores[name].mean for name in weights)

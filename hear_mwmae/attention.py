@@ -59,6 +59,8 @@ class MultiWindowAttention(SelfAttention):
     """
 
     def __init__(self, width: int, window_sizes: tuple[int, ...], shift: bool = False) -> None:
+        if not window_sizes or min(window_sizes) < 0:
+            raise HearMwmaeError(f"window sizes must be 0 (global) or above, got {window_sizes}")
         super().__init__(width, len(window_sizes))
         self.window_sizes = tuple(window_sizes)
         self.shift = shift

@@ -177,6 +177,8 @@ def _opened(source: AudioSource, name: str) -> Iterator[BinaryIO]:
             yield _seekable(source, name)
             return
         path = Path(source)
+        if "\0" in str(path):
+            raise HearMwmaeError(f"{str(path)!r} is not the name of a file")
         if path.exists() and not path.is_file():
             raise HearMwmaeError(f"{path}: not a file")  # a folder, or a pipe, which might block
         with open(path, "rb", buffering=0) as file:

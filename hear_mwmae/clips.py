@@ -116,11 +116,13 @@ def check_audio(audio: Tensor, device: torch.device) -> Tensor:
         raise HearMwmaeError(
             f"audio must be a torch tensor of shape (clips, samples), got {type(audio).__name__}"
         )
-    if audio.ndim != 2 or not audio.numel():
+    if audio.ndim != 2:
         raise HearMwmaeError(
-            f"audio must have shape (clips, samples), at least one of each, "
-            f"got {tuple(audio.shape)}; one clip is audio[None]"
+            f"audio must have shape (clips, samples), got {tuple(audio.shape)}; "
+            "one clip is audio[None]"
         )
+    if not audio.numel():
+        raise HearMwmaeError(f"empty audio: shape {tuple(audio.shape)}")
     _refuse_channels_last(audio.shape)
     if not audio.is_floating_point():
         raise HearMwmaeError(_not_floats(audio.dtype))

@@ -65,10 +65,12 @@ class Embedder(nn.Module, HubModel):
             raise HearMwmaeError(
                 f"timestamps must be one of {', '.join(TIMESTAMPS)}, got {timestamps!r}"
             )
-        if not isinstance(max_batch, int) or max_batch < 1:
+        if type(max_batch) is not int or max_batch < 1:
             raise HearMwmaeError(
                 f"max_batch must be a whole number of chunks above 0, got {max_batch!r}"
             )
+        if not isinstance(trainable, bool):
+            raise HearMwmaeError(f"trainable must be True or False, got {trainable!r}")
         if pooling is not None:
             config = dataclasses.replace(config, pooling=pooling)
         self.config = config
@@ -79,6 +81,8 @@ class Embedder(nn.Module, HubModel):
         self.timestamp_embedding_size: int = config.embedding_size
         self.frontend = LogMelFrontend(config.frontend)
         self.encoder: Encoder = Encoder(config).to(precision)
+        if not self.encoder.pos_embed.is_meta:  # on the default device of the process
+            self.frontend.to(self.encoder.pos_embed.device)
         self.requires_grad_(trainable).eval()
 
     @overload
@@ -294,7 +298,7 @@ class Embedder(nn.Module, HubModel):
     def _timed(self, pieces: Iterable[Tensor], samples: int) -> tuple[Tensor, Tensor]:
         steps = torch.cat(list(pieces), dim=1)
         times = time_step_ms(self.config, samples, self.timestamps).to(steps.device)
-        return steps[:, : len(times)], times.repeat(len(steps), 1)
+        return steps[:, : len(times)].contiguous(), times.repeat(len(steps), 1)
 
 
 def chunked(spectrogram: Tensor, size: int, first: int = 0, most: int | None = None) -> Tensor:

@@ -123,7 +123,7 @@ def convert_params(params: Params) -> dict[str, Tensor]:
     for path, array in params.items():
         value = array
         if path.endswith("kernel"):  # (in, out), or (p, q, 1, out) of the patch convolution
-            value = array.reshape(-1, array.shape[-1]).T
+            value = array.reshape(-1, *array.shape[-1:]).T
         elif path.endswith("relative_position_bias_table"):
             value = array.reshape(-1)
         name = path
@@ -230,6 +230,8 @@ def _unpack(file: Path) -> dict[str, object]:
                     found[key] = unpacker.unpack()
                 else:
                     unpacker.skip()
+            if unpacker.tell() != file.stat().st_size:
+                raise ValueError("there is more after its end")
     except (msgpack.UnpackException, ValueError, TypeError, OverflowError) as error:
         said = f"not a readable flax checkpoint (damaged or truncated): {reason(error)}"
         raise HearMwmaeError(said) from error

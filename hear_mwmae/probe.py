@@ -39,8 +39,9 @@ SHRINKAGE_PER_DIMENSION = 1.0
 SHRINKAGE = 0.3
 #: Clips that are read and embedded at a time.
 BATCH = 32
-#: Bootstrap draws of the clips.
+#: Bootstrap draws of the clips, and how many are computed at a time, which bounds the memory.
 DRAWS = 2000
+DRAWS_AT_ONCE = 100
 
 
 class Embeds(Protocol):
@@ -70,6 +71,10 @@ class Predictions:
 
     def scores(self, counts: np.ndarray) -> np.ndarray:
         """(draws, clips), how often each clip counts -> (draws,) scores, 0 to 1."""
+        parts = np.array_split(counts, -(-len(counts) // DRAWS_AT_ONCE))
+        return np.concatenate([self._scores(part) for part in parts])
+
+    def _scores(self, counts: np.ndarray) -> np.ndarray:
         if self.truth.ndim == 1:
             return counts @ (self.truth == self.predicted) / counts.sum(axis=1)
         labels = zip(self.truth.T, self.predicted.T, strict=True)

@@ -180,6 +180,8 @@ def find_model(
     A name is that of a registered model, else a path where something is, else org/repo[@revision]
     on the Hub.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise HearMwmaeError(f"a model is named by a string or a path, got {source!r:.100}")
     name = os.fspath(source) or DEFAULT_MODEL
     path = Path(os.path.expanduser(name))
     if name in registry():
@@ -252,13 +254,15 @@ def _find_files(name: str, weights: Path) -> Found:
 @contextmanager
 def _opened(path: Path) -> Iterator[safe_open]:
     """A safetensors file; HearMwmaeError if it is damaged."""
-    open(path, "rb").close()  # safetensors calls a file missing that may not be read
     try:
+        open(path, "rb").close()  # safetensors calls a file missing that may not be read
         with safe_open(path, "pt") as file:
             yield file
     except SafetensorError as error:
         said = f"{path} is damaged, or no safetensors file: {reason(error)}"
         raise HearMwmaeError(said) from error
+    except OSError as error:
+        raise HearMwmaeError(f"cannot read {path}: {reason(error)}") from error
 
 
 def _config_inside(path: Path) -> ModelConfig | None:
@@ -269,8 +273,8 @@ def _config_inside(path: Path) -> ModelConfig | None:
         return None
     try:
         values = json.loads(text)
-    except ValueError as error:
-        raise HearMwmaeError(f"{path}: its configuration is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise HearMwmaeError(f"{path}: its configuration is not JSON: {reason(error)}") from error
     return _parse_config(values, path)
 
 
@@ -279,11 +283,11 @@ def _read_weights(found: Found, prefix: str) -> dict[str, Tensor]:
     if isinstance(found.weights, dict):
         state = found.weights.items()
         return {name.removeprefix(prefix): v for name, v in state if name.startswith(prefix)}
-    if found.sha256 and (actual := sha256_of(found.weights)) != found.sha256:
-        raise HearMwmaeError(
-            f"{found.weights} is damaged: its sha256 is {actual}, and should be {found.sha256}"
-        )
     with _opened(found.weights) as file:
+        if found.sha256 and (actual := sha256_of(found.weights)) != found.sha256:
+            raise HearMwmaeError(
+                f"{found.weights} is damaged: its sha256 is {actual}, and should be {found.sha256}"
+            )
         stored = file.keys()
         names = [name for name in stored if name.startswith(prefix)]
         return {name.removeprefix(prefix): file.get_tensor(name) for name in names}

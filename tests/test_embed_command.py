@@ -134,7 +134,8 @@ def test_manifests_folders_and_files_together(model, tmp_path):
     (tmp_path / "folder" / "deep" / "tabla.ogg").write_bytes((AUDIO / "tabla.ogg").read_bytes())
     (tmp_path / "folder" / "broken.wav").symlink_to("nowhere")
     (tmp_path / "none.csv").write_text("file\n")
-    names = ("lists/list.csv", "mistyped", "folder", "none.csv", "no-shard.tar")
+    (tmp_path / "closed.tar").mkdir()
+    names = ("lists/list.csv", "mistyped", "folder", "none.csv", "no-shard.tar", "closed.tar")
     sources = [tmp_path / name for name in names]
     result = run(*sources, PIANO, "-o", tmp_path / "out.npz", "--model", model)
     assert result.exit_code == 1
@@ -154,10 +155,11 @@ def test_manifests_folders_and_files_together(model, tmp_path):
         "broken.wav": "no such file",
         "none.csv": "has no column path",
         "no-shard.tar": "No such file",
+        "closed.tar": "Is a directory",
     }.items():
         assert reason in failures.pop(name)
         assert sum(name in line for line in result.stderr.splitlines()) == 1
-    assert not failures and "4 of 9 clips" in result.stdout
+    assert not failures and "4 of 10 clips" in result.stdout
 
 
 @pytest.mark.parametrize("name", ["out.npz", "out.parquet", "folder"])
@@ -181,6 +183,15 @@ def test_labels_belong_to_an_input(model, tmp_path, name):
     assert list(table) == ["path", "seconds", "label", "speaker", "embedding"]
     assert np.abs(table["embedding"][[0, 2]] - before["embedding"]).max() < 1e-5
     assert np.array_equal(table["seconds"][[0, 2]], before["seconds"])
+    assert run(AUDIO / "till.opus", "-o", out, "--model", model).exit_code == 0
+    assert list(read(out)) == ["path", "seconds", "embedding"]
+
+
+def test_overwriting_replaces_no_files_of_others(model, tmp_path):
+    (tmp_path / "part-0.parquet").write_bytes(b"of another program")
+    result = run(CROW, "-o", tmp_path, "--overwrite", "--model", model)
+    assert result.exit_code == 1 and "holds part-0.parquet" in result.stderr
+    assert (tmp_path / "part-0.parquet").read_bytes() == b"of another program"
 
 
 def test_nothing_could_be_embedded(model, tmp_path):

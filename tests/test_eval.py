@@ -161,6 +161,9 @@ def test_check_finds_audio_that_the_kit_misreads(tasks_dir, tmp_path):
         "1 of 12 files not 0.5 s long, which is their sample_duration, such as fold00-5.wav",
     ):
         assert problem in output
+    for number in range(2, 6):
+        soundfile.write(audio / f"fold00-{number}.wav", np.zeros(8000 - number), 16000)
+    assert "clips have 7995 to 8000 samples, where the kit needs equal" in check(tmp_path, 1)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +171,8 @@ def test_check_finds_audio_that_the_kit_misreads(tasks_dir, tmp_path):
     [
         ({"splits": ["fold00", "fold01"]}, "splits: List should have at least 3 items"),
         ({"split_mode": "leave-one-out"}, "split_mode should be 'trainvaltest', "),
-        ({"sample_duration": "long"}, "sample_duration should be a valid number"),
+        ({"sample_duration": "0.5"}, "sample_duration should be a valid number"),
+        ({"evaluation": ["loudness"]}, "evaluation lists loudness, which heareval does not know"),
         ({"embedding_type": "event"}, "scene multiclass or scene multilabel, not event multiclass"),
     ],
 )
@@ -177,6 +181,15 @@ def test_check_finds_metadata_that_the_kit_cannot_use(tasks_dir, tmp_path, value
     file = folder / "task_metadata.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
     assert problem in check(folder, 1)
+
+
+def test_check_finds_splits_that_the_kit_does_not(tasks_dir, tmp_path):
+    folder = shutil.copytree(tasks_dir / "multilabel-v1", tmp_path / "task")
+    (folder / "valid.json").rename(folder / "dev.json")
+    (folder / "16000" / "valid").rename(folder / "16000" / "dev")
+    file = folder / "task_metadata.json"
+    file.write_text(file.read_text().replace('"valid"', '"dev"'))
+    assert "the splits must be train, valid and test, got" in check(folder, 1)
 
 
 @pytest.mark.parametrize(

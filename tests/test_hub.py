@@ -197,3 +197,9 @@ def test_push(model_dir: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) 
     assert entry.commits[commit] == pushed
     assert 'load_model("org/new")' in card
     assert torch.equal(embed("org/new"), embed(model_dir))
+    # A folder with the name of a registered model is that folder.
+    (model_dir / "mwmae-tiny").mkdir()
+    (model_dir / "mwmae-tiny" / CONFIG_NAME).write_bytes(pushed[CONFIG_NAME])
+    monkeypatch.chdir(model_dir)
+    result = push(Path("mwmae-tiny"), "org/other")
+    assert result.exit_code == 1 and "org/other" not in hub.repos

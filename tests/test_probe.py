@@ -20,7 +20,7 @@ from hear_mwmae.audio import read_audio
 from hear_mwmae.baselines import LogMelStatistics, untrained
 from hear_mwmae.bootstrap import Estimate, bootstrap_counts
 from hear_mwmae.cli import main
-from hear_mwmae.probe import Predictions, average_precision, predict, probe, score
+from hear_mwmae.probe import Predictions, average_precision, predict, probe, score, score_models
 from hear_mwmae.tasks import Task, read_task
 from hear_mwmae.training.loop import pretrain
 
@@ -85,6 +85,11 @@ def embedded(task: Task) -> list[np.ndarray]:
         np.stack([Rough().scene(read_audio(path, 16000)).numpy() for path in split])
         for split in task.splits
     ]
+
+
+def test_all_models_are_scored_on_the_same_draws(tasks):
+    (scores,) = score_models([read_task(tasks["multiclass"])], {"a": Rough(), "b": Rough()})
+    assert (scores["b"] - scores["a"]).estimate == (0, 0, 0) and scores["a"].draws.std() > 0
 
 
 def test_the_ridge_classifier_by_hand(tasks):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import tarfile
 from datetime import datetime
 from pathlib import Path
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from file_server import FileServer
+from fsspec.implementations.local import LocalFileSystem
 from reference import AUDIO
 
 from hear_mwmae import HearMwmaeError
@@ -139,9 +142,9 @@ def test_names_with_dots_and_members_without_audio(tmp_path):
     assert text.name.endswith("train.tar text (txt)") and text.problem == "holds no audio"
 
 
-def test_hidden_members_are_skipped_as_in_folders(tmp_path):
-    """macOS adds them to archives."""
-    names = ("./a.wav", "./._a.wav", "__MACOSX/a.wav", ".git/b.wav", "sub/c.wav")
+def test_hidden_and_repeated_members_are_skipped(tmp_path):
+    """macOS adds the first to archives, and `tar -r` the others."""
+    names = ("./a.wav", "./._a.wav", "__MACOSX/a.wav", ".git/b.wav", "./a.WAV", "sub/c.wav")
     write_tar(tmp_path / "a.tar", [(name, CROW) for name in names])
     found = recordings(tmp_path / "a.tar")
     assert [recording.member for recording in found] == ["./a.wav", "sub/c.wav"]
@@ -168,6 +171,7 @@ def test_a_damaged_parquet_shard_does_not_stop_the_others(tmp_path, place):
         ("", "has no column path"),
         ("path,kind\n", "lists no audio"),
         ("kind,path\neffects\n", "row 2 names no path"),
+        ("path\na\0.wav\n", "row 2 names no path"),
         ('path,kind\n"' + "x" * 200_000, "cannot be read as a CSV"),
     ],
 )
@@ -192,6 +196,15 @@ def test_bad_manifests(tmp_path, manifest, message):
 def test_sources_that_are_not_there(tmp_path, source):
     with pytest.raises(HearMwmaeError, match="none"):
         recordings(source if "://" in source else tmp_path / source)
+
+
+def test_a_disk_that_fails_is_no_missing_source(tmp_path, monkeypatch):
+    """A later run would find the shard, so what is embedded of it is not dropped."""
+    audioset_tar(tmp_path / "a.tar")
+    stale = OSError(errno.ESTALE, "Stale file handle")
+    monkeypatch.setattr(LocalFileSystem, "info", Mock(side_effect=stale))
+    with pytest.raises(HearMwmaeError, match="cannot be listed: Stale file handle"):
+        find_inputs([str(tmp_path / "a.tar")])
 
 
 def test_a_shard_behind_a_link_of_another_name(tmp_path):

@@ -112,7 +112,8 @@ def push(directory: Path, repo: str, private: bool, dry_run: bool, out: Path | N
         raise click.UsageError("--dry-run and -o/--out are given together")
     if out and out.exists() and any(out.iterdir()):
         raise HearMwmaeError(f"{out} is not an empty folder")
-    load_embedder(directory)  # an uploaded model must load
+    # An uploaded model must load; a relative path could be a registered name.
+    load_embedder(directory.absolute())
     card = model_card(directory, repo)
     with TemporaryDirectory() as temporary:
         folder = out or Path(temporary)
@@ -120,7 +121,10 @@ def push(directory: Path, repo: str, private: bool, dry_run: bool, out: Path | N
         names = (CONFIG_NAME, WEIGHTS_NAME, *OF_CARD)
         files = [directory / name for name in names if (directory / name).is_file()]
         for file in files:
-            shutil.copy(file, folder)
+            if out:
+                shutil.copy(file, folder)
+            else:
+                (folder / file.name).symlink_to(file.absolute())
         (folder / CARD_NAME).write_text(card, encoding="utf-8")
         where = out or upload(folder, repo, private or None)
     click.echo(f"{', '.join(file.name for file in files)}, {CARD_NAME} -> {where}")

@@ -36,6 +36,8 @@ def is_damage(error: Exception) -> bool:
 
     pyarrow raises OSError for both, and for content without a number.
     """
+    if isinstance(error, (PermissionError, IsADirectoryError)):
+        return True  # of this shard alone
     if isinstance(error, OSError):
         return type(error) is OSError and error.errno is None
     return isinstance(error, (tarfile.TarError, ValueError))
@@ -51,9 +53,20 @@ def tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
     import fsspec
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
+    seen = set()
+
+    def is_wanted(member: str) -> bool:
+        """As in folders, what macOS adds (._clip.wav) is no audio. WebDataset would end at a name
+        that is there again, whatever its case.
+        """
+        if member.lower() in seen or any(map(is_hidden, PurePosixPath(member).parts)):
+            return False
+        seen.add(member.lower())
+        return True
+
     with fsspec.open(url, "rb", **connection_options(url)) as stream:
         sources = [{"url": url, "stream": stream}]
-        for sample in group_by_keys(tar_file_expander(sources, select_files=_is_shown)):
+        for sample in group_by_keys(tar_file_expander(sources, select_files=is_wanted)):
             ends = [end for end in sample if not end.startswith("__")]
             audio = [end for end in ends if f".{end.rpartition('.')[2]}" in AUDIO_SUFFIXES]
             for end in audio:
@@ -64,15 +77,10 @@ def tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
                 yield f"{sample['__key__']} ({', '.join(ends)})", b"", {}
 
 
-def _is_shown(member: str) -> bool:
-    """As in folders: what macOS adds, ._clip.wav, is no audio."""
-    return not any(is_hidden(name) for name in PurePosixPath(member).parts)
-
-
 def _labels(content: bytes | None) -> dict:
     try:
         labels = json.loads(content or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(labels, dict):
         return {}

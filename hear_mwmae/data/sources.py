@@ -24,6 +24,8 @@ from .shards import connection_options, is_damage, parquet_entries, tar_entries
 SHARD_SUFFIXES = (".tar", ".parquet")
 #: What file systems call the time or the hash by which the versions of a file differ.
 VERSION_KEYS = ("mtime", "ETag", "etag", "blob_id", "Last-Modified", "LastModified")
+#: Errors of the name of a file or of its rights, and not of a disk.
+OF_THE_NAME = (FileNotFoundError, NotADirectoryError, PermissionError)
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,10 @@ def find_inputs(sources: Sequence[str], kind: str = "") -> Inputs:
                 found.items += [_local(file, labels | {"path": str(file)}) for file in inside.files]
                 found.failures += [(str(path), why) for path, why in inside.failures]
         except HearMwmaeError as error:
-            if "://" in source:
-                raise  # what a server has is not known: nothing may count as gone
+            cause = error.__cause__
+            fails = isinstance(cause, OSError) and not isinstance(cause, OF_THE_NAME)
+            if "://" in source or fails:
+                raise  # what a server or a disk has is not known: nothing may count as gone
             found.failures.append((source, str(error)))
     return found
 
@@ -207,7 +211,7 @@ def _manifest(path: Path, labels: dict) -> list[Item]:
         raise HearMwmaeError(f"{path} lists no audio")
     items = []
     for number, row in enumerate(rows, 2):
-        if not row["path"]:
+        if not row["path"] or "\0" in row["path"]:
             raise HearMwmaeError(f"{path}: row {number} names no path")
         given = {name: value for name, value in row.items() if name and value}
         items.append(_local(path.parent / row["path"], labels | given))

@@ -51,7 +51,7 @@ def embed_items(model: Embedder, items: Sequence[Item], timestamps: bool) -> Ite
     def waveform(found: tuple[int, Recording]) -> Tensor | None:
         place, recording = found
         path = printable("/".join(filter(None, (items[place].name, recording.member))))
-        clips.append(Clip(place, path, _labels(recording.about), printable(recording.problem)))
+        clips.append(Clip(place, path, labels_of(recording.about), printable(recording.problem)))
         return None if recording.waveform is None else recording.waveform[None].to(model.device)
 
     # No generator, which would keep the waveform of an hour while it is encoded.
@@ -72,7 +72,7 @@ def embed_items(model: Embedder, items: Sequence[Item], timestamps: bool) -> Ite
     yield from clips
 
 
-def _labels(about: dict) -> dict[str, str]:
+def labels_of(about: dict) -> dict[str, str]:
     """Labels as text: numbers, lists and the like as JSON."""
     labels = {}
     for name, value in about.items():

@@ -7,6 +7,7 @@ is done. Columns: ``path``, ``seconds``, the labels, ``timestamp`` if requested,
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
@@ -24,6 +25,7 @@ from ..errors import HearMwmaeError
 from ..files import replacing
 from .encode import OURS, VALUES, Clip, embed_items
 
+PART = re.compile(r"part-\d{5,}\.parquet")
 #: Keys of the metadata.
 PROVENANCE, INPUTS = b"hear_mwmae", b"hear_mwmae.inputs"
 #: Rows that a reader of a Parquet file needs in memory at a time.
@@ -57,9 +59,14 @@ class Part:
         return [entry for entry in self.inputs if entry.item.identity in wanted]
 
 
+def part_files(folder: Path) -> list[Path]:
+    """The files of the parts in a folder, sorted."""
+    return sorted(path for path in folder.iterdir() if PART.fullmatch(path.name))
+
+
 def read_parts(folder: Path) -> list[Part]:
     """All parts in a folder, in the order of their names."""
-    return [_read_part(file) for file in sorted(folder.glob("part-*.parquet"))]
+    return [_read_part(file) for file in part_files(folder)]
 
 
 def _read_part(file: Path) -> Part:
@@ -67,10 +74,10 @@ def _read_part(file: Path) -> Part:
         schema = pq.read_schema(file)
         provenance = json.loads(schema.metadata[PROVENANCE])
         entries = json.loads(schema.metadata[INPUTS])
-    except (pa.ArrowInvalid, KeyError, TypeError) as error:
+        inputs = [Input(Item(**entry.pop("item")), **entry) for entry in entries]
+    except (pa.ArrowInvalid, KeyError, TypeError, AttributeError) as error:
         said = f"{file} is damaged, or not a part of embeddings: remove it"
         raise HearMwmaeError(said) from error
-    inputs = [Input(Item(**entry.pop("item")), **entry) for entry in entries]
     return Part(file, provenance, inputs, [name for name in schema.names if name not in OURS])
 
 

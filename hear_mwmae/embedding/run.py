@@ -18,8 +18,8 @@ from ..embedder import Embedder
 from ..errors import HearMwmaeError
 from ..files import UNFINISHED, one_at_a_time, printable, replacing
 from ..strict import hash_weights
-from .encode import embed_items
-from .parts import Failures, Part, embed_part, read_parts, rewrite_part
+from .encode import embed_items, labels_of
+from .parts import Failures, Part, embed_part, part_files, read_parts, rewrite_part
 from .tables import TABLE_SUFFIXES, write_table
 
 #: Files that are embedded together: at most so many, and about so many bytes.
@@ -69,7 +69,7 @@ def embed_to(
         for leftover in folder.glob(f".part-*{UNFINISHED}"):  # of a process that was killed
             leftover.unlink()
         if overwrite:
-            for file in folder.glob("part-*"):
+            for file in part_files(folder):
                 file.unlink()
         parts = read_parts(folder)
         for part in parts:
@@ -149,7 +149,10 @@ def _missing(
 def _make(folder: Path) -> None:
     """Make the folder of the parts; HearMwmaeError if it holds other files."""
     folder.mkdir(exist_ok=True)
-    others = [path.name for path in folder.iterdir() if not path.name.startswith((".", "part-"))]
+    ours = part_files(folder)
+    others = [
+        path.name for path in folder.iterdir() if path not in ours and not path.name.startswith(".")
+    ]
     if others:
         held = f"{folder} is not empty (it holds {min(others)})"
         raise HearMwmaeError(f"{held}: parts need a folder of their own")
@@ -218,7 +221,12 @@ def _tidy(parts: Sequence[Part], wanted: Mapping[str, Item]) -> list[Part]:
     some otherwise.
     """
     kept = [part for part in parts if part.among(wanted)]
-    labels = list(dict.fromkeys(name for part in kept for name in part.labels))
+    names: dict[str, None] = {}
+    for part in kept:
+        for entry in part.among(wanted):
+            shard = entry.item.is_shard
+            names |= dict.fromkeys(part.labels if shard else labels_of(entry.item.about))
+    labels = list(names)
     for part in parts:
         inputs = part.among(wanted)
         if not inputs:

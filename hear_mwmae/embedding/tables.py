@@ -47,10 +47,10 @@ def write_table(output: Path, parts: list[Part]) -> None:
 
 def _write_csv(stream: IO[bytes], table: pa.Table, embeddings: np.ndarray) -> None:
     """A column for each number of the embedding, with the digits that make it exact."""
-    columns = {name: table[name] for name in table.column_names}
-    for place, values in enumerate(embeddings.T):
-        columns[f"embedding_{place}"] = pa.array(values)
-    pyarrow.csv.write_csv(pa.table(columns), stream)
+    # Not a dictionary: a label may have the name of a column of numbers.
+    names = [*table.column_names, *(f"embedding_{place}" for place in range(embeddings.shape[1]))]
+    columns = [*table.columns, *map(pa.array, embeddings.T)]
+    pyarrow.csv.write_csv(pa.table(columns, names), stream)
 
 
 def _write_npz(stream: IO[bytes], table: pa.Table, embeddings: np.ndarray, provenance: str) -> None:

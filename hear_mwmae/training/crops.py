@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..errors import HearMwmaeError
+from ..errors import HearMwmaeError, reason
 from ..frontend import LogMelFrontend, reflect_index
 from .dataset import AudioDataset
 from .sampler import StepSampler
@@ -97,6 +97,9 @@ def read_ahead(
     except Exception as error:
         # The iterator in these frames would keep its workers alive as long as the error.
         clear_frames(error.__traceback__)
+        if str(error).startswith("DataLoader worker (pid"):
+            said = f"a process that reads audio has ended (out of memory?): {reason(error)}"
+            raise HearMwmaeError(said) from error
         if not isinstance(error, HearMwmaeError):
             raise
         # An error from a worker is a traceback, which ends with the message.

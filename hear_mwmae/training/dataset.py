@@ -49,6 +49,8 @@ class AudioDataset(Dataset[Tensor]):
             raise HearMwmaeError(
                 f"{source} has no column {', '.join(absent)}: it was not made by `hear-mwmae pack`"
             )
+        if not len(self.rows):
+            raise HearMwmaeError(f"{source} holds no clips")
         audio = self.rows.select_columns("audio")
         self._audio = audio.cast_column("audio", datasets.Audio(decode=False))
         self.samples = arrow_column(self.rows, "samples").to_numpy().astype(np.int64)
@@ -99,15 +101,17 @@ def arrow_column(rows: datasets.Dataset, name: str) -> pa.ChunkedArray:
 def _open(source: str) -> datasets.Dataset:
     path = Path(source).expanduser()
     name = parse_name(source)
+    if not path.exists() and not name:
+        raise HearMwmaeError(f"no folder {source}: `hear-mwmae pack` makes one")
+    what = f"{source} cannot be read as a data set"
     try:
         if path.exists():
             rows = datasets.load_from_disk(str(path))
         elif name:
+            what = f"no folder {source}, and not to be had from the Hub"
             rows = datasets.load_dataset(name[0], revision=name[1], split="train")
-        else:
-            raise FileNotFoundError("no such folder, `hear-mwmae pack` makes one")
-    except (OSError, ValueError, KeyError) as error:  # those of huggingface_hub and httpx are
-        raise HearMwmaeError(f"{source} cannot be read as a data set: {reason(error)}") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise HearMwmaeError(f"{what}: {reason(error)}") from error
     if isinstance(rows, datasets.DatasetDict):
         raise HearMwmaeError(f"{source} holds several splits: give the folder of one")
     return rows

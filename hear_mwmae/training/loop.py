@@ -68,6 +68,8 @@ def pretrain(
     fabric = make_fabric(recipe, accelerator, logger)
     dataset = AudioDataset(data)
     sampler = StepSampler(dataset, recipe, fabric.global_rank, fabric.world_size)
+    if (run_dir / "dataset_info.json").is_file():
+        raise HearMwmaeError(f"{run_dir} is a data set: a run needs a folder of its own")
     run_dir.mkdir(parents=True, exist_ok=True)
     busy = f"another process is training into {run_dir}"
     alone = one_at_a_time(run_dir / ".lock", busy) if fabric.is_global_zero else nullcontext()
@@ -82,7 +84,11 @@ def pretrain(
             )
         if fabric.is_global_zero:
             write_start(fabric, run_dir, recipe, first)
-        with closing(read_steps(fabric, recipe, dataset, sampler, first)) as steps:
+        clips: AudioDataset | ResidentAudio = dataset
+        if recipe.resident:
+            shown = fabric.is_global_zero
+            clips = ResidentAudio(dataset, sampler.clips, fabric.device, recipe.workers, shown)
+        with closing(read_steps(fabric, recipe, clips, sampler, first)) as steps:
             train(fabric, recipe, state, steps, checkpoints, eval_every, probed)
         weights = whole_weights(state["model"].module)
         if fabric.is_global_zero:
@@ -183,18 +189,17 @@ def begin(fabric: Fabric, recipe: Recipe, run_dir: Path) -> dict[str, Any]:
 
 
 def read_steps(
-    fabric: Fabric, recipe: Recipe, dataset: AudioDataset, sampler: StepSampler, first: int
+    fabric: Fabric,
+    recipe: Recipe,
+    clips: AudioDataset | ResidentAudio,
+    sampler: StepSampler,
+    first: int,
 ) -> Generator[tuple[int, Tensor, Tensor]]:
     """(step, spectrogram, mask noise) of this process's share, from step ``first`` on."""
     config = recipe.model_config()
     frontend = LogMelFrontend(config.frontend).to(fabric.device)
     pinned = fabric.device.type == "cuda" and not recipe.resident
-    clips: AudioDataset | ResidentAudio = dataset
-    workers = recipe.workers
-    if recipe.resident:
-        shown = fabric.is_global_zero
-        clips = ResidentAudio(dataset, sampler.clips, fabric.device, workers, shown)
-        workers = 0
+    workers = 0 if recipe.resident else recipe.workers
     batches = read_ahead(Batches(clips, sampler), range(first, recipe.steps), workers, pinned)
     with closing(batches):
         for step, batch in enumerate(batches, first):

@@ -91,6 +91,7 @@ def _generate(items: list[Item], codec: str, jobs: int, cache: Path) -> Dataset:
             cache_dir=str(cache),
             gen_kwargs={"items": items, "codec": codec},
             num_proc=min(jobs, len(items)) if jobs > 1 else None,
+            fingerprint="pack",  # the cache is new, so nothing is to be told apart
             writer_batch_size=CLIPS_AT_ONCE,
         )
     except DatasetGenerationError as error:

@@ -15,6 +15,7 @@ from pydantic import Field
 from ..config import ModelConfig, configuration, preset
 from ..errors import HearMwmaeError
 from ..files import write_text
+from ..weights import DEFAULT_MODEL
 
 #: The batch that base rates are given for.
 BASE_BATCH_SIZE = 256
@@ -127,6 +128,7 @@ class Recipe:
             del decides[name]
         decides["model"] = self.model_config().to_dict()
         del decides["model"]["pooling"]
+        decides["start_from"] = self.start_from or DEFAULT_MODEL
         return decides
 
     def model_config(self) -> ModelConfig:

@@ -95,16 +95,17 @@ def check_identity(path: Path, identity: dict[str, Any], data: str) -> None:
             if damaged := archive.testzip():
                 raise ValueError(f"{damaged} in it has another checksum")
         saved = torch.load(path, weights_only=True, mmap=True)["identity"]
-    except OSError:
+        recipe, data_of_run = saved["recipe"], saved["data"]
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # zipfile and torch have many
         raise HearMwmaeError(
             f"{path} is no checkpoint of a run, or damaged; remove it to go on from the one before"
         ) from error
-    if changes := differences(saved["recipe"], identity["recipe"]):
+    if changes := differences(recipe, identity["recipe"]):
         listed = ", ".join(f"{key} {before!r} -> {after!r}" for key, before, after in changes)
         raise HearMwmaeError(f"{path} belongs to another recipe: {listed}")
-    if saved["data"] != identity["data"]:
+    if data_of_run != identity["data"]:
         raise HearMwmaeError(f"{path} belongs to a run on other data than {data}")
 
 

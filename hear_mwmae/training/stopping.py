@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,10 +16,13 @@ def stop_signals() -> Iterator[threading.Event]:
     Schedulers and `timeout` send a signal twice: to a process, and then to its group.
     """
     event = threading.Event()
-    previous = {
-        number: signal.signal(number, lambda *_: event.set())
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
+
+    def stop(*_: object) -> None:
+        if not event.is_set():
+            os.write(2, b"\nstopping after this step\n")  # print may have been interrupted
+        event.set()
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield event
     finally:

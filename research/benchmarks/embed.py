@@ -67,7 +67,7 @@ def files(clips: int, rounds: int) -> None:
 
     def command(folder: Path) -> None:
         table = folder.with_suffix(".npz")
-        words = ["hear_mwmae.cli", "embed", str(folder), "-o", str(table)]
+        words = ["hear_mwmae.cli", "embed", str(folder), "-o", str(table), "--overwrite"]
         subprocess.run([sys.executable, "-m", *words], check=True, capture_output=True)
         table.unlink()
 

@@ -121,14 +121,18 @@ def stored(folder: Path, encoder: Encoder, prints: dict[str, str]) -> Result | N
 
 def measure(encoder: Encoder, tasks: dict[str, Task], prints: dict[str, str], folder: Path) -> None:
     """Measure an encoder on the tasks, whose fingerprints are ``prints``, and write its file."""
-    results = {}
+    file, version = folder / f"{encoder.key}.json", encoder.version()
+    kept = read_json(file) if file.exists() else {}
+    results = kept["tasks"] if kept.get("version") == version else {}
     for name, task in tasks.items():
+        if results.get(name, {}).get("fingerprint") == prints[name]:
+            continue
         # A fresh process, so that its memory is that of this encoder. It never fits a probe.
         with ProcessPoolExecutor(1, get_context("spawn")) as process:
             splits, costs, about = process.submit(embed_task, encoder, task.folder).result()
         results[name] = {"fingerprint": prints[name], **costs, "correct": answers(task, splits)}
-    values = {"version": encoder.version(), **about, "tasks": results}
-    write_text(folder / f"{encoder.key}.json", json.dumps(values, indent=1) + "\n")
+        values = {"version": version, **about, "tasks": results}
+        write_text(file, json.dumps(values, indent=1) + "\n")
 
 
 def answers(task: Task, splits: list[EmbeddedSplit]) -> dict[Classifier, list[str]]:
@@ -161,7 +165,7 @@ def embed_task(encoder: Encoder, folder: Path) -> tuple[list[EmbeddedSplit], dic
             cpu_seconds += time.process_time() - start
             samples += len(clip)
         labels = np.array([label for (label,) in split.values()])
-        splits.append(EmbeddedSplit(np.stack(vectors), labels, np.arange(len(labels))))
+        splits.append(EmbeddedSplit(np.stack(vectors), labels))
     costs = {
         "seconds": round(samples / SAMPLE_RATE, 2),
         "cpu_seconds": round(cpu_seconds, 6),
