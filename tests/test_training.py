@@ -197,9 +197,10 @@ def test_weights_that_are_not_finite_are_not_saved(data, run, tmp_path, monkeypa
 def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):
     """And its readers, while the error and its frames are there: the process would never end."""
     recipe = tiny_recipe(tmp_path, base_learning_rate=1e30, optimizer="adamw", workers=1)
+    others = multiprocessing.active_children()  # joblib's, of tests before
     with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step") as kept:
         pretrain(recipe, data, tmp_path / "run")
-    assert kept.value.__traceback__ and not multiprocessing.active_children()
+    assert kept.value.__traceback__ and set(multiprocessing.active_children()) <= set(others)
 
 
 @pytest.mark.parametrize("damage", ["overwritten", "code"])
