@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 from functools import lru_cache
 from typing import Any
@@ -102,15 +101,3 @@ def tanh_gelu(x: Tensor) -> Tensor:
         # tanh takes several times as long as exp.
         return x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
     return F.gelu(x, approximate="tanh")
-
-
-# A counter knows the products that were registered before it was made, so this is done at once. The
-# module imports triton, which crashes a process that has imported tensorflow before it, as HEAR's
-# kit does.
-if _FUSED is not None and "tensorflow" not in sys.modules:
-    from torch.utils.flop_counter import register_flop_formula
-
-    @register_flop_formula(_FUSED)
-    def _flops(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
-        """Operations of the product, for torch's FlopCounterMode."""
-        return 2 * math.prod(x) * weight[0]

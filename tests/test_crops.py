@@ -144,11 +144,12 @@ def test_a_clip_that_cannot_be_read_is_named(data, tmp_path, workers):
     """In one line, without the traceback of a worker, which ends even while the error is there."""
     dataset = AudioDataset(damage_clip(data, tmp_path / "damaged", 1))
     sampler = StepSampler(dataset, tiny_recipe(tmp_path, kinds={"notes": 1.0}))
+    others = multiprocessing.active_children()  # joblib's, of tests before
     with pytest.raises(HearMwmaeError) as caught:
         next(read_ahead(Batches(dataset, sampler), range(1), workers))
     message = str(caught.value)
     assert message.startswith(f"{dataset.source}: clip 1 (long-10.flac) cannot be read: ")
-    assert "\n" not in message and not multiprocessing.active_children()
+    assert "\n" not in message and set(multiprocessing.active_children()) <= set(others)
 
 
 def test_a_resident_run_is_the_streamed_one(data, tmp_path):

@@ -1,4 +1,4 @@
-"""Commands of research: analyze, reconstruct, publish, benchmarks."""
+"""Commands of research: analyze, reconstruct, publish."""
 
 from __future__ import annotations
 
@@ -16,10 +16,6 @@ from hear_mwmae.frontend import LogMelFrontend
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.weights import load_embedder, read_model, save_model
 from research import analyze, publish, reconstruct
-from research.benchmarks import attention as attention_benchmark
-from research.benchmarks import embed as embed_benchmark
-from research.benchmarks import machine
-from research.benchmarks import pretrain as pretrain_benchmark
 
 
 def test_crops_are_those_of_the_front_end(small_config, tmp_path):
@@ -99,15 +95,3 @@ def test_publish_a_finished_run(task, saved_model, tmp_path):
     (run / "recipe.toml").write_text(recipe.replace("steps = 4", "steps = 5"))
     done = CliRunner().invoke(publish.main, command)
     assert done.exit_code == 1 and "4 of 5 steps: it is not finished" in done.output
-
-
-def test_benchmarks_run(monkeypatch):
-    monkeypatch.setattr(machine, "ROWS", 10)
-    monkeypatch.setattr(embed_benchmark, "SECONDS", 1)
-    for command, options in (
-        (embed_benchmark.main, ["--size", "tiny", "--rounds", "1", "--batch", "1"]),
-        (pretrain_benchmark.main, ["--rounds", "1", "--batch-size", "1", "--precision", "float32"]),
-        (attention_benchmark.main, ["--rounds", "1", "--batch", "1"]),
-    ):
-        done = CliRunner().invoke(command, options, catch_exceptions=False)
-        assert done.exit_code == 0, done.output
