@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import runpy
 import shutil
@@ -66,8 +67,11 @@ def test_classifier(tones):
 
 
 def test_finetune(tones, tmp_path):
+    few = shutil.copytree(tones / "tones", tmp_path / "few")
+    for file in few.glob("fold*.json"):
+        file.write_text(json.dumps(dict(list(json.loads(file.read_text()).items())[:6])))
     output = run(
-        "finetune.py", tones / "tones", "--epochs", 1, "-o", tmp_path / "tuned.safetensors"
+        "finetune.py", few, "--epochs", 1, "-o", tmp_path / "tuned.safetensors"
     ).splitlines()
     assert (
         output[0].startswith("linear layer: ")
