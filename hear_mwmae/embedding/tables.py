@@ -26,47 +26,54 @@ TABLE_SUFFIXES = (".npz", ".csv", ".parquet")
 def write_table(output: Path, parts: list[Part]) -> None:
     """Write the rows of the parts, one part after the other, in the format of ``output``'s ending.
 
-    A .parquet is written in blocks; .npz and .csv have the whole table in memory.
+    Embeddings are in memory block by block.
     """
     provenance = json.dumps(parts[0].provenance)
     schema = pq.read_schema(parts[0].file).with_metadata({PROVENANCE: provenance})
     if output.suffix == ".parquet":
         write_parquet(output, schema, _batches(parts))
         return
-    table = pa.Table.from_batches(_batches(parts), schema)
-    size = schema.field("embedding").type.list_size
-    embeddings = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, size)
-    table = table.drop_columns("embedding")
     with replacing(output) as temporary, open(temporary, "wb") as stream:
         if output.suffix == ".csv":
             write_text(output.with_name(f"{output.name}.json"), provenance + "\n")
-            _write_csv(stream, table, embeddings)
+            _write_csv(stream, schema, parts)
         else:
-            _write_npz(stream, table, embeddings, provenance)
+            _write_npz(stream, schema, parts, provenance)
 
 
-def _write_csv(stream: IO[bytes], table: pa.Table, embeddings: np.ndarray) -> None:
+def _write_csv(stream: IO[bytes], schema: pa.Schema, parts: list[Part]) -> None:
     """A column for each number of the embedding, with the digits that make it exact."""
-    # Not a dictionary: a label may have the name of a column of numbers.
-    names = [*table.column_names, *(f"embedding_{place}" for place in range(embeddings.shape[1]))]
-    columns = [*table.columns, *map(pa.array, embeddings.T)]
-    pyarrow.csv.write_csv(pa.table(columns, names), stream)
+    size = schema.field("embedding").type.list_size
+    numbers = [pa.field(f"embedding_{place}", pa.float32()) for place in range(size)]
+    flat = pa.schema([*list(schema)[:-1], *numbers])
+    with pyarrow.csv.CSVWriter(stream, flat) as writer:
+        for batch in _batches(parts):
+            values = batch["embedding"].flatten().to_numpy().reshape(-1, size)
+            columns = [*batch.columns[:-1], *map(pa.array, values.T.copy())]
+            writer.write_batch(pa.record_batch(columns, flat))
 
 
-def _write_npz(stream: IO[bytes], table: pa.Table, embeddings: np.ndarray, provenance: str) -> None:
+def _write_npz(stream: IO[bytes], schema: pa.Schema, parts: list[Part], provenance: str) -> None:
     """As `numpy.savez` does, which takes no column of the name "file"."""
-    columns = {name: _array(table[name]) for name in table.column_names}
-    columns |= {"embedding": embeddings, "provenance": np.array(provenance)}
+    others = schema.names[:-1]
+    table = pa.concat_tables([pq.read_table(part.file, columns=others) for part in parts])
+    columns = {name: _array(table[name]) for name in others}
     with zipfile.ZipFile(stream, "w") as archive:
-        for name, values in columns.items():
+        for name, values in (columns | {"provenance": np.array(provenance)}).items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, values, allow_pickle=False)
+        shape = len(table), schema.field("embedding").type.list_size
+        with archive.open("embedding.npy", "w", force_zip64=True) as entry:
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(entry, header)
+            for batch in _batches(parts, ["embedding"]):
+                entry.write(batch["embedding"].flatten().to_numpy().astype("<f4", copy=False).data)
 
 
-def _batches(parts: list[Part]) -> Iterator[pa.RecordBatch]:
+def _batches(parts: list[Part], columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     for part in parts:
         file = pq.ParquetFile(part.file, pre_buffer=False)  # which would read it as a whole
-        yield from file.iter_batches(BLOCK_ROWS)
+        yield from file.iter_batches(BLOCK_ROWS, columns=columns)
 
 
 def _array(column: pa.ChunkedArray) -> np.ndarray:
