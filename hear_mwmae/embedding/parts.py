@@ -60,8 +60,8 @@ class Part:
 
 
 def part_files(folder: Path) -> list[Path]:
-    """The files of the parts in a folder, sorted."""
-    return sorted(path for path in folder.iterdir() if PART.fullmatch(path.name))
+    """The files of the parts in a folder, sorted; none if there is no folder."""
+    return sorted(path for path in folder.glob("part-*") if PART.fullmatch(path.name))
 
 
 def read_parts(folder: Path) -> list[Part]:

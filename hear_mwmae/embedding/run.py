@@ -61,7 +61,7 @@ def embed_to(
     """
     provenance = provenance_of(model, name, timestamps)
     folder = folder_of_parts(output)
-    if output.is_file() and not overwrite and not any(folder.glob("part-*")):
+    if output.is_file() and not overwrite and not part_files(folder):
         said = f"{output} is not an output of this command, or its parts are gone"
         raise HearMwmaeError(f"{said}: --overwrite replaces it")
     _make(folder)
