@@ -79,17 +79,16 @@ def test_batches_chunks_and_arrays(device):
 
 def test_training_resumes_to_the_same_bits(device, data, tmp_path):
     """And computes what the CPU does."""
-    recipe = tiny_recipe(tmp_path, optimizer="adamw", steps=6, keep_every=2)
+    recipe = tiny_recipe(tmp_path, optimizer="adamw", steps=6)
     pretrain(recipe, data, tmp_path / "whole", device)
     shutil.copytree(tmp_path / "whole" / "checkpoints", tmp_path / "parts" / "checkpoints")
-    for step in (4, 6):
-        (tmp_path / "parts" / "checkpoints" / f"step-{step:08d}.pt").unlink()
+    (tmp_path / "parts" / "checkpoints" / "step-00000006.pt").unlink()
     pretrain(recipe, data, tmp_path / "parts", device)
     whole, parts = (
         load_file(tmp_path / run / "model" / "model.safetensors") for run in ("whole", "parts")
     )
     assert device == "cuda" or all(torch.equal(whole[name], parts[name]) for name in whole)
-    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole")[2:], abs=1e-6)
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole")[4:], abs=1e-6)
     pretrain(recipe, data, tmp_path / "cpu", "cpu")
     assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "cpu"), abs=1e-4)
 

@@ -53,14 +53,3 @@ def log(run: Path) -> list[dict[str, str]]:
 
 def losses(run: Path) -> list[float]:
     return [float(row["loss"]) for row in log(run)]
-
-
-def probes(run: Path, task: str) -> list[int]:
-    """The steps after which a task was probed."""
-    found = []
-    for start in (run / "logs").glob("version_*/metrics.csv"):
-        with open(start, newline="") as stream:
-            found += [
-                int(row["step"]) + 1 for row in csv.DictReader(stream) if row.get(f"probe/{task}")
-            ]
-    return sorted(found)

@@ -64,20 +64,6 @@ def pack(sources: tuple[str, ...], out: Path, codec: str, kind: str, jobs: int) 
     default="auto",
     show_default=True,
 )
-@click.option(
-    "--probe",
-    "tasks",
-    multiple=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="HEAR-format task folder for linear probes during the run. Repeatable.",
-)
-@click.option(
-    "--eval-every",
-    type=click.IntRange(1),
-    default=500,
-    show_default=True,
-    help="Steps between probes, which are also made at the end.",
-)
 @click.option("--dry-run", is_flag=True, help="Print shapes, parameters and steps, and stop.")
 @needs_extra("train", "pretraining")
 def pretrain(
@@ -86,29 +72,27 @@ def pretrain(
     run: Path | None,
     changes: tuple[str, ...],
     device: str,
-    tasks: tuple[Path, ...],
-    eval_every: int,
     dry_run: bool,
 ) -> None:
     """Pretrain a model as RECIPE says, on the audio in DATA, into RUN.
 
     RECIPE is a .toml file, or a recipe of the package: tiny, small, base, audioset. DATA is a
     folder that `hear-mwmae pack` made, or org/name[@revision] on the Hugging Face Hub. RUN receives
-    recipe.toml, starts.jsonl (commands and versions), logs/, checkpoints/ and finally model/. The
-    same command resumes an interrupted run. For several processes, on one or many machines:
-    torchrun --nproc-per-node 8 --no-python hear-mwmae pretrain RECIPE DATA RUN.
+    recipe.toml, logs/, checkpoints/ and finally model/. The same command resumes an interrupted
+    run. For several processes, on one or many machines: torchrun --nproc-per-node 8 --no-python
+    hear-mwmae pretrain RECIPE DATA RUN.
     """
+    from ..training.fabric import settle_precision
     from ..training.loop import pretrain as run_pretraining
-    from ..training.progress import describe
     from ..training.recipe import Recipe
 
     settings = Recipe.read(recipe, changes)
     if dry_run:
-        for what, value in describe(settings, device):
+        for what, value in settle_precision(settings, device).describe():
             click.echo(f"{what:12} {value}")
         return
     if data is None or run is None:
         raise click.UsageError("DATA and RUN are needed, unless --dry-run is given")
-    model = run_pretraining(settings, data, run, device, eval_every, tasks)
+    model = run_pretraining(settings, data, run, device)
     if os.environ.get("RANK", "0") == "0":  # the first process of torchrun
         click.echo(f"model: {model}")

@@ -1,1 +1,1 @@
-"""Pretraining: recipes, optimisers, the loop, checkpoints and progress."""
+"""Pretraining: recipes, optimizers, the loop, checkpoints."""

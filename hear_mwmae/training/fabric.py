@@ -11,16 +11,13 @@ import dataclasses
 import os
 import platform
 import warnings
-from datetime import timedelta
 from functools import partial
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers import Logger
-from lightning_fabric.plugins import TorchCheckpointIO
-from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning_fabric.strategies import ModelParallelStrategy, Strategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -35,8 +32,6 @@ from .recipe import Recipe
 #: Parameters of glibc's mallopt, see its manual page.
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
-#: Others wait as long while the first process probes.
-LONGEST_WAIT = timedelta(hours=4)
 
 
 def make_fabric(recipe: Recipe, accelerator: str = "auto", logger: Logger | None = None) -> Fabric:
@@ -55,14 +50,12 @@ def make_fabric(recipe: Recipe, accelerator: str = "auto", logger: Logger | None
         )
     half = recipe.precision == "bfloat16"
     strategy: str | Strategy = "auto"
-    plugins: list[Any] = [WritesInPlace()]
     if world > 1 and recipe.strategy == "fsdp":
         # Outputs of a forward pass other than the loss are read, never changed in place.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         strategy = ModelParallelStrategy(share_weights, world, 1, save_distributed_checkpoint=False)
-        plugins = []  # this strategy writes in place by itself
     elif world > 1:
-        strategy = DDPStrategy(timeout=LONGEST_WAIT)
+        strategy = "ddp"
     try:
         fabric = Fabric(
             accelerator=accelerator,
@@ -70,7 +63,6 @@ def make_fabric(recipe: Recipe, accelerator: str = "auto", logger: Logger | None
             devices=local,
             num_nodes=world // local,
             precision="bf16-mixed" if half else "32-true",
-            plugins=plugins,
             loggers=logger,
         )
     except (RuntimeError, MisconfigurationException) as error:
@@ -107,20 +99,6 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)
-
-
-class WritesInPlace(TorchCheckpointIO):
-    """Writes a checkpoint directly to its path.
-
-    Fabric's own writes through memory and the folder for temporary files.
-    """
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        # torch loses the system's error when it opens the file by itself.
-        with open(path, "wb") as stream:
-            torch.save(checkpoint, stream)
 
 
 def share_weights(model: nn.Module, mesh: DeviceMesh) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -16,21 +17,18 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
-from ..errors import HearMwmaeError
+from ..errors import HearMwmaeError, differences
 from ..files import one_at_a_time
 from ..frontend import LogMelFrontend
 from ..mae import MaskedAutoencoder
-from ..tasks import Task
-from ..weights import save_model
+from ..weights import DEFAULT_MODEL, save_model
 from .crops import Batches, ResidentAudio, log_mel_crops, read_ahead
 from .dataset import AudioDataset
 from .fabric import make_fabric, prepare, settle_precision
 from .optim import make_optimizers, schedule
-from .progress import probe_scores, read_tasks, write_start
 from .recipe import RANDOM, Recipe
 from .resume import Checkpoints, newest_checkpoint
 from .sampler import StepSampler
-from .start import start_from
 from .stopping import stop_signals
 
 
@@ -39,8 +37,6 @@ def pretrain(
     data: str | Path,
     run_dir: str | Path,
     accelerator: str = "auto",
-    eval_every: int = 500,
-    tasks: Sequence[Path] = (),
 ) -> Path:
     """Train, or resume from the newest of ``run_dir/checkpoints``; returns the directory of the
     finished model.
@@ -58,12 +54,9 @@ def pretrain(
         data: a data set, see `dataset.AudioDataset`.
         accelerator: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for the accelerator of this
             machine.
-        eval_every: steps between linear probes of ``tasks``, which also come at the end.
-        tasks: HEAR-format task folders.
     """
     run_dir = Path(run_dir)
     recipe = settle_precision(recipe, accelerator)
-    probed = read_tasks(tasks, recipe)
     logger = CSVLogger(run_dir, "logs", flush_logs_every_n_steps=1)
     fabric = make_fabric(recipe, accelerator, logger)
     dataset = AudioDataset(data)
@@ -83,17 +76,14 @@ def pretrain(
                 f"{run_dir} is {first} steps on, more than the {recipe.steps} of the recipe"
             )
         if fabric.is_global_zero:
-            write_start(fabric, run_dir, recipe, first)
+            recipe.write(run_dir / "recipe.toml")
         clips: AudioDataset | ResidentAudio = dataset
         if recipe.resident:
             shown = fabric.is_global_zero
             clips = ResidentAudio(dataset, sampler.clips, fabric.device, recipe.workers, shown)
         with closing(read_steps(fabric, recipe, clips, sampler, first)) as steps:
-            train(fabric, recipe, state, steps, checkpoints, eval_every, probed)
-        weights = whole_weights(state["model"].module)
-        if fabric.is_global_zero:
-            save_model(run_dir / "model", recipe.model_config(), weights)
-        fabric.barrier()
+            train(fabric, recipe, state, steps, checkpoints)
+        save_whole(fabric, recipe, state["model"], run_dir / "model")
     return run_dir / "model"
 
 
@@ -103,8 +93,6 @@ def train(
     state: dict[str, Any],
     steps: Iterator[tuple[int, Tensor, Tensor]],
     checkpoints: Checkpoints,
-    eval_every: int,
-    tasks: Sequence[Task],
 ) -> None:
     """Run ``steps``; each process has its share of every batch, (B, frames, mels), and its noise.
 
@@ -159,17 +147,15 @@ def train(
             log_step(fabric, step, mean_loss, optimizers, state)
             bar.set_postfix(loss=f"{mean_loss:.4f}", refresh=False)
 
-            probe_now = bool(tasks) and (done % eval_every == 0 or done == recipe.steps)
-            if stop or probe_now or done % recipe.checkpoint_every == 0 or done == recipe.steps:
+            keep = recipe.keep_every and done % recipe.keep_every == 0
+            if stop or keep or done % recipe.checkpoint_every == 0 or done == recipe.steps:
                 check_weights(fabric, model, step)
                 checkpoints.save(state)
+            if keep:
+                save_whole(fabric, recipe, model, checkpoints.run_dir / f"model-{done}")
             if stop:
                 raise SystemExit(
                     f"stopped by a signal at step {done}; the same command goes on from there"
-                )
-            if probe_now and fabric.is_global_zero:
-                fabric.log_dict(
-                    probe_scores(model, recipe.model_config(), tasks, fabric.device), step
                 )
 
 
@@ -186,6 +172,28 @@ def begin(fabric: Fabric, recipe: Recipe, run_dir: Path) -> dict[str, Any]:
     # The warm-up stays what it was when a run is extended.
     counts = {"step": 0, "seconds": 0.0, "warmup_steps": recipe.warmup_steps}
     return state | counts
+
+
+def start_from(model: MaskedAutoencoder, source: str) -> None:
+    """Give ``model`` the weights of ``source``, as `load_model` takes it.
+
+    HearMwmaeError if it is of another architecture. Masking, comparison and pooling may differ.
+    """
+    begun = MaskedAutoencoder.from_pretrained(source)
+    wanted = model.config
+    own = dataclasses.replace(
+        begun.config,
+        mask_ratio=wanted.mask_ratio,
+        norm_pix_loss=wanted.norm_pix_loss,
+        pooling=wanted.pooling,
+    )
+    if changes := differences(own.to_dict(), wanted.to_dict()):
+        key, there, here = changes[0]
+        raise HearMwmaeError(
+            f"start_from: {source or DEFAULT_MODEL} is of another architecture than the recipe's: "
+            f"{key} is {there}, not {here}"
+        )
+    model.load_state_dict(begun.state_dict())
 
 
 def read_steps(
@@ -236,10 +244,12 @@ def check_weights(fabric: Fabric, model: nn.Module, step: int) -> None:
         )
 
 
-def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of ``model`` on the CPU. With FSDP, every process has to call this."""
+def save_whole(fabric: Fabric, recipe: Recipe, model: nn.Module, folder: Path) -> None:
+    """Write the model to ``folder``. Every process calls this; the first one writes."""
     weights = {}
-    for name, value in model.state_dict().items():
-        whole = value.full_tensor() if isinstance(value, DTensor) else value
+    for name, value in cast(Any, model).module.state_dict().items():
+        whole = value.full_tensor() if isinstance(value, DTensor) else value  # cut by FSDP
         weights[name] = whole.cpu()
-    return weights
+    if fabric.is_global_zero:
+        save_model(folder, recipe.model_config(), weights)
+    fabric.barrier()

@@ -1,20 +1,22 @@
-"""A recipe: a small TOML file that describes a pretraining run, or changes to another file."""
+"""A recipe: a small TOML file that describes a pretraining run."""
 
 from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
+import torch
 from pydantic import Field
 
-from ..config import ModelConfig, configuration, preset
+from ..config import ModelConfig, configuration, describe_windows, preset
 from ..errors import HearMwmaeError
 from ..files import write_text
+from ..mae import MaskedAutoencoder
 from ..weights import DEFAULT_MODEL
 
 #: The batch that base rates are given for.
@@ -80,7 +82,7 @@ class Recipe:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     checkpoint_every: Count = 1000  #: steps
-    #: steps between checkpoints that are kept for good, a multiple of checkpoint_every; 0: none
+    #: steps between models that are written to RUN/model-STEP; 0: the finished one only
     keep_every: WholeNumber = 0
     workers: WholeNumber = 1  #: processes that read audio ahead, per training process
     #: All audio is decoded at the start, into the memory of every process's device.
@@ -93,10 +95,6 @@ class Recipe:
     compile: bool = False  #: torch.compile
 
     def __post_init__(self) -> None:
-        if self.keep_every % self.checkpoint_every:
-            raise HearMwmaeError(
-                f"keep_every should be 0 or a multiple of checkpoint_every, got {self.keep_every}"
-            )
         if self.kinds and abs(sum(self.kinds.values()) - 1) > 1e-6:
             raise HearMwmaeError(f"kinds should be shares that sum to 1, got {self.kinds}")
         if self.warmup_ratio + self.decay_ratio > 1 + 1e-6:
@@ -144,16 +142,41 @@ class Recipe:
             base = preset(self.preset, patch_size).to_dict()
         return ModelConfig.from_dict(_merge(base | {"pooling": POOLING}, self.model))
 
+    def describe(self) -> Iterator[tuple[str, str]]:
+        """(what, value) lines: shapes, parameters, steps."""
+        config = self.model_config()
+        with torch.device("meta"):
+            model = MaskedAutoencoder(config)
+        size = f"{self.batch_size} crops x {config.input_frames} frames"
+        lengths = ", ".join(map(str, config.frontend.win_lengths))
+        yield "input", f"{size} x {config.frontend.n_mels} bands, windows of {lengths} samples"
+        yield "tokens", f"{config.num_tokens} a crop, {config.num_kept} kept"
+        for name, part in (("encoder", config.encoder), ("decoder", config.decoder)):
+            count = sum(parameter.numel() for parameter in getattr(model, name).parameters())
+            shape = f"width {part.width}, {part.depth} blocks, {part.heads} heads"
+            windows = describe_windows(part.window_sizes)
+            yield name, f"{count:,} parameters: {shape}, windows {windows}"
+        decay = round(self.decay_ratio * self.steps)
+        crops = self.steps * self.batch_size
+        parts = f"{self.warmup_steps:,} of warm-up, {decay:,} of decay"
+        yield "steps", f"{self.steps:,} ({crops:,} crops), {parts}"
+        adamw, muon = self.learning_rates
+        rates = {"adamw": f"AdamW {adamw:g}", "muon": f"AdamW {adamw:g}, Muon {muon:g}"}
+        yield "peak rates", rates[self.optimizer]
+        yield "precision", self.precision
+
     @classmethod
     def read(cls, path: str | Path, changes: Iterable[str] = ()) -> Recipe:
         """Parse a recipe: a file, or one of the package's by its name, such as ``"tiny"``.
 
-        A file may begin with ``extends``, naming another file (relative to its own folder) or one
-        of the package's recipes, and then gives departures only. ``changes``, such as
-        ``"steps=100"`` or ``"model.decoder.depth=2"``, come on top. Raises HearMwmaeError on
-        unknown or missing keys and on values of a wrong type.
+        ``changes``, such as ``"steps=100"`` or ``"model.decoder.depth=2"``, come on top. Raises
+        HearMwmaeError on unknown or missing keys and on values of a wrong type.
         """
-        values = _read_file(_find(path))
+        file = _find(path)
+        try:
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise HearMwmaeError(f"cannot read recipe {file}: {error}") from error
         for change in changes:
             values = _merge(values, _parse_change(change))
         try:
@@ -171,34 +194,16 @@ def recipe_names() -> list[str]:
     return sorted(file.stem for file in RECIPES_DIR.glob("*.toml"))
 
 
-def _find(name: str | Path, folder: Path = Path()) -> Path:
-    """The file ``name``, as seen from ``folder``, or the package's recipe of that name."""
-    if (folder / name).is_file():
-        return folder / name
+def _find(name: str | Path) -> Path:
+    """The file ``name``, or the package's recipe of that name."""
+    if Path(name).is_file():
+        return Path(name)
     names = recipe_names()
     if str(name) in names:
         return RECIPES_DIR / f"{name}.toml"
     raise HearMwmaeError(
-        f"no recipe {folder / name}: it is neither a file nor one of the package's: "
-        f"{', '.join(names)}"
+        f"no recipe {name}: it is neither a file nor one of the package's: {', '.join(names)}"
     )
-
-
-def _read_file(path: Path, above: tuple[Path, ...] = ()) -> dict:
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise HearMwmaeError(f"cannot read recipe {path}: {error}") from error
-    base = values.pop("extends", None)
-    if base is None:
-        return values
-    if not isinstance(base, str):
-        raise HearMwmaeError(f"recipe {path}: extends must name a file, got {base!r}")
-    above = (*above, path.resolve())
-    base_path = _find(base, path.parent)
-    if base_path.resolve() in above:
-        raise HearMwmaeError(f"recipe {path} extends itself")
-    return _merge(_read_file(base_path, above), values)
 
 
 def _parse_change(text: str) -> dict:

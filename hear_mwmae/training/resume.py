@@ -23,7 +23,7 @@ KEEP_LAST = 2
 class Checkpoints:
     """``RUN/checkpoints/step-N.pt``, each the complete state after N updates.
 
-    The newest ones are kept, and those that the recipe's ``keep_every`` names.
+    The newest ones are kept.
     """
 
     def __init__(
@@ -31,7 +31,6 @@ class Checkpoints:
     ) -> None:
         self.fabric = fabric
         self.run_dir = run_dir
-        self.recipe = recipe
         self.dataset = dataset
         self.identity = {"recipe": recipe.identity(), "data": dataset.identity()}
 
@@ -61,28 +60,16 @@ class Checkpoints:
         if first:
             path.parent.mkdir(exist_ok=True)
         with replacing(path) if first else nullcontext(path) as temporary:
-            try:
-                self.fabric.save(temporary, state | {"identity": self.identity})
-            except RuntimeError as error:
-                if "inline_container" not in str(error):  # torch's writer
-                    raise
-                reason = error.__context__ or error
-                raise HearMwmaeError(f"{path} cannot be written: {reason}") from error
+            self.fabric.save(temporary, state | {"identity": self.identity})
         if first:
             for old in _checkpoints(self.run_dir)[:-KEEP_LAST]:
-                if not self.recipe.keep_every or step_of(old) % self.recipe.keep_every:
-                    old.unlink(missing_ok=True)
+                old.unlink(missing_ok=True)
         self.fabric.barrier()
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
     """The checkpoint from which a run resumes, or None."""
     return max(_checkpoints(run_dir), default=None)
-
-
-def step_of(checkpoint: Path) -> int:
-    """Number of updates before a checkpoint."""
-    return int(checkpoint.stem.removeprefix("step-"))
 
 
 def check_identity(path: Path, identity: dict[str, Any], data: str) -> None:

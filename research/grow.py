@@ -1,62 +1,67 @@
-"""The first weights of a run that starts from another model."""
+"""A pretrained model -> a larger one that computes the same, to continue training with.
 
-from __future__ import annotations
+    python -m research.grow MODEL -o OUT --win-length 2048 --heads 4 --decoder-depth 1
+
+What a new window of the front-end contributes to the patch embedding is zero at first, and its
+prediction is that of the first window, which it resembles. New heads of the encoder have the size
+of the old ones, see `widen`. Of the decoder, the first blocks may be kept alone.
+"""
 
 import dataclasses
+from pathlib import Path
 
+import click
 import torch
 from torch import Tensor
 
-from ..errors import HearMwmaeError
-from ..mae import MaskedAutoencoder
-from ..strict import load_strictly
-from ..weights import DEFAULT_MODEL
+from hear_mwmae.cli.options import Command, out_option
+from hear_mwmae.config import ModelConfig
+from hear_mwmae.mae import MaskedAutoencoder
+from hear_mwmae.weights import read_model, save_model
 
 PATCH_EMBEDDING = "encoder.patch_embed.weight"
 #: The layers whose outputs are channels of the encoder's residual stream.
 WRITERS = ("patch_embed", "attn.proj", "mlp.fc2")
 
 
-def start_from(model: MaskedAutoencoder, source: str) -> None:
-    """Give ``model`` the weights of ``source``.
-
-    HearMwmaeError if that model is of another architecture.
-
-    The configurations may differ in masking, comparison and pooling. ``model`` may have more
-    windows in the front-end: what a new channel contributes to the patch embedding is zero at
-    first, and its prediction is that of the first channel, which it resembles. It may have a wider
-    encoder with heads of the same size, see `widen`, and fewer decoder blocks: the first ones.
-    """
-    begun = MaskedAutoencoder.from_pretrained(source)
-    config, state = begun.config, begun.state_dict()
-    wanted = model.config
-    old, new = config.frontend.win_lengths, wanted.frontend.win_lengths
-    frontend, encoder, decoder = config.frontend, config.encoder, config.decoder
-    if old == new[: len(old)]:
-        frontend = dataclasses.replace(frontend, win_lengths=new)
-    width, heads = wanted.encoder.width, wanted.encoder.heads
-    if width > encoder.width and width * encoder.heads == encoder.width * heads:
-        encoder = dataclasses.replace(encoder, width=width, heads=heads)
-    decoder = dataclasses.replace(decoder, depth=min(decoder.depth, wanted.decoder.depth))
-    if wanted != dataclasses.replace(
+@click.command(cls=Command, help=__doc__)
+@click.argument("model")
+@out_option("Folder to write the larger model to.", folder=True)
+@click.option("--win-length", "more", type=int, multiple=True, help="Further window. Repeatable.")
+@click.option("--heads", type=int, help="Of the encoder.")
+@click.option("--decoder-depth", type=int, help="Blocks of the decoder that are kept.")
+@click.option("--seed", default=0, show_default=True, help="Of what new channels read.")
+def main(
+    model: str,
+    out: Path,
+    more: tuple[int, ...],
+    heads: int | None,
+    decoder_depth: int | None,
+    seed: int,
+) -> None:
+    config, state = read_model(model)
+    encoder, decoder, frontend = config.encoder, config.decoder, config.frontend
+    heads = heads or encoder.heads
+    width = encoder.width // encoder.heads * heads
+    torch.manual_seed(seed)
+    larger = dataclasses.replace(
         config,
-        encoder=encoder,
-        decoder=decoder,
-        frontend=frontend,
-        mask_ratio=wanted.mask_ratio,
-        norm_pix_loss=wanted.norm_pix_loss,
-        pooling=wanted.pooling,
-    ):
-        raise HearMwmaeError(
-            f"start_from: {source or DEFAULT_MODEL} is of another architecture than the recipe's"
-        )
-    own = model.state_dict()
-    state = {name: value for name, value in state.items() if name in own}
-    if old != new:
-        state = add_channels(state, len(old), len(new))
-    if width != config.encoder.width:
-        state = widen(state, own, heads)
-    load_strictly(model, state, source or DEFAULT_MODEL)
+        encoder=dataclasses.replace(encoder, width=width, heads=heads),
+        decoder=dataclasses.replace(decoder, depth=decoder_depth or decoder.depth),
+        frontend=dataclasses.replace(frontend, win_lengths=(*frontend.win_lengths, *more)),
+    )
+    save_model(out, larger, grow(state, config, larger))
+
+
+def grow(state: dict[str, Tensor], config: ModelConfig, larger: ModelConfig) -> dict[str, Tensor]:
+    """The weights ``state`` of a model of ``config`` for one of the configuration ``larger``."""
+    fresh = MaskedAutoencoder(larger).state_dict()
+    state = {name: value.float() for name, value in state.items() if name in fresh}
+    if larger.frontend.channels > config.frontend.channels:
+        state = add_channels(state, config.frontend.channels, larger.frontend.channels)
+    if larger.encoder.width > config.encoder.width:
+        state = widen(state, fresh, larger.encoder.heads)
+    return state
 
 
 def add_channels(state: dict[str, Tensor], old: int, new: int) -> dict[str, Tensor]:
@@ -105,3 +110,7 @@ def widen(state: dict[str, Tensor], fresh: dict[str, Tensor], heads: int) -> dic
                 value = value * (len(value) / len(place)) ** 0.5
         place[tuple(slice(size) for size in value.shape)] = value
     return wider
+
+
+if __name__ == "__main__":
+    main()
