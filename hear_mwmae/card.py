@@ -1,102 +1,94 @@
-"""Model cards: the README.md of a model directory, from config.json, card.json and
-card_template.md.
-"""
+"""Model cards: the README.md of a model's folder."""
 
 from __future__ import annotations
 
-import textwrap
-from pathlib import Path
+from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from pydantic import BaseModel, ConfigDict
+from huggingface_hub import ModelCardData
 
-from .config import PAPERS_POOLING, describe_windows
-from .errors import checked
-from .files import read_json
-from .hub import CONFIG_NAME
-from .weights import read_config
+from .config import PAPERS_POOLING, ModelConfig, describe_windows
 
-CARD_SOURCE = "card.json"
+_CARD = """---
+{metadata}
+---
 
-_TEMPLATE = Path(__file__).with_name("card_template.md")
-#: 100 columns, of which a list takes two.
-_WRAPPER = textwrap.TextWrapper(98, break_long_words=False, break_on_hyphens=False)
+# {name}
+
+A masked autoencoder for general-purpose audio embeddings, for the package `hear-mwmae`.
+
+## Use
+
+```python
+import hear_mwmae
+
+model = hear_mwmae.load_model("{load_from}")
+# audio: (clips, samples) float32 at {rate} Hz
+scenes = hear_mwmae.get_scene_embeddings(audio, model)  # (clips, {scene_size})
+steps, milliseconds = hear_mwmae.get_timestamp_embeddings(audio, model)
+```
+
+A scene embedding is the {pooling} over the time steps of a clip. The paper's pooling,
+{step_size} numbers per clip, is `load_model("{load_from}", pooling="{papers_pooling}")`.
+
+## Model
+
+{kind}: log-mel patches of {frames} frames x {bands} bands, {tokens} tokens for {length} frames,
+from windows of {win_lengths} samples.
+Encoder {encoder.width} wide, {encoder.depth} blocks, {encoder.heads} heads.
+Decoder (pretraining only) {decoder.width} wide, {decoder.depth} blocks, heads with windows
+{windows}.
+
+{sections}## Citation
+
+```bibtex
+@inproceedings{{yadav2024masked,
+  title     = {{Masked Autoencoders with Multi-Window Local-Global Attention Are Better Audio
+               Learners}},
+  author    = {{Yadav, Sarthak and Theodoridis, Sergios and Hansen, Lars Kai and Tan, Zheng-Hua}},
+  booktitle = {{The Twelfth International Conference on Learning Representations (ICLR)}},
+  year      = {{2024}},
+  url       = {{https://arxiv.org/abs/2306.00561}}
+}}
+```
+"""
 
 
-class Result(BaseModel):
-    """A row of results; further columns are numbers."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    task: str
-    metric: str
-    value: float
-
-
-class CardSource(BaseModel):
-    """card.json: what the configuration cannot say of a model. Texts are Markdown."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    license: str | None = None  #: the Hub's identifier
-    description: str = ""
-    datasets: list[str] = []
-    data: str = ""
-    training: str = ""
-    results: list[Result] = []
-    results_command: str = ""
-    limits: list[str] = []
-
-
-def model_card(directory: str | Path, load_from: str) -> str:
-    """The card as Markdown with the Hub's metadata header.
+def model_card(config: ModelConfig, load_from: str, sections: str = "", **metadata: Any) -> str:
+    """The card as Markdown, with the Hub's metadata above it.
 
     Args:
-        directory: with ``config.json`` and, optionally, ``card.json``: see `CardSource`.
-        load_from: the argument of ``load_model``: org/repo on the Hub, a registered name, or a
+        load_from: the argument of `load_model`: org/repo on the Hub, a registered name, or a
             folder.
+        sections: further Markdown, which ends with an empty line.
+        metadata: of `huggingface_hub.ModelCardData`, such as ``license``.
     """
-    config = read_config(Path(directory) / CONFIG_NAME)
-    file = Path(directory) / CARD_SOURCE
-    source: CardSource = checked(CardSource, read_json(file) if file.is_file() else {}, file)
     name = load_from.split("/")[-1]
     tags = ["audio", "audio-embeddings", "self-supervised", "masked-autoencoder", config.kind]
-    results = [
-        EvalResult(
-            task_type="audio-classification",
-            dataset_type=row.task.lower().replace(" ", "-"),
-            dataset_name=row.task,
-            metric_type=row.metric,
-            metric_value=row.value,
-        )
-        for row in source.results
-    ]
-    header = ModelCardData(
+    data = ModelCardData(
         library_name="hear-mwmae",
         pipeline_tag="feature-extraction",
         tags=[*tags, "hear-benchmark"],
-        license=source.license,
-        datasets=source.datasets or None,
         model_name=name,
-        eval_results=results or None,
+        **metadata,
     )
-    card = ModelCard.from_template(
-        header,
-        template_path=str(_TEMPLATE),
+    frames, bands = config.patch_size
+    return _CARD.format(
+        metadata=data.to_yaml(),
         name=name,
         load_from=load_from,
-        source=source.model_dump(),
-        config=config,
-        windows=describe_windows(config.decoder.window_sizes),
+        rate=config.frontend.sample_rate,
+        scene_size=config.scene_embedding_size,
+        step_size=config.embedding_size,
+        pooling=config.pooling,
         papers_pooling=PAPERS_POOLING,
-        wrap=_wrap,
+        kind={"mwmae": "MW-MAE", "mae": "MAE"}[config.kind],
+        frames=frames,
+        bands=bands,
+        tokens=config.num_tokens,
+        length=config.input_frames,
+        win_lengths=" and ".join(map(str, config.frontend.win_lengths)),
+        encoder=config.encoder,
+        decoder=config.decoder,
+        windows=describe_windows(config.decoder.window_sizes),
+        sections=sections,
     )
-    return f"{card}\n"
-
-
-def _wrap(markdown: str) -> str:
-    """Long lines broken at spaces, but for the rows of tables."""
-    lines = []
-    for line in markdown.split("\n"):
-        lines.append(line if line.startswith("|") else _WRAPPER.fill(line))
-    return "\n".join(lines)

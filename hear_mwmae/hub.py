@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from .embedder import Embedder
 
 CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
-#: What a card may show or name: the loss curve, and the sources of the audio.
-OF_CARD = ("loss.png", "audio.csv")
+#: What is uploaded of a folder. A card may show the loss curve and name the sources of the audio.
+UPLOADED = (CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, "loss.png", "audio.csv")
 
 _NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?")
 
@@ -55,7 +55,7 @@ def upload(
     token: str | None = None,
     **options: Any,
 ) -> str:
-    """Upload the files of a folder in one commit; returns its address.
+    """Upload the model in a folder in one commit; returns its address.
 
     Args:
         private: whether a new repository is.
@@ -65,7 +65,10 @@ def upload(
     with _in_one_line(f"cannot push to {repo}"):
         api = HfApi(token=token)
         api.create_repo(repo, private=private, exist_ok=True)
-        return api.upload_folder(repo_id=repo, folder_path=folder, **options).commit_url
+        done = api.upload_folder(
+            repo_id=repo, folder_path=folder, allow_patterns=list(UPLOADED), **options
+        )
+        return done.commit_url
 
 
 @contextmanager
@@ -132,7 +135,7 @@ class HubModel:
         directory = Path(save_directory)
         state = {ENCODER_PREFIX + name: value for name, value in self.encoder.state_dict().items()}
         save_model(directory, self.config, state)
-        write_text(directory / CARD_NAME, model_card(directory, repo_id or str(directory)))
+        write_text(directory / CARD_NAME, model_card(self.config, repo_id or str(directory)))
 
     def push_to_hub(
         self,

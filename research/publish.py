@@ -10,7 +10,6 @@ are written, beside two baselines.
 """
 
 import dataclasses
-import json
 import tomllib
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,14 +18,15 @@ from typing import Any
 import click
 import pandas as pd
 import torch
+from huggingface_hub import EvalResult
 
 from hear_mwmae.baselines import load_models
-from hear_mwmae.card import CARD_SOURCE, model_card
+from hear_mwmae.card import model_card
 from hear_mwmae.cli.options import POOLING, TASKS, Command, out_option
 from hear_mwmae.config import PAPERS_POOLING
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import write_text
-from hear_mwmae.hub import CARD_NAME, OF_CARD
+from hear_mwmae.hub import CARD_NAME
 from hear_mwmae.probe import metric, score_models
 from hear_mwmae.tasks import find_tasks, read_task
 from hear_mwmae.weights import load_embedder, read_model, save_model
@@ -34,7 +34,7 @@ from hear_mwmae.weights import load_embedder, read_model, save_model
 from .corpora.manifest import read_manifest
 
 #: Pictures and tables beside the card: loss by step; hours by package, version, licence and kind.
-LOSS_CURVE, AUDIO = OF_CARD
+LOSS_CURVE, AUDIO = "loss.png", "audio.csv"
 #: Steps over which the final loss is averaged, because single batches are noisy.
 LOSS_WINDOW = 200
 
@@ -85,6 +85,20 @@ def measure(model: Path, tasks: tuple[Path, ...]) -> list[dict[str, Any]]:
     return rows
 
 
+def on_hub(results: list[dict[str, Any]]) -> list[EvalResult]:
+    """The results as the Hub lists them."""
+    return [
+        EvalResult(
+            task_type="audio-classification",
+            dataset_type=row["task"],
+            dataset_name=row["task"],
+            metric_type=row["metric"],
+            metric_value=row["value"],
+        )
+        for row in results
+    ]
+
+
 @click.command(cls=Command, help=__doc__)
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @TASKS
@@ -121,22 +135,20 @@ def main(
     # Written only now, so that an error above leaves ``out`` unchanged.
     save_model(out, config, state, torch.float16)
     names = " ".join(task.name for task in tasks)
-    card = {
-        "license": license_,
-        "description": f"{tomllib.loads(recipe)['preset']}, a masked autoencoder for "
-        "general-purpose audio embeddings. For the package `hear-mwmae`.",
-        "data": describe_data(sources, origin),
-        "training": training,
-        "results": results,
-        "limits": list(limits),
-        "results_command": f"python -m research.publish RUN {names} -o OUT ...",
+    sections = {
+        "Data": describe_data(sources, origin),
+        "Training": training,
+        "Results": f"{pd.DataFrame(results).to_markdown(index=False)}\n\n"
+        f"By `python -m research.publish RUN {names} -o OUT ...`.",
+        "Limits": "\n".join(f"- {limit}" for limit in limits),
     }
+    text = "".join(f"## {title}\n\n{said}\n\n" for title, said in sections.items() if said)
     curve = log.set_index("step")["loss"].rolling(LOSS_WINDOW // 4, min_periods=1).mean()
     axes = curve.plot(logy=True, figsize=(8, 3.2), grid=True, ylabel="mean squared error")
     axes.figure.savefig(out / LOSS_CURVE, dpi=160)
     sources.round(3).to_csv(out / AUDIO, index=False)
-    write_text(out / CARD_SOURCE, json.dumps(card, indent=2) + "\n")
-    write_text(out / CARD_NAME, model_card(out, out.name))
+    card = model_card(config, out.name, text, license=license_, eval_results=on_hub(results))
+    write_text(out / CARD_NAME, card)
 
 
 if __name__ == "__main__":

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner, Result
-from huggingface_hub import ModelCard
 from reference import AUDIO
 
 import hear_mwmae
-from hear_mwmae.card import model_card
 from hear_mwmae.cli import main
-from hear_mwmae.weights import DEFAULT_MODEL, WEIGHTS_DIR
 
 
 def run(*args: object) -> Result:
@@ -39,8 +34,7 @@ def test_embed_prints_a_line_per_file(saved_model):
         (["embed", "{clip}", "-o", "{tmp}/no/out.npz"], "there is no folder"),
         (["embed", "{clip}", "-o", "/proc/out.npz"], "cannot write /proc/out.npz"),
         (["embed", "{clip}", "--device", "toaster"], "'toaster'"),
-        (["push", "{tmp}", "org/repo", "--dry-run", "-o", "{tmp}/up"], "no model"),
-        (["push", "{model}", "org/repo", "--dry-run", "-o", "{model}"], "is not an empty folder"),
+        (["push", "{tmp}", "org/repo"], "no model"),
         (["push", "{model}", "org/repo@main"], "cannot push to org/repo@main: Repo id"),
     ],
 )
@@ -62,38 +56,6 @@ def test_info(saved_model):
     ):
         assert said in text
     assert "width 32" in run("info", saved_model).stdout
-
-
-def test_a_dry_run_of_the_embedded_model(tmp_path, embedded_model):
-    command = ["push", WEIGHTS_DIR / DEFAULT_MODEL, "some-org/tiny", "--dry-run"]
-    result = run(*command, "-o", tmp_path / "up")
-    assert result.exit_code == 0, result.output
-    names = sorted(path.name for path in (tmp_path / "up").iterdir())
-    assert names == ["README.md", "audio.csv", "config.json", "loss.png", "model.safetensors"]
-    card = ModelCard.load(tmp_path / "up" / "README.md")
-    assert card.data.library_name == "hear-mwmae"
-    assert card.data.pipeline_tag == "feature-extraction" and card.data.license == "apache-2.0"
-    assert "pitch" in [row.dataset_name for row in card.data.eval_results]
-    assert 'load_model("some-org/tiny")' in card.text
-    audio = torch.ones(1, 4000).cumsum(1) % 1
-    uploaded = hear_mwmae.load_model(str(tmp_path / "up")).scene_embeddings(audio)
-    assert torch.equal(uploaded, embedded_model.scene_embeddings(audio))
-
-
-def test_the_card_says_how_to_get_the_papers_pooling(model_dir):
-    values = json.loads((model_dir / "config.json").read_text())
-    assert "pooling" not in model_card(model_dir, "org/model")
-    (model_dir / "config.json").write_text(json.dumps(values | {"pooling": "mean+std+max"}))
-    card = model_card(model_dir, "org/model")
-    assert "(clips, 480)" in card and "160 numbers per clip" in card
-    assert 'load_model("org/model", pooling="mean")' in card
-
-
-def test_a_wrong_card_is_one_line(model_dir, tmp_path):
-    (model_dir / "card.json").write_text('{"results": [{"task": "a", "metric": "b"}]}')
-    result = run("push", model_dir, "org/repo", "--dry-run", "-o", tmp_path / "up")
-    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1
-    assert "card.json: results.0.value: Field required" in result.stderr
 
 
 def test_the_installed_command_and_a_light_import():

@@ -180,22 +180,22 @@ def test_push(model_dir: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) 
     names = (CONFIG_NAME, WEIGHTS_NAME, "loss.png")
     pushed = {name: (model_dir / name).read_bytes() for name in names}
     (model_dir / "notes.txt").write_bytes(b"private")
-    (model_dir / CARD_NAME).write_bytes(b"another card")
     hub.token = "hf_secret"
     result = push(model_dir, "org/new")
     assert result.exit_code == 1 and "cannot push to org/new: 401" in result.stderr
     assert len(result.stderr.splitlines()) == 1 and "org/new" not in hub.repos
     monkeypatch.setenv("HF_TOKEN", hub.token)
-    for _ in range(2):  # the second time the repository is there
+    (model_dir / CARD_NAME).unlink()
+    for _ in range(2):  # the second time the repository and the card are there
         result = push(model_dir, "org/new", "--private")
         assert result.exit_code == 0, result.output
     entry = hub.repos["org/new"]
     commit = entry.refs["main"]
-    assert result.stdout.endswith(f"{CARD_NAME} -> {hub.url}/org/new/commit/{commit}\n")
+    assert result.stdout == f"{hub.url}/org/new/commit/{commit}\n"
     assert len(entry.commits) == 2 and entry.private
-    card = entry.commits[commit].pop(CARD_NAME).decode()
+    card = entry.commits[commit].pop(CARD_NAME)
     assert entry.commits[commit] == pushed
-    assert 'load_model("org/new")' in card
+    assert b'load_model("org/new")' in card and card == (model_dir / CARD_NAME).read_bytes()
     assert torch.equal(embed("org/new"), embed(model_dir))
     # A folder with the name of a registered model is that folder.
     (model_dir / "mwmae-tiny").mkdir()

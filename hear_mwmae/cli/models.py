@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import click
 
-from ..errors import HearMwmaeError
-from .options import Command, out_option
+from .options import Command
 
 
 @click.command(cls=Command, short_help="Describe a model.")
@@ -95,36 +92,22 @@ def convert(source: Path, destination: Path, encoder_heads: int | None) -> None:
 @click.option(
     "--private", is_flag=True, help="Create the repository, if there is none, as private."
 )
-@click.option("--dry-run", is_flag=True, help="Write the files to the new folder OUT instead.")
-@out_option("Folder of --dry-run.", folder=True, required=False)
-def push(directory: Path, repo: str, private: bool, dry_run: bool, out: Path | None) -> None:
-    """Push the model in DIRECTORY to the Hugging Face Hub, with a generated model card.
+def push(directory: Path, repo: str, private: bool) -> None:
+    """Push the model in DIRECTORY to the Hugging Face Hub.
 
-    Uploads config.json, model.safetensors, loss.png and audio.csv if they exist, and a README.md
-    generated from the configuration and, if it exists, from card.json (license, data, results,
-    ...). The token comes from HF_TOKEN or `hf auth login`.
+    Uploads config.json, model.safetensors, and README.md, loss.png and audio.csv if they exist.
+    Without a README.md, one is made from the configuration and left in DIRECTORY. The token comes
+    from HF_TOKEN or `hf auth login`.
     """
     from ..card import model_card
-    from ..hub import CARD_NAME, CONFIG_NAME, OF_CARD, WEIGHTS_NAME, upload
+    from ..files import write_text
+    from ..hub import CARD_NAME, upload
     from ..weights import load_embedder
 
-    if dry_run != (out is not None):
-        raise click.UsageError("--dry-run and -o/--out are given together")
-    if out and out.exists() and any(out.iterdir()):
-        raise HearMwmaeError(f"{out} is not an empty folder")
     # An uploaded model must load; a relative path could be a registered name.
-    load_embedder(directory.absolute())
-    card = model_card(directory, repo)
-    with TemporaryDirectory() as temporary:
-        folder = out or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        names = (CONFIG_NAME, WEIGHTS_NAME, *OF_CARD)
-        files = [directory / name for name in names if (directory / name).is_file()]
-        for file in files:
-            if out:
-                shutil.copy(file, folder)
-            else:
-                (folder / file.name).symlink_to(file.absolute())
-        (folder / CARD_NAME).write_text(card, encoding="utf-8")
-        where = out or upload(folder, repo, private or None)
-    click.echo(f"{', '.join(file.name for file in files)}, {CARD_NAME} -> {where}")
+    model = load_embedder(directory.absolute())
+    card = directory / CARD_NAME
+    if not card.exists():
+        write_text(card, model_card(model.config, repo))
+        click.echo(f"new: {card}")
+    click.echo(upload(directory, repo, private or None))
