@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -29,61 +28,48 @@ LOUDEST = 1e12
 AUDIO_SUFFIXES = frozenset(suffix for suffixes in CONTAINERS.values() for suffix in suffixes)
 
 
-@dataclass
-class Found:
-    """Result of `search_audio`."""
+def find_audio(
+    paths: Iterable[str | Path], failures: list[tuple[Path, str]] | None = None
+) -> list[Path]:
+    """Files themselves, and the audio files in folders, sorted.
 
-    files: list[Path] = field(default_factory=list)
-    #: Missing paths, unreadable folders and folders without audio, each with the reason.
-    failures: list[tuple[Path, str]] = field(default_factory=list)
+    Folders are searched at any depth, and links are followed. What a folder hides (names that begin
+    with a dot, ``__MACOSX``) is skipped, unless it is one of ``paths``.
 
-
-def search_audio(paths: Iterable[str | Path]) -> Found:
-    """Files themselves, and the audio files in folders; never raises.
-
-    Folders are searched at any depth, links are followed, and files are sorted. What a folder
-    hides (names that begin with a dot, ``__MACOSX``) is skipped, unless it is one of ``paths``.
+    Args:
+        failures: receives missing paths, unreadable folders and folders without audio, each with
+            the reason. HearMwmaeError for the first of them when None.
     """
-    found = Found()
+    found: list[Path] = []
+    problems: list[tuple[Path, str]] = [] if failures is None else failures
     for path in map(Path, paths):
         try:
-            if not path.is_dir():
+            if path.is_dir():
+                found += _audio_below(path, problems)
+            else:
                 path.stat()
-                found.files.append(path)
-                continue
-        except FileNotFoundError:
-            found.failures.append((path, "no such file or folder"))
-            continue
+                found.append(path)
         except OSError as error:
-            found.failures.append((path, reason(error).lower()))
-            continue
-        inside = Found()
-        for file in _files_below(path, inside.failures):
-            if file.suffix.lower() in AUDIO_SUFFIXES:
-                inside.files.append(file)
-        if not inside.files and not inside.failures:
-            problem = f"holds no audio files ({' '.join(sorted(AUDIO_SUFFIXES))})"
-            inside.failures.append((path, problem))
-        found.files += sorted(inside.files)
-        found.failures += inside.failures
+            problems.append((path, reason(error).lower()))
+    if failures is None and problems:
+        raise HearMwmaeError("{}: {}".format(*problems[0]))
     return found
 
 
-def find_audio(paths: Iterable[str | Path]) -> list[Path]:
-    """The files that `search_audio` finds; HearMwmaeError for the first path that is missing,
-    unreadable or without audio.
-    """
-    found = search_audio(paths)
-    for path, problem in found.failures:
-        raise HearMwmaeError(f"{path}: {problem}")
-    return found.files
+def _audio_below(folder: Path, problems: list[tuple[Path, str]]) -> list[Path]:
+    before = len(problems)
+    files = _files_below(folder, problems)
+    audio = sorted(file for file in files if file.suffix.lower() in AUDIO_SUFFIXES)
+    if not audio and len(problems) == before:
+        problems.append((folder, f"holds no audio files ({' '.join(sorted(AUDIO_SUFFIXES))})"))
+    return audio
 
 
-def _files_below(folder: Path, failures: list[tuple[Path, str]]) -> Iterator[Path]:
+def _files_below(folder: Path, problems: list[tuple[Path, str]]) -> Iterator[Path]:
     """Also broken links, so that they are reported. A folder that is linked twice counts once."""
 
     def note(error: OSError) -> None:
-        failures.append((Path(error.filename), f"folder cannot be read: {reason(error).lower()}"))
+        problems.append((Path(error.filename), f"folder cannot be read: {reason(error).lower()}"))
 
     seen = set()
     for place, folders, names in os.walk(folder, onerror=note, followlinks=True):

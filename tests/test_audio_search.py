@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hear_mwmae import HearMwmaeError
-from hear_mwmae.audio import find_audio, search_audio
+from hear_mwmae.audio import find_audio
 
 
 def test_what_a_folder_hides_is_skipped(tmp_path):
@@ -61,13 +61,14 @@ def test_paths_that_fail_do_not_keep_the_others_from_being_found(tmp_path, monke
     monkeypatch.setattr(os, "scandir", refused)
     given = ("mistyped", "good", "empty", "link.wav", "a" * 300)
     paths = [tmp_path / name for name in given]
-    found = search_audio(paths)
-    assert found.files == [tmp_path / "good" / "a.wav", tmp_path / "good" / "z.wav"]
-    failures = [(path.name, reason) for path, reason in found.failures]
-    assert failures[0] == ("mistyped", "no such file or folder")
+    found: list = []
+    files = find_audio(paths, found)
+    assert files == [tmp_path / "good" / "a.wav", tmp_path / "good" / "z.wav"]
+    failures = [(path.name, reason) for path, reason in found]
+    assert failures[0] == ("mistyped", "no such file or directory")
     assert failures[1] == ("locked", "folder cannot be read: permission denied")
     assert failures[2][0] == "empty" and "holds no audio files" in failures[2][1]
-    assert failures[3] == ("link.wav", "no such file or folder")
+    assert failures[3] == ("link.wav", "no such file or directory")
     assert failures[4] == ("a" * 300, "file name too long") and len(failures) == 5
     for path, (_, reason) in zip(paths, failures, strict=True):
         with pytest.raises(HearMwmaeError) as caught:

@@ -151,7 +151,7 @@ def test_manifests_folders_and_files_together(model, tmp_path):
         failures = {Path(row["path"]).name: row["reason"] for row in csv.DictReader(stream)}
     for name, reason in {
         "gone.wav": "no such file",
-        "mistyped": "no such file or folder",
+        "mistyped": "no such file",
         "broken.wav": "no such file",
         "none.csv": "has no column path",
         "no-shard.tar": "No such file",

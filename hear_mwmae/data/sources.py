@@ -16,7 +16,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..audio import read_audio, search_audio
+from ..audio import find_audio, read_audio
 from ..errors import HearMwmaeError, reason
 from ..extras import needs_extra
 from .shards import connection_options, is_damage, parquet_entries, tar_entries
@@ -102,9 +102,10 @@ def find_inputs(sources: Sequence[str], kind: str = "") -> Inputs:
             elif source.lower().endswith(".csv"):
                 found.items += _manifest(Path(source), labels)
             else:
-                inside = search_audio([source])
-                found.items += [_local(file, labels | {"path": str(file)}) for file in inside.files]
-                found.failures += [(str(path), why) for path, why in inside.failures]
+                failures: list[tuple[Path, str]] = []
+                for file in find_audio([source], failures):
+                    found.items.append(_local(file, labels | {"path": str(file)}))
+                found.failures += [(str(path), why) for path, why in failures]
         except HearMwmaeError as error:
             cause = error.__cause__
             fails = isinstance(cause, OSError) and not isinstance(cause, OF_THE_NAME)
