@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ._version import __version__
 from .config import parse_pooling
 from .embedder import Embedder, chunked
-from .errors import HearMwmaeError, reason
+from .errors import HearMwmaeError
 from .extras import needs_extra
-from .files import check_writable, replacing
+from .files import replacing
 from .frontend import LogMel, normalise, reflect_index
 from .pooling import count_time_steps, pool, time_step_ms
 
@@ -128,10 +128,6 @@ def export(model: Embedder, path: str | Path) -> None:
         raise HearMwmaeError(
             f"{size / 1e9:.1f} GB of weights are more than an .onnx file holds, 2 GiB"
         )
-    try:
-        check_writable(path)
-    except OSError as error:
-        raise HearMwmaeError(f"cannot write {path}: {reason(error)}") from error
     module = ExportableEmbedder(model)
     example = torch.rand(3, 150000, dtype=torch.float32, device="cpu")
     module(example[:1, :1])  # fills the attention's cache, where tracing would leave no values

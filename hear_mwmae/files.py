@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from .errors import HearMwmaeError, reason
@@ -37,11 +36,6 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def check_writable(path: Path) -> None:
-    """OSError if `replacing` could not write ``path``: checked before hours of work."""
-    TemporaryFile(dir=path.absolute().parent).close()
 
 
 def write_text(path: Path, text: str) -> None:

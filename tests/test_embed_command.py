@@ -21,7 +21,6 @@ from reference import AUDIO
 import hear_mwmae
 from hear_mwmae import embedder
 from hear_mwmae.audio import read_audio
-from hear_mwmae.cpus import usable_cpus
 
 CROW, PIANO = AUDIO / "crow.wav", AUDIO / "piano.flac"
 
@@ -213,18 +212,6 @@ def test_names_that_are_no_characters(model, tmp_path):
         for _ in range(2):  # the second run finds it done
             assert run(os.fsdecode(name), "-o", tmp_path / out, "--model", model).exit_code == 0
         assert read(tmp_path / out)["path"].tolist() == [f'{tmp_path}/\\xff,"1".wav']
-
-
-def test_jobs_respect_affinity_and_slurm(monkeypatch):
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 5, 7}, raising=False)
-    assert usable_cpus() == 4
-    for limit, expected in {"3": 3, "9": 4, "": 4, "none": 4}.items():
-        monkeypatch.setenv("SLURM_CPUS_PER_TASK", limit)
-        assert usable_cpus() == expected
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert usable_cpus() == 1
 
 
 def test_help_waits_for_nothing():

@@ -146,8 +146,6 @@ def test_what_cannot_be_exported(small_config, tmp_path, monkeypatch):
         export(model, tmp_path / "model.pt")
     with pytest.raises(HearMwmaeError, match="bfloat16"):
         export(Embedder(small_config, dtype="bfloat16"), path)
-    with pytest.raises(HearMwmaeError, match="cannot write"):
-        export(model, tmp_path / "nowhere" / "model.onnx")
     with pytest.raises(HearMwmaeError, match="on meta"):
         export(Embedder(small_config).to("meta"), path)
     with monkeypatch.context() as patch:

@@ -37,8 +37,7 @@ def test_compiled(data, tmp_path, monkeypatch, recwarn):
 @pytest.mark.parametrize(
     ("optimizer", "strategy", "layout", "tolerance"),
     [
-        ("adamw", "ddp", ["accumulate=2"], 1e-5),
-        ("muon", "ddp", [], 1e-3),  # its orthogonalisation amplifies roundings
+        ("muon", "ddp", ["accumulate=2"], 1e-3),  # its orthogonalisation amplifies roundings
         ("adamw", "fsdp", ["accumulate=2", "activation_checkpointing=true"], 1e-5),
     ],
 )

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from ..cpus import usable_cpus
 from ..errors import HearMwmaeError
 from ..files import printable
 
@@ -84,8 +83,9 @@ def models_option(more_help: str = "") -> Callable:
 
 def jobs_option(help_text: str = "Processes.") -> Callable:
     """--jobs; the default is the number of CPUs that this process may use."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return click.option(
-        "--jobs", type=click.IntRange(1), default=usable_cpus(), show_default=True, help=help_text
+        "--jobs", type=click.IntRange(1), default=allowed, show_default=True, help=help_text
     )
 
 
