@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
@@ -39,14 +39,6 @@ DRAWS = 2000
 INTERVAL = (2.5, 97.5)
 
 
-class Estimate(NamedTuple):
-    """A value of all clips, and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
 @dataclass(frozen=True)
 class Score:
     """A score in percent, of all clips and of each bootstrap draw of the clips."""
@@ -67,20 +59,21 @@ class Score:
         accuracies = []
         for right, split_seed in zip(correct, seeds, strict=True):
             clips = len(right)
-            random = np.random.default_rng(split_seed)
-            # How often each clip is in a sample of as many clips.
-            counts = random.multinomial(clips, np.full(clips, 1 / clips), DRAWS)
+            rng = np.random.default_rng(split_seed)
+            # How often each clip is in a sample of as many clips: (DRAWS, clips).
+            counts = rng.multinomial(clips, np.full(clips, 1 / clips), DRAWS)
             accuracies.append(counts @ right / clips)
         value = 100 * float(np.mean([right.mean() for right in correct]))
         return cls(value, 100 * np.mean(accuracies, axis=0))
 
     @property
-    def estimate(self) -> Estimate:
-        """The value with the percentiles of the draws, shifted so that the mean of the draws is the
-        value.
+    def estimate(self) -> tuple[float, float, float]:
+        """The value, and the ends of its 95 % interval.
+
+        These are percentiles of the draws, shifted so that the mean of the draws is the value.
         """
         low, high = np.percentile(self.draws, INTERVAL) - self.draws.mean() + self.value
-        return Estimate(self.value, float(low), float(high))
+        return self.value, float(low), float(high)
 
     def __sub__(self, other: Score) -> Score:
         return Score(self.value - other.value, self.draws - other.draws)

@@ -19,8 +19,7 @@ from threadpoolctl import threadpool_limits
 from hear_mwmae.audio import read_audio
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import read_json, write_text
-from hear_mwmae.probe import Classifier, Score, right_answers
-from hear_mwmae.probe import read_tasks as read_probed_tasks
+from hear_mwmae.probe import Classifier, Score, read_tasks, right_answers
 from hear_mwmae.tasks import SAMPLE_RATE, Task, read_task
 
 from ..benchmarks.machine import describe
@@ -68,13 +67,10 @@ class Result:
         return max(task.peak_memory for task in self.tasks.values())
 
 
-def read_tasks(paths: tuple[Path, ...]) -> dict[str, Task]:
-    """The tasks by name.
-
-    HearMwmaeError for tasks that cannot be probed, and for equal names.
-    """
+def tasks_by_name(paths: tuple[Path, ...]) -> dict[str, Task]:
+    """The tasks to probe. HearMwmaeError if two have the same name."""
     tasks: dict[str, Task] = {}
-    for task in read_probed_tasks(paths):
+    for task in read_tasks(paths):
         if task.name in tasks:
             raise HearMwmaeError(f"{task.folder} and {tasks[task.name].folder} have the same name")
         tasks[task.name] = task
