@@ -61,6 +61,7 @@ def test_the_ridge_classifier_by_hand(task, tmp_path, folds):
     y = [np.array([label for (label,) in split.values()]) for split in read.splits]
     for split, labels in zip(x, y, strict=True):
         split[:, 2] += labels == "high"
+        split[:, 2] *= 0.01  # of another scale, which is standardised
     found = right_answers(read, x, "ridge")
     tested = [0, 1, 2] if folds else [2]
     for held_out, right in zip(tested, found, strict=True):
@@ -135,6 +136,7 @@ def test_intervals_are_those_of_the_clips():
     value, low, high = one.estimate
     assert value == 80 and (low, high) == pytest.approx((80 - 3.92, 80 + 3.92), abs=0.4)
     assert (one - same).estimate == (0, 0, 0)
+    assert Score(80, one.draws + 5).estimate == pytest.approx(one.estimate)  # draws with a bias
     assert np.abs((one - Score.of([clips], 1)).draws).max() > 2
 
 
@@ -157,9 +159,6 @@ def label(path: Path, labels: list) -> None:
 
 
 DAMAGES = {
-    "task_metadata.json: embedding_type: Field required": lambda t: rewrite(
-        t / "task_metadata.json", lambda _: {}
-    ),
     "embedding_type should be 'scene', got 'event'": lambda t: set_metadata(
         t, embedding_type="event"
     ),
@@ -167,7 +166,6 @@ DAMAGES = {
     "the splits must differ": lambda t: set_metadata(t, splits=["fold01", "fold02", "fold01"]),
     "there is no split test": lambda t: set_metadata(t, split_mode="trainvaltest"),
     "fold01.json: No such file": lambda t: (t / "fold01.json").unlink(),
-    "fold01.json: Dictionary should have": lambda t: (t / "fold01.json").write_text("{}"),
     "1 of 12 files missing": lambda t: (t / "16000" / "fold02" / "fold02-0.wav").unlink(),
     "all clips have the label": lambda t: [label(f, ["low"]) for f in t.glob("fold0?.json")],
     "at most 1 item": lambda t: label(t / "fold01.json", ["low", "high"]),
