@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import pandas
 import soundfile
-from pydantic import BaseModel, Field, PositiveFloat, Strict, model_validator
+from pydantic import Field, PositiveFloat, Strict, model_validator
 
 from hear_mwmae.errors import HearMwmaeError, checked, reason
-from hear_mwmae.tasks import METADATA, SAMPLE_RATE, VOCABULARY, Task, audio_faults, read_task
+from hear_mwmae.files import read_json
+from hear_mwmae.tasks import METADATA, SAMPLE_RATE, VOCABULARY, Metadata, Task, read_task
 
 from .kit import known_scores
 
@@ -18,18 +19,17 @@ from .kit import known_scores
 TOLERANCE = 0.01
 
 
-class Metadata(BaseModel):
+class KitMetadata(Metadata):
     """What heareval reads of task_metadata.json, beside what every reader of tasks needs."""
 
     task_name: str
     sample_duration: Annotated[PositiveFloat, Strict()] | None
     evaluation: list[str] = Field(min_length=1)
-    split_mode: Literal["trainvaltest", "new_split_kfold", "presplit_kfold"]
     #: One to train on, one to validate, one to test.
     splits: list[str] = Field(min_length=3)
 
     @model_validator(mode="after")
-    def _can_be_predicted(self) -> Metadata:
+    def _can_be_predicted(self) -> KitMetadata:
         if self.split_mode == "trainvaltest" and set(self.splits) != {"train", "valid", "test"}:
             raise HearMwmaeError(f"the splits must be train, valid and test, got {self.splits}")
         if unknown := set(self.evaluation) - set(known_scores()):
@@ -42,8 +42,8 @@ def problems_of(folder: Path, sample_rate: int = SAMPLE_RATE) -> list[str]:
     is complete.
     """
     try:
+        metadata: KitMetadata = checked(KitMetadata, read_json(folder / METADATA), METADATA)
         task = read_task(folder, sample_rate)
-        metadata: Metadata = checked(Metadata, task.metadata, METADATA)
         return _label_problems(task) + _audio_problems(task, sample_rate, metadata.sample_duration)
     except HearMwmaeError as error:
         return [str(error)]
@@ -67,23 +67,37 @@ def _label_problems(task: Task) -> list[str]:
 
 
 def _audio_problems(task: Task, sample_rate: int, seconds: float | None) -> list[str]:
+    problems = []
     lengths = set()
-
-    def fault_of(path: Path) -> str:
-        info = soundfile.info(path)
-        if not info.frames:
-            return "empty"
-        if info.samplerate != sample_rate:
-            return f"at {info.samplerate} Hz"
-        if info.channels != 1:
-            return f"with {info.channels} channels"
-        if seconds is not None and abs(info.duration - seconds) > TOLERANCE:
-            return f"not {seconds:g} s long, which is their sample_duration"
-        lengths.add(info.frames)
-        return ""
-
-    problems = audio_faults(task, fault_of)
+    for name, split in zip(task.metadata.splits, task.splits, strict=True):
+        faults: dict[str, list[str]] = {}
+        for path in split:
+            frames, fault = _inspect(path, sample_rate, seconds)
+            lengths.add(frames)
+            if fault:
+                faults.setdefault(fault, []).append(path.name)
+        for fault, files in faults.items():
+            count = f"{len(files)} of {len(split)} files"
+            problems.append(f"{sample_rate}/{name}: {count} {fault}, such as {files[0]}")
     if seconds is not None and len(lengths) > 1 and not problems:
         few, many = min(lengths), max(lengths)
         problems.append(f"clips have {few} to {many} samples, where the kit needs equal lengths")
     return problems
+
+
+def _inspect(path: Path, sample_rate: int, seconds: float | None) -> tuple[int, str]:
+    """The samples of an audio file, and what is wrong with it; "" for nothing."""
+    try:
+        info = soundfile.info(path)
+    except soundfile.SoundFileError:
+        return 0, "unreadable"
+    fault = ""
+    if not info.frames:
+        fault = "empty"
+    elif info.samplerate != sample_rate:
+        fault = f"at {info.samplerate} Hz"
+    elif info.channels != 1:
+        fault = f"with {info.channels} channels"
+    elif seconds is not None and abs(info.duration - seconds) > TOLERANCE:
+        fault = f"not {seconds:g} s long, which is their sample_duration"
+    return info.frames, fault

@@ -12,7 +12,7 @@ import torch
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import read_json
 from hear_mwmae.strict import hash_weights
-from hear_mwmae.tasks import METADATA, VOCABULARY, read_task
+from hear_mwmae.tasks import METADATA, VOCABULARY, read_metadata
 
 from . import kit
 from .check import problems_of
@@ -56,7 +56,7 @@ def is_embedded(model: Model, task: Path, results: Path) -> bool:
         raise HearMwmaeError(
             f"{out} was made with another {', '.join(differing)}; give this model another folder"
         )
-    splits = [f"{split}.json" for split in read_task(task, audio=False).split_names]
+    splits = [f"{split}.json" for split in read_metadata(task).splits]
     for name in [METADATA, VOCABULARY, *splits]:
         if (out / name).read_bytes() != (task / name).read_bytes():
             raise HearMwmaeError(
@@ -70,15 +70,15 @@ def embed_task(model: Model, folder: Path, results: Path) -> None:
     sample_rate = model.embedding.sample_rate
     if problems := problems_of(folder, sample_rate):
         raise HearMwmaeError(f"{folder} is not complete: {'; '.join(problems)}")
-    task = read_task(folder, sample_rate, audio=False)
+    splits = read_metadata(folder).splits
     out = results / folder.name / EMBEDDINGS
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{EMBEDDINGS}.tmp")
     shutil.rmtree(partial, ignore_errors=True)  # of a killed process
     kit.embed_task(model.embedding, folder, partial)
-    for split in task.split_names:
+    for split in splits:
         shutil.rmtree(partial / split)  # a file per clip; the kit has joined them
-    dimensions = read_json(partial / f"{task.split_names[0]}.embedding-dimensions.json")
+    dimensions = read_json(partial / f"{splits[0]}.embedding-dimensions.json")
     about = {
         **model.identity,
         "model": model.model,

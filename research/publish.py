@@ -20,15 +20,14 @@ import pandas as pd
 import torch
 from huggingface_hub import EvalResult
 
-from hear_mwmae.baselines import load_models
+from hear_mwmae.baselines import BASELINES, load_models
 from hear_mwmae.card import model_card
 from hear_mwmae.cli.options import POOLING, TASKS, Command, out_option
 from hear_mwmae.config import PAPERS_POOLING
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import write_text
 from hear_mwmae.hub import CARD_NAME
-from hear_mwmae.probe import metric, score_models
-from hear_mwmae.tasks import find_tasks, read_task
+from hear_mwmae.probe import read_tasks, score_models
 from hear_mwmae.weights import load_embedder, read_model, save_model
 
 from .corpora.manifest import read_manifest
@@ -73,15 +72,16 @@ def describe_training(recipe_text: str, log: pd.DataFrame, hardware: str) -> str
 
 
 def measure(model: Path, tasks: tuple[Path, ...]) -> list[dict[str, Any]]:
-    """A row per task: accuracy or mAP, in percent, of the model and its baselines."""
-    models, pooling = load_models({"value": str(model)}, None, "cpu", baselines=True)
+    """A row per task: accuracy in percent, of the model and its baselines."""
+    sources = {"value": str(model)} | {name: name for name in BASELINES}
+    models, pooling = load_models(sources)
     if pooling != PAPERS_POOLING:
         models["paper_pooling"] = load_embedder(model, pooling=PAPERS_POOLING)
-    read = [read_task(task) for task in find_tasks(tasks)]
+    read = read_tasks(tasks)
     rows = []
     for task, scores in zip(read, score_models(read, models), strict=True):
         values = {name: round(found.value, 1) for name, found in scores.items()}
-        rows.append({"task": task.name, "metric": metric(task), **values})
+        rows.append({"task": task.name, "metric": "accuracy", **values})
     return rows
 
 

@@ -66,13 +66,6 @@ DTYPE = click.option(
     show_default=True,
     help="Precision of the encoder.",
 )
-CLASSIFIER = click.option(
-    "--classifier",
-    type=click.Choice(["logistic", "ridge"]),
-    default="logistic",
-    show_default=True,
-    help="Of tasks with one label per clip.",
-)
 
 
 def models_option(more_help: str = "") -> Callable:

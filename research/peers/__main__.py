@@ -16,7 +16,7 @@ from hear_mwmae.cli.options import TASKS, Command, out_option
 from hear_mwmae.errors import HearMwmaeError
 
 from . import encoders
-from .measure import fingerprint, measure, read_tasks, stored
+from .measure import fingerprint, measure, stored, tasks_by_name
 from .page import all_tables, replace_tables
 
 
@@ -36,7 +36,7 @@ from .page import all_tables, replace_tables
     help="Page whose tables are replaced.",
 )
 def main(tasks: tuple[Path, ...], out: Path, keys: tuple[str, ...], page: Path | None) -> None:
-    read = read_tasks(tasks)
+    read = tasks_by_name(tasks)
     prints = {name: fingerprint(task) for name, task in read.items()}
     out.mkdir(parents=True, exist_ok=True)
     results = []

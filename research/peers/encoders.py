@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.serialization import safe_globals
 
-from hear_mwmae.baselines import load_probed
+from hear_mwmae.baselines import load_models
 from hear_mwmae.tasks import SAMPLE_RATE
 from hear_mwmae.weights import DEFAULT_MODEL, find_model
 
@@ -64,7 +64,8 @@ def count(module: nn.Module) -> int:
 
 def own(source: str) -> tuple[Embed, int]:
     """A model or baseline of this package, with the embedded model's pooling."""
-    model = load_probed(source)
+    models, _ = load_models({source: source})
+    model = models[source]
 
     def embed(waveform: np.ndarray) -> np.ndarray:
         return model.embed([torch.from_numpy(waveform)])[0].numpy()

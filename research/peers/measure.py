@@ -19,15 +19,8 @@ from threadpoolctl import threadpool_limits
 from hear_mwmae.audio import read_audio
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import read_json, write_text
-from hear_mwmae.probe import (
-    Classifier,
-    EmbeddedSplit,
-    Predictions,
-    Score,
-    predict_embedded,
-    score,
-)
-from hear_mwmae.tasks import SAMPLE_RATE, Task, find_tasks, read_task
+from hear_mwmae.probe import Classifier, Score, read_tasks, right_answers
+from hear_mwmae.tasks import SAMPLE_RATE, Task, read_task
 
 from ..benchmarks.machine import describe
 from .encoders import Encoder
@@ -47,11 +40,8 @@ class TaskResult:
 
     def score(self, classifier: Classifier, seed: int) -> Score:
         """Accuracy, on the same draws of the clips for all encoders with the same ``seed``."""
-        splits = []
-        for marks in self.correct[classifier]:
-            right = np.full(len(marks), "1")
-            splits.append(Predictions(right, np.array(list(marks))))
-        return score(splits, seed)
+        correct = [np.array(list(marks)) == "1" for marks in self.correct[classifier]]
+        return Score.of(correct, seed)
 
 
 @dataclass(frozen=True)
@@ -77,18 +67,12 @@ class Result:
         return max(task.peak_memory for task in self.tasks.values())
 
 
-def read_tasks(paths: tuple[Path, ...]) -> dict[str, Task]:
-    """The tasks by name.
-
-    HearMwmaeError for tasks without exactly one label per clip, and for equal names.
-    """
+def tasks_by_name(paths: tuple[Path, ...]) -> dict[str, Task]:
+    """The tasks to probe. HearMwmaeError if two have the same name."""
     tasks: dict[str, Task] = {}
-    for folder in find_tasks(paths):
-        task = read_task(folder)
-        if task.multilabel:
-            raise HearMwmaeError(f"{folder}: its clips have several labels, compared is accuracy")
+    for task in read_tasks(paths):
         if task.name in tasks:
-            raise HearMwmaeError(f"{folder} and {tasks[task.name].folder} have the same name")
+            raise HearMwmaeError(f"{task.folder} and {tasks[task.name].folder} have the same name")
         tasks[task.name] = task
     return tasks
 
@@ -96,7 +80,7 @@ def read_tasks(paths: tuple[Path, ...]) -> dict[str, Task]:
 def fingerprint(task: Task) -> str:
     """The SHA-256 of labels and audio."""
     total = hashlib.sha256()
-    for name, split in zip(task.split_names, task.splits, strict=True):
+    for name, split in zip(task.metadata.splits, task.splits, strict=True):
         for path, labels in split.items():
             total.update(json.dumps([name, path.name, labels]).encode())
             total.update(hashlib.sha256(path.read_bytes()).digest())
@@ -129,34 +113,34 @@ def measure(encoder: Encoder, tasks: dict[str, Task], prints: dict[str, str], fo
             continue
         # A fresh process, so that its memory is that of this encoder. It never fits a probe.
         with ProcessPoolExecutor(1, get_context("spawn")) as process:
-            splits, costs, about = process.submit(embed_task, encoder, task.folder).result()
-        results[name] = {"fingerprint": prints[name], **costs, "correct": answers(task, splits)}
+            embedded, costs, about = process.submit(embed_task, encoder, task.folder).result()
+        results[name] = {"fingerprint": prints[name], **costs, "correct": answers(task, embedded)}
         values = {"version": version, **about, "tasks": results}
         write_text(file, json.dumps(values, indent=1) + "\n")
 
 
-def answers(task: Task, splits: list[EmbeddedSplit]) -> dict[Classifier, list[str]]:
+def answers(task: Task, embedded: list[np.ndarray]) -> dict[Classifier, list[str]]:
     """The right and wrong answers of both classifiers, for each tested split."""
     correct = {}
     with threadpool_limits(1):
         for classifier in CLASSIFIERS:
-            predicted = predict_embedded(task, splits, classifier)
-            rights = [split.truth == split.predicted for split in predicted]
+            rights = right_answers(task, embedded, classifier)
             correct[classifier] = ["".join(map(str, right.astype(int))) for right in rights]
     return correct
 
 
-def embed_task(encoder: Encoder, folder: Path) -> tuple[list[EmbeddedSplit], dict, dict]:
+def embed_task(encoder: Encoder, folder: Path) -> tuple[list[np.ndarray], dict, dict]:
     """Embed the clips of a task, one at a time, by one thread of a process of its own.
 
-    Returns the splits, the costs of a `TaskResult`, and what a `Result` says of the encoder.
+    Returns the embeddings of the splits, the costs of a `TaskResult`, and what a `Result` says of
+    the encoder.
     """
     torch.set_num_threads(1)
     embed, parameters = encoder.load()
     threadpool_limits(1)
     embed(np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32))  # warms up
-    samples, cpu_seconds, splits = 0, 0.0, []
-    for split in read_task(folder, audio=False).splits:
+    samples, cpu_seconds, embedded = 0, 0.0, []
+    for split in read_task(folder).splits:
         vectors = []
         for path in split:
             clip = read_audio(path, SAMPLE_RATE).numpy()
@@ -164,15 +148,14 @@ def embed_task(encoder: Encoder, folder: Path) -> tuple[list[EmbeddedSplit], dic
             vectors.append(np.asarray(embed(clip), np.float32))
             cpu_seconds += time.process_time() - start
             samples += len(clip)
-        labels = np.array([label for (label,) in split.values()])
-        splits.append(EmbeddedSplit(np.stack(vectors), labels))
+        embedded.append(np.stack(vectors))
     costs = {
         "seconds": round(samples / SAMPLE_RATE, 2),
         "cpu_seconds": round(cpu_seconds, 6),
         "peak_memory": peak_memory(),
     }
-    numbers = splits[0].embeddings.shape[1]
-    return splits, costs, {"numbers": numbers, "parameters": parameters, "machine": describe()}
+    numbers = embedded[0].shape[1]
+    return embedded, costs, {"numbers": numbers, "parameters": parameters, "machine": describe()}
 
 
 def peak_memory() -> float:

@@ -19,7 +19,7 @@ Row = dict[str, str]
 
 
 def title(task: Task) -> str:
-    return str(task.metadata.get("task_name", task.name))
+    return task.metadata.task_name or task.name
 
 
 def accuracy_table(
