@@ -6,7 +6,8 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from .config import PAPERS_POOLING, ModelConfig, describe_windows
+from .config import PAPERS_POOLING, ModelConfig
+from .mae import describe
 
 _CARD = """---
 {metadata}
@@ -32,11 +33,9 @@ A scene embedding is the {pooling} over the time steps of a clip. The paper's po
 
 ## Model
 
-{kind}: log-mel patches of {frames} frames x {bands} bands, {tokens} tokens for {length} frames,
-from windows of {win_lengths} samples.
-Encoder {encoder.width} wide, {encoder.depth} blocks, {encoder.heads} heads.
-Decoder (pretraining only) {decoder.width} wide, {decoder.depth} blocks, heads with windows
-{windows}.
+{kind}, whose decoder is for pretraining only.
+
+{parts}
 
 {sections}## Citation
 
@@ -71,7 +70,6 @@ def model_card(config: ModelConfig, load_from: str, sections: str = "", **metada
         model_name=name,
         **metadata,
     )
-    frames, bands = config.patch_size
     return _CARD.format(
         metadata=data.to_yaml(),
         name=name,
@@ -82,13 +80,6 @@ def model_card(config: ModelConfig, load_from: str, sections: str = "", **metada
         pooling=config.pooling,
         papers_pooling=PAPERS_POOLING,
         kind={"mwmae": "MW-MAE", "mae": "MAE"}[config.kind],
-        frames=frames,
-        bands=bands,
-        tokens=config.num_tokens,
-        length=config.input_frames,
-        win_lengths=" and ".join(map(str, config.frontend.win_lengths)),
-        encoder=config.encoder,
-        decoder=config.decoder,
-        windows=describe_windows(config.decoder.window_sizes),
+        parts="\n".join(f"* {part}: {said}" for part, said in describe(config).items()),
         sections=sections,
     )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .config import ModelConfig
+from .config import ModelConfig, describe_windows
 from .encoder import LAYER_NORM_EPS, Block, Encoder
 from .linear import Linear
 from .patches import patchify, sincos_1d
@@ -132,6 +132,28 @@ class MaskedAutoencoder(nn.Module):
             target = (target - mean) / (var + 1e-6).sqrt()
         error = (pred.float() - target).square().mean(dim=-1)
         return (error * mask).sum() / mask.sum()
+
+
+def describe(config: ModelConfig) -> dict[str, str]:
+    """Input, patches, encoder and decoder of a model, in words."""
+    frontend, (frames, bands) = config.frontend, config.patch_size
+    lengths = " and ".join(map(str, frontend.win_lengths))
+    said = {
+        "input": f"log-mel of {lengths} samples, {config.input_frames} frames x "
+        f"{frontend.n_mels} bands per chunk",
+        "patches": f"{frames} frames x {bands} bands, {config.num_tokens} tokens, of which "
+        f"pretraining keeps {config.num_kept}",
+    }
+    with torch.device("meta"):
+        model = MaskedAutoencoder(config)
+    for name, module in model.named_children():
+        part = getattr(config, name)
+        count = sum(weight.numel() for weight in module.parameters())
+        said[name] = (
+            f"width {part.width}, {part.depth} blocks, {part.heads} heads, {count:,} weights, "
+            f"windows {describe_windows(part.window_sizes)}"
+        )
+    return said
 
 
 def lecun_normal_(weight: Tensor) -> None:

@@ -123,7 +123,7 @@ def test_dry_run(tmp_path):
     command = ["pretrain", str(path), "--dry-run", "--set", "steps=3600000"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
-    for text in ("8 crops x 200 frames", "22,848 parameters", "28,800,000 crops", "Muon 0.01"):
+    for text in ("3,600,000 of 8 crops (28,800,000)", "22,848 weights", "Muon 0.01"):
         assert text in result.output
     result = CliRunner().invoke(main, ["pretrain", str(path)])
     assert result.exit_code == 2 and "DATA and RUN are needed" in result.output

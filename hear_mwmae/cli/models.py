@@ -19,35 +19,23 @@ def info(model: str) -> None:
     """
     import torch
 
-    from ..config import describe_windows
-    from ..mae import MaskedAutoencoder
+    from ..encoder import Encoder
+    from ..mae import describe
     from ..strict import load_strictly
     from ..weights import ENCODER_PREFIX, read_model
 
     config, state = read_model(model, ENCODER_PREFIX)
     with torch.device("meta"):
-        autoencoder = MaskedAutoencoder(config)  # whose decoder the file may lack
-    load_strictly(autoencoder.encoder, state, model or "the embedded model")
+        encoder = Encoder(config)
+    load_strictly(encoder, state, model or "the embedded model")
     dtypes = {str(value.dtype).removeprefix("torch.") for value in state.values()}
-    frontend, (frames, bands) = config.frontend, config.patch_size
-    windows = " and ".join(map(str, frontend.win_lengths))
-    step = 1000 * frames * frontend.hop_length / frontend.sample_rate
+    rate = config.frontend.sample_rate
+    step = 1000 * config.patch_size[0] * config.frontend.hop_length / rate
     rows = {
         "model": model or "embedded",
         "kind": "MW-MAE (multi-window)" if config.kind == "mwmae" else "MAE (global attention)",
-        "sample rate": f"{frontend.sample_rate} Hz, mono",
-        "input": f"log-mel of {windows} samples, {config.input_frames} frames x "
-        f"{frontend.n_mels} bands per chunk",
-        "patches": f"{frames} frames x {bands} bands, {config.num_tokens} tokens",
-    }
-    for name, module in autoencoder.named_children():
-        part = getattr(config, name)
-        size = sum(weight.numel() for weight in module.parameters())
-        rows[name] = (
-            f"width {part.width}, {part.depth} blocks, {part.heads} heads, {size:,} weights"
-        )
-    rows |= {
-        "decoder windows": describe_windows(config.decoder.window_sizes),
+        "sample rate": f"{rate} Hz, mono",
+        **describe(config),
         "stored as": ", ".join(sorted(dtypes)),
         "scene embedding": f"{config.scene_embedding_size} numbers per clip, {config.pooling} over "
         "time",

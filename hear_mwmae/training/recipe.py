@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-import torch
 from pydantic import Field
 
-from ..config import ModelConfig, configuration, describe_windows, preset
+from ..config import ModelConfig, configuration, preset
 from ..errors import HearMwmaeError
 from ..files import write_text
-from ..mae import MaskedAutoencoder
+from ..mae import describe
 from ..weights import DEFAULT_MODEL
 
 #: The batch that base rates are given for.
@@ -144,22 +143,11 @@ class Recipe:
 
     def describe(self) -> Iterator[tuple[str, str]]:
         """(what, value) lines: shapes, parameters, steps."""
-        config = self.model_config()
-        with torch.device("meta"):
-            model = MaskedAutoencoder(config)
-        size = f"{self.batch_size} crops x {config.input_frames} frames"
-        lengths = ", ".join(map(str, config.frontend.win_lengths))
-        yield "input", f"{size} x {config.frontend.n_mels} bands, windows of {lengths} samples"
-        yield "tokens", f"{config.num_tokens} a crop, {config.num_kept} kept"
-        for name, part in (("encoder", config.encoder), ("decoder", config.decoder)):
-            count = sum(parameter.numel() for parameter in getattr(model, name).parameters())
-            shape = f"width {part.width}, {part.depth} blocks, {part.heads} heads"
-            windows = describe_windows(part.window_sizes)
-            yield name, f"{count:,} parameters: {shape}, windows {windows}"
+        yield from describe(self.model_config()).items()
         decay = round(self.decay_ratio * self.steps)
         crops = self.steps * self.batch_size
         parts = f"{self.warmup_steps:,} of warm-up, {decay:,} of decay"
-        yield "steps", f"{self.steps:,} ({crops:,} crops), {parts}"
+        yield "steps", f"{self.steps:,} of {self.batch_size} crops ({crops:,}), {parts}"
         adamw, muon = self.learning_rates
         rates = {"adamw": f"AdamW {adamw:g}", "muon": f"AdamW {adamw:g}, Muon {muon:g}"}
         yield "peak rates", rates[self.optimizer]
