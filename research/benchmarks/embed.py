@@ -8,7 +8,6 @@ what `hear-mwmae export` writes in onnxruntime. With --files, also `hear-mwmae e
 TABLE` beside the encoder alone, both on as many clips of a second. All run in turn; medians.
 """
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import soundfile
 import torch
 
 from hear_mwmae import load_model
+from hear_mwmae.cli.options import DEVICE
 from hear_mwmae.config import preset
 from hear_mwmae.embedder import DTYPES, Embedder
 from hear_mwmae.export import export, open_exported
@@ -83,8 +83,7 @@ def files(clips: int, rounds: int) -> None:
         found = {name: median(durations) for name, durations in in_turn(ways, rounds).items()}
     rate = clips / (found["all"] - found["one"])
     print(f"encoder {clips / found['encoder']:.1f} clips/s, files {rate:.1f} clips/s")
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"the command starts in {found['one']:.1f} s and takes {memory:.0f} MB")
+    print(f"the command starts in {found['one']:.1f} s")
 
 
 @click.command(help=__doc__)
@@ -93,7 +92,7 @@ def files(clips: int, rounds: int) -> None:
     "--size", "sizes", multiple=True, default=[EMBEDDED, "tiny", "base"], show_default=True
 )
 @click.option("--batch", default=16, show_default=True)
-@click.option("--device", default="cpu", show_default=True)
+@DEVICE
 @click.option("--onnx", is_flag=True)
 @click.option("--files", "clips", default=0, show_default=True)
 def main(
