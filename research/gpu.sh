@@ -30,7 +30,7 @@ right() { # the tests for a GPU: parity, devices, one process of DDP and of FSDP
     report right $LIMIT pytest -m gpu -q -p no:cacheprovider
 }
 
-fast() { # as shares of the rate of a product that is measured beside it
+fast() { # embedding, and a training step: of MW-MAE beside MAE, in tiles and plain
     local b=research.benchmarks
     report embed $LIMIT $b.embed --device cuda --size tiny --size base --batch 64
     for size in tiny base; do

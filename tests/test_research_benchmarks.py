@@ -12,14 +12,13 @@ import pytest
 from click.testing import CliRunner
 from tiny_run import write_recipe
 
-from research.benchmarks import attention, embed, machine, pretrain
+from research.benchmarks import attention, embed, pretrain
 
 SCRIPT = Path(__file__).parents[1] / "research" / "gpu.sh"
 
 
 @pytest.mark.parametrize("benchmark", [attention, embed, pretrain])
 def test_benchmark(benchmark, small_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "ROWS", 8)
     monkeypatch.setattr(embed, "preset", lambda name: small_config)
     monkeypatch.setattr(pretrain, "preset", lambda name: small_config)
     options, expected = {

@@ -27,7 +27,7 @@ from .pretrain import PRECISIONS, step
 @click.option("--rounds", default=9, show_default=True)
 @click.option("--recipe", default="tiny", show_default=True)
 @click.option("--batch", default=16, show_default=True)
-@click.option("--precision", type=click.Choice(list(PRECISIONS)), default="float32")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="float32")
 @click.option("--compile", "compiled", is_flag=True)
 @DEVICE
 def main(rounds: int, recipe: str, batch: int, precision: str, compiled: bool, device: str) -> None:

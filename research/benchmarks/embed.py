@@ -1,4 +1,4 @@
-"""Seconds of audio embedded per second, and the share of the machine's matrix-product rate.
+"""Seconds of audio embedded per second.
 
     python -m research.benchmarks.embed [--rounds 7] [--size embedded --size base] [--device cuda]
     [--batch 16] [--onnx] [--files 600]
@@ -27,7 +27,7 @@ from hear_mwmae.embedder import DTYPES, Embedder
 from hear_mwmae.export import export, open_exported
 from hear_mwmae.weights import find_model
 
-from .machine import describe, gigaflops, in_turn, product_rate
+from .machine import describe, in_turn
 
 SECONDS = 10
 #: The size that means the configuration of the embedded model.
@@ -41,10 +41,7 @@ def encoder(size: str, rounds: int, batch: int, device: str, onnx: bool) -> None
     models = {}
     for name in DTYPES:
         torch.manual_seed(0)
-        models[name] = Embedder(config, dtype=name, trainable=True).to(device)
-    # With gradients, the products are torch's own, which its counter knows.
-    with torch.enable_grad():
-        work = batch * gigaflops(partial(models["float32"].embed, audio[:1]))
+        models[name] = Embedder(config, dtype=name).to(device)
     ways = {name: partial(model.embed, audio) for name, model in models.items()}
     cosine = torch.cosine_similarity(ways["bfloat16"](), ways["float32"]()).min()
     print(f"{size}: cosine of bfloat16 to float32 {cosine:.6f}")
@@ -54,12 +51,7 @@ def encoder(size: str, rounds: int, batch: int, device: str, onnx: bool) -> None
             exported = open_exported(Path(folder, "model.onnx"), torch.get_num_threads())
         ways["onnx"] = partial(exported, audio)
     for name, durations in in_turn(ways, rounds, device).items():
-        line = f"{size} {name}: {batch * SECONDS / median(durations):.1f} s of audio / s"
-        if name in DTYPES:
-            rate = work / median(durations)
-            share = rate / product_rate(DTYPES[name], device)
-            line += f", {rate:.0f} GFLOP/s, {share:.0%} of the product rate"
-        print(line)
+        print(f"{size} {name}: {batch * SECONDS / median(durations):.1f} s of audio / s")
 
 
 def files(clips: int, rounds: int) -> None:
@@ -99,9 +91,8 @@ def main(
     rounds: int, sizes: tuple[str, ...], batch: int, device: str, onnx: bool, clips: int
 ) -> None:
     print(describe(device))
-    with torch.no_grad():
-        for size in sizes:
-            encoder(size, rounds, batch, device, onnx)
+    for size in sizes:
+        encoder(size, rounds, batch, device, onnx)
     if clips:
         files(clips, rounds)
 
