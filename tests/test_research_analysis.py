@@ -14,6 +14,7 @@ import torch
 
 from hear_mwmae.config import DecoderConfig, EncoderConfig, FrontendConfig, ModelConfig
 from hear_mwmae.mae import MaskedAutoencoder
+from research.analysis import maps
 from research.analysis.maps import CLS, head_windows, trace
 from research.analysis.measure import DECODING, EMBEDDING, Measured, by_window, draw_noise, measure
 from research.analysis.similarity import pwcca
@@ -53,7 +54,7 @@ def build(config: ModelConfig) -> MaskedAutoencoder:
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_outputs_of_the_heads_lead_to_those_of_the_model(name, part):
+def test_outputs_of_the_heads_lead_to_those_of_the_model(name, part, monkeypatch):
     model, clips, noise = build(MODELS[name]), torch.randn(3, 48, 32), torch.rand(3, 24)
     seen = []
     blocks = getattr(model, part).blocks
@@ -68,7 +69,8 @@ def test_outputs_of_the_heads_lead_to_those_of_the_model(name, part):
         assert not one.maps[:, ~one.visible].any()
         assert one.maps[:, one.visible].gt(0).all()
         assert one.maps.std() > 0.05  # no uniform attention, which would hide a mistake in order
-    in_batches = list(trace(model, part, clips, noise, batch_size=2))
+    monkeypatch.setattr(maps, "BATCH", 2)
+    in_batches = list(trace(model, part, clips, noise))
     assert [one.first for one in in_batches] == [0, 0, 2, 2]
     both = torch.cat([in_batches[0].maps, in_batches[2].maps])
     torch.testing.assert_close(both, traced[0].maps, atol=1e-5, rtol=1e-4)

@@ -16,6 +16,7 @@ from hear_mwmae.frontend import LogMelFrontend
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.weights import load_embedder, read_model, save_model
 from research import analyze, publish, reconstruct
+from research.analysis import measure
 
 
 def test_crops_are_those_of_the_front_end(small_config, tmp_path):
@@ -24,19 +25,19 @@ def test_crops_are_those_of_the_front_end(small_config, tmp_path):
         soundfile.write(tmp_path / name, sound.numpy(), 16000, subtype="FLOAT")
     files = [tmp_path / "long.wav", tmp_path / "short.wav"]
     whole = LogMelFrontend(FrontendConfig())(audio[None])[0]
-    long, short = analyze.read_crops(files, small_config, 0)
+    long, short = analyze.read_crops(files, small_config)
     start = int((whole[:, 0] - long[0, 0]).abs().argmin())
     torch.testing.assert_close(long, whole[start : start + 200], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(short[51:101], short[:50].flip(0))  # reflected
 
 
-def test_analyze(small_config, tmp_path):
+def test_analyze(small_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "TOKENS", 300)
     deeper = dataclasses.replace(small_config.decoder, depth=2)
     config = dataclasses.replace(small_config, decoder=deeper)
     save_model(tmp_path / "model", config, MaskedAutoencoder(config).state_dict())
     out = tmp_path / "out"
     command = [str(AUDIO), "-o", str(out), "--model", f"MW-MAE={tmp_path / 'model'}"]
-    command += ["--tokens", "300"]
     done = CliRunner().invoke(analyze.main, command, catch_exceptions=False)
     assert done.exit_code == 0 and "2 models, 5 clips" in done.output
     heads = pd.read_csv(out / "heads.csv")
