@@ -65,12 +65,9 @@ def test_the_page_has_the_results():
         assert str(answers.score("logistic", seed)) in page
 
 
-@pytest.mark.parametrize("key", ["embedded", "log-mel"])
-def test_real_encoders(key):
-    (encoder,) = (one for one in encoders.read_encoders() if one.key == key)
-    rng = np.random.default_rng(0)
+def test_the_embedded_model_is_an_encoder():
+    (encoder,) = (one for one in encoders.read_encoders() if one.key == "embedded")
+    noise = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
     embed, parameters = encoder.load()
-    long, short = (embed(rng.normal(0, 0.1, n).astype(np.float32)) for n in (16000, 800))
-    assert long.shape == short.shape and long.ndim == 1
-    assert np.isfinite(long).all() and np.isfinite(short).all()
-    assert (parameters > 5e6) == (key == "embedded")
+    assert embed(noise).shape == embed(noise[:800]).shape == (3840,)
+    assert parameters > 5e6

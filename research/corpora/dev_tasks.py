@@ -1,6 +1,6 @@
 """Four small tasks in HEAR's format, for tuning recipes. The recipes use none of their sources.
 
-    python -m research.corpora.dev_tasks DEST [--task NAME ...]
+    python -m research.corpora.dev_tasks DEST
 
 * pitch: 960 notes of 96 instruments of TimGM6mb in 48 classes. Folds have different instruments.
 * tuning: 720 drum hits of TimGM6mb in noise, in six classes of tuning, 0.8 semitones apart.
@@ -16,7 +16,7 @@ import csv
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -170,7 +170,7 @@ def write_task(folder: Path, clips: Sequence[Clip]) -> int:
     return sum(map(len, splits.values()))
 
 
-TASKS: dict[str, Callable[[np.random.Generator], list[Clip]]] = {
+TASKS = {
     "pitch": pitch_task,
     "tuning": tuning_task,
     "words": words_task,
@@ -180,10 +180,9 @@ TASKS: dict[str, Callable[[np.random.Generator], list[Clip]]] = {
 
 @click.command(cls=Command, help=__doc__)
 @click.argument("dest", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--task", "only", multiple=True, type=click.Choice(list(TASKS)), help="Repeatable.")
-def main(dest: Path, only: tuple[str, ...]) -> None:
-    for name in only or TASKS:
-        clips = write_task(dest / name, TASKS[name](np.random.default_rng(0)))
+def main(dest: Path) -> None:
+    for name, make in TASKS.items():
+        clips = write_task(dest / name, make(np.random.default_rng(0)))
         click.echo(f"{name}: {clips} clips -> {dest / name}")
 
 
