@@ -32,17 +32,6 @@ from .encoders import Encoder
 CLASSIFIERS: tuple[Classifier, ...] = ("logistic", "ridge")
 
 
-class Costs(BaseModel):
-    """What it takes to embed all clips, one at a time, by one thread."""
-
-    machine: str
-    numbers: int  #: in an embedding
-    parameters: int
-    seconds: float  #: of audio
-    cpu_seconds: float
-    peak_memory: float  #: of the process, in MB
-
-
 class Answers(BaseModel):
     """The right and wrong answers of the probes of a task."""
 
@@ -58,10 +47,16 @@ class Answers(BaseModel):
         return score(splits, seed)
 
 
-class Result(Costs):
-    """What was measured of an encoder."""
+class Result(BaseModel):
+    """What was measured of an encoder, which embedded the clips one at a time, by one thread."""
 
     version: str
+    machine: str
+    numbers: int  #: in an embedding
+    parameters: int
+    seconds: float  #: of audio
+    cpu_seconds: float
+    peak_memory: float  #: of the process, in MB
     tasks: dict[str, Answers]
 
 
@@ -94,7 +89,7 @@ def measure(encoder: Encoder, tasks: dict[str, Task]) -> Result:
     answers = {}
     for (name, task), splits in zip(tasks.items(), embedded, strict=True):
         answers[name] = Answers(labels=len(task.labels), correct=probe(task, splits))
-    return Result(version=version, tasks=answers, **costs.model_dump())
+    return Result(version=version, tasks=answers, **costs)
 
 
 def probe(task: Task, splits: list[EmbeddedSplit]) -> dict[Classifier, list[str]]:
@@ -108,8 +103,8 @@ def probe(task: Task, splits: list[EmbeddedSplit]) -> dict[Classifier, list[str]
     return correct
 
 
-def embed_tasks(encoder: Encoder, folders: list[Path]) -> tuple[list[list[EmbeddedSplit]], Costs]:
-    """The splits of every task, in a process of its own."""
+def embed_tasks(encoder: Encoder, folders: list[Path]) -> tuple[list[list[EmbeddedSplit]], dict]:
+    """The splits of every task, in a process of its own, and what a `Result` says about that."""
     torch.set_num_threads(1)
     embed, parameters = encoder.load()
     threadpool_limits(1)
@@ -128,15 +123,14 @@ def embed_tasks(encoder: Encoder, folders: list[Path]) -> tuple[list[list[Embedd
                 samples += len(clip)
             labels = np.array([label for (label,) in split.values()])
             tasks[-1].append(EmbeddedSplit(np.stack(vectors), labels))
-    costs = Costs(
-        machine=describe(),
-        numbers=numbers,
-        parameters=parameters,
-        seconds=round(samples / SAMPLE_RATE, 2),
-        cpu_seconds=round(cpu_seconds, 6),
-        peak_memory=peak_memory(),
-    )
-    return tasks, costs
+    return tasks, {
+        "machine": describe(),
+        "numbers": numbers,
+        "parameters": parameters,
+        "seconds": round(samples / SAMPLE_RATE, 2),
+        "cpu_seconds": round(cpu_seconds, 6),
+        "peak_memory": peak_memory(),
+    }
 
 
 def peak_memory() -> float:
