@@ -111,8 +111,8 @@ def test_a_deb_becomes_audio(tmp_path, monkeypatch):
 
 def test_held_out_voices_are_in_no_plan(tmp_path, monkeypatch):
     monkeypatch.setattr(speech, "SHARE", tmp_path)
-    for _, name, _ in speech.WORD_LISTS.values():
-        path = tmp_path / name
+    for row in speech.WORD_LISTS.values():
+        path = tmp_path / row["path"]
         path.parent.mkdir(exist_ok=True)
         path.write_text("plain/ABC\nnot-this\n4th\nOther\n")
     plan = speech.plan(300)

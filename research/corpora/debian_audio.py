@@ -34,8 +34,8 @@ AUDIO_SUFFIXES = {
     *(".aif", ".aiff", ".flac", ".g722", ".gsm", ".mp3"),
     *(".oga", ".ogg", ".opus", ".wav", ".wv"),
 }
-# A raw stream has no header to be recognised by, so FFmpeg needs its format.
-RAW_FORMATS = {".g722": "g722", ".gsm": "gsm"}
+# A raw stream has no header to be recognised by, so FFmpeg is told its format.
+RAW_SUFFIXES = {".g722", ".gsm"}
 # Containers of games and toolkits that hold their audio uncompressed among other data.
 CARVED_SUFFIXES = {".bin", ".cat", ".rcc"}
 
@@ -58,10 +58,11 @@ def decode(path: Path) -> np.ndarray:
     """(samples,) float32 at 16 kHz of an audio file; HearMwmaeError or av.FFmpegError if it is
     none.
     """
-    if path.suffix.lower() not in RAW_FORMATS:
+    suffix = path.suffix.lower()
+    if suffix not in RAW_SUFFIXES:
         return read_audio(path, SAMPLE_RATE).numpy()
     mono = av.AudioResampler(format="flt", layout="mono")
-    with av.open(str(path), format=RAW_FORMATS[path.suffix.lower()]) as container:
+    with av.open(str(path), format=suffix.removeprefix(".")) as container:
         stream = container.streams.audio[0]
         frames = [f for frame in container.decode(stream) for f in mono.resample(frame)]
         return resample(np.concatenate([f.to_ndarray()[0] for f in frames]), stream.rate)

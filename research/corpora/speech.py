@@ -13,7 +13,6 @@ import csv
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 import numpy as np
@@ -35,27 +34,19 @@ LENGTH_SHARES = (0.3, 0.15, 0.15, 0.12, 0.1, 0.1, 0.08)
 FLITE_SHARE, FESTIVAL_SHARE = 0.05, 0.4
 
 
-class WordList(NamedTuple):
-    """A row of word_lists.csv. A language without a dictionary uses a neighbour's (Finnish has none
-    at all).
-    """
-
-    language: str
-    path: str  #: in SHARE
-    encoding: str
-
-
 with Path(__file__).with_name("word_lists.csv").open(encoding="utf-8") as _file:
-    WORD_LISTS = {row["language"]: WordList(**row) for row in csv.DictReader(_file)}
+    #: Language -> the path of its word list in SHARE, and its encoding. A language without a list
+    #: uses a neighbour's (Finnish has none at all).
+    WORD_LISTS = {row["language"]: row for row in csv.DictReader(_file)}
 
 
 def words(language: str) -> list[str]:
     """Words of a language with letters (and their marks) only, sorted."""
-    _, path, encoding = WORD_LISTS[language]
-    lines = (SHARE / path).read_text(encoding).splitlines()
+    found = WORD_LISTS[language]
+    lines = (SHARE / found["path"]).read_text(found["encoding"]).splitlines()
     some = lines[:: 1 + len(lines) // MOST_WORDS]
-    found = {line.partition("/")[0].strip().lower() for line in some}
-    return sorted(word for word in found if 2 <= len(word) <= 14 and _is_letters(word))
+    plain = {line.partition("/")[0].strip().lower() for line in some}
+    return sorted(word for word in plain if 2 <= len(word) <= 14 and _is_letters(word))
 
 
 def _is_letters(word: str) -> bool:
