@@ -31,7 +31,6 @@ SMALL = ModelConfig(
 SHIFTED = EncoderConfig(16, 2, 4, window_sizes=(0, 4, 2, 6), shift_windows=True)
 PLAIN = {"encoder": EncoderConfig(16, 2, 2, cls_token=True), "decoder": DecoderConfig(24, 2, 6)}
 MODELS = {
-    "windows in the decoder": SMALL,
     "shifted windows in both": dataclasses.replace(
         SMALL, encoder=SHIFTED, decoder=dataclasses.replace(SMALL.decoder, shift_windows=True)
     ),
