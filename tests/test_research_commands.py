@@ -1,21 +1,30 @@
-"""Commands of research: analyze, reconstruct, publish."""
+"""Commands of research: analyze, reconstruct, publish, the benchmarks, the script for a GPU."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import os
+import shlex
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 import soundfile
 import torch
 from click.testing import CliRunner
 from reference import AUDIO
+from tiny_run import write_recipe
 
 from hear_mwmae.config import FrontendConfig
 from hear_mwmae.frontend import LogMelFrontend
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.weights import load_embedder, read_model, save_model
 from research import analyze, publish, reconstruct
+from research.analysis import measure
+from research.benchmarks import attention, embed, pretrain
 
 
 def test_crops_are_those_of_the_front_end(small_config, tmp_path):
@@ -24,19 +33,19 @@ def test_crops_are_those_of_the_front_end(small_config, tmp_path):
         soundfile.write(tmp_path / name, sound.numpy(), 16000, subtype="FLOAT")
     files = [tmp_path / "long.wav", tmp_path / "short.wav"]
     whole = LogMelFrontend(FrontendConfig())(audio[None])[0]
-    long, short = analyze.read_crops(files, small_config, 0)
+    long, short = analyze.read_crops(files, small_config)
     start = int((whole[:, 0] - long[0, 0]).abs().argmin())
     torch.testing.assert_close(long, whole[start : start + 200], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(short[51:101], short[:50].flip(0))  # reflected
 
 
-def test_analyze(small_config, tmp_path):
+def test_analyze(small_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "TOKENS", 300)
     deeper = dataclasses.replace(small_config.decoder, depth=2)
     config = dataclasses.replace(small_config, decoder=deeper)
     save_model(tmp_path / "model", config, MaskedAutoencoder(config).state_dict())
     out = tmp_path / "out"
     command = [str(AUDIO), "-o", str(out), "--model", f"MW-MAE={tmp_path / 'model'}"]
-    command += ["--tokens", "300"]
     done = CliRunner().invoke(analyze.main, command, catch_exceptions=False)
     assert done.exit_code == 0 and "2 models, 5 clips" in done.output
     heads = pd.read_csv(out / "heads.csv")
@@ -95,3 +104,35 @@ def test_publish_a_finished_run(task, saved_model, tmp_path):
     (run / "recipe.toml").write_text(recipe.replace("steps = 4", "steps = 5"))
     done = CliRunner().invoke(publish.main, command)
     assert done.exit_code == 1 and "4 of 5 steps: it is not finished" in done.output
+
+
+@pytest.mark.parametrize("benchmark", [attention, embed, pretrain])
+def test_benchmark(benchmark, small_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(embed, "preset", lambda name: small_config)
+    monkeypatch.setattr(pretrain, "preset", lambda name: small_config)
+    options, expected = {
+        attention: (["--recipe", write_recipe(tmp_path / "recipe.toml")], "of plain"),
+        embed: (["--size", "base"], "base bfloat16: "),
+        pretrain: ([], "mwmae bfloat16: "),
+    }[benchmark]
+    command = [*map(str, options), "--rounds", "1", "--batch", "1"]
+    done = CliRunner().invoke(benchmark.main, command, catch_exceptions=False)
+    assert done.exit_code == 0 and expected in done.output
+
+
+def test_commands_of_the_script_for_a_gpu(tmp_path):
+    """With echo in the place of Python."""
+    settings = {"PYTHON": "echo", "OUT": str(tmp_path / "out"), "PACK": str(tmp_path)}
+    script = Path(__file__).parents[1] / "research" / "gpu.sh"
+    done = subprocess.run([script], env=os.environ | settings, capture_output=True, text=True)
+    assert done.stdout.count("exit code 0") == 6
+    modules = set()
+    for report in (tmp_path / "out").glob("*.txt"):
+        _, module, *words = shlex.split(report.read_text())
+        modules.add(module)
+        if module != "pytest":
+            command = importlib.import_module(module).main
+            if module == "hear_mwmae.cli":
+                command = command.commands[words.pop(0)]
+            command.make_context(module, words)  # an unknown option is an error
+    assert len(modules) == 5

@@ -2,60 +2,72 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from small_encoders import CONSTANT, CROSSINGS, ELSEWHERE
+from small_encoders import CROSSINGS, ELSEWHERE
 
-from hear_mwmae.tasks import read_task
 from research.peers import __main__ as peers
 from research.peers import encoders
-from research.peers.measure import fingerprint, stored
-from research.peers.page import BEGIN, END
+from research.peers import measure as measuring
+from research.peers.tables import cost_table, licence_table, task_table
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*arguments: object) -> Result:
-    done = CliRunner().invoke(peers.main, list(map(str, arguments)), catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done
+    return CliRunner().invoke(peers.main, list(map(str, arguments)), catch_exceptions=False)
 
 
-def test_results_and_the_tables_of_a_page(task, tmp_path, monkeypatch):
-    monkeypatch.setattr(encoders, "read_encoders", lambda: [CONSTANT, CROSSINGS, ELSEWHERE])
-    out = tmp_path / "results"
-    done = run(task, "-o", out)
-    assert "Elsewhere: no_such_package missing: pip install elsewhere" in done.stderr
-    prints = {"tones": fingerprint(read_task(task))}
-    found = stored(out, CROSSINGS, prints)
+def test_measure_and_print(task, tmp_path, monkeypatch):
+    first = CROSSINGS._replace(key="embedded", title="First")
+    monkeypatch.setattr(encoders, "read_encoders", lambda: [first, CROSSINGS, ELSEWHERE])
+    run(task, "-o", tmp_path, "--only", "mfcc")
+    found = measuring.Result.model_validate_json((tmp_path / "mfcc.json").read_bytes())
     assert (found.numbers, found.parameters) == (2, 7)
-    assert found.tasks["tones"].seconds == pytest.approx(36 * 0.5)
+    assert found.seconds == pytest.approx(36 * 0.5)
     assert 10 < found.peak_memory < 4000
-    assert stored(out, CROSSINGS, {"tones": "of other audio"}) is None
 
-    page = tmp_path / "page.md"
-    page.write_text(f"# Before\n\n{BEGIN}\nold\n{END}\n\nAfter.\n")
-    again = run(task, "-o", out, "--page", page)
-    assert "measuring" not in again.stderr and again.stdout == done.stdout
-    text = page.read_text()
-    assert text == f"# Before\n\n{BEGIN}\n\n{done.stdout}\n{END}\n\nAfter.\n"
-    rows = [line for line in text.splitlines() if "Crossings" in line and "| 50.0 [" in line]
+    # The first encoder is wrong in the first half of each split.
+    splits = [len(marks) for marks in found.tasks["tones"].correct["ridge"]]
+    marks = ["0" * (clips // 2) + "1" * (clips - clips // 2) for clips in splits]
+    half = measuring.Answers(labels=2, correct={"logistic": marks, "ridge": marks})
+    worse = found.model_copy(update={"tasks": {"tones": half}})
+    (tmp_path / "embedded.json").write_text(worse.model_dump_json())
+    done = run(task, "-o", tmp_path, "--only", "aisfx")
+    assert "Elsewhere: No package metadata was found for no_such_package" in done.stderr
+    rows = [row for row in done.stdout.splitlines() if "Crossings" in row and "| 50.0 [" in row]
     assert len(rows) == 2  # for each classifier; 50.0 is the difference from the first encoder
     assert all("| **100.0 [100.0, 100.0]** |" in row for row in rows)
-    assert "`pip install crossings`" in text and "| tones  | 36" in text
-    kept_page = (ROOT / "docs" / "comparison.md").read_text()
-    assert kept_page.count(BEGIN) == kept_page.count(END) == 1
+    assert "`pip install crossings`" in done.stdout and "| tones  | 36" in done.stdout
+    assert run("-o", tmp_path).stdout == done.stdout
+
+    other = found.model_copy(update={"tasks": {"other": half}})
+    (tmp_path / "mfcc.json").write_text(other.model_dump_json())
+    refused = run("-o", tmp_path)
+    assert refused.exit_code == 1 and "mfcc has results of other tasks" in refused.stderr
 
 
-@pytest.mark.parametrize("key", ["embedded", "log-mel"])
-def test_real_encoders(key):
-    (encoder,) = (one for one in encoders.read_encoders() if one.key == key)
-    rng = np.random.default_rng(0)
+def test_the_page_has_the_results():
+    page = (ROOT / "docs" / "comparison.md").read_text()
+    results = []
+    for encoder in encoders.read_encoders():
+        file = ROOT / "research" / "peers" / "results" / f"{encoder.key}.json"
+        results.append((encoder, measuring.Result.model_validate_json(file.read_bytes())))
+    embedded = results[0][1]
+    for row in [*cost_table(results), *licence_table(results), *task_table(embedded)]:
+        cells = " *\\| *".join(map(re.escape, row.values()))
+        assert re.search(rf"^\| {cells} *\|$", page, re.MULTILINE)
+    for seed, answers in enumerate(embedded.tasks.values()):
+        assert str(answers.score("logistic", seed)) in page
+
+
+def test_the_embedded_model_is_an_encoder():
+    (encoder,) = (one for one in encoders.read_encoders() if one.key == "embedded")
+    noise = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
     embed, parameters = encoder.load()
-    long, short = (embed(rng.normal(0, 0.1, n).astype(np.float32)) for n in (16000, 800))
-    assert long.shape == short.shape and long.ndim == 1
-    assert np.isfinite(long).all() and np.isfinite(short).all()
-    assert encoder.version() and (parameters > 5e6) == (key == "embedded")
+    assert embed(noise).shape == embed(noise[:800]).shape == (3840,)
+    assert parameters > 5e6

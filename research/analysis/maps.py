@@ -16,6 +16,8 @@ from hear_mwmae.mae import MaskedAutoencoder
 
 #: In the place of a token's number on the grid: the CLS token, which lies nowhere on it.
 CLS = -1
+#: Clips at a time. A block's maps take BATCH * heads * sequence^2 * 4 bytes.
+BATCH = 8
 
 
 class BlockTrace(NamedTuple):
@@ -37,11 +39,7 @@ def head_windows(config: ModelConfig, part: str) -> tuple[int, ...]:
 
 @torch.no_grad()
 def trace(
-    model: MaskedAutoencoder,
-    part: str,
-    spectrograms: Tensor,
-    noise: Tensor | None = None,
-    batch_size: int = 8,
+    model: MaskedAutoencoder, part: str, spectrograms: Tensor, noise: Tensor | None = None
 ) -> Iterator[BlockTrace]:
     """Every block of the "encoder" or the "decoder", batch by batch.
 
@@ -50,7 +48,6 @@ def trace(
         noise: (clips, tokens) masks as in pretraining: the encoder sees the tokens of smallest
             noise, the decoder these and mask tokens. Without noise nothing is masked, and only the
             encoder runs, as for embeddings.
-        batch_size: clips at a time. A block's maps take batch_size * heads * sequence^2 * 4 bytes.
     """
     config = model.config
     attentions = [block.attn for block in getattr(model, part).blocks]
@@ -61,14 +58,14 @@ def trace(
         for attention in attentions
     ]
     try:
-        for first in range(0, len(spectrograms), batch_size):
-            clips = spectrograms[first : first + batch_size].to(device)
+        for first in range(0, len(spectrograms), BATCH):
+            clips = spectrograms[first : first + BATCH].to(device)
             positions = torch.arange(config.num_tokens, device=device).expand(len(clips), -1)
             inputs.clear()
             if noise is None:
                 model.encoder(clips)
             else:
-                out = model(clips, noise[first : first + batch_size].to(device))
+                out = model(clips, noise[first : first + BATCH].to(device))
                 if part == "encoder":
                     positions = out.ids_restore.argsort(dim=1)[:, : config.num_kept]
             if config.encoder.cls_token:

@@ -29,6 +29,8 @@ EMBEDDING = View("encoder", False)
 PRETRAINING = View("encoder", True)
 DECODING = View("decoder", True)
 VIEWS = (EMBEDDING, PRETRAINING, DECODING)
+#: Samples of the similarities, as many from every clip.
+TOKENS = 10_000
 #: Where head outputs are compared: in the other not every token of the grid is there.
 COMPARED = (EMBEDDING, DECODING)
 
@@ -49,23 +51,19 @@ def draw_noise(clips: int, config: ModelConfig, seed: int) -> Tensor:
     return torch.rand(clips, config.num_tokens, generator=torch.Generator().manual_seed(seed))
 
 
-def measure(
-    model: MaskedAutoencoder, view: View, clips: Tensor, tokens: int = 10_000, seed: int = 0
-) -> Measured:
+def measure(model: MaskedAutoencoder, view: View, clips: Tensor) -> Measured:
     """Statistics and similarities of the heads of ``model``, on its device.
 
     Args:
         clips: (clips, input_frames, bands) float32, normalised.
-        tokens: samples of the similarities, as many from every clip.
-        seed: of masks and sampled tokens.
     """
     config = model.config
     windows = head_windows(config, view.part)
     depth = getattr(config, view.part).depth
     distances = patch_distances(config).to(clips.device)
-    noise = draw_noise(len(clips), config, seed).to(clips.device) if view.masked else None
-    places = draw_noise(len(clips), config, seed + 1).argsort(dim=1).to(clips.device)
-    places = places[:, : -(-tokens // len(clips))] + int(config.encoder.cls_token)
+    noise = draw_noise(len(clips), config, 0).to(clips.device) if view.masked else None
+    places = draw_noise(len(clips), config, 1).argsort(dim=1).to(clips.device)
+    places = places[:, : -(-TOKENS // len(clips))] + int(config.encoder.cls_token)
     found: list[list[Tensor]] = [[] for _ in range(depth)]
     sampled: list[list[Tensor]] = [[] for _ in range(depth)]
     for one in trace(model, view.part, clips, noise):

@@ -1,4 +1,4 @@
-"""Seconds of audio embedded per second, and the share of the machine's matrix-product rate.
+"""Seconds of audio embedded per second.
 
     python -m research.benchmarks.embed [--rounds 7] [--size embedded --size base] [--device cuda]
     [--batch 16] [--onnx] [--files 600]
@@ -8,7 +8,6 @@ what `hear-mwmae export` writes in onnxruntime. With --files, also `hear-mwmae e
 TABLE` beside the encoder alone, both on as many clips of a second. All run in turn; medians.
 """
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,12 +21,13 @@ import soundfile
 import torch
 
 from hear_mwmae import load_model
+from hear_mwmae.cli.options import DEVICE
 from hear_mwmae.config import preset
 from hear_mwmae.embedder import DTYPES, Embedder
 from hear_mwmae.export import export, open_exported
 from hear_mwmae.weights import find_model
 
-from .machine import describe, gigaflops, in_turn, product_rate
+from .machine import describe, in_turn
 
 SECONDS = 10
 #: The size that means the configuration of the embedded model.
@@ -41,10 +41,7 @@ def encoder(size: str, rounds: int, batch: int, device: str, onnx: bool) -> None
     models = {}
     for name in DTYPES:
         torch.manual_seed(0)
-        models[name] = Embedder(config, dtype=name, trainable=True).to(device)
-    # With gradients, the products are torch's own, which its counter knows.
-    with torch.enable_grad():
-        work = batch * gigaflops(partial(models["float32"].embed, audio[:1]))
+        models[name] = Embedder(config, dtype=name).to(device)
     ways = {name: partial(model.embed, audio) for name, model in models.items()}
     cosine = torch.cosine_similarity(ways["bfloat16"](), ways["float32"]()).min()
     print(f"{size}: cosine of bfloat16 to float32 {cosine:.6f}")
@@ -54,12 +51,7 @@ def encoder(size: str, rounds: int, batch: int, device: str, onnx: bool) -> None
             exported = open_exported(Path(folder, "model.onnx"), torch.get_num_threads())
         ways["onnx"] = partial(exported, audio)
     for name, durations in in_turn(ways, rounds, device).items():
-        line = f"{size} {name}: {batch * SECONDS / median(durations):.1f} s of audio / s"
-        if name in DTYPES:
-            rate = work / median(durations)
-            share = rate / product_rate(DTYPES[name], device)
-            line += f", {rate:.0f} GFLOP/s, {share:.0%} of the product rate"
-        print(line)
+        print(f"{size} {name}: {batch * SECONDS / median(durations):.1f} s of audio / s")
 
 
 def files(clips: int, rounds: int) -> None:
@@ -83,8 +75,7 @@ def files(clips: int, rounds: int) -> None:
         found = {name: median(durations) for name, durations in in_turn(ways, rounds).items()}
     rate = clips / (found["all"] - found["one"])
     print(f"encoder {clips / found['encoder']:.1f} clips/s, files {rate:.1f} clips/s")
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"the command starts in {found['one']:.1f} s and takes {memory:.0f} MB")
+    print(f"the command starts in {found['one']:.1f} s")
 
 
 @click.command(help=__doc__)
@@ -93,16 +84,15 @@ def files(clips: int, rounds: int) -> None:
     "--size", "sizes", multiple=True, default=[EMBEDDED, "tiny", "base"], show_default=True
 )
 @click.option("--batch", default=16, show_default=True)
-@click.option("--device", default="cpu", show_default=True)
+@DEVICE
 @click.option("--onnx", is_flag=True)
 @click.option("--files", "clips", default=0, show_default=True)
 def main(
     rounds: int, sizes: tuple[str, ...], batch: int, device: str, onnx: bool, clips: int
 ) -> None:
     print(describe(device))
-    with torch.no_grad():
-        for size in sizes:
-            encoder(size, rounds, batch, device, onnx)
+    for size in sizes:
+        encoder(size, rounds, batch, device, onnx)
     if clips:
         files(clips, rounds)
 

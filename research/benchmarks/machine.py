@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine's name and rate, and runs in turn."""
+"""What the benchmarks share: the machine's name, and runs in turn."""
 
 import time
 from collections.abc import Callable
@@ -7,10 +7,6 @@ from typing import Any
 
 import cpuinfo
 import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-#: Rows, inputs and outputs of the measured product: the MLP of the base model.
-ROWS, INPUTS, OUTPUTS = 8000, 768, 3072
 
 
 def describe(device: str = "cpu") -> str:
@@ -45,18 +41,3 @@ def in_turn(
 def ratio(first: list[float], second: list[float]) -> float:
     """The median of each round's own ratio of the first to the second."""
     return median(a / b for a, b in zip(first, second, strict=True))
-
-
-def product_rate(dtype: torch.dtype, device: str = "cpu") -> float:
-    """GFLOP/s of one matrix product, the median of five."""
-    x = torch.randn(ROWS, INPUTS, device=device, dtype=dtype)
-    weight = torch.randn(OUTPUTS, INPUTS, device=device, dtype=dtype)
-    seconds = in_turn({0: lambda: torch.nn.functional.linear(x, weight)}, 5, device)
-    return 2 * ROWS * INPUTS * OUTPUTS / median(seconds[0]) / 1e9
-
-
-def gigaflops(run: Callable[[], object]) -> float:
-    """Floating-point operations of matrix products in one call, in 1e9."""
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops() / 1e9

@@ -1,6 +1,6 @@
 """Freely licensed recordings from the packages of a Debian archive.
 
-    python -m research.corpora.debian_audio DEST [--package NAME ...] [--jobs 2]
+    python -m research.corpora.debian_audio DEST [--jobs 2]
 
 Debian has many hours of speech, music, single notes and sound effects in packages with reviewed
 licences. The packages of debian_packages.csv are downloaded to DEST/debs, but not installed. It
@@ -10,7 +10,6 @@ needs ``apt-get`` and ``dpkg`` with a fresh package index (``apt-get update``), 
 import csv
 import re
 import subprocess
-import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -32,12 +31,11 @@ MIN_PEAK = 1e-4
 DEVELOPMENT = "development"
 
 AUDIO_SUFFIXES = {
-    *(".aif", ".aiff", ".au", ".flac", ".g722", ".gsm", ".m4a", ".mp3"),
-    *(".oga", ".ogg", ".opus", ".spx", ".voc", ".wav", ".wv"),
+    *(".aif", ".aiff", ".flac", ".g722", ".gsm", ".mp3"),
+    *(".oga", ".ogg", ".opus", ".wav", ".wv"),
 }
-# A raw stream has no header to be recognised by, so FFmpeg needs its format.
-RAW_FORMATS = {".g722": "g722", ".gsm": "gsm"}
-TAR_SUFFIXES = {".bz2", ".gz", ".h2drumkit", ".tar", ".tgz", ".xz"}
+# A raw stream has no header to be recognised by, so FFmpeg is told its format.
+RAW_SUFFIXES = {".g722", ".gsm"}
 # Containers of games and toolkits that hold their audio uncompressed among other data.
 CARVED_SUFFIXES = {".bin", ".cat", ".rcc"}
 
@@ -60,10 +58,11 @@ def decode(path: Path) -> np.ndarray:
     """(samples,) float32 at 16 kHz of an audio file; HearMwmaeError or av.FFmpegError if it is
     none.
     """
-    if path.suffix.lower() not in RAW_FORMATS:
+    suffix = path.suffix.lower()
+    if suffix not in RAW_SUFFIXES:
         return read_audio(path, SAMPLE_RATE).numpy()
     mono = av.AudioResampler(format="flt", layout="mono")
-    with av.open(str(path), format=RAW_FORMATS[path.suffix.lower()]) as container:
+    with av.open(str(path), format=suffix.removeprefix(".")) as container:
         stream = container.streams.audio[0]
         frames = [f for frame in container.decode(stream) for f in mono.resample(frame)]
         return resample(np.concatenate([f.to_ndarray()[0] for f in frames]), stream.rate)
@@ -92,7 +91,7 @@ def extract(deb: Path, folder: Path) -> list[Path]:
             continue
         try:
             unpack(path, path.with_name(path.name + ".d"))
-        except (OSError, RuntimeError, tarfile.TarError, zipfile.BadZipFile) as error:
+        except (OSError, RuntimeError, zipfile.BadZipFile) as error:
             click.echo(f"cannot unpack {path.relative_to(folder)}: {error}", err=True)
     return sorted(filter(is_audio, files_below(folder)))
 
@@ -102,16 +101,13 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def unpack(path: Path, folder: Path) -> None:
-    """Put the audio of an archive into ``folder``; nothing happens to other files."""
-    suffix = path.suffix.lower()
+    """Put the audio of a zip archive or a container into ``folder``; nothing happens to other
+    files.
+    """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             archive.extractall(folder, filter(is_audio, archive.namelist()))
-    elif suffix in TAR_SUFFIXES and tarfile.is_tarfile(path):
-        with tarfile.open(path) as archive:
-            members = [m for m in archive.getmembers() if m.isfile() and is_audio(m.name)]
-            archive.extractall(folder, members, filter="data")
-    elif suffix in CARVED_SUFFIXES:
+    elif path.suffix.lower() in CARVED_SUFFIXES:
         folder.mkdir()
         content = path.read_bytes()
         for begin, end, ending in carve(content):
@@ -176,11 +172,9 @@ def render_package(row: dict[str, str], debs: Path) -> Iterator[Sound]:
 
 @click.command(cls=Command, help=__doc__)
 @click.argument("dest", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--package", "only", multiple=True, help="Only this package. Repeatable.")
 @jobs_option()
-def main(dest: Path, only: tuple[str, ...], jobs: int) -> None:
+def main(dest: Path, jobs: int) -> None:
     rows = [row for row in read_package_list() if row["kind"] != DEVELOPMENT]
-    rows = [row for row in rows if not only or row["package"] in only]
     write_corpus(dest, rows, partial(render_package, debs=dest / "debs"), jobs)
 
 

@@ -1,22 +1,16 @@
 """Four small tasks in HEAR's format, for tuning recipes. The recipes use none of their sources.
 
-    python -m research.corpora.dev_tasks DEST [--task NAME ...]
+    python -m research.corpora.dev_tasks DEST
 
-* pitch: 960 notes of 96 instruments of TimGM6mb in 48 classes. Folds have different instruments.
-* tuning: 720 drum hits of TimGM6mb in noise, in six classes of tuning, 0.8 semitones apart.
-* words: 30 words of a dictionary, said by four synthetic voices. Folds have different voices.
-* everyday: ten kinds of sounds from two Debian packages (everyday.csv): birds, pets, vehicles,
-  things, people and others.
-
-The tasks are not a benchmark: a drum hit occurs several times, with another loudness and other
-noise.
+README.md describes them. They are not a benchmark: a drum hit occurs several times, with another
+loudness and other noise.
 """
 
 import csv
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +37,7 @@ TUNINGS, HITS_EACH = (-2.0, -1.2, -0.4, 0.4, 1.2, 2.0), 5
 #: Signal-to-noise ratios, in decibels between the peaks.
 NOISE = (6, 30)
 WORDS, WORD_LETTERS, TIMES_SAID = 30, (4, 8), 4
-MOST_SECONDS = 5.0
+MOST_SECONDS = 5
 
 
 class Clip(NamedTuple):
@@ -112,8 +106,8 @@ def words_task(rng: np.random.Generator) -> list[Clip]:
 
 
 def everyday_task(rng: np.random.Generator) -> list[Clip]:
-    """The first seconds of the sounds of everyday.csv; folds are drawn, each kind evenly
-    over all.
+    """The first seconds of the sounds of everyday.csv; folds are drawn, each kind evenly over
+    all.
     """
     with EVERYDAY.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -126,11 +120,8 @@ def everyday_task(rng: np.random.Generator) -> list[Clip]:
             files[package] = {path.stem: path for path in unpacked}
         for row in rows:
             for name in row["names"].split():
-                # A later version of the package may have dropped a file.
-                if path := files[row["package"]].get(name):
-                    sound = decode(path)[: round(MOST_SECONDS * SAMPLE_RATE)]
-                    peak = np.abs(sound).max(initial=0)
-                    sounds[row["class"]].append(sound / max(1, peak))
+                sound = decode(files[row["package"]][name])[: MOST_SECONDS * SAMPLE_RATE]
+                sounds[row["class"]].append(sound / max(1, np.abs(sound).max()))
     clips = []
     for label, found in sorted(sounds.items()):
         folds = rng.permutation(np.arange(len(found)) % FOLDS).tolist()
@@ -170,7 +161,7 @@ def write_task(folder: Path, clips: Sequence[Clip]) -> int:
     return sum(map(len, splits.values()))
 
 
-TASKS: dict[str, Callable[[np.random.Generator], list[Clip]]] = {
+TASKS = {
     "pitch": pitch_task,
     "tuning": tuning_task,
     "words": words_task,
@@ -180,10 +171,9 @@ TASKS: dict[str, Callable[[np.random.Generator], list[Clip]]] = {
 
 @click.command(cls=Command, help=__doc__)
 @click.argument("dest", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--task", "only", multiple=True, type=click.Choice(list(TASKS)), help="Repeatable.")
-def main(dest: Path, only: tuple[str, ...]) -> None:
-    for name in only or TASKS:
-        clips = write_task(dest / name, TASKS[name](np.random.default_rng(0)))
+def main(dest: Path) -> None:
+    for name, make in TASKS.items():
+        clips = write_task(dest / name, make(np.random.default_rng(0)))
         click.echo(f"{name}: {clips} clips -> {dest / name}")
 
 

@@ -1,6 +1,7 @@
 """What all corpora share: 16 kHz mono FLAC files, and a table that says where each comes from."""
 
 import hashlib
+import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +36,11 @@ class Sound(NamedTuple):
     name: str  #: of its file below DEST/audio, without suffix
     samples: np.ndarray  #: (samples,) at 16 kHz, within [-1, 1]
     source: Source
+
+
+def version_of(package: str) -> str:
+    """Version of an installed Debian package."""
+    return subprocess.check_output(["dpkg-query", "-W", "-f", "${Version}", package], text=True)
 
 
 def resample(samples: np.ndarray, rate: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Single notes, drum hits and random music, played with the soundfonts of Debian packages.
 
-    python -m research.corpora.notes DEST [--batches 120] [--seed 0] [--jobs 2]
+    python -m research.corpora.notes DEST [--batches 120] [--jobs 2]
 
 Half of the batches are single notes and hits (kind "rendered"): any instrument, any pitch from A0
 to C8, any velocity, held from 0.1 to 3.2 s, half of them out of tune. The others (kind "scores")
@@ -17,11 +17,10 @@ import numpy as np
 
 from hear_mwmae.cli.options import Command, jobs_option
 
-from .manifest import Sound, Source, write_corpus
+from .manifest import Sound, Source, version_of, write_corpus
 from .procedural import SCALES
 from .signals import log_uniform
 from .soundfont import DRUM_CHANNEL, LARGEST_BEND, LEAD, Note, render
-from .speech import version_of
 
 FOLDER = Path("/usr/share/sounds/sf2")
 
@@ -132,12 +131,13 @@ def draw_drums(r: np.random.Generator, beat: float) -> list[Note]:
     return notes
 
 
-def render_batch(batch: tuple[int, int, str, Source]) -> Iterator[Sound]:
+def render_batch(batch: tuple[int, str]) -> Iterator[Sound]:
     """Single notes or pieces of music of one soundfont."""
-    seed, index, font, source = batch
-    r = np.random.default_rng([seed, index])
-    instruments = FONTS[font].instruments
-    scores = source.kind == "scores"
+    index, font = batch
+    package, licence, _, instruments = FONTS[font]
+    scores = index % 2 == 1
+    source = Source(package, version_of(package), "scores" if scores else "rendered", licence)
+    r = np.random.default_rng([0, index])
     if scores:
         slots = [draw_score(r, instruments) for _ in range(SCORES_EACH)]
     else:
@@ -145,7 +145,7 @@ def render_batch(batch: tuple[int, int, str, Source]) -> Iterator[Sound]:
         slots = [[draw_hit(r) if hit else draw_note(r)] for hit in hits]
     if not instruments:  # it has its drums where others have the first instrument
         slots = [[note._replace(channel=0, program=0) for note in notes] for notes in slots]
-    room = scores and bool(r.random() < 0.5)
+    room = scores and r.random() < 0.5
     sounds = render(FOLDER / font, slots, SCORE_SLOT if scores else NOTE_SLOT, room)
     for number, sound in enumerate(sounds):
         if len(sound):
@@ -160,19 +160,11 @@ def render_batch(batch: tuple[int, int, str, Source]) -> Iterator[Sound]:
     show_default=True,
     help=f"Of {NOTES_EACH} notes or {SCORES_EACH} pieces, one soundfont each.",
 )
-@click.option("--seed", default=0, show_default=True)
 @jobs_option()
-def main(dest: Path, batches: int, seed: int, jobs: int) -> None:
-    versions = {font.package: version_of(font.package) for font in FONTS.values()}
+def main(dest: Path, batches: int, jobs: int) -> None:
     shares = [font.share for font in FONTS.values()]
-    drawn = np.random.default_rng(seed).choice(list(FONTS), batches, p=shares)
-    todo = []
-    for index, name in enumerate(map(str, drawn)):
-        font = FONTS[name]
-        kind = "scores" if index % 2 else "rendered"
-        source = Source(font.package, versions[font.package], kind, font.licence)
-        todo.append((seed, index, name, source))
-    write_corpus(dest, todo, render_batch, jobs)
+    drawn = np.random.default_rng(0).choice(list(FONTS), batches, p=shares)
+    write_corpus(dest, list(enumerate(drawn.tolist())), render_batch, jobs)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 import numpy as np
 from scipy.signal import fftconvolve
 
-from .signals import RATE, Random, bandpass, damped, log_uniform, phases, seconds
+from .manifest import SAMPLE_RATE
+from .signals import Random, bandpass, damped, log_uniform, phases, seconds
 from .tones import Play
 
 #: Ratios of modes: a free bar, a clamped bar, a membrane, a tuned hand drum, a bell, a tuned
@@ -122,7 +123,7 @@ def noise(r: Random) -> Play:
         low = min(f if follows else band, 6000)
         x = bandpass(x - x.mean(), low, low * 2**width)
         if gusts:
-            times = np.arange(0, n / RATE + 0.3, 0.2)
+            times = np.arange(0, n / SAMPLE_RATE + 0.3, 0.2)
             steps = np.interp(seconds(n), times, r.normal(size=len(times)))
             x = x * np.exp(1.5 * gusts * steps)
         return x
@@ -138,13 +139,13 @@ def pulses(r: Random) -> Play:
     even = log_uniform(r, 1, 3000)
     drift = r.uniform(-1.5, 1.5) * (r.random() < 0.4)
     inner = (modal if r.random() < 0.6 else noise)(r)
-    length = int(RATE * log_uniform(r, 0.01, 0.12))
+    length = int(SAMPLE_RATE * log_uniform(r, 0.01, 0.12))
 
     def play(f: float, n: int) -> np.ndarray:
         x = np.zeros(n)
-        now, end = 0.0, n / RATE
+        now, end = 0.0, n / SAMPLE_RATE
         while now < end:
-            x[int(now * RATE)] = r.uniform(0.7, 1)
+            x[int(now * SAMPLE_RATE)] = r.uniform(0.7, 1)
             now += max(0.002, r.gamma(even, 1 / even) / (rate * 2 ** (drift * now / end)))
         kernel = inner(max(f, 100), length)
         return fftconvolve(x, kernel * np.linspace(1, 0, length))[:n]

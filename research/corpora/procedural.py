@@ -1,8 +1,8 @@
-"""Procedural sound: clips of ten seconds, computed from a seed alone. CC0.
+"""Procedural sound: clips of ten seconds, each computed from its number alone. CC0.
 
-    python -m research.corpora.procedural DEST [--clips 9000] [--seed 0] [--jobs 2]
+    python -m research.corpora.procedural DEST [--clips 9000] [--jobs 2]
 
-Clip number i is a function of (seed, i) alone. A clip is one of the forms below, played by
+Clip number i is a function of i alone. A clip is one of the forms below, played by
 instruments of ``tones`` and ``percussion`` whose notes are uniform over the pitches from A0 to C8,
 with or without a room, on a floor of noise.
 """
@@ -25,7 +25,7 @@ SECONDS = 10
 #: A0 and the octaves up to C8.
 LOWEST, OCTAVES = 27.5, 7.25
 HIGHEST = LOWEST * 2**OCTAVES
-#: Its version is raised when the same seed makes other sounds.
+#: Its version is raised when the same number makes other sounds.
 SOURCE = Source("corpora.procedural", "1", "procedural", "CC0-1.0")
 
 #: Instruments and their shares.
@@ -165,9 +165,9 @@ FORMS = (scene, single_notes, melody, rhythm, texture)
 FORM_SHARES = (0.32, 0.26, 0.17, 0.15, 0.1)
 
 
-def render_clip(seed: int, index: int) -> np.ndarray:
+def render_clip(index: int) -> np.ndarray:
     """(160000,) float64 at 16 kHz, peak at most 0.9."""
-    r = np.random.default_rng([seed, index])
+    r = np.random.default_rng([0, index])
     clip = np.zeros(SECONDS * SAMPLE_RATE)
     FORMS[r.choice(len(FORMS), p=FORM_SHARES)](r, clip)
     if r.random() < 0.5:  # a room: exponentially decaying noise behind the direct sound
@@ -180,19 +180,17 @@ def render_clip(seed: int, index: int) -> np.ndarray:
     return clip * (0.9 * 10 ** (r.uniform(-20, 0) / 20) / np.abs(clip).max())
 
 
-def render(clip: tuple[int, int]) -> Iterator[Sound]:
-    """The clip of a seed and an index."""
-    seed, index = clip
-    yield Sound(f"{index // 1000:03d}/{seed}-{index:06d}", render_clip(seed, index), SOURCE)
+def render(index: int) -> Iterator[Sound]:
+    """The clip of a number."""
+    yield Sound(f"{index // 1000:03d}/{index:06d}", render_clip(index), SOURCE)
 
 
 @click.command(cls=Command, help=__doc__)
 @click.argument("dest", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--clips", default=9000, show_default=True)
-@click.option("--seed", default=0, show_default=True)
 @jobs_option()
-def main(dest: Path, clips: int, seed: int, jobs: int) -> None:
-    write_corpus(dest, [(seed, index) for index in range(clips)], render, jobs)
+def main(dest: Path, clips: int, jobs: int) -> None:
+    write_corpus(dest, range(clips), render, jobs)
 
 
 if __name__ == "__main__":

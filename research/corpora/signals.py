@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.signal import butter, sosfilt
 
-RATE = 16_000
+from .manifest import SAMPLE_RATE
+
 #: Of a partial, the highest frequency: near the Nyquist frequency nothing is left of a real
 #: recording.
 TOP = 7600.0
@@ -19,7 +20,7 @@ def log_uniform(r: Random, low: float, high: float) -> float:
 
 def seconds(n: int) -> np.ndarray:
     """The times of ``n`` samples, (n,) float64."""
-    return np.arange(n) / RATE
+    return np.arange(n) / SAMPLE_RATE
 
 
 def sine(cycles: np.ndarray) -> np.ndarray:
@@ -40,7 +41,7 @@ def damped(
     one product of matrices.
     """
     kept = frequencies < TOP
-    step = (2j * np.pi * frequencies[kept] - 1 / decays[kept]) / RATE
+    step = (2j * np.pi * frequencies[kept] - 1 / decays[kept]) / SAMPLE_RATE
     coarse = np.exp(np.outer(np.arange(0, n, 64), step)) * amplitudes[kept]
     fine = np.exp(np.outer(step, np.arange(64)))
     return (coarse.real @ fine.real - coarse.imag @ fine.imag).ravel()[:n]
@@ -53,7 +54,7 @@ def phases(r: Random, count: int) -> np.ndarray:
 
 def bandpass(x: np.ndarray, low: float, high: float) -> np.ndarray:
     """``x`` between two frequencies in hertz, by a Butterworth filter of second order."""
-    return sosfilt(butter(2, [low, min(high, 7900)], "band", fs=RATE, output="sos"), x)
+    return sosfilt(butter(2, [low, min(high, 7900)], "band", fs=SAMPLE_RATE, output="sos"), x)
 
 
 def draw_envelope(r: Random) -> Callable[[int], np.ndarray]:
@@ -94,7 +95,7 @@ def draw_pitch_curve(r: Random) -> Callable[[float, int], np.ndarray | None]:
         t = seconds(n)
         vibrato = depth * np.sin(2 * np.pi * rate * t) * np.minimum(t / 0.3, 1)
         semitones = vibrato + glide * (1 - t / t[-1]) ** power
-        return np.cumsum(f * 2 ** (semitones / 12)) / RATE
+        return np.cumsum(f * 2 ** (semitones / 12)) / SAMPLE_RATE
 
     return phase
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy.signal import lfilter
 
+from .manifest import SAMPLE_RATE
 from .signals import (
-    RATE,
     TOP,
     Random,
     bandpass,
@@ -106,7 +106,7 @@ def pluck(r: Random) -> Play:
     place = r.uniform(0.05, 0.5)
 
     def play(f: float, n: int) -> np.ndarray:
-        period = RATE / f - damping  # the averaging delays by `damping` samples
+        period = SAMPLE_RATE / f - damping  # the averaging delays by `damping` samples
         whole = max(1, int(period - 0.3))
         rest = period - whole
         c = (1 - rest) / (1 + rest)
@@ -153,7 +153,7 @@ def voice(r: Random) -> Play:
         cycles = phase(f, n)
         cycles = f * seconds(n) if cycles is None else cycles
         if not sung:
-            melody = np.interp(seconds(n), np.linspace(0, n / RATE, 6), r.normal(0, 2.5, 6))
+            melody = np.interp(seconds(n), np.linspace(0, n / SAMPLE_RATE, 6), r.normal(0, 2.5, 6))
             cycles = np.cumsum(np.gradient(cycles) * 2 ** (melody / 12))
         if whisper:
             return r.normal(size=n)
@@ -163,7 +163,7 @@ def voice(r: Random) -> Play:
         source = lfilter([1], [1, -tilt], glottis(f, n))
         out, edge, vowel = np.zeros(n), 0, tract[r.integers(len(tract))]
         while edge < n:
-            end = min(n, edge + int(RATE * syllable * r.uniform(0.5, 1.5)) + 1)
+            end = min(n, edge + int(SAMPLE_RATE * syllable * r.uniform(0.5, 1.5)) + 1)
             before, vowel = vowel, tract[r.integers(len(tract))]
             out[edge:end] = _syllable(r, source[edge:end], before * size, vowel * size)
             edge = end
@@ -183,7 +183,7 @@ def _syllable(r: Random, source: np.ndarray, before: np.ndarray, vowel: np.ndarr
     )
     y *= np.sin(np.pi * (np.arange(n) + 0.5) / n) ** r.uniform(0.2, 1)
     if n > 800 and r.random() < 0.6:  # s, f, sh, t, k
-        m = min(n, int(RATE * log_uniform(r, 0.01, 0.12)))
+        m = min(n, int(SAMPLE_RATE * log_uniform(r, 0.01, 0.12)))
         hiss = r.normal(size=m)
         low = log_uniform(r, 800, 5000)
         hiss = bandpass(hiss, low, low * 2.5) * np.hanning(m)
@@ -194,8 +194,8 @@ def _syllable(r: Random, source: np.ndarray, before: np.ndarray, vowel: np.ndarr
 
 def _formants(part: np.ndarray, formants: np.ndarray) -> np.ndarray:
     for centre, width in zip(formants, (70, 100, 150), strict=True):
-        radius = np.exp(-np.pi * width / RATE)
-        angle = 2 * np.pi * min(centre, 7000) / RATE
+        radius = np.exp(-np.pi * width / SAMPLE_RATE)
+        angle = 2 * np.pi * min(centre, 7000) / SAMPLE_RATE
         part = lfilter([1 - radius], [1, -2 * radius * np.cos(angle), radius**2], part)
     return part / (np.abs(part).max(initial=0) + 1e-9)
 
@@ -215,11 +215,11 @@ def chirps(r: Random) -> Play:
         level: list[np.ndarray] = []
         while sum(map(len, level)) < n:
             for begin, end, share, sounds in figure:
-                m = max(16, int(RATE * unit * share))
+                m = max(16, int(SAMPLE_RATE * unit * share))
                 semitones.append(np.linspace(begin, end, m))
                 level.append(np.hanning(m) ** 0.5 * sounds)
         glides = f * 2 ** (np.concatenate(semitones)[:n] / 12)
-        cycles = np.cumsum(np.minimum(glides, TOP)) / RATE
+        cycles = np.cumsum(np.minimum(glides, TOP)) / SAMPLE_RATE
         tremble = 1 - 0.5 * (1 + sine(trill * seconds(n))) if trill else 1
         tone = sine(cycles) + overtone * sine(2 * cycles) * (2 * f < TOP)
         return np.concatenate(level)[:n] * tremble * tone

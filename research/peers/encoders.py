@@ -5,12 +5,10 @@ work without it. Weights are those that come with the packages: nothing is downl
 """
 
 import csv
-import hashlib
 import io
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +20,7 @@ from torch.serialization import safe_globals
 
 from hear_mwmae.baselines import load_models
 from hear_mwmae.tasks import SAMPLE_RATE
-from hear_mwmae.weights import DEFAULT_MODEL, find_model
+from hear_mwmae.weights import DEFAULT_MODEL
 
 #: (samples,) float32 at 16 kHz -> (numbers,)
 Embed = Callable[[np.ndarray], np.ndarray]
@@ -36,26 +34,14 @@ class Encoder(NamedTuple):
     about: str  #: what the vector consists of
     code_licence: str  #: as the package states it
     weights_licence: str
-    modules: str  #: that have to be there
-    distribution: str  #: on the package index; empty for the encoders of this package
+    distribution: str  #: on the package index
     install: str  #: commands
     load: Callable[[], tuple[Embed, int]]  #: also returns the number of learned parameters
 
+    @property
     def version(self) -> str:
-        """What the results depend on."""
-        if self.distribution:
-            return f"{self.distribution} {version(self.distribution)}"
-        model = find_model()
-        configuration = hashlib.sha256(repr(model.config).encode()).hexdigest()
-        return {
-            "embedded": f"weights {model.sha256[:12]}, {model.config.pooling}",
-            "untrained": f"configuration {configuration[:12]}, seed 0",
-            "log-mel": f"{model.config.frontend.bands} bands, {model.config.pooling}",
-        }[self.key]
-
-    def missing(self) -> list[str]:
-        """The modules that are not installed."""
-        return [name for name in self.modules.split() if find_spec(name) is None]
+        """Of the package; PackageNotFoundError if it is missing."""
+        return f"{self.distribution} {version(self.distribution)}"
 
 
 def count(module: nn.Module) -> int:
