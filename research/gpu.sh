@@ -39,12 +39,14 @@ fast() { # embedding, and a training step: of MW-MAE beside MAE, in tiles and pl
     report attention $LIMIT $b.attention --device cuda --batch 256 --precision bfloat16 --compile
 }
 
-better() { # a checkpoint is written at the end of the time, and the same command goes on from it
+better() { # a checkpoint is written at the end of the time, and the same command goes on from it;
+    # the newest model is cut into pieces
     # shellcheck disable=SC2086 # CHANGES are words
     report better "$TRAIN" hear_mwmae.cli pretrain "$RECIPE" "$PACK" "$OUT/run" --device cuda \
-        ${CHANGES:-}
+        --set keep_every=100 ${CHANGES:-}
     rm -f "$OUT"/model.safetensors.*
-    split -b 15M -d "$OUT/run/model/model.safetensors" "$OUT/model.safetensors."
+    split -b 15M -d "$(ls -t "$OUT"/run/model*/model.safetensors | head -n 1)" \
+        "$OUT/model.safetensors."
 }
 
 [ $# -gt 0 ] || set -- right fast better
