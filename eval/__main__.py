@@ -12,8 +12,7 @@ import click
 from tqdm import tqdm
 
 from hear_mwmae.cli.options import TASKS, Group, jobs_option, out_option
-from hear_mwmae.errors import HearMwmaeError
-from hear_mwmae.extras import needs_extra
+from hear_mwmae.errors import HearMwmaeError, needs_extra
 from hear_mwmae.files import write_text
 from hear_mwmae.tasks import find_tasks
 

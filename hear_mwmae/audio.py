@@ -132,6 +132,14 @@ def resample(waveform: Tensor, rate: int, sample_rate: int) -> Tensor:
     return torch.from_numpy(np.concatenate(list(_resampled([(rate, samples)], sample_rate))))
 
 
+def to_pcm(audio: np.ndarray) -> np.ndarray:
+    """Float samples -> int16 of the same shape, times 2^15: the inverse of reading 16-bit audio.
+
+    Full scale is [-1, 1); what lies beyond it is clipped.
+    """
+    return (audio * 32768).round().clip(-32768, 32767).astype(np.int16)
+
+
 def _resampled(pieces: Pieces, sample_rate: int) -> Iterator[np.ndarray]:
     """The rate may change: chained streams of web radio."""
     for rate, same in groupby(pieces, itemgetter(0)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,6 +56,23 @@ def invalid_value(error: ValidationError) -> str:
     if key and said.startswith("Input should"):
         return f"{key} {said.removeprefix('Input ')}"
     return f"{key}: {said}" if key else said
+
+
+@contextmanager
+def needs_extra(extra: str, what: str) -> Iterator[None]:
+    """Decorator (and context): a package that is missing in a call becomes one line that says which
+    ``extra`` of setup.cfg installs it.
+
+    Args:
+        what: the subject of the line, such as "reading the authors' checkpoints".
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        named = (error.name or "a package").partition(".")[0]
+        # In a checkout: the package is not on a package index yet. Once it is, only this changes.
+        how = f"pip install '.[{extra}]' in a checkout of hear-mwmae"
+        raise HearMwmaeError(f"{what} needs {named}: {how}") from error
 
 
 def differences(old: dict, new: dict, where: str = "") -> list[tuple[str, object, object]]:

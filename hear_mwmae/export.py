@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from ._version import __version__
 from .config import parse_pooling
 from .embedder import Embedder, chunked
-from .errors import HearMwmaeError
-from .extras import needs_extra
+from .errors import HearMwmaeError, needs_extra
 from .files import replacing
 from .frontend import LogMel, normalise, reflect_index
 from .pooling import count_time_steps, pool, time_step_ms

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from .config import ENCODER_SIZES, DecoderConfig, EncoderConfig, FrontendConfig, ModelConfig
-from .errors import HearMwmaeError, reason
-from .extras import needs_extra
+from .errors import HearMwmaeError, needs_extra, reason
 
 #: Heads of the authors' decoder without windows; the weights do not show them.
 PLAIN_DECODER_HEADS = 8

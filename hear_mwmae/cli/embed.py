@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import HearMwmaeError
-from ..extras import needs_extra
+from ..errors import HearMwmaeError, needs_extra
 from ..files import printable
 from .options import DEVICE, DTYPE, MODEL, POOLING, Command, out_option
 

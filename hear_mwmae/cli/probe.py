@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..extras import needs_extra
+from ..errors import needs_extra
 from .options import DEVICE, POOLING, TASKS, Command, models_option, named_models
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..extras import needs_extra
+from ..errors import needs_extra
 from .options import Command, jobs_option, out_option
 
 

@@ -17,8 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..audio import find_audio, read_audio
-from ..errors import HearMwmaeError, reason
-from ..extras import needs_extra
+from ..errors import HearMwmaeError, needs_extra, reason
 from .shards import connection_options, is_damage, parquet_entries, tar_entries
 
 SHARD_SUFFIXES = (".tar", ".parquet")

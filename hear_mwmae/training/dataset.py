@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..audio import to_pcm
 from ..config import FrontendConfig
 from ..errors import HearMwmaeError, reason
 from ..hub import parse_name
-from ..pcm import to_pcm
 
 #: Hz of packed audio.
 SAMPLE_RATE = FrontendConfig().sample_rate

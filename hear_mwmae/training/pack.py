@@ -17,10 +17,10 @@ import torch
 from datasets import Audio, Dataset, Features, Value
 from datasets.exceptions import DatasetGenerationError
 
+from ..audio import to_pcm
 from ..data.sources import Item, find_inputs, read_item
 from ..errors import HearMwmaeError
 from ..files import one_at_a_time, printable
-from ..pcm import to_pcm
 from .dataset import SAMPLE_RATE, arrow_column
 
 #: Codec -> libsndfile's container and coding.

@@ -14,8 +14,8 @@ import soundfile
 import torch
 
 from hear_mwmae import audio
+from hear_mwmae.audio import to_pcm
 from hear_mwmae.files import write_text
-from hear_mwmae.pcm import to_pcm
 
 SAMPLE_RATE = 16_000
 MIN_SECONDS = 0.1
