@@ -25,19 +25,15 @@ def expected(embedded_model) -> torch.Tensor:
     return embedded_model.embed(CLIP)
 
 
-@pytest.mark.parametrize("layout", [(16000, 2), (9, 8), (100, 1)])
+@pytest.mark.parametrize("layout", [(16000, 2), (9, 8)])
 def test_samples_before_channels_are_refused(embedded_model, layout):
     """`soundfile.read` returns this layout: it would be thousands of clips of two samples."""
     audio = np.zeros(layout, np.float32)
     message = r"looks like \(samples, channels\), where \(clips, samples\) is expected"
     with pytest.raises(ValueError, match=message):
         embedded_model.embed(audio)
-    for get_embeddings in (hear_mwmae.get_scene_embeddings, hear_mwmae.get_timestamp_embeddings):
-        with pytest.raises(ValueError, match=message):
-            get_embeddings(torch.from_numpy(audio), embedded_model)
-
-
-def test_many_short_clips_are_still_clips(embedded_model):
+    with pytest.raises(ValueError, match=message):
+        hear_mwmae.get_scene_embeddings(torch.from_numpy(audio), embedded_model)
     assert len(embedded_model.embed(np.zeros((9, 9), np.float32))) == 9
 
 
@@ -47,26 +43,20 @@ def test_other_rates_are_refused(embedded_model, rate):
         embedded_model.embed(CLIP, rate)
 
 
-@pytest.mark.parametrize("kind", [bool, np.int16, np.uint8, object, np.complex64])
+@pytest.mark.parametrize("kind", [bool, np.int16, object, np.complex64])
 def test_arrays_of_other_kinds_are_refused_by_one_message(embedded_model, kind):
     with pytest.raises(ValueError, match=r"audio must be floating point within \[-1, 1\], got "):
         embedded_model.embed(np.zeros(100, kind))
 
 
-@pytest.mark.parametrize("change", ["read-only", "big-endian", "float64", "strided"])
-def test_arrays_of_any_floats_are_embedded_without_a_warning(embedded_model, expected, change):
-    array = CLIP.numpy().copy()
-    if change == "read-only":
-        array.flags.writeable = False
-    elif change == "big-endian":
-        array = array.astype(">f4")
-    elif change == "float64":
-        array = array.astype(np.float64)
-    else:
-        array = np.repeat(array, 2)[::2]
+def test_arrays_of_any_floats_are_embedded_without_a_warning(embedded_model, expected):
+    array = CLIP.numpy()
+    read_only = array.copy()
+    read_only.flags.writeable = False
+    kinds = [read_only, array.astype(">f4"), array.astype(np.float64), np.repeat(array, 2)[::2]]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert torch.equal(embedded_model.embed(array), expected)
+        assert all(torch.equal(embedded_model.embed(kind), expected) for kind in kinds)
 
 
 def test_integers_as_floats_are_warned_of(embedded_model):
@@ -92,11 +82,6 @@ def test_clips_are_encoded_together_for_timestamps_too(embedded_model):
 PIANO = AUDIO / "piano.flac"
 
 
-@pytest.fixture(scope="module")
-def piano(embedded_model) -> torch.Tensor:
-    return embedded_model.embed(PIANO)
-
-
 class Answer:
     """What a server sends: it can be read, and no more."""
 
@@ -115,23 +100,26 @@ class Decoder:
         return SimpleNamespace(data=torch.from_numpy(samples.T.copy()), sample_rate=rate)
 
 
-class DamagedDecoder:
-    def get_all_samples(self) -> SimpleNamespace:
-        raise RuntimeError("Could not decode\nC++ stack trace")
+@pytest.fixture(scope="module")
+def piano(embedded_model) -> torch.Tensor:
+    return embedded_model.embed(PIANO)
 
 
-@pytest.mark.parametrize("kind", ["bytes", "bytearray", "file", "stream", "undecoded", "path"])
-def test_files_and_undecoded_clips_are_embedded_as_the_path_is(embedded_model, piano, kind):
+def test_clips_of_all_kinds_in_one_list(embedded_model, piano, expected):
     content = PIANO.read_bytes()
-    clip = {
-        "bytes": content,
-        "bytearray": bytearray(content),
-        "file": io.BytesIO(content),
-        "stream": Answer(content),
-        "undecoded": {"bytes": content, "path": "elsewhere.flac"},
-        "path": {"bytes": None, "path": str(PIANO)},
-    }[kind]
-    assert torch.equal(embedded_model.embed(clip), piano)
+    clips = [
+        PIANO,
+        str(PIANO),
+        content,
+        bytearray(content),
+        io.BytesIO(content),
+        Answer(content),
+        {"bytes": content, "path": "elsewhere.flac"},
+        {"bytes": None, "path": str(PIANO)},
+    ]
+    scenes = embedded_model.embed(iter([*clips, CLIP, {"array": CLIP, "sampling_rate": 16000}]))
+    assert (scenes[:-2] - piano).abs().max() < 1e-5
+    assert (scenes[-2:] - expected).abs().max() < 1e-5
 
 
 def test_a_decoder_has_its_own_rate_and_channels(embedded_model, piano):
@@ -148,26 +136,15 @@ def test_every_decoded_clip_has_its_own_rate(embedded_model):
     assert (embedded_model.embed([listed, samples], 44100) - expected[[0, 2]]).abs().max() < 1e-5
 
 
-def test_clips_of_all_kinds_in_one_list(embedded_model, piano, expected):
-    clips = [PIANO, PIANO.read_bytes(), CLIP, {"array": CLIP, "sampling_rate": 16000}, str(PIANO)]
-    both = torch.cat([piano, piano, expected, expected, piano])
-    assert (embedded_model.embed(iter(clips)) - both).abs().max() < 1e-5
-
-
 @pytest.mark.parametrize(
     ("clip", "message"),
     [
         ({"array": CLIP}, "an audio dict with an array needs its sampling_rate in Hz"),
-        ({"array": CLIP, "sampling_rate": 0}, "sample_rate must be a whole number of Hz.*got 0"),
         ({"audio": b"", "label": 3}, "bytes or path, got the keys audio, label"),
         ({"bytes": b"RIFF", "path": "a.wav"}, "a.wav: not an audio file, or damaged"),
         (b"", "audio: not an audio file, or damaged"),
         (io.StringIO("text"), "audio: opened as text.*open it with 'rb'"),
-        (DamagedDecoder(), "cannot be decoded: Could not decode$"),
-        (
-            None,
-            r"a clip must be.*or tensor \(sample_rate=16000 unless it is given\), got None",
-        ),
+        (None, r"a clip must be.*or tensor \(sample_rate=16000 unless it is given\), got None"),
         ((CLIP, 16000), "clip 1: a clip must be a path.*got 16000"),
         ([CLIP, CLIP * torch.nan], "clip 1: audio holds NaN or infinity$"),
     ],
@@ -189,26 +166,20 @@ def test_files_are_as_loud_as_arrays_may_be(embedded_model, tmp_path):
 
 def test_skipped_clips_keep_their_rows(embedded_model, expected, tmp_path):
     (tmp_path / "bad.wav").write_bytes(b"no audio")
-    clips = [None, CLIP, CLIP * torch.nan, tmp_path / "bad.wav", CLIP, "nowhere.wav"]
-    good, bad = [1, 4], [0, 2, 3, 5]
+    clips = [CLIP * torch.nan, CLIP, tmp_path / "bad.wav"]
     with pytest.warns(UserWarning) as caught:
         scenes = embedded_model.embed(iter(clips), errors="skip")
-    assert scenes.shape == (6, embedded_model.scene_embedding_size)
-    assert scenes[bad].isnan().all() and (scenes[good] - expected).abs().max() < 1e-5
+    assert scenes[[0, 2]].isnan().all() and (scenes[1] - expected).abs().max() < 1e-5
     (warning,) = caught
-    lines = str(warning.message).splitlines()
-    assert [line.split(": ")[:2] for line in lines] == [["not embedded", f"clip {n}"] for n in bad]
-    assert "bad.wav: not an audio file, or damaged" in lines[2]
+    nan, bad = str(warning.message).splitlines()
+    assert nan.startswith("not embedded: clip 0: audio holds NaN") and "bad.wav: not an" in bad
     with pytest.warns(UserWarning):
         steps, times = embedded_model.embed(clips, timestamps=True, errors="skip")
-    size = embedded_model.timestamp_embedding_size
-    assert [features.shape for features in steps] == [(len(moments), size) for moments in times]
-    assert [len(moments) > 0 for moments in times] == [n in good for n in range(6)]
+    assert [features.shape for features in steps] == [(0, 1280), (31, 1280), (0, 1280)]
+    assert list(map(len, times)) == [0, 31, 0]
 
 
-def test_nothing_but_skipped_clips(embedded_model):
-    with pytest.warns(UserWarning, match=r"^not embedded: nowhere.wav: no such file or directory$"):
-        assert embedded_model.embed("nowhere.wav", errors="skip").isnan().all()
+def test_what_is_skipped_by_no_option(embedded_model):
     with pytest.raises(ValueError, match="the list of clips is empty"):
         embedded_model.embed([], errors="skip")
     with pytest.raises(ValueError, match="errors must be one of raise, skip, got 'ignore'"):

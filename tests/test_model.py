@@ -6,9 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from hear_mwmae.attention import MultiWindowAttention, RecomputedAttention
+from hear_mwmae.attention import MultiWindowAttention
 from hear_mwmae.config import (
     derive_window_sizes,
     preset,
@@ -113,26 +112,6 @@ def test_heads_together_equal_heads_one_by_one(sizes, shift, kind):
         *(torch.autograd.grad(z.square().sum(), inputs) for z in (y, expected)), strict=True
     ):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("windowed", [False, True])
-def test_gradients_of_recomputed_attention(windowed):
-    """Numerically, and with masked scores against torch's own."""
-    qkv = [torch.randn(4, 2, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    bias = torch.randn(2, 5, 5, dtype=torch.float64, requires_grad=True) if windowed else None
-    assert torch.autograd.gradcheck(RecomputedAttention.apply, (*qkv, bias))
-    inputs = qkv
-    if windowed:
-        bias = bias.detach().masked_fill(torch.rand(2, 5, 5) < 0.3, float("-inf"))
-        bias.diagonal(dim1=-2, dim2=-1).fill_(0.0)
-        inputs = [*qkv, bias.requires_grad_()]
-    ours = RecomputedAttention.apply(*qkv, bias)
-    theirs = F.scaled_dot_product_attention(*qkv, attn_mask=bias)
-    assert torch.allclose(ours, theirs)
-    weight = torch.randn_like(ours)
-    gradients = [torch.autograd.grad((y * weight).sum(), inputs) for y in (ours, theirs)]
-    for one, other in zip(*gradients, strict=True):
-        assert torch.allclose(one, other)
 
 
 @pytest.mark.parametrize("kind", [MultiWindowAttention, TiledMultiWindowAttention])

@@ -22,7 +22,6 @@ from hear_mwmae.card import model_card
 from hear_mwmae.config import preset
 from hear_mwmae.hub import CARD_NAME
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.strict import load_strictly
 from hear_mwmae.weights import (
     CONFIG_NAME,
     DEFAULT_MODEL,
@@ -30,7 +29,6 @@ from hear_mwmae.weights import (
     WEIGHTS_NAME,
     read_model,
     registry,
-    save_model,
     sha256_of,
 )
 
@@ -136,14 +134,6 @@ def test_a_local_folder_of_a_registered_name(model_dir, monkeypatch):
     assert hear_mwmae.load_model(f"./{DEFAULT_MODEL}").scene_embedding_size == 160
 
 
-def test_the_same_model_gives_the_same_bytes(tmp_path, small_config):
-    state = MaskedAutoencoder(small_config).state_dict()
-    for folder in ("one", "two"):
-        save_model(tmp_path / folder, small_config, state)
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-
-
 def test_save_pretrained(model_dir, tmp_path):
     """What the mixin of huggingface_hub does for other models."""
     model = Embedder.from_pretrained(model_dir, pooling="max", dtype="bfloat16")
@@ -155,17 +145,6 @@ def test_save_pretrained(model_dir, tmp_path):
     assert torch.equal(again.scene_embeddings(CLIP), model.scene_embeddings(CLIP))
     with pytest.raises(HearMwmaeError, match=r"Missing .*decoder\.mask_token"):
         MaskedAutoencoder.from_pretrained(tmp_path / "saved")  # the encoder alone
-
-
-def test_load_strictly_keeps_precision_and_trainability(small_config):
-    state = MaskedAutoencoder(small_config).half().state_dict()
-    model = MaskedAutoencoder(small_config)
-    model.decoder.requires_grad_(False)
-    load_strictly(model, state, "these")
-    for name, weight in model.named_parameters():
-        assert weight.dtype == torch.float32
-        assert weight.requires_grad == name.startswith("encoder.")
-        assert torch.equal(weight, state[name].float())
 
 
 def embeddings() -> tuple[torch.Tensor, ...]:

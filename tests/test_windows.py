@@ -24,7 +24,7 @@ def config(small_config) -> ModelConfig:
     return dataclasses.replace(small_config, frontend=TWO)
 
 
-@pytest.mark.parametrize("samples", [1, 159, 1023, 16000, 53920])
+@pytest.mark.parametrize("samples", [1, 1023, 53920])
 def test_each_channel_is_the_front_end_of_its_window(samples):
     audio = torch.stack([noise(samples), tone(samples)])
     both = LogMelFrontend(TWO)(audio)
@@ -33,12 +33,11 @@ def test_each_channel_is_the_front_end_of_its_window(samples):
         alone = LogMelFrontend(dataclasses.replace(TWO, win_lengths=(win_length,)))
         assert torch.equal(both[:, :, 80 * number : 80 * (number + 1)], alone(audio))
     assert torch.isfinite(both).all()
+    for level in (0.0, 1e-3, -0.5):  # silence, and constants
+        assert not LogMelFrontend(TWO)(torch.full((1, samples), level)).any()
 
 
-@pytest.mark.parametrize("samples", [1, 5000, 53920])
-@pytest.mark.parametrize("level", [0.0, 1e-3, -0.5, 1.0])
-def test_silence_and_constants_are_zeros_in_every_channel(samples, level):
-    assert not LogMelFrontend(TWO)(torch.full((1, samples), level)).any()
+def test_what_is_quiet_is_no_silence():
     quiet = LogMelFrontend(TWO)(1e-4 * noise(5000)[None])
     assert (quiet.unflatten(2, (2, 80)).std(dim=(1, 3)) > 0.9).all()
 
