@@ -58,11 +58,9 @@ Encoded = Callable[..., bytes]
 def encoded(tmp_path) -> Encoded:
     """The bytes that FFmpeg writes."""
 
-    def by_ffmpeg(
-        codec: str, container: str, rate: int = 16000, seconds: float = 3.0, **options: str
-    ) -> bytes:
+    def by_ffmpeg(codec: str, container: str, rate: int = 16000, **options: str) -> bytes:
         path = tmp_path / "encoded"
-        return encode(path, sound(rate, seconds), rate, codec, container, **options).read_bytes()
+        return encode(path, sound(rate), rate, codec, container, **options).read_bytes()
 
     return by_ffmpeg
 
@@ -77,7 +75,6 @@ WHOLE: dict[str, tuple[Callable[[Encoded], bytes], float]] = {
     "ten MP3, the first with a Xing header": (lambda e: mp3(e) * 10, 31.0),
     "MP3 of two rates": (lambda e: mp3(e) + mp3(e, rate=44100), 6.1),
     "two streams of Vorbis": (lambda e: written("OGG") * 2, 6.0),
-    "two FLAC": (lambda e: written("FLAC") * 2, 6.0),
     # Tags.
     "FLAC with an ID3v1 tag": (lambda e: written("FLAC") + b"TAG".ljust(128), 3.0),
     "MP3 with padding behind its tag": (
@@ -92,13 +89,11 @@ WHOLE: dict[str, tuple[Callable[[Encoded], bytes], float]] = {
     "MP3 behind junk": (lambda e: bytes(range(200, 256)) * 50 + mp3(e), 3.1),
     # Its bit rate varies, and nothing says how long it is.
     "MP3 without a Xing header": (lambda e: mp3(e, write_xing="0", quality="500"), 3.1),
-    "AMR": (lambda e: e("libopencore_amrnb", "amr", 8000, 6.0), 6.0),
+    "AMR": (lambda e: e("libopencore_amrnb", "amr", 8000), 3.0),
     # A placeholder for the size: streams.
     "WAV of 0x7FFFFFFF bytes": (lambda e: wav(0x7FFFFFFF), 3.0),
-    "WAV of 2,000,000,000 bytes": (lambda e: wav(2_000_000_000), 3.0),
     "WAV of 0 bytes": (lambda e: wav(0), 3.0),
     # Codings that libsndfile does not know.
-    "MP3 in WAV": (lambda e: e("libmp3lame", "wav"), 3.1),
     "AAC in WAV": (lambda e: (CASES / "aac.wav").read_bytes(), 3.1),
     "G.726 in WAV": (lambda e: e("g726", "wav", 8000), 3.0),
     "Vorbis beside a skeleton": (lambda e: (CASES / "skeleton.oga").read_bytes(), 3.0),
@@ -128,12 +123,11 @@ def test_all_that_is_there_is_read(tmp_path, encoded, case):
         assert torch.equal(read_audio(file, 16000), audio)
 
 
-def test_vorbis_of_one_page_has_the_samples_of_its_header(tmp_path):
+def test_vorbis_of_one_page_has_the_samples_of_its_header():
     """FFmpeg ends it a block too early or too late."""
-    for samples in (800, 1600, 4800, 30000):
-        stream = io.BytesIO()
-        soundfile.write(stream, sound()[:samples], 16000, format="OGG")
-        assert len(read_audio(stream, 16000)) == samples
+    for samples in (800, 4800, 30000):
+        content = io.BytesIO(written("OGG", seconds=samples / 16000))
+        assert len(read_audio(content, 16000)) == samples
 
 
 DAMAGED: dict[str, Callable[[Encoded], bytes]] = {
@@ -142,7 +136,6 @@ DAMAGED: dict[str, Callable[[Encoded], bytes]] = {
     "FLAC with a hole": lambda e: hole(written("FLAC")),
     "FLAC with a wrong bit": lambda e: wrong_bit(written("FLAC")),
     "Opus without a page": lambda e: hole(written("OGG", 48000, "OPUS")),
-    "Vorbis without a page": lambda e: hole(written("OGG", 44100)),
     "WAV cut in half": lambda e: half(wav(96000)),
     "Vorbis of two rates": lambda e: written("OGG") + written("OGG", 44100),
     "Opus of one and two channels": lambda e: (
@@ -193,11 +186,8 @@ def test_samples_that_are_not_finite(tmp_path, value, rate):
     assert recording.waveform is None and recording.problem.startswith("holds NaN or infinity")
 
 
-@pytest.mark.parametrize("channels", [7, 8, 16])
+@pytest.mark.parametrize("channels", [7, 8])
 def test_many_channels(channels):
     """More than seven in planes of their own, which PyAV 18 does not read: 7.1, for example."""
-    stream = io.BytesIO()
-    levels = np.arange(1, channels + 1) / channels
-    soundfile.write(stream, sound(48000, 2.0)[:, None] * levels, 48000, format="OGG")
-    expected = sound(48000, 2.0) * levels.mean()
-    assert np.abs(read_audio(stream, 48000).numpy() - expected).max() < 0.1
+    content = io.BytesIO(written("OGG", 48000, channels=channels))
+    assert np.abs(read_audio(content, 48000).numpy() - sound(48000)).max() < 0.1

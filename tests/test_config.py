@@ -28,8 +28,7 @@ def test_json_round_trip():
 
 def test_keys_that_are_left_out_have_their_defaults():
     config = ModelConfig.from_dict({"encoder": {"width": 64, "depth": 1, "heads": 2}})
-    assert config == ModelConfig(ENCODER)
-    assert config.pooling == "mean" and config.frontend == FrontendConfig()
+    assert config == ModelConfig(ENCODER, frontend=FrontendConfig(), pooling="mean")
 
 
 @pytest.mark.parametrize(
@@ -39,8 +38,6 @@ def test_keys_that_are_left_out_have_their_defaults():
         (lambda: EncoderConfig(6, 1, 3), "width 6 is not a multiple of 4"),
         (lambda: ModelConfig(preset("mae-tiny").encoder, preset("mwmae-tiny").decoder), "CLS"),
         (lambda: DecoderConfig(64, 1, 2, window_sizes=(2, 5, 0)), "2 heads, but 3 window_sizes"),
-        (lambda: DecoderConfig(63, 1, 3), "width 63 is not even"),
-        (lambda: DecoderConfig(64, 1, 2, shift_windows=True), "shift_windows needs window_sizes"),
         (lambda: ModelConfig(ENCODER, patch_size=(7, 16)), "7 x 16 do not tile 200 frames x 80"),
         (
             lambda: ModelConfig(ENCODER, DecoderConfig(64, 1, 2, window_sizes=(3, 0))),
@@ -48,7 +45,6 @@ def test_keys_that_are_left_out_have_their_defaults():
         ),
         (lambda: ModelConfig(ENCODER, mask_ratio=1e-9), "keeps (249|250) of 250 tokens"),
         (lambda: FrontendConfig(f_max=9000.0), "50.0-9000.0 Hz must lie within 0-8000.0 Hz"),
-        (lambda: FrontendConfig(win_lengths=(100,)), "leaves gaps"),
         (lambda: dataclasses.replace(preset("mae-tiny"), pooling="mean+mode"), "got 'mean.mode'"),
         (lambda: preset("mae_small"), "unknown preset 'mae_small'"),
     ],

@@ -62,19 +62,6 @@ def test_timestamps_do_not_drift_over_an_hour(embedded_model):
     assert np.array_equal(times, 40.0 * np.arange(90000) + 15)
 
 
-@pytest.mark.parametrize("samples", [1, 16000, 53920])
-def test_official_timestamps_keep_the_last_step(embedded_model, samples):
-    official = copy.copy(embedded_model)
-    official.timestamps = "official"
-    steps, timestamps = official.timestamp_embeddings(noise(samples)[None])
-    count = -(-(samples // 160 + 1) // 4)
-    assert steps.shape[1] == timestamps.shape[1] == count
-    assert timestamps[0].numpy() == pytest.approx(np.arange(count) * samples / 16 / count)
-    # The scene pools all of them; its mean comes first.
-    scene = official.scene_embeddings(noise(samples)[None])[:, :1280]
-    torch.testing.assert_close(steps.mean(dim=1), scene, atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("patch_size", [(8, 16), (5, 5)])
 def test_time_steps_follow_the_patch_size(patch_size):
     model = Embedder(preset("mwmae-tiny", patch_size))

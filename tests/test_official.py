@@ -56,17 +56,17 @@ def leaves() -> dict[str, object]:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(tmp_path) -> Path:
     return tmp_path / "checkpoint_198400"
 
 
-def test_presets_are_inferred() -> None:
+def test_presets_are_inferred():
     for name in preset_names():
         assert infer_config(shapes_only(preset(name))) == preset(name)
 
 
 @pytest.mark.parametrize("kind", ["mwmae", "mae"])
-def test_the_authors_own_trees(kind: str) -> None:
+def test_the_authors_own_trees(kind):
     tree = json.loads((REFERENCE / f"tree_{kind}_tiny.json").read_text())["params"]
     params = {path: np.zeros(shape, "f4") for path, shape in tree.items()}
     config = preset(f"{kind}-tiny")
@@ -76,7 +76,7 @@ def test_the_authors_own_trees(kind: str) -> None:
     assert converted == {name: value.shape for name, value in state.items()}
 
 
-def test_heads_that_leave_no_trace() -> None:
+def test_heads_that_leave_no_trace():
     assert infer_config(shapes_only(small()), encoder_heads=12).encoder.heads == 12
     windowed = shapes_only(small(encoder=(5, 10, 0)))
     assert infer_config(windowed, encoder_heads=4).encoder.window_sizes == (5, 10, 0, 0)
@@ -86,7 +86,7 @@ def test_heads_that_leave_no_trace() -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", KINDS)
-def test_round_trip(kind: str, file: Path) -> None:
+def test_round_trip(kind, file):
     config, state = KINDS[kind], random_state(KINDS[kind])
     file.write_bytes(train_state(packed(config, state)))
     actual_config, actual = load_official(file)
@@ -95,7 +95,7 @@ def test_round_trip(kind: str, file: Path) -> None:
         assert value.dtype == torch.float32 and torch.equal(value, state[name])
 
 
-def test_containers(tmp_path: Path, leaves: dict[str, object]) -> None:
+def test_containers(tmp_path, leaves):
     config = KINDS["mwmae"]
     # orbax of 2023: None for what is empty, lists in the optimizer's state
     lists = [{"mu": msgpack.ExtType(1, b"")}, None]
@@ -118,7 +118,7 @@ def test_containers(tmp_path: Path, leaves: dict[str, object]) -> None:
         assert hear_mwmae.load_model(str(tmp_path / directory)).encoder.config == config
 
 
-def test_convert(tmp_path: Path, leaves: dict[str, object]) -> None:
+def test_convert(tmp_path, leaves):
     source = tmp_path / "work"
     source.mkdir()
     (source / "checkpoint_7").write_bytes(train_state(leaves))
@@ -126,14 +126,12 @@ def test_convert(tmp_path: Path, leaves: dict[str, object]) -> None:
     assert result.exit_code == 0, result.output
     assert "3 heads in the encoder, 8 in the decoder" in result.output
     audio = torch.rand(2, 20000) * 2 - 1
-    direct = hear_mwmae.load_model(str(source)).scene_embeddings(audio)
-    converted = hear_mwmae.load_model(str(tmp_path / "model")).scene_embeddings(audio)
-    assert torch.equal(direct, converted)
+    direct, converted = map(hear_mwmae.load_model, (source, tmp_path / "model"))
+    assert torch.equal(direct.scene_embeddings(audio), converted.scene_embeddings(audio))
     # Converted in place, with another number of heads: that is what counts from then on.
     command = ["convert", str(source), str(source), "--encoder-heads", "4"]
-    result = CliRunner().invoke(main, command)
-    assert result.exit_code == 0, result.output
-    assert hear_mwmae.load_model(str(source)).config.encoder.heads == 4
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert hear_mwmae.load_model(source).config.encoder.heads == 4
 
 
 def refusal(path: Path) -> str:
@@ -144,7 +142,7 @@ def refusal(path: Path) -> str:
     return result.stderr
 
 
-def test_other_files(tmp_path: Path, leaves: dict[str, object]) -> None:
+def test_other_files(tmp_path, leaves):
     torch.save({"params": torch.zeros(2)}, tmp_path / "weights.pt")
     (tmp_path / "empty").touch()
     (tmp_path / "truncated").write_bytes(train_state(leaves)[:-9])
@@ -175,8 +173,6 @@ TABLE = "decoder_block_00/wmha_block/attn_heads_{}/relative_position_bias_table"
         (BIAS, "PLACEHOLDER://params.pos_embed", "not an array"),
     ],
 )
-def test_wrong_parameters(
-    path: str, leaf: object, words: str, file: Path, leaves: dict[str, object]
-) -> None:
+def test_wrong_parameters(path, leaf, words, file, leaves):
     file.write_bytes(train_state(leaves | {path: leaf}))
     assert words in refusal(file)
