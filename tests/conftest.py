@@ -67,6 +67,12 @@ def model_dir(saved_model, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_model(saved_model) -> Embedder:
+    """That model, loaded."""
+    return load_model(saved_model)
+
+
+@pytest.fixture(scope="session")
 def embedded_model() -> Embedder:
     """The model that the package carries."""
     return load_model()

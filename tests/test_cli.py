@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -14,8 +16,10 @@ from huggingface_hub import ModelCard
 from reference import AUDIO
 
 import hear_mwmae
+from hear_mwmae import HearMwmaeError
 from hear_mwmae.card import model_card
 from hear_mwmae.cli import main
+from hear_mwmae.cli.options import Command
 from hear_mwmae.weights import DEFAULT_MODEL, WEIGHTS_DIR
 
 
@@ -47,6 +51,30 @@ def test_errors_are_one_line_and_a_code(tmp_path, saved_model, args, message):
     result = run(*(arg.format(tmp=tmp_path, clip=clip, model=saved_model) for arg in args))
     assert result.exit_code == 1
     assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
+DENIED = PermissionError(errno.EACCES, "Permission denied", b"a/\xff")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (DENIED, "Error: a/\\xff: Permission denied\n"),
+        (HearMwmaeError("a \udcff name"), "Error: a \\xff name\n"),
+        (OSError("which names no file"), None),
+        (ValueError("of some library"), None),
+    ],
+)
+def test_which_errors_are_one_line(error, line):
+    @click.command(cls=Command)
+    def command() -> None:
+        raise error
+
+    result = CliRunner().invoke(command)
+    if line is None:
+        assert result.exception is error
+    else:
+        assert (result.exit_code, result.stderr) == (1, line)
 
 
 def test_info(saved_model):

@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import importlib
 import re
-import runpy
 import shlex
 import shutil
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
 import click
 import pytest
@@ -63,21 +60,9 @@ def blocks(page: Path) -> list[Block]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words of every command of a console block, without prompts, comments and environment
-    variables.
-    """
+    """The words of every command of a console block, without prompts and comments."""
     lines = re.sub(r"\\\n", " ", re.sub(r"^[$>] ?", "", text, flags=re.M)).splitlines()
-    found: list[list[str]] = []
-    for line in lines:
-        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
-        lexer.whitespace_split = True
-        found.append([])
-        for word in lexer:
-            if set(word) <= set("();<>|&"):
-                found.append([])
-            elif found[-1] or not re.match(r"[A-Z_]+=|do$", word):
-                found[-1].append(word)
-    return [words for words in found if words]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def called(words: list[str]) -> tuple[click.Command, list[str]] | None:
@@ -90,10 +75,6 @@ def called(words: list[str]) -> tuple[click.Command, list[str]] | None:
         name = words[2]
         package = (ROOT / name.replace(".", "/")).is_dir()
         return importlib.import_module(f"{name}.__main__" if package else name).main, words[3:]
-    if words[0] == "python" and words[1].endswith(".py"):
-        script = ROOT / words[1]
-        with mock.patch.object(sys, "path", [str(script.parent), *sys.path]):  # as of a script
-            return runpy.run_path(str(script))["main"], words[2:]
     return None
 
 

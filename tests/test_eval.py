@@ -185,7 +185,7 @@ def number_labels(folder: Path, text: str) -> None:
         (lambda task: describe(task, sample_duration="0.5"), "sample_duration should be a valid"),
         (lambda task: describe(task, evaluation=["loudness"]), "which heareval does not know"),
         (lambda task: describe(task, embedding_type="event"), "not event multiclass"),
-        (lambda task: describe(task, split_mode="trainvaltest"), "splits must be train, valid"),
+        (lambda task: describe(task, split_mode="leave-one-out"), "split_mode should be 'train"),
         # Those that pandas takes for missing values or for other numbers.
         (lambda task: relabel(task, "NA", "b"), "lacks 1 of 2 labels, such as NA, as"),
         (lambda task: relabel(task, "060", "72"), "lacks 1 of 2 labels, such as 060, as"),
@@ -197,6 +197,14 @@ def test_check_finds_tasks_that_the_kit_cannot_use(tasks_dir, tmp_path, change, 
     folder = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "task")
     change(folder)
     assert problem in check(folder, 1)
+
+
+def test_check_finds_splits_that_the_kit_does_not(tasks_dir, tmp_path):
+    folder = shutil.copytree(tasks_dir / "multilabel-v1", tmp_path / "task")
+    for name in ("16000/valid", "valid.json"):
+        (folder / name).rename(folder / name.replace("valid", "dev"))
+    describe(folder, splits=["train", "dev", "test"])
+    assert "the splits must be train, valid and test, got" in check(folder, 1)
 
 
 def test_a_changed_model_or_task_is_another(tasks_dir, embedded, tmp_path):

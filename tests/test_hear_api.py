@@ -44,8 +44,8 @@ def test_the_api_is_what_hear_asks_for(embedded_model):
 
 
 @pytest.mark.parametrize("samples", [1, 100, 239, 240, 16000, 31999, 32000, 53920, 160000])
-def test_centred_timestamps(embedded_model, samples):
-    steps, timestamps = embedded_model.timestamp_embeddings(noise(samples)[None])
+def test_centred_timestamps(small_model, samples):
+    steps, timestamps = small_model.timestamp_embeddings(noise(samples)[None])
     assert steps.shape[:2] == timestamps.shape
     times, duration = timestamps[0].double().numpy(), samples / 16
     if duration < 15:
@@ -53,11 +53,11 @@ def test_centred_timestamps(embedded_model, samples):
         return
     assert times == pytest.approx(40 * np.arange(len(times)) + 15)
     assert times[-1] <= duration < times[-1] + 40 + 15  # none beyond the end, none missing
-    assert torch.equal(embedded_model.timestamp_embeddings(noise(samples)[None])[1], timestamps)
+    assert torch.equal(small_model.timestamp_embeddings(noise(samples)[None])[1], timestamps)
 
 
-def test_timestamps_do_not_drift_over_an_hour(embedded_model):
-    times = time_step_ms(embedded_model.config, 3600 * 16000, "centred").double().numpy()
+def test_timestamps_do_not_drift_over_an_hour(small_model):
+    times = time_step_ms(small_model.config, 3600 * 16000, "centred").double().numpy()
     assert len(times) == 90000
     assert np.array_equal(times, 40.0 * np.arange(90000) + 15)
 
@@ -73,15 +73,15 @@ def test_time_steps_follow_the_patch_size(patch_size):
     assert steps.shape[2] == model.timestamp_embedding_size == 80 // patch_size[1] * 192
 
 
-def test_max_batch_changes_memory_not_results(embedded_model):
+def test_max_batch_changes_memory_not_results(small_model):
     audio = torch.stack([noise(100000), tone(100000)])  # 2 clips of 4 chunks
     sizes = []
-    handle = embedded_model.encoder.register_forward_pre_hook(
+    handle = small_model.encoder.register_forward_pre_hook(
         lambda module, args: sizes.append(len(args[0]))
     )
-    narrow = copy.copy(embedded_model)
+    narrow = copy.copy(small_model)
     narrow.max_batch = 3
-    whole, pieces = embedded_model.scene_embeddings(audio), narrow.scene_embeddings(audio)
+    whole, pieces = small_model.scene_embeddings(audio), narrow.scene_embeddings(audio)
     handle.remove()
     assert sizes == [8, 3, 3, 2]  # of the batch together, at most max_batch of them at a time
     assert (whole - pieces).abs().max() < 1e-5
@@ -101,10 +101,10 @@ def test_max_batch_changes_memory_not_results(embedded_model):
         (np.zeros((1, 100), dtype=np.float32), "torch tensor.*ndarray"),
     ],
 )
-def test_bad_audio_is_a_value_error(embedded_model, audio, message):
+def test_bad_audio_is_a_value_error(small_model, audio, message):
     for get_embeddings in (hear_mwmae.get_scene_embeddings, hear_mwmae.get_timestamp_embeddings):
         with pytest.raises(ValueError, match=message):
-            get_embeddings(audio, embedded_model)
+            get_embeddings(audio, small_model)
 
 
 @pytest.mark.parametrize(
@@ -121,19 +121,19 @@ def test_bad_option_values(options):
         hear_mwmae.load_model(**options)
 
 
-def test_silence_is_defined(embedded_model):
+def test_silence_is_defined(small_model):
     """Zeros after normalisation, whatever the length and the constant: not 0 / 1e-8 in float32."""
-    assert not LogMelFrontend(embedded_model.config.frontend)(torch.zeros(1, 53920)).any()
+    assert not LogMelFrontend(small_model.config.frontend)(torch.zeros(1, 53920)).any()
     scenes = [
-        embedded_model.scene_embeddings(torch.zeros(1, samples)) for samples in (400, 32000, 53920)
+        small_model.scene_embeddings(torch.zeros(1, samples)) for samples in (400, 32000, 53920)
     ]
     assert all(torch.isfinite(scene).all() and scene.abs().max() < 50 for scene in scenes)
-    quiet = embedded_model.scene_embeddings(1e-9 * noise(32000)[None])
+    quiet = small_model.scene_embeddings(1e-9 * noise(32000)[None])
     torch.testing.assert_close(quiet, scenes[1])
 
 
-def test_blocks_of_the_frontend_leave_no_trace(embedded_model, monkeypatch):
-    frontend = LogMelFrontend(embedded_model.config.frontend)
+def test_blocks_of_the_frontend_leave_no_trace(small_model, monkeypatch):
+    frontend = LogMelFrontend(small_model.config.frontend)
     audio = noise(40000)[None]
     whole = frontend.log_mel(audio)
     monkeypatch.setattr(frontend_module, "BLOCK_SAMPLES", 37 * 400)
@@ -161,8 +161,8 @@ def test_a_model_may_be_cast(dtype):
     assert model.frontend.windows[0].filterbank.dtype == torch.float32
 
 
-def test_an_ambient_autocast_changes_nothing(embedded_model):
+def test_an_ambient_autocast_changes_nothing(small_model):
     audio = noise(20000)[None]
-    exact = embedded_model.scene_embeddings(audio)
+    exact = small_model.scene_embeddings(audio)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(embedded_model.scene_embeddings(audio), exact)
+        assert torch.equal(small_model.scene_embeddings(audio), exact)
