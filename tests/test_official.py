@@ -5,7 +5,6 @@ with damaged ones.
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import msgpack
@@ -14,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from flax_writer import ext, ones, packed, random_state, shapes_only, train_state
-from reference import AUDIO, REFERENCE
+from reference import AUDIO
 
 import hear_mwmae
 from hear_mwmae import HearMwmaeError
@@ -27,8 +26,7 @@ from hear_mwmae.config import (
     preset,
     preset_names,
 )
-from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.official import convert_params, infer_config, load_official
+from hear_mwmae.official import infer_config, load_official
 
 WINDOWS = derive_window_sizes(250)
 
@@ -63,17 +61,6 @@ def file(tmp_path) -> Path:
 def test_presets_are_inferred():
     for name in preset_names():
         assert infer_config(shapes_only(preset(name))) == preset(name)
-
-
-@pytest.mark.parametrize("kind", ["mwmae", "mae"])
-def test_the_authors_own_trees(kind):
-    tree = json.loads((REFERENCE / f"tree_{kind}_tiny.json").read_text())["params"]
-    params = {path: np.zeros(shape, "f4") for path, shape in tree.items()}
-    config = preset(f"{kind}-tiny")
-    assert infer_config(params) == config
-    state = MaskedAutoencoder(config).state_dict()
-    converted = {name: value.shape for name, value in convert_params(params).items()}
-    assert converted == {name: value.shape for name, value in state.items()}
 
 
 def test_heads_that_leave_no_trace():
@@ -164,9 +151,7 @@ TABLE = "decoder_block_00/wmha_block/attn_heads_{}/relative_position_bias_table"
             ones(48),
             'Missing key(s) in state_dict: "encoder.blocks.2.norm1.weight"',
         ),
-        ("head/kernel", ones(48, 10), 'Unexpected key(s) in state_dict: "head/weight"'),
         (TABLE.format(999), ones(3, 1), "width 48 is not divisible by 1000 heads"),
-        (TABLE.format(0), ones(4, 1), "size mismatch for decoder.blocks.0.attn.relative"),
         ("pos_embed", ones(1, 251, 48), "251 positions"),
         (BIAS, ext(np.array([1] * 47 + [np.nan], "f4")), "norm.bias does not hold finite"),
         (BIAS, ext(np.ones(48, "i4")), "an array of 'int32'"),

@@ -49,10 +49,6 @@ def test_a_changed_embedded_file_is_noticed(monkeypatch):
             lambda t: t.pop("encoder.norm.weight"),
             'configuration: Missing key(s) in state_dict: "norm',
         ),
-        (
-            lambda t: t.update({"encoder.extra": torch.zeros(3)}),
-            'Unexpected key(s) in state_dict: "e',
-        ),
         (lambda t: t.update({"encoder.norm.bias": torch.zeros(5)}), "size mismatch for norm.bias"),
         (lambda t: t["encoder.norm.bias"].fill_(torch.nan), "norm.bias does not hold finite"),
         (lambda t: t.update({"encoder.norm.bias": torch.zeros(32).int()}), "does not hold finite"),
@@ -63,17 +59,12 @@ def test_weights_that_do_not_match(model_dir, change, message):
     assert message in refusal(model_dir)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "config.json is not JSON: Expecting"),
-        ('{"encoder": {}}', "config.json: encoder.width: Field required"),
-    ],
-)
-def test_bad_config_is_named_before_the_weights(model_dir, text, message):
-    (model_dir / CONFIG_NAME).write_text(text)
+def test_bad_config_is_named_before_the_weights(model_dir):
     (model_dir / WEIGHTS_NAME).write_bytes(b"not even looked at")
-    assert message in refusal(model_dir)
+    (model_dir / CONFIG_NAME).write_text("{")
+    assert "config.json is not JSON: Expecting" in refusal(model_dir)
+    (model_dir / CONFIG_NAME).write_text('{"encoder": {}}')
+    assert "config.json: encoder.width: Field required" in refusal(model_dir)
 
 
 @pytest.mark.parametrize(
