@@ -14,7 +14,6 @@ from hear_mwmae.config import (
     preset_names,
 )
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.patches import random_masking
 from hear_mwmae.tiles import TiledMultiWindowAttention
 
 TOTALS = {
@@ -122,16 +121,3 @@ def test_training_works_after_inference_mode(kind):
     with torch.inference_mode():
         module(torch.randn(1, 6, 16))
     module(torch.randn(1, 6, 16)).sum().backward()
-
-
-def test_random_masking_keeps_what_the_noise_says():
-    tokens, noise = torch.randn(2, 10, 3), torch.rand(2, 10)
-    kept, mask, ids_restore = random_masking(tokens, 3, noise)
-    for row in range(2):
-        smallest = noise[row].argsort()[:3]
-        assert torch.equal(kept[row], tokens[row, smallest])
-        assert mask[row].nonzero().flatten().tolist() == sorted(
-            set(range(10)) - set(smallest.tolist())
-        )
-        whole = torch.cat([kept[row], torch.zeros(7, 3)])[ids_restore[row]]
-        assert torch.equal(whole[mask[row] == 0], tokens[row, mask[row] == 0])

@@ -155,6 +155,11 @@ TABLE = "decoder_block_00/wmha_block/attn_heads_{}/relative_position_bias_table"
         ("pos_embed", ones(1, 251, 48), "251 positions"),
         (BIAS, ext(np.array([1] * 47 + [np.nan], "f4")), "norm.bias does not hold finite"),
         (BIAS, ext(np.ones(48, "i4")), "an array of 'int32'"),
+        (
+            BIAS,
+            msgpack.ExtType(1, msgpack.packb(([2**40], "float32", b""))),
+            "damaged or truncated",
+        ),
         (BIAS, "PLACEHOLDER://params.pos_embed", "not an array"),
     ],
 )

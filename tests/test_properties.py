@@ -10,11 +10,9 @@ import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgpack
 import numpy as np
 import pytest
 import torch
-from flax_writer import packed, train_state
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -113,12 +111,12 @@ def bounded_memory() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory) -> tuple[Path, torch.Tensor, dict[str, torch.Tensor]]:
-    """The folder of a model, its embedding of CLIP, and its weights."""
+def saved(tmp_path_factory) -> tuple[Path, torch.Tensor]:
+    """The folder of a model, and its embedding of CLIP."""
     torch.manual_seed(0)
-    folder, state = tmp_path_factory.mktemp("saved"), MaskedAutoencoder(CONFIG).state_dict()
-    save_model(folder, CONFIG, state)
-    return folder, hear_mwmae.load_model(folder).scene_embeddings(CLIP), state
+    folder = tmp_path_factory.mktemp("saved")
+    save_model(folder, CONFIG, MaskedAutoencoder(CONFIG).state_dict())
+    return folder, hear_mwmae.load_model(folder).scene_embeddings(CLIP)
 
 
 @st.composite
@@ -163,7 +161,7 @@ def test_a_damaged_model_is_refused_or_gives_the_same_embeddings(saved, tmp_path
     """One change to model.safetensors or to config.json. A weights file by itself has no hash: what
     is refused is refused by HearMwmaeError.
     """
-    folder, scene, _ = saved
+    folder, scene = saved
     weights, config = ((folder / name).read_bytes() for name in (WEIGHTS_NAME, CONFIG_NAME))
     start = 8 + int.from_bytes(weights[:8], "little")
     kind = data.draw(st.sampled_from(["header", "weights", "values", "config"]))
@@ -187,33 +185,3 @@ def test_a_damaged_model_is_refused_or_gives_the_same_embeddings(saved, tmp_path
         return
     if model.config.pooling == CONFIG.pooling:  # config.json may choose another one
         assert torch.equal(model.scene_embeddings(CLIP), scene)
-
-
-#: What msgpack can hold in place of an array.
-PACKED_ODD = [None, 1.5, "x", b"x", [], {}, [1] * 999, 2**63, DEEP]
-PACKED_ODD += [msgpack.ExtType(code, b"x") for code in (1, 3, 77)]
-PACKED_ODD.append(msgpack.ExtType(1, msgpack.packb(([2**40], "float32", b""))))
-TABLE = f"decoder_block_00/wmha_block/attn_heads_{'9' * 5000}/relative_position_bias_table"
-
-
-@settings(FIXED, max_examples=80)
-@given(data=st.data())
-def test_a_damaged_checkpoint_of_the_authors_kind_is_refused_or_loads(
-    saved, tmp_path_factory, data
-):
-    leaves = packed(CONFIG, saved[2])
-    kind = data.draw(st.sampled_from(["bytes", "leaf", "name", "collection"]))
-    odd = data.draw(st.sampled_from(PACKED_ODD))
-    if kind == "bytes":
-        content = data.draw(damaged(train_state(leaves), 700))
-    elif kind == "leaf":
-        content = train_state(leaves | {data.draw(st.sampled_from(sorted(leaves))): odd})
-    elif kind == "name":
-        name = data.draw(st.sampled_from(["", "params", "pos_embed", TABLE]))
-        content = train_state(leaves | {name: leaves["pos_embed"]})
-    else:
-        collection = data.draw(st.sampled_from(["params", "frozen_params", "opt_state"]))
-        content = train_state(leaves, **{collection: odd})
-    file = tmp_path_factory.getbasetemp() / "checkpoint_1"
-    file.write_bytes(content)
-    accepted(lambda: hear_mwmae.load_model(file))  # a flip among the numbers goes unseen

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import pytest
 import torch
 from test_hear_api import noise, tone
 
 from hear_mwmae.config import FrontendConfig, ModelConfig
-from hear_mwmae.export import ExportableEmbedder
 from hear_mwmae.frontend import LogMelFrontend
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.patches import patchify, unpatchify
@@ -47,21 +45,12 @@ def test_patches_hold_the_same_place_of_every_channel():
         assert torch.equal(patches[:, :, channel::2], alone)
 
 
-def test_such_a_model_is_saved_loaded_and_exported(config, tmp_path):
+def test_such_a_model_is_trained_saved_and_loaded(config, tmp_path):
     torch.manual_seed(0)
     autoencoder = MaskedAutoencoder(config)
     assert autoencoder(torch.randn(2, 200, 160)).pred.shape == (2, 250, 128)
     save_model(tmp_path / "model", config, autoencoder.state_dict())
     model = load_embedder(tmp_path / "model")
     assert model.config.frontend.win_lengths == (400, 2048)
-    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    module = ExportableEmbedder(model)
-    for samples in (1, 2047, 40000):
-        audio = torch.stack([noise(samples), noise(samples, 1)])
-        with torch.no_grad():
-            scenes, steps, times = module(audio)
-        torch.testing.assert_close(scenes, model.scene_embeddings(audio), atol=2e-3, rtol=1e-3)
-        assert (
-            torch.equal(times, model.timestamp_embeddings(audio)[1])
-            and steps.shape[1] == times.shape[1]
-        )
+    steps, times = model.timestamp_embeddings(noise(40000)[None])
+    assert steps.isfinite().all() and steps.shape[1] == times.shape[1]
