@@ -78,17 +78,8 @@ def test_the_wheel_embeds_without_what_extras_install(wheel, tmp_path):
     assert Path(file).is_relative_to(tmp_path) and size == 3840
 
 
-@pytest.mark.parametrize(
-    ("missing", "arguments", "extra"),
-    [
-        ("msgpack", ["convert", OFFICIAL, "{tmp}/out"], "official"),
-        ("datasets", ["pack", AUDIO, "-o", "{tmp}/out"], "train"),
-    ],
-)
-def test_what_is_missing_is_named_with_what_installs_it(
-    tmp_path, monkeypatch, missing, arguments, extra
-):
-    monkeypatch.setitem(sys.modules, missing, None)
-    done = CliRunner().invoke(main, [str(word).format(tmp=tmp_path) for word in arguments])
+def test_what_is_missing_is_named_with_what_installs_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "msgpack", None)
+    done = CliRunner().invoke(main, ["convert", str(OFFICIAL), str(tmp_path / "out")])
     (line,) = done.stderr.splitlines()
-    assert done.exit_code == 1 and f"needs {missing}: pip install '.[{extra}]'" in line
+    assert done.exit_code == 1 and "needs msgpack: pip install '.[official]'" in line
