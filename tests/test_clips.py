@@ -179,7 +179,7 @@ def test_skipped_clips_keep_their_rows(small_model, expected, tmp_path):
     assert list(map(len, times)) == [0, 31, 0]
 
 
-def test_what_is_skipped_by_no_option(small_model):
+def test_mistakes_of_the_caller_are_not_skipped(small_model):
     with pytest.raises(ValueError, match="the list of clips is empty"):
         small_model.embed([], errors="skip")
     with pytest.raises(ValueError, match="errors must be one of raise, skip, got 'ignore'"):

@@ -1,10 +1,11 @@
 """What README and docs say: their code blocks, and the names of files and functions.
 
 Python blocks of a page are executed one after the other in one namespace. Of console blocks, every
-command of this repository is parsed by the click command that it calls, and all commands are run.
-The comment `<!-- not run: reason -->` above a block leaves out the running, not the parsing. The
-blocks of docs/integrations.md are scripts, which tests/test_integrations.py runs. Links are checked
-by `make docs`.
+command of this repository is parsed by the click command that it calls, and all commands are run
+but `hear-mwmae export`, which takes half a minute and has test_export.py. The comment
+`<!-- not run: reason -->` above a block leaves out the running, not the parsing. The blocks of
+docs/integrations.md are scripts, which tests/test_integrations.py runs. Links are checked by
+`make docs`.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ def test_blocks_run(page, place, request):
             call = called(words)
             assert call, f"mark its block with <!-- not run: reason -->: {shlex.join(words)}"
             command, arguments = call
-            if arguments[0] == "export":  # takes half a minute; test_export.py runs it
+            if arguments[0] == "export":
                 continue
             command.main(arguments, prog_name=words[0], standalone_mode=False)
 

@@ -32,9 +32,6 @@ TOTALS = {
 }
 
 
-PARTS = ("encoder", "decoder")
-
-
 def test_parameter_totals():
     for name in preset_names():
         with torch.device("meta"):
@@ -52,8 +49,11 @@ def test_window_rule():
 @pytest.mark.parametrize("patch_size", [(4, 8), (8, 16)])
 def test_patch_sizes(kind, patch_size):
     config = preset(f"{kind}-tiny", patch_size)
-    small = {part: dataclasses.replace(getattr(config, part), width=48) for part in PARTS}
-    config = dataclasses.replace(config, **small)
+    config = dataclasses.replace(
+        config,
+        encoder=dataclasses.replace(config.encoder, width=48, depth=2),
+        decoder=dataclasses.replace(config.decoder, width=48),
+    )
     model = MaskedAutoencoder(config)
     out = model(torch.randn(2, 200, 80))
     tokens, kept = config.num_tokens, config.num_kept
