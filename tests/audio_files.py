@@ -1,4 +1,4 @@
-"""Audio files for tests: damaged ones, and those that only FFmpeg writes and reads."""
+"""Audio files for tests, written through FFmpeg."""
 
 from __future__ import annotations
 
@@ -6,25 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
-from reference import AUDIO
-
-
-def damaged(folder: Path) -> dict[str, Path]:
-    """Files that cannot be embedded, by what is wrong with them."""
-    files = {
-        name: folder / f"{name.replace(' ', '_')}.wav"
-        for name in ("not audio", "empty", "truncated", "nan", "header")
-    }
-    files["not audio"].write_text("this is not audio")
-    soundfile.write(files["empty"], np.zeros(0, "f4"), 16000)
-    files["truncated"] = folder / "truncated.flac"
-    files["truncated"].write_bytes((AUDIO / "piano.flac").read_bytes()[:40000])
-    soundfile.write(files["nan"], np.array([0, np.nan, 0], "f4"), 16000, subtype="FLOAT")
-    files["header"].write_bytes((AUDIO / "crow.wav").read_bytes()[:30])
-    files["headerless"] = folder / "headerless.raw"
-    files["headerless"].write_bytes(bytes(1000))
-    return files
 
 
 def tone(rate: int, seconds: float, frequency: float = 440.0) -> np.ndarray:

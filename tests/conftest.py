@@ -21,16 +21,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import csv
+import dataclasses
 import shutil
 
 import pytest
 import soundfile
 import torch
+from click.testing import CliRunner
 from hear_tasks import make_task
 from reference import AUDIO
 
 from hear_mwmae import load_model
 from hear_mwmae.audio import read_audio
+from hear_mwmae.cli import main
 from hear_mwmae.config import DecoderConfig, EncoderConfig, ModelConfig, derive_window_sizes
 from hear_mwmae.embedder import Embedder
 from hear_mwmae.mae import MaskedAutoencoder
@@ -64,9 +67,32 @@ def model_dir(saved_model, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_model(saved_model) -> Embedder:
+    """That model, loaded."""
+    return load_model(saved_model)
+
+
+@pytest.fixture(scope="session")
 def embedded_model() -> Embedder:
     """The model that the package carries."""
     return load_model()
+
+
+@pytest.fixture(scope="session")
+def exported(small_config, tmp_path_factory) -> tuple[Embedder, Path]:
+    """A model with shifted windows, and the file that `hear-mwmae export` makes of it."""
+    pytest.importorskip("onnxscript", reason="needs the onnx extra")
+    torch.manual_seed(0)
+    shifted = EncoderConfig(32, 2, 4, window_sizes=(25, 5, 0, 0), shift_windows=True)
+    config = dataclasses.replace(small_config, encoder=shifted)
+    folder = tmp_path_factory.mktemp("shifted")
+    save_model(folder, config, MaskedAutoencoder(config).state_dict())
+    file = tmp_path_factory.mktemp("exported") / "model.onnx"
+    command = ["export", str(folder), "-o", str(file), "--pooling", "mean+std+max"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    assert "differs from the model by at most" in result.output
+    return load_model(folder, pooling="mean+std+max"), file
 
 
 @pytest.fixture(scope="session")

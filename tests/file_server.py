@@ -1,5 +1,5 @@
-"""A local server of files that answers range requests, as object storage does, and that can be told
-to fail.
+"""Local servers, one of which answers range requests as object storage does, and can be told to
+fail.
 """
 
 from __future__ import annotations
@@ -11,30 +11,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 
-class FileServer(ThreadingHTTPServer):
-    """Serves the files of a folder inside its ``with`` block.
-
-    Attributes:
-        asked: (path, range) of every request.
-        failures: requests that are answered with 503 before one is served.
-        cuts: by path, how many bodies still end, with the connection, after half of them.
-        etags: by path, the version of a file that the server tells.
-    """
+class LocalServer(ThreadingHTTPServer):
+    """A server of this machine at ``url``, running inside its ``with`` block."""
 
     daemon_threads = True
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.folder, self.failures = folder, 0
-        self.cuts: Counter[str] = Counter()
-        self.etags: dict[str, str] = {}
-        self.asked: list[tuple[str, str]] = []
+    def __init__(self, handler: type[LocalHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def __enter__(self) -> FileServer:
+    def __enter__(self) -> LocalServer:
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
@@ -46,47 +32,62 @@ class FileServer(ThreadingHTTPServer):
         """A client that hangs up is nothing to print."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class LocalHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+
+    def answer(self, status: int, headers: dict[str, str], size: int) -> None:
+        """All but the body, of ``size`` bytes."""
+        self.send_response(status)
+        for name, value in (headers | {"Content-Length": str(size)}).items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        """Nothing on stderr."""
+
+
+class FileServer(LocalServer):
+    """Serves the files of a folder.
+
+    Attributes:
+        asked: (path, range) of every request.
+        broken: whether all requests are answered with 503.
+        cuts: by path, how many bodies still end, with the connection, after half of them.
+        etags: by path, the version of a file that the server tells.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(_Handler)
+        self.folder, self.broken = folder, False
+        self.cuts: Counter[str] = Counter()
+        self.etags: dict[str, str] = {}
+        self.asked: list[tuple[str, str]] = []
+
+
+class _Handler(LocalHandler):
     server: FileServer
 
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
     def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, body: bool) -> None:
         wanted = self.headers.get("Range", "")
         self.server.asked.append((self.path, wanted))
         file = self.server.folder / self.path.lstrip("/")
-        if self.server.failures:
-            self.server.failures -= 1
-            self._send(503, b"", body)
-        elif not file.is_file():
-            self._send(404, b"", body)
-        elif match := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted):
-            content = file.read_bytes()
-            first, last = int(match[1]), int(match[2] or len(content) - 1)
-            self._send(206, content[first : last + 1], body, f"bytes {first}-{last}/{len(content)}")
-        else:
-            self._send(200, file.read_bytes(), body)
-
-    def _send(self, status: int, content: bytes, body: bool, content_range: str = "") -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("Accept-Ranges", "bytes")
+        if self.server.broken or not file.is_file():
+            self.answer(503 if self.server.broken else 404, {}, 0)
+            return
+        status, headers, content = 200, {"Accept-Ranges": "bytes"}, file.read_bytes()
         if self.path in self.server.etags:
-            self.send_header("ETag", self.server.etags[self.path])
-        if content_range:
-            self.send_header("Content-Range", content_range)
-        self.end_headers()
-        if body and self.server.cuts[self.path] > 0:
+            headers["ETag"] = self.server.etags[self.path]
+        if match := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted):
+            first, last = int(match[1]), int(match[2] or len(content) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+            status, content = 206, content[first : last + 1]
+        self.answer(status, headers, len(content))
+        if self.command == "HEAD":
+            return
+        if self.server.cuts[self.path] > 0:
             self.server.cuts[self.path] -= 1
-            self.wfile.write(content[: len(content) // 2])
+            content = content[: len(content) // 2]
             self.close_connection = True
-        elif body:
-            self.wfile.write(content)
+        self.wfile.write(content)
 
-    def log_message(self, *args: object) -> None:
-        pass
+    do_HEAD = do_GET

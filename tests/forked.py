@@ -6,7 +6,6 @@ Tests of imports, of memory, of torchrun and of unpacked wheels start Python its
 
 from __future__ import annotations
 
-import atexit
 import importlib
 import multiprocessing
 import os
@@ -54,28 +53,20 @@ class Forked:
         )
         self._process.start()
         self.pid = self._process.pid
-        # pytest would wait at its end for what a failed test has left running.
-        atexit.register(self._stop)
-
-    @property
-    def running(self) -> bool:
-        return self._process.is_alive()
 
     def wait(self, timeout: float = 900) -> Done:
+        """Its result; a process that is still running after ``timeout`` seconds is killed."""
         self._process.join(timeout)
-        if self.running:
-            self._stop()
-            raise TimeoutError(self._output("stdout") + self._output("stderr"))
-        return Done(self._process.exitcode, self._output("stdout"), self._output("stderr"))
+        self._process.kill()  # nothing to one that has ended
+        self._process.join()
+        output = (Path(self._folder.name, name).read_text() for name in ("stdout", "stderr"))
+        return Done(self._process.exitcode, *output)
 
-    def _stop(self) -> None:
-        if self.running:
-            self._process.kill()
-            self._process.join()
-
-    def _output(self, name: str) -> str:
-        file = Path(self._folder.name, name)
-        return file.read_text(errors="surrogateescape") if file.exists() else ""
+    def wait_until(self, condition: Callable[[], bool], timeout: float = 120) -> None:
+        """Wait until the condition holds, the process ends or the time is up."""
+        deadline = time.monotonic() + timeout
+        while not condition() and self._process.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.02)
 
 
 def start(*arguments: object, main: str = CLI, environment: dict[str, str] | None = None) -> Forked:
@@ -90,7 +81,7 @@ def run(*arguments: object, main: str = CLI, environment: dict[str, str] | None 
     return start(*arguments, main=main, environment=environment).wait()
 
 
-def run_two(*arguments: object, main: str = CLI) -> Done:
+def run_two(*arguments: object) -> Done:
     """Run a command in two processes, with the environment that torchrun sets.
 
     Its exit code is not 0 if one of theirs is not.
@@ -102,18 +93,11 @@ def run_two(*arguments: object, main: str = CLI) -> Done:
     group |= {"LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": port, "GROUP_RANK": "0"}
     group |= {"OMP_NUM_THREADS": "1"}
     ranks = [
-        start(*arguments, main=main, environment={**group, "RANK": rank, "LOCAL_RANK": rank})
+        start(*arguments, environment={**group, "RANK": rank, "LOCAL_RANK": rank})
         for rank in ("0", "1")
     ]
     codes, outputs, errors = zip(*(rank.wait() for rank in ranks), strict=True)
     return Done(max(codes, key=abs), "".join(outputs), "".join(errors))
-
-
-def wait_until(condition: Callable[[], bool], process: Forked, timeout: float = 120) -> None:
-    """Wait until the condition holds, the process ends or the time is up."""
-    deadline = time.monotonic() + timeout
-    while not condition() and process.running and time.monotonic() < deadline:
-        time.sleep(0.02)
 
 
 def _call(folder: Path, environment: dict[str, str], function: Callable, arguments: tuple) -> None:

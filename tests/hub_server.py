@@ -1,4 +1,4 @@
-"""A small Hugging Face Hub on this machine, which can be told to fail.
+"""A small Hugging Face Hub on this machine.
 
 It speaks what huggingface_hub needs to download files of model repositories and to push a commit.
 All files are small ones of git; the real Hub stores large ones elsewhere, which is
@@ -12,22 +12,18 @@ import hashlib
 import json
 import os
 import re
-import threading
 import time
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import huggingface_hub
 import pytest
+from file_server import LocalHandler, LocalServer
 from huggingface_hub import constants
 
 _RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _COMMIT = re.compile(r"/api/models/([^/]+/[^/]+)/commit/([^/]+)")
-
-#: Status, headers, body.
-Reply = tuple[int, dict[str, str], bytes]
 
 
 @dataclass
@@ -39,30 +35,19 @@ class Repo:
     private: bool = False
 
 
-class HubServer(ThreadingHTTPServer):
-    """The server, running inside its ``with`` block.
+class HubServer(LocalServer):
+    """The server, whose ``url`` is what HF_ENDPOINT has to be.
 
     Attributes:
         asked: (revision, file) of the requests for files.
         token: when set, requests without it are refused.
     """
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.repos: dict[str, Repo] = {}
         self.asked: set[tuple[str, str]] = set()
         self.token = ""
-        self.url = f"http://127.0.0.1:{self.server_port}"  #: what HF_ENDPOINT has to be
-
-    def __enter__(self) -> HubServer:
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.shutdown()
-        self.server_close()
 
     def commit(self, repo: str, files: dict[str, bytes], ref: str = "main") -> str:
         """Make a commit of these files and point ``ref`` to it; returns its sha."""
@@ -72,84 +57,75 @@ class HubServer(ThreadingHTTPServer):
         entry.refs[ref] = sha
         return sha
 
-    def answer(self, path: str, sent: str | None, body: bytes) -> Reply:
-        """``sent`` is the header with the token."""
-        if self.token and not sent:
-            return error(401, "RepoNotFound", "Repository not found")
-        if self.token and sent != f"Bearer {self.token}":
-            return error(401, "", "Invalid credentials in Authorization header")
-        if match := _RESOLVE.fullmatch(path):
-            repo, revision, name = map(unquote, match.groups())
-            self.asked.add((revision, name))
-            return self._file(repo, revision, name)
-        return self._api(path, [json.loads(line) for line in body.splitlines()])
 
-    def _file(self, repo: str, revision: str, name: str) -> Reply:
-        if not (entry := self.repos.get(repo)):
-            return error(404, "RepoNotFound", "Repository not found")
-        commit = revision if revision in entry.commits else entry.refs.get(revision)
-        if commit is None:
-            return error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        headers = {"X-Repo-Commit": commit}
-        data = entry.commits[commit].get(name)
-        if data is None:
-            return error(404, "EntryNotFound", "Entry not found", headers)
-        announced = hashlib.sha1(f"{commit} {name}".encode()).hexdigest()
-        return 200, headers | {"ETag": f'"{announced}"'}, data
-
-    def _api(self, path: str, lines: list[dict]) -> Reply:
-        if path == "/api/repos/create":
-            (wanted,) = lines
-            name = f"{wanted['organization']}/{wanted['name']}"
-            known = name in self.repos
-            private = wanted.get("private") or wanted.get("visibility") == "private"
-            self.repos.setdefault(name, Repo(private=bool(private)))
-            return as_json({"url": f"{self.url}/{name}"}, 409 if known else 200)
-        if path == "/api/validate-yaml":  # of the card
-            return as_json({"warnings": [], "errors": []})
-        if "/preupload/" in path:
-            how = {"uploadMode": "regular", "shouldIgnore": False}
-            return as_json({"files": [{"path": file["path"], **how} for file in lines[0]["files"]]})
-        if not (match := _COMMIT.fullmatch(path)):
-            return error(404, "", "no such page")
-        files = {}
-        for line in lines:
-            value = line["value"]
-            if line["key"] == "file":
-                files[value["path"]] = base64.b64decode(value["content"])
-        sha = self.commit(match[1], files, unquote(match[2]))
-        return as_json({"commitUrl": f"{self.url}/{match[1]}/commit/{sha}", "commitOid": sha})
-
-
-def error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Reply:
-    named = {"X-Error-Code": code, "X-Error-Message": message}
-    return status, (headers or {}) | {name: text for name, text in named.items() if text}, b""
-
-
-def as_json(value: object, status: int = 200) -> Reply:
-    return status, {"Content-Type": "application/json"}, json.dumps(value).encode()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(LocalHandler):
     server: HubServer
 
-    def log_message(self, *args: object) -> None:
-        """Nothing on stderr."""
-
-    def _answer(self) -> None:
+    def do_GET(self) -> None:
         path = urlsplit(self.path).path
         sent = self.headers.get("Authorization")
         body = self._read_body()
-        status, headers, content = self.server.answer(path, sent, body)
-        self.send_response(status)
-        for name, value in (headers | {"Content-Length": str(len(content))}).items():
-            self.send_header(name, value)
-        self.end_headers()
+        if self.server.token and sent != f"Bearer {self.server.token}":
+            if sent:
+                self._refuse(401, "", "Invalid credentials in Authorization header")
+            else:
+                self._refuse(401, "RepoNotFound", "Repository not found")
+        elif match := _RESOLVE.fullmatch(path):
+            self._file(*map(unquote, match.groups()))
+        else:
+            self._api(path, [json.loads(line) for line in body.splitlines()])
+
+    do_HEAD = do_POST = do_GET
+
+    def _file(self, repo: str, revision: str, name: str) -> None:
+        self.server.asked.add((revision, name))
+        entry = self.server.repos.get(repo, Repo())
+        commit = revision if revision in entry.commits else entry.refs.get(revision)
+        if not entry.commits:
+            self._refuse(404, "RepoNotFound", "Repository not found")
+        elif commit is None:
+            self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        elif name not in entry.commits[commit]:
+            self._refuse(404, "EntryNotFound", "Entry not found")
+        else:
+            announced = hashlib.sha1(f"{commit} {name}".encode()).hexdigest()
+            headers = {"X-Repo-Commit": commit, "ETag": f'"{announced}"'}
+            self._send(200, headers, entry.commits[commit][name])
+
+    def _api(self, path: str, lines: list[dict]) -> None:
+        if path == "/api/repos/create":
+            (wanted,) = lines
+            name = f"{wanted['organization']}/{wanted['name']}"
+            known = name in self.server.repos
+            private = wanted.get("private") or wanted.get("visibility") == "private"
+            self.server.repos.setdefault(name, Repo(private=bool(private)))
+            self._send_json({"url": f"{self.server.url}/{name}"}, 409 if known else 200)
+        elif path == "/api/validate-yaml":  # of the card
+            self._send_json({"warnings": [], "errors": []})
+        elif "/preupload/" in path:
+            how = {"uploadMode": "regular", "shouldIgnore": False}
+            files = [{"path": file["path"], **how} for file in lines[0]["files"]]
+            self._send_json({"files": files})
+        elif match := _COMMIT.fullmatch(path):
+            values = [line["value"] for line in lines if line["key"] == "file"]
+            files = {value["path"]: base64.b64decode(value["content"]) for value in values}
+            sha = self.server.commit(match[1], files, unquote(match[2]))
+            url = f"{self.server.url}/{match[1]}/commit/{sha}"
+            self._send_json({"commitUrl": url, "commitOid": sha})
+        else:
+            self._refuse(404, "", "no such page")
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        named = {"X-Error-Code": code} if code else {}
+        self._send(status, named | {"X-Error-Message": message}, b"")
+
+    def _send_json(self, value: object, status: int = 200) -> None:
+        self._send(status, {"Content-Type": "application/json"}, json.dumps(value).encode())
+
+    def _send(self, status: int, headers: dict[str, str], content: bytes) -> None:
+        self.answer(status, headers, len(content))
         if self.command != "HEAD":
             self.wfile.write(content)
-
-    do_HEAD = do_GET = do_POST = _answer
 
     def _read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -163,8 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def use_hub(patch: pytest.MonkeyPatch, url: str, home: Path) -> None:
-    """Make huggingface_hub of this process use the Hub at ``url`` and a home folder of its own, and
-    hardly wait.
+    """Make huggingface_hub of this process use the Hub at ``url`` and a home folder of its own.
 
     HF_ENDPOINT and HF_HOME count when it is imported; that is why its constants are set here.
     """
@@ -186,6 +161,5 @@ def use_hub(patch: pytest.MonkeyPatch, url: str, home: Path) -> None:
     }
     for name, value in settings.items():
         patch.setattr(constants, name, value, raising=False)
-    sleep = time.sleep
-    patch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
+    patch.setattr(time, "sleep", lambda seconds: None)  # between attempts
     huggingface_hub.close_session()  # an open one holds connections, and the proxies of before

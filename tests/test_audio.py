@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from audio_files import damaged, tone
+from audio_files import tone
 from reference import AUDIO
 
 from hear_mwmae import HearMwmaeError, decoding
@@ -49,7 +49,7 @@ def test_how_much_is_decoded_at_a_time_changes_nothing(monkeypatch):
         assert torch.equal(read_audio(path, 16000), audio)
 
 
-@pytest.mark.parametrize("rate", [8000, 11127, 44100, 48000, 192007])
+@pytest.mark.parametrize("rate", [8000, 11127, 44100, 192007])
 def test_resampled_tones(rate):
     """Those within the band are what they are at 16 kHz, away from the ends, and those above it are
     gone.
@@ -64,87 +64,54 @@ def test_resampled_tones(rate):
         assert above[inner].abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("rate", [1, 2**31 - 1])
-def test_extreme_rates(rate):
-    seconds = len(resample(torch.zeros(min(12345, 20 * rate)), rate, 16000)) / 16000
-    assert seconds == pytest.approx(min(12345 / rate, 20), abs=1e-4)
-
-
 def test_a_clip_shorter_than_a_sample_is_one(tmp_path):
     soundfile.write(tmp_path / "click.wav", np.full(3, 0.25), 192000, subtype="FLOAT")
     assert read_audio(tmp_path / "click.wav", 16000).tolist() == [0.25]
 
 
-@pytest.mark.parametrize("channels", [1, 1024])
-def test_a_header_takes_no_memory_by_its_word(tmp_path, channels, monkeypatch):
-    """A WAV that says it holds 25 GB, or a thousand channels: what is decoded at a time is
-    counted.
-    """
-    asked = []
-    read = soundfile.SoundFile.read
-
-    def counted(self: soundfile.SoundFile, frames: int, **options: object) -> np.ndarray:
-        asked.append(frames * self.channels)
-        return read(self, frames, **options)
-
-    monkeypatch.setattr(soundfile.SoundFile, "read", counted)
-    path = tmp_path / "huge.rf64"
-    soundfile.write(path, np.full((1000, channels), 0.5), 16000, format="RF64", subtype="PCM_16")
-    assert read_audio(path, 16000).tolist() == [0.5] * 1000 and max(asked) <= decoding.BLOCK_SAMPLES
-    content = bytearray(path.read_bytes())
-    content[28:36] = (25 * 10**9).to_bytes(8, "little")  # the size of the data, in the chunk ds64
-    path.write_bytes(content)
-    asked.clear()
-    with pytest.raises(HearMwmaeError, match=r"huge\.rf64: truncated"):
-        read_audio(path, 16000)
-    assert not asked
-
-
 def test_unreadable_files_have_a_clear_reason(tmp_path):
-    files = damaged(tmp_path)
-    for name, reason in {
-        "not audio": "not an audio file",
-        "empty": "no samples",
-        "truncated": "truncated|damaged",
-        "headerless": "not an audio file",
-    }.items():
-        with pytest.raises(HearMwmaeError, match=reason) as caught:
-            read_audio(files[name], 16000)
-        assert str(files[name]) in str(caught.value) and len(str(caught.value).splitlines()) == 1
-    with pytest.raises(HearMwmaeError, match="no such file"):
-        read_audio(tmp_path / "missing.wav", 16000)
+    contents = {
+        "text.wav": (b"this is not audio", "not an audio file"),
+        "headerless.raw": (bytes(1000), "not an audio file"),
+        "header.wav": ((AUDIO / "crow.wav").read_bytes()[:30], "not an audio file|no samples"),
+        "truncated.flac": ((AUDIO / "piano.flac").read_bytes()[:40000], "truncated|damaged"),
+    }
+    for name, (content, reason) in contents.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(HearMwmaeError, match=rf"{name}: .*({reason})") as caught:
+            read_audio(tmp_path / name, 16000)
+        assert len(str(caught.value).splitlines()) == 1
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0, "f4"), 16000)
     os.mkfifo(tmp_path / "pipe.wav")
-    for path in (tmp_path, tmp_path / "pipe.wav"):
-        with pytest.raises(HearMwmaeError, match="not a file"):
-            read_audio(path, 16000)
+    paths = {"missing.wav": "no such file", "empty.wav": "no samples", "pipe.wav": "not a file"}
+    for name, reason in paths.items():
+        with pytest.raises(HearMwmaeError, match=rf"{name}: .*{reason}"):
+            read_audio(tmp_path / name, 16000)
 
 
 #: Rare formats whose headers say a length.
 RARE = {"RF64": "rf64", "W64": "w64", "AIFF": "aiff", "AU": "au", "CAF": "caf", "NIST": "sph"}
-
 RARE |= {"VOC": "voc", "SVX": "8svx"}
 
-#: And those of which FFmpeg reads none: they are read as far as they go.
-ENDLESS = {"AVR": "avr", "IRCAM": "sf", "PAF": "paf", "PVF": "pvf"}
 
-
-@pytest.mark.parametrize("name", [*RARE, *ENDLESS])
+@pytest.mark.parametrize("name", RARE)
 def test_rare_formats_are_found_read_and_held_to_their_headers(name, tmp_path):
-    if name not in soundfile.available_formats():
-        pytest.skip(f"this libsndfile has no {name}")
-    path = tmp_path / f"clip.{(RARE | ENDLESS)[name]}"
+    path = tmp_path / f"clip.{RARE[name]}"
     soundfile.write(path, tone(8000, 1.0), 8000, format=name)
     assert find_audio([tmp_path]) == [path]
     assert np.abs(read_audio(path, 8000).numpy() - tone(8000, 1.0)).max() < 0.02
     content = path.read_bytes()
     for share in (0.3, 0.6, 0.98):
         path.write_bytes(content[: int(len(content) * share)])
-        if name in RARE:
-            with pytest.raises(HearMwmaeError, match=r"truncated|damaged"):
-                read_audio(path, 8000)
-        else:
-            length = len(read_audio(path, 8000))
-            assert length == pytest.approx(8000 * share, abs=1024)  # less a header
+        with pytest.raises(HearMwmaeError, match=r"truncated|damaged"):
+            read_audio(path, 8000)
+
+
+def test_a_format_that_says_no_length_is_read_as_far_as_it_goes(tmp_path):
+    path = tmp_path / "clip.sf"
+    soundfile.write(path, tone(8000, 1.0), 8000, format="IRCAM")
+    path.write_bytes(path.read_bytes()[:10000])
+    assert len(read_audio(path, 8000)) == pytest.approx(5000, abs=1024)  # less a header
 
 
 @pytest.mark.parametrize(("samples", "whole"), [(0, True), (1 << 35, False)])

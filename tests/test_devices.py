@@ -5,16 +5,14 @@ are skipped.
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-from reference import AUDIO, LENGTHS, load, reference_model, spectrogram, waveform
+from reference import AUDIO, load, reference_model, spectrogram, waveform
 from safetensors.torch import load_file
-from tiny_run import losses, tiny_recipe, write_recipe
+from tiny_run import losses, tiny_recipe
 
 import hear_mwmae
 from hear_mwmae.config import preset
@@ -33,31 +31,24 @@ def device(request) -> Iterator[str]:
     torch.set_float32_matmul_precision(before)
 
 
-def embedder(kind: str, device: str, **options: object) -> Embedder:
-    model = Embedder(preset(f"{kind}-tiny"), **options)
-    model.encoder.load_state_dict(reference_model(kind).encoder.state_dict())
-    return model.to(device)
-
-
 @pytest.mark.parametrize("kind", ["mwmae", "mae"])
 def test_parity(device, kind):
-    """Features, the training forward pass with its loss, and the HEAR functions, against the
-    authors' outputs.
+    """The training forward pass with its loss, and the HEAR functions, against the authors'
+    outputs.
     """
     model = reference_model(kind).to(device)
+    fixture = load(f"mae_forward_{kind}_tiny.npz")
     with torch.no_grad():
-        features = model.forward_features(spectrogram(1234).to(device)).cpu()
-        fixture = load(f"mae_forward_{kind}_tiny.npz")
         out = model(spectrogram(4321).to(device), torch.from_numpy(fixture["noise"]).to(device))
-    assert np.abs(features.numpy() - load(f"features_{kind}_tiny.npz")["y"]).max() < 2e-5
     assert np.abs(out.pred.cpu().numpy() - fixture["pred"]).max() < 2e-5
     assert out.loss.item() == pytest.approx(float(fixture["loss_raw_f64"]), abs=2e-6)
-    scenes = load(f"hear_{kind}_tiny.npz")
-    encoder = embedder(kind, device, timestamps="official")
-    for label in LENGTHS:
-        scene = hear_mwmae.get_scene_embeddings(waveform(label).to(device), encoder)
+    encoder = Embedder(preset(f"{kind}-tiny"))
+    encoder.encoder.load_state_dict(model.encoder.state_dict())
+    for label in ("0.50s", "3.37s"):
+        scene = hear_mwmae.get_scene_embeddings(waveform(label), encoder.to(device))
+        expected = load(f"hear_{kind}_tiny.npz")[f"{label}_scene"]
         assert scene.device.type == device
-        assert np.abs(scene.cpu().numpy() - scenes[f"{label}_scene"]).max() < 2e-5
+        assert np.abs(scene.cpu().numpy() - expected).max() < 2e-5
 
 
 def test_batches_chunks_and_arrays(device):
@@ -91,17 +82,3 @@ def test_training_resumes_to_the_same_bits(device, data, tmp_path):
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole")[4:], abs=1e-6)
     pretrain(recipe, data, tmp_path / "cpu", "cpu")
     assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "cpu"), abs=1e-4)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_a_process_of_torchrun_on_a_gpu(strategy, data, tmp_path):
-    """By nccl, with the layout of several."""
-    recipe = write_recipe(tmp_path / "recipe.toml", optimizer="adamw", strategy=strategy)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1"]
-    command += ["-m", "hear_mwmae.cli", "pretrain", recipe, data, tmp_path / "run"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    pretrain(tiny_recipe(tmp_path, optimizer="adamw"), data, tmp_path / "cpu", "cpu")
-    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "cpu"), abs=1e-4)

@@ -102,16 +102,11 @@ def test_predictions_of_every_kind(embedded, tmp_path):
     hparams = json.loads(first.file.read_text())["scores"]["hparams"]
     chosen = (hparams["lr"], hparams["hidden_layers"], hparams["hidden_dim"])
     assert chosen == (1e-4, 1, 1024) and "xavier_normal" in str(hparams)
-    assert not list((results / "multiclass-v1").rglob("*.log"))
-    assert not list((results / "multiclass-v1" / "embeddings").glob("*predictions*"))
     table = re.sub(" +", " ", run("scores", results))
     assert "| log-mel | 1 |" in table
-    assert "must end in .html" in run("report", results, "-o", tmp_path / "report.csv", expect=1)
     run("report", results, "-o", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "heareval 2021.1.3" in page and "<th>multilabel-v1</th>" in page
-    gone = run("predict", results, "--task", "gone", expect=1)
-    assert "has no embeddings of gone" in gone
 
 
 def check(folder: Path, expect: int) -> str:
@@ -137,6 +132,8 @@ def test_results_of_other_embeddings_do_not_count(embedded, tmp_path):
 
 
 def test_a_task_that_cannot_be_embedded_stops_no_other(tasks_dir, tmp_path):
+    output = run("embed", tasks_dir, "-o", tmp_path, "--module", "nosuch", expect=1)
+    assert "Error: nosuch is not a HEAR module" in output and "No module named" in output
     tasks = shutil.copytree(tasks_dir, tmp_path / "tasks")
     (tasks / "multiclass-v1" / "16000" / "fold01" / "fold01-0.wav").write_bytes(b"no audio")
     output = run("embed", tasks, "-o", tmp_path / "out", "--module", "eval.log_mel", expect=1)
@@ -166,49 +163,44 @@ def test_check_finds_audio_that_the_kit_misreads(tasks_dir, tmp_path):
     assert "clips have 7995 to 8000 samples, where the kit needs equal" in check(tmp_path, 1)
 
 
-@pytest.mark.parametrize(
-    ("values", "problem"),
-    [
-        ({"splits": ["fold00", "fold01"]}, "splits: List should have at least 3 items"),
-        ({"split_mode": "leave-one-out"}, "split_mode should be 'trainvaltest', "),
-        ({"sample_duration": "0.5"}, "sample_duration should be a valid number"),
-        ({"evaluation": ["loudness"]}, "evaluation lists loudness, which heareval does not know"),
-        ({"embedding_type": "event"}, "embedding_type should be 'scene', got 'event'"),
-        (
-            {"split_mode": "trainvaltest", "splits": ["train", "dev", "test"]},
-            "the splits must be train, valid and test, got ['train', 'dev', 'test']",
-        ),
-    ],
-)
-def test_check_finds_metadata_that_the_kit_cannot_use(tasks_dir, tmp_path, values, problem):
-    folder = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "task")
+def describe(folder: Path, **values: object) -> None:
+    """Change the metadata of a task."""
     file = folder / "task_metadata.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
-    assert problem in check(folder, 1)
+
+
+def relabel(folder: Path, high: str, low: str) -> None:
+    for file in (*folder.glob("fold0*.json"), folder / "labelvocabulary.csv"):
+        file.write_text(file.read_text().replace("high", high).replace("low", low))
+
+
+def number_labels(folder: Path, text: str) -> None:
+    (folder / "labelvocabulary.csv").write_text(f"idx,label\n{text}")
 
 
 @pytest.mark.parametrize(
-    ("high", "low", "vocabulary"),
-    [("NA", "b", "0,NA\n1,b\n"), ("060", "72", "0,060\n1,72\n"), ("c", "b", "0,a\n1,b\n")],
+    ("change", "problem"),
+    [
+        (lambda task: describe(task, splits=["fold00", "fold01"]), "splits: List should have at"),
+        (lambda task: describe(task, sample_duration="0.5"), "sample_duration should be a valid"),
+        (lambda task: describe(task, evaluation=["loudness"]), "which heareval does not know"),
+        (lambda task: describe(task, embedding_type="event"), "embedding_type should be 'scene'"),
+        (lambda task: describe(task, split_mode="leave-one-out"), "split_mode should be 'train"),
+        (
+            lambda task: describe(task, split_mode="trainvaltest", splits=["train", "dev", "test"]),
+            "the splits must be train, valid and test",
+        ),
+        # Those that pandas takes for missing values or for other numbers.
+        (lambda task: relabel(task, "NA", "b"), "lacks 1 of 2 labels, such as NA, as"),
+        (lambda task: relabel(task, "060", "72"), "lacks 1 of 2 labels, such as 060, as"),
+        (lambda task: number_labels(task, "0,a\n1,low\n"), "lacks 1 of 2 labels, such as high, as"),
+        (lambda task: number_labels(task, "0,high\n0,low\n"), "must number every label once"),
+    ],
 )
-def test_check_finds_labels_that_the_kit_does_not(tasks_dir, tmp_path, high, low, vocabulary):
-    """Those that pandas takes for missing values or for other numbers, and those outside the
-    vocabulary.
-    """
+def test_check_finds_tasks_that_the_kit_cannot_use(tasks_dir, tmp_path, change, problem):
     folder = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "task")
-    for file in folder.glob("fold0*.json"):
-        text = file.read_text().replace('"high"', json.dumps(high))
-        file.write_text(text.replace('"low"', json.dumps(low)))
-    (folder / "labelvocabulary.csv").write_text(f"idx,label\n{vocabulary}")
-    assert f"labelvocabulary.csv lacks 1 of 2 labels, such as {high}, as" in check(folder, 1)
-
-
-def test_check_finds_a_vocabulary_that_misleads_the_kit(tasks_dir, tmp_path):
-    folder = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "task")
-    (folder / "labelvocabulary.csv").write_text("idx,label\n0,high\n0,low\n2,middle\n")
-    assert "labelvocabulary.csv must number every label once, from 0" in check(folder, 1)
-    (folder / "labelvocabulary.csv").unlink()
-    assert "labelvocabulary.csv needs the columns idx and label: No such file" in check(folder, 1)
+    change(folder)
+    assert problem in check(folder, 1)
 
 
 def test_a_changed_model_or_task_is_another(tasks_dir, embedded, tmp_path):
@@ -236,11 +228,6 @@ def test_a_changed_model_or_task_is_another(tasks_dir, embedded, tmp_path):
     assert "was made of another fold01.json" in output
 
 
-def test_modules_that_cannot_be_used(tasks_dir, tmp_path):
-    output = run("embed", tasks_dir, "-o", tmp_path, "--module", "nosuch", expect=1)
-    assert "Error: nosuch is not a HEAR module" in output and "No module named" in output
-
-
 def predict_recorded(folder: Path, protocol: str, seed: int) -> None:
     """Prints what the kit is asked to train, one epoch each, and the test loss."""
     from heareval.predictions import task_predictions
@@ -260,24 +247,22 @@ def predict_recorded(folder: Path, protocol: str, seed: int) -> None:
     print(json.dumps([seen, scores["fold00"]["test_loss"]]))
 
 
-def recorded(embedded: Path, folder: Path, protocol: str, seed: int) -> tuple[list, float]:
-    source = embedded / "multiclass-v1" / "embeddings"
-    copied = shutil.copytree(source, folder / f"{protocol}-{seed}")
-    done = forked.Forked(predict_recorded, copied, protocol, seed).wait()
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def test_protocols_and_seeds_reach_the_kit(embedded, tmp_path):
     """What is tried: points of the grid on the first fold, then the best of them on the
     other two.
     """
-    hear, _ = recorded(embedded, tmp_path, "hear", 0)
+
+    def recorded(protocol: str, seed: int) -> tuple[list, float]:
+        source = embedded / "multiclass-v1" / "embeddings"
+        copied = shutil.copytree(source, tmp_path / f"{protocol}-{seed}")
+        done = forked.Forked(predict_recorded, copied, protocol, seed).wait()
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    hear, _ = recorded("hear", 0)
     assert len(hear) == 8 + 2 and len({tuple(conf) for conf in hear[:8]}) == 8
     assert {conf[0] for conf in hear} == {1, 2} and {conf[3] for conf in hear} == {0.1}
-    assert len({conf[2] for conf in hear[:8]}) > 2
-    (one, loss), (two, other) = (recorded(embedded, tmp_path, "paper", seed) for seed in (0, 1))
-    for paper in (one, two):
-        assert len(paper) == 2 + 2 and {conf[3] for conf in paper[:2]} == {0.1, 0.25}
-        assert {(*conf[:3], conf[4]) for conf in paper} == {(1, 1024, 1e-4, "xavier_normal_")}
+    (one, loss), (_, other) = (recorded("paper", seed) for seed in (0, 1))
+    assert len(one) == 2 + 2 and {conf[3] for conf in one[:2]} == {0.1, 0.25}
+    assert {(*conf[:3], conf[4]) for conf in one} == {(1, 1024, 1e-4, "xavier_normal_")}
     assert loss != other  # other initial weights

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 
 import onnxruntime
 import pytest
 import torch
-from click.testing import CliRunner
 from reference import AUDIO
 
-from hear_mwmae import HearMwmaeError, load_model
+from hear_mwmae import HearMwmaeError
 from hear_mwmae.audio import read_audio
-from hear_mwmae.cli import main
 from hear_mwmae.config import DecoderConfig, EncoderConfig, FrontendConfig, ModelConfig
 from hear_mwmae.embedder import Embedder
 from hear_mwmae.export import OUTPUTS, ExportableEmbedder, export, largest_difference, open_exported
@@ -23,7 +20,6 @@ from hear_mwmae.export import OUTPUTS, ExportableEmbedder, export, largest_diffe
 #: steps, one chunk, and many.
 LENGTHS = (1, 2, 63, 160, 199, 200, 201, 239, 240, 400, 639, 640, 641)
 LENGTHS += (16000, 31999, 32000, 32001, 100000)
-SHIFTED = EncoderConfig(32, 2, 4, window_sizes=(25, 5, 0, 0), shift_windows=True)
 
 
 def noise(clips: int, samples: int) -> torch.Tensor:
@@ -49,25 +45,13 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def model(small_config) -> Embedder:
-    """With weights that train, and shifted windows."""
-    torch.manual_seed(0)
-    config = dataclasses.replace(small_config, encoder=SHIFTED)
-    return Embedder(config, pooling="mean+std+max", timestamps="official", trainable=True)
+def model(exported) -> Embedder:
+    return exported[0]
 
 
 @pytest.fixture(scope="module")
-def onnx_file(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    export(model, path)
-    assert all(weight.requires_grad for weight in model.encoder.parameters()) and not model.training
-    assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
-    return path
-
-
-@pytest.fixture(scope="module")
-def onnx(onnx_file):
-    return open_exported(onnx_file, threads=1)
+def onnx(exported):
+    return open_exported(exported[1], threads=1)
 
 
 def test_onnxruntime_is_torch_at_every_length(model, onnx):
@@ -91,19 +75,17 @@ def test_bad_samples_do_not_look_like_silence(onnx):
     assert scenes[0].isfinite().all() and scenes[1].isnan().all()
 
 
-def test_an_onnx_file_says_what_it_takes_and_gives(model, onnx_file):
-    session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
+def test_a_file_says_what_it_is_and_is_told_from_other_models(model, exported, small_config):
+    _, file = exported
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     (audio,) = session.get_inputs()
     assert (audio.name, audio.shape) == ("audio", ["clips", "samples"])
     assert [value.name for value in session.get_outputs()] == list(OUTPUTS)
     config = json.loads(session.get_modelmeta().custom_metadata_map["config"])
     assert ModelConfig.from_dict(config) == model.config
-
-
-def test_a_file_that_is_not_the_models_is_told(model, onnx_file, small_config):
-    assert largest_difference(model, onnx_file) < 1e-4
-    assert largest_difference(Embedder(model.config), onnx_file) > 1e-2
-    assert largest_difference(Embedder(small_config), onnx_file) == float("inf")
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    assert largest_difference(Embedder(model.config), file) > 1e-2
+    assert largest_difference(Embedder(small_config), file) == float("inf")
 
 
 PLAIN = DecoderConfig(32, 1, 2)
@@ -121,22 +103,11 @@ OTHER = FrontendConfig(22050, (512, 441), 220, 40, 0.0, 11025.0)
 )
 def test_models_of_every_kind(config, monkeypatch):
     torch.manual_seed(0)
-    model = Embedder(config)
+    model = Embedder(config, timestamps="official", trainable=True)
     module = ExportableEmbedder(model)
     in_float64(monkeypatch)
     for number, samples in enumerate((*range(1, 1300, 97), 13200, 40000)):
         assert_same(module, model, noise(1 + number % 2, samples), 1e-5)
-
-
-def test_the_command(saved_model, tmp_path):
-    path = tmp_path / "model.onnx"
-    arguments = ["export", str(saved_model), "-o", str(path), "--pooling", "std+max"]
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 0 and "differs from the model by at most" in result.output
-    model = load_model(saved_model, pooling="std+max")
-    assert_same(open_exported(path), model, noise(2, 20000), 1e-4)
-    result = CliRunner().invoke(main, ["export", "-o", str(tmp_path / "model.txt")])
-    assert result.exit_code == 1 and len(result.output.splitlines()) == 1
 
 
 def test_what_cannot_be_exported(small_config, tmp_path, monkeypatch):
@@ -148,10 +119,6 @@ def test_what_cannot_be_exported(small_config, tmp_path, monkeypatch):
         export(Embedder(small_config, dtype="bfloat16"), path)
     with pytest.raises(HearMwmaeError, match="on meta"):
         export(Embedder(small_config).to("meta"), path)
-    with monkeypatch.context() as patch:
-        patch.setattr("hear_mwmae.export.ONNX_BYTES", 1000)
-        with pytest.raises(HearMwmaeError, match=r"more than an \.onnx file holds"):
-            export(model, path)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(HearMwmaeError, match=r"needs onnxscript: pip install '\.\[onnx\]'"):
         export(model, path)

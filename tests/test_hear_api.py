@@ -44,8 +44,8 @@ def test_the_api_is_what_hear_asks_for(embedded_model):
 
 
 @pytest.mark.parametrize("samples", [1, 100, 239, 240, 16000, 31999, 32000, 53920, 160000])
-def test_centred_timestamps(embedded_model, samples):
-    steps, timestamps = embedded_model.timestamp_embeddings(noise(samples)[None])
+def test_centred_timestamps(small_model, samples):
+    steps, timestamps = small_model.timestamp_embeddings(noise(samples)[None])
     assert steps.shape[:2] == timestamps.shape
     times, duration = timestamps[0].double().numpy(), samples / 16
     if duration < 15:
@@ -53,26 +53,13 @@ def test_centred_timestamps(embedded_model, samples):
         return
     assert times == pytest.approx(40 * np.arange(len(times)) + 15)
     assert times[-1] <= duration < times[-1] + 40 + 15  # none beyond the end, none missing
-    assert torch.equal(embedded_model.timestamp_embeddings(noise(samples)[None])[1], timestamps)
+    assert torch.equal(small_model.timestamp_embeddings(noise(samples)[None])[1], timestamps)
 
 
-def test_timestamps_do_not_drift_over_an_hour(embedded_model):
-    times = time_step_ms(embedded_model.config, 3600 * 16000, "centred").double().numpy()
+def test_timestamps_do_not_drift_over_an_hour(small_model):
+    times = time_step_ms(small_model.config, 3600 * 16000, "centred").double().numpy()
     assert len(times) == 90000
     assert np.array_equal(times, 40.0 * np.arange(90000) + 15)
-
-
-@pytest.mark.parametrize("samples", [1, 16000, 32000, 53920])
-def test_official_timestamps_keep_the_last_step(embedded_model, samples):
-    official = copy.copy(embedded_model)
-    official.timestamps = "official"
-    steps, timestamps = official.timestamp_embeddings(noise(samples)[None])
-    count = -(-(samples // 160 + 1) // 4)
-    assert steps.shape[1] == timestamps.shape[1] == count
-    assert timestamps[0].numpy() == pytest.approx(np.arange(count) * samples / 16 / count)
-    # The scene pools all of them; its mean comes first.
-    scene = official.scene_embeddings(noise(samples)[None])[:, :1280]
-    torch.testing.assert_close(steps.mean(dim=1), scene, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("patch_size", [(8, 16), (5, 5)])
@@ -86,36 +73,25 @@ def test_time_steps_follow_the_patch_size(patch_size):
     assert steps.shape[2] == model.timestamp_embedding_size == 80 // patch_size[1] * 192
 
 
-def test_max_batch_changes_memory_not_results(embedded_model):
+def test_max_batch_changes_memory_not_results(small_model):
     audio = torch.stack([noise(100000), tone(100000)])  # 2 clips of 4 chunks
     sizes = []
-    handle = embedded_model.encoder.register_forward_pre_hook(
+    handle = small_model.encoder.register_forward_pre_hook(
         lambda module, args: sizes.append(len(args[0]))
     )
-    narrow = copy.copy(embedded_model)
+    narrow = copy.copy(small_model)
     narrow.max_batch = 3
-    whole, pieces = embedded_model.scene_embeddings(audio), narrow.scene_embeddings(audio)
+    whole, pieces = small_model.scene_embeddings(audio), narrow.scene_embeddings(audio)
     handle.remove()
     assert sizes == [8, 3, 3, 2]  # of the batch together, at most max_batch of them at a time
     assert (whole - pieces).abs().max() < 1e-5
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_any_gradient_mode(embedded_model, mode):
-    audio = noise(16000)[None].requires_grad_()
-    with mode():
-        scenes = embedded_model.scene_embeddings(audio)
-    assert not scenes.requires_grad
-    assert (scenes - embedded_model.scene_embeddings(audio)).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize(
     ("audio", "message"),
     [
         (torch.zeros(1, 0), r"empty audio: shape \(1, 0\)"),
-        (torch.zeros(0, 16000), r"empty audio: shape \(0, 16000\)"),
         (torch.zeros(16000), r"must have shape \(clips, samples\).*got \(16000,\)"),
-        (torch.zeros(1, 1, 16000), r"got \(1, 1, 16000\)"),
         (torch.zeros(1, 16000, dtype=torch.int16), "floating point.*int16"),
         (
             torch.stack([torch.zeros(100), torch.full((100,), -torch.inf)]),
@@ -125,10 +101,10 @@ def test_any_gradient_mode(embedded_model, mode):
         (np.zeros((1, 100), dtype=np.float32), "torch tensor.*ndarray"),
     ],
 )
-def test_bad_audio_is_a_value_error(embedded_model, audio, message):
+def test_bad_audio_is_a_value_error(small_model, audio, message):
     for get_embeddings in (hear_mwmae.get_scene_embeddings, hear_mwmae.get_timestamp_embeddings):
         with pytest.raises(ValueError, match=message):
-            get_embeddings(audio, embedded_model)
+            get_embeddings(audio, small_model)
 
 
 @pytest.mark.parametrize(
@@ -145,30 +121,19 @@ def test_bad_option_values(options):
         hear_mwmae.load_model(**options)
 
 
-def test_one_sample_is_one_embedding(embedded_model):
-    audio = torch.tensor([[0.3]])
-    assert torch.isfinite(embedded_model.scene_embeddings(audio)).all()
-    steps, timestamps = embedded_model.timestamp_embeddings(audio)
-    assert (
-        steps.shape == (1, 1, 1280)
-        and torch.isfinite(steps).all()
-        and timestamps.tolist() == [[1 / 32]]
-    )
-
-
-def test_silence_is_defined(embedded_model):
+def test_silence_is_defined(small_model):
     """Zeros after normalisation, whatever the length and the constant: not 0 / 1e-8 in float32."""
-    assert not LogMelFrontend(embedded_model.config.frontend)(torch.zeros(1, 53920)).any()
+    assert not LogMelFrontend(small_model.config.frontend)(torch.zeros(1, 53920)).any()
     scenes = [
-        embedded_model.scene_embeddings(torch.zeros(1, samples)) for samples in (400, 32000, 53920)
+        small_model.scene_embeddings(torch.zeros(1, samples)) for samples in (400, 32000, 53920)
     ]
     assert all(torch.isfinite(scene).all() and scene.abs().max() < 50 for scene in scenes)
-    quiet = embedded_model.scene_embeddings(1e-9 * noise(32000)[None])
+    quiet = small_model.scene_embeddings(1e-9 * noise(32000)[None])
     torch.testing.assert_close(quiet, scenes[1])
 
 
-def test_blocks_of_the_frontend_leave_no_trace(embedded_model, monkeypatch):
-    frontend = LogMelFrontend(embedded_model.config.frontend)
+def test_blocks_of_the_frontend_leave_no_trace(small_model, monkeypatch):
+    frontend = LogMelFrontend(small_model.config.frontend)
     audio = noise(40000)[None]
     whole = frontend.log_mel(audio)
     monkeypatch.setattr(frontend_module, "BLOCK_SAMPLES", 37 * 400)
@@ -196,8 +161,8 @@ def test_a_model_may_be_cast(dtype):
     assert model.frontend.windows[0].filterbank.dtype == torch.float32
 
 
-def test_an_ambient_autocast_changes_nothing(embedded_model):
+def test_an_ambient_autocast_changes_nothing(small_model):
     audio = noise(20000)[None]
-    exact = embedded_model.scene_embeddings(audio)
+    exact = small_model.scene_embeddings(audio)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(embedded_model.scene_embeddings(audio), exact)
+        assert torch.equal(small_model.scene_embeddings(audio), exact)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 import hear_mwmae
 from hear_mwmae import linear
@@ -65,25 +64,6 @@ def test_gradients_and_hooks_work():
             output.detach(), F.linear(x, mlp.fc1.weight, mlp.fc1.bias).detach()
         )
     assert len(seen) == 2
-
-
-class Packed(torch.Tensor):
-    """A weight of another kind, as quantisation makes them: torch's own layer knows what to do."""
-
-
-def test_other_kinds_of_weights_take_torchs_layer(monkeypatch):
-    monkeypatch.setattr(
-        linear, "_FUSED", None if linear._FUSED is None else lambda *_: pytest.fail("taken")
-    )
-    layer = Linear(8, 4)
-    layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Packed), requires_grad=False)
-    with torch.no_grad():
-        assert layer(torch.randn(2, 8)).shape == (2, 4)
-
-
-def test_autocast_keeps_its_meaning():
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert Linear(8, 8)(torch.randn(2, 8)).dtype == torch.bfloat16
 
 
 def test_the_compiled_gelu_is_the_same_function():

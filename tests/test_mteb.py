@@ -41,6 +41,7 @@ def test_mteb_evaluates_the_encoder(saved_model):
     assert (
         meta.revision == model_meta().revision != model_meta(str(saved_model)).revision
     )  # by which mteb keeps scores
+    meta = model_meta(str(saved_model))
     encoder = meta.load_model()
     assert isinstance(encoder, MwMaeEncoder) and isinstance(encoder, EncoderProtocol)
     results = mteb.evaluate(encoder, Tones(), cache=None, show_progress_bar=False)

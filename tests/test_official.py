@@ -5,7 +5,6 @@ with damaged ones.
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import msgpack
@@ -14,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from flax_writer import ext, ones, packed, random_state, shapes_only, train_state
-from reference import AUDIO, REFERENCE
+from reference import AUDIO
 
 import hear_mwmae
 from hear_mwmae import HearMwmaeError
@@ -27,8 +26,7 @@ from hear_mwmae.config import (
     preset,
     preset_names,
 )
-from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.official import convert_params, infer_config, load_official
+from hear_mwmae.official import infer_config, load_official
 
 WINDOWS = derive_window_sizes(250)
 
@@ -47,7 +45,6 @@ KINDS = {
     "mae": PLAIN,
     "8x16": dataclasses.replace(small(decoder=(5, 25, 0, 0)), patch_size=(8, 16)),
     "encoder windows": small(encoder=(5, 10, 0)),
-    "another order": small(decoder=(0, 125, 2, 0, 50, 10, 25, 5)),
 }
 
 
@@ -57,27 +54,16 @@ def leaves() -> dict[str, object]:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(tmp_path) -> Path:
     return tmp_path / "checkpoint_198400"
 
 
-def test_presets_are_inferred() -> None:
+def test_presets_are_inferred():
     for name in preset_names():
         assert infer_config(shapes_only(preset(name))) == preset(name)
 
 
-@pytest.mark.parametrize("kind", ["mwmae", "mae"])
-def test_the_authors_own_trees(kind: str) -> None:
-    tree = json.loads((REFERENCE / f"tree_{kind}_tiny.json").read_text())["params"]
-    params = {path: np.zeros(shape, "f4") for path, shape in tree.items()}
-    config = preset(f"{kind}-tiny")
-    assert infer_config(params) == config
-    state = MaskedAutoencoder(config).state_dict()
-    converted = {name: value.shape for name, value in convert_params(params).items()}
-    assert converted == {name: value.shape for name, value in state.items()}
-
-
-def test_heads_that_leave_no_trace() -> None:
+def test_heads_that_leave_no_trace():
     assert infer_config(shapes_only(small()), encoder_heads=12).encoder.heads == 12
     windowed = shapes_only(small(encoder=(5, 10, 0)))
     assert infer_config(windowed, encoder_heads=4).encoder.window_sizes == (5, 10, 0, 0)
@@ -87,7 +73,7 @@ def test_heads_that_leave_no_trace() -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", KINDS)
-def test_round_trip(kind: str, file: Path) -> None:
+def test_round_trip(kind, file):
     config, state = KINDS[kind], random_state(KINDS[kind])
     file.write_bytes(train_state(packed(config, state)))
     actual_config, actual = load_official(file)
@@ -96,7 +82,7 @@ def test_round_trip(kind: str, file: Path) -> None:
         assert value.dtype == torch.float32 and torch.equal(value, state[name])
 
 
-def test_containers(tmp_path: Path, leaves: dict[str, object]) -> None:
+def test_containers(tmp_path, leaves):
     config = KINDS["mwmae"]
     # orbax of 2023: None for what is empty, lists in the optimizer's state
     lists = [{"mu": msgpack.ExtType(1, b"")}, None]
@@ -119,7 +105,7 @@ def test_containers(tmp_path: Path, leaves: dict[str, object]) -> None:
         assert hear_mwmae.load_model(str(tmp_path / directory)).encoder.config == config
 
 
-def test_convert(tmp_path: Path, leaves: dict[str, object]) -> None:
+def test_convert(tmp_path, leaves):
     source = tmp_path / "work"
     source.mkdir()
     (source / "checkpoint_7").write_bytes(train_state(leaves))
@@ -127,14 +113,12 @@ def test_convert(tmp_path: Path, leaves: dict[str, object]) -> None:
     assert result.exit_code == 0, result.output
     assert "3 heads in the encoder, 8 in the decoder" in result.output
     audio = torch.rand(2, 20000) * 2 - 1
-    direct = hear_mwmae.load_model(str(source)).scene_embeddings(audio)
-    converted = hear_mwmae.load_model(str(tmp_path / "model")).scene_embeddings(audio)
-    assert torch.equal(direct, converted)
+    direct, converted = map(hear_mwmae.load_model, (source, tmp_path / "model"))
+    assert torch.equal(direct.scene_embeddings(audio), converted.scene_embeddings(audio))
     # Converted in place, with another number of heads: that is what counts from then on.
     command = ["convert", str(source), str(source), "--encoder-heads", "4"]
-    result = CliRunner().invoke(main, command)
-    assert result.exit_code == 0, result.output
-    assert hear_mwmae.load_model(str(source)).config.encoder.heads == 4
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert hear_mwmae.load_model(source).config.encoder.heads == 4
 
 
 def refusal(path: Path) -> str:
@@ -145,7 +129,7 @@ def refusal(path: Path) -> str:
     return result.stderr
 
 
-def test_other_files(tmp_path: Path, leaves: dict[str, object]) -> None:
+def test_other_files(tmp_path, leaves):
     torch.save({"params": torch.zeros(2)}, tmp_path / "weights.pt")
     (tmp_path / "empty").touch()
     (tmp_path / "truncated").write_bytes(train_state(leaves)[:-9])
@@ -167,17 +151,18 @@ TABLE = "decoder_block_00/wmha_block/attn_heads_{}/relative_position_bias_table"
             ones(48),
             'Missing key(s) in state_dict: "encoder.blocks.2.norm1.weight"',
         ),
-        ("head/kernel", ones(48, 10), 'Unexpected key(s) in state_dict: "head/weight"'),
         (TABLE.format(999), ones(3, 1), "width 48 is not divisible by 1000 heads"),
-        (TABLE.format(0), ones(4, 1), "size mismatch for decoder.blocks.0.attn.relative"),
         ("pos_embed", ones(1, 251, 48), "251 positions"),
         (BIAS, ext(np.array([1] * 47 + [np.nan], "f4")), "norm.bias does not hold finite"),
         (BIAS, ext(np.ones(48, "i4")), "an array of 'int32'"),
+        (
+            BIAS,
+            msgpack.ExtType(1, msgpack.packb(([2**40], "float32", b""))),
+            "damaged or truncated",
+        ),
         (BIAS, "PLACEHOLDER://params.pos_embed", "not an array"),
     ],
 )
-def test_wrong_parameters(
-    path: str, leaf: object, words: str, file: Path, leaves: dict[str, object]
-) -> None:
+def test_wrong_parameters(path, leaf, words, file, leaves):
     file.write_bytes(train_state(leaves | {path: leaf}))
     assert words in refusal(file)

@@ -130,7 +130,7 @@ def test_an_interrupted_pack_starts_again(audio_folder, tmp_path):
         shutil.copy(audio_folder / "long.flac", tmp_path / f"{number:02d}.flac")
     command = ["pack", *sorted(tmp_path.glob("*.flac")), "--out", tmp_path / "out", "--jobs", "2"]
     process = forked.start(*command)
-    forked.wait_until((tmp_path / ".out.tmp").exists, process)
+    process.wait_until((tmp_path / ".out.tmp").exists)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "out").exists() and (tmp_path / ".out.tmp").exists()

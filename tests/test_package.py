@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from reference import AUDIO, REFERENCE
 
 import hear_mwmae
+from hear_mwmae.cli import main
 from hear_mwmae.weights import registry
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,20 +45,6 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     return zipfile.ZipFile(wheel)
 
 
-def run_python(code: str, folder: Path, *args: object) -> subprocess.CompletedProcess:
-    """``code`` in a process of its own that finds modules in ``folder`` first, and nothing by an
-    editable install.
-    """
-    uninstalled = (
-        "import sys; sys.meta_path = [finder for finder in sys.meta_path "
-        "if 'editable' not in f\"{finder!r} {getattr(finder, '__module__', '')}\"]; "
-    )
-    command = [sys.executable, "-c", uninstalled + code, *map(str, args)]
-    # Nothing may be asked of the network.
-    environment = {"PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1", "PATH": ""}
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
-
-
 def test_the_wheel_carries_model_recipes_and_lists(wheel):
     names = wheel.namelist()
     for name in registry():
@@ -70,37 +57,29 @@ def test_the_wheel_carries_model_recipes_and_lists(wheel):
     assert {name.split("/")[0] for name in names} == {"hear_mwmae", about}
 
 
-@pytest.mark.parametrize("what", ["wheel", "checkout"])
-def test_embeds_without_an_installation(what, request, tmp_path):
-    """Of an unpacked wheel, and of a checkout, each in a folder of its own; without what extras
-    install.
-    """
-    if what == "wheel":
-        request.getfixturevalue("wheel").extractall(tmp_path)
-    else:
-        ignored = shutil.ignore_patterns("__pycache__")
-        for name in ("hear_mwmae", "weights"):
-            shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+def test_the_wheel_embeds_without_what_extras_install(wheel, tmp_path):
+    """Unpacked, in a process that finds nothing by an editable install."""
+    wheel.extractall(tmp_path)
     code = (
+        "import sys; sys.meta_path = [finder for finder in sys.meta_path "
+        "if 'editable' not in f\"{finder!r} {getattr(finder, '__module__', '')}\"];"
         "missing = ('torchaudio', 'scipy', 'msgpack', 'pyarrow', 'sklearn', 'hear_mwmae.training');"
         "sys.modules |= dict.fromkeys(missing);"
         "import hear_mwmae, json;"
         "scene = hear_mwmae.load_model().embed(sys.argv[1]);"
         "print(json.dumps([hear_mwmae.__file__, scene.shape[1]]))"
     )
-    done = run_python(code, tmp_path, AUDIO / "piano.flac")
+    command = [sys.executable, "-c", code, str(AUDIO / "piano.flac")]
+    # Nothing may be asked of the network.
+    environment = {"PYTHONPATH": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": ""}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     file, size = json.loads(done.stdout)
     assert Path(file).is_relative_to(tmp_path) and size == 3840
 
 
-def test_what_is_missing_is_named_with_what_installs_it(tmp_path):
-    code = "sys.modules[sys.argv[1]] = None; from hear_mwmae.cli import main; main(sys.argv[2:])"
-    calls = {
-        "msgpack": ("convert", OFFICIAL, tmp_path / "out", "'.[official]'"),
-        "datasets": ("pack", AUDIO, "-o", tmp_path / "pack", "'.[train]'"),
-    }
-    for missing, (*args, hint) in calls.items():
-        done = run_python(code, ROOT, missing, *args)
-        (line,) = done.stderr.strip().splitlines()
-        assert done.returncode == 1 and f"needs {missing}: pip install {hint}" in line
+def test_what_is_missing_is_named_with_what_installs_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "msgpack", None)
+    done = CliRunner().invoke(main, ["convert", str(OFFICIAL), str(tmp_path / "out")])
+    (line,) = done.stderr.splitlines()
+    assert done.exit_code == 1 and "needs msgpack: pip install '.[official]'" in line

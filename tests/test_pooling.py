@@ -37,27 +37,12 @@ def test_statistics_are_those_of_the_time_steps(pooled, samples):
     )
 
 
-def test_one_time_step_has_no_deviation(pooled):
-    mean, std, most = pooled.scene_embeddings(torch.tensor([[0.3, 0.1, -0.2]])).view(3, -1)
-    assert torch.equal(mean, most) and not std.any()
-
-
-@pytest.mark.parametrize(
-    ("pooling", "size"), [("mean", 1), ("max", 1), ("std+max", 2), ("max+mean+std", 3)]
-)
-def test_statistics_come_in_the_order_given(pooled, pooling, size):
+@pytest.mark.parametrize("pooling", ["mean", "std+max", "max+mean+std"])
+def test_statistics_come_in_the_order_given(pooled, pooling):
     model = Embedder(pooled.config, pooling=pooling)
     model.encoder.load_state_dict(pooled.encoder.state_dict())
-    audio, parts = (
-        noise(70000)[None],
-        dict(
-            zip(
-                ALL.split("+"), pooled.scene_embeddings(noise(70000)[None]).chunk(3, 1), strict=True
-            )
-        ),
-    )
-    assert model.scene_embedding_size == size * model.timestamp_embedding_size
-    assert torch.equal(
-        model.scene_embeddings(audio),
-        torch.cat([parts[name] for name in pooling.split("+")], dim=1),
-    )
+    audio = noise(70000)[None]
+    parts = dict(zip(ALL.split("+"), pooled.scene_embeddings(audio).chunk(3, 1), strict=True))
+    chosen = [parts[name] for name in pooling.split("+")]
+    assert torch.equal(model.scene_embeddings(audio), torch.cat(chosen, dim=1))
+    assert model.scene_embedding_size == len(chosen) * model.timestamp_embedding_size

@@ -113,7 +113,7 @@ def test_killed_and_started_again_ends_with_the_same_weights(data, tmp_path):
     for how in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
         rows = len(log(run))
         process = forked.start("pretrain", recipe, data, run)
-        forked.wait_until(lambda least=rows + 5: len(log(run)) >= least, process)
+        process.wait_until(lambda least=rows + 5: len(log(run)) >= least)
         os.killpg(process.pid, how)
         done = process.wait()
         assert done.returncode != 0

@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 from reference import AUDIO
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from test_hear_api import noise
 
 import hear_mwmae
 from hear_mwmae import Embedder, HearMwmaeError, hub
 from hear_mwmae.config import preset
 from hear_mwmae.hub import CARD_NAME
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.strict import load_strictly
 from hear_mwmae.weights import (
     CONFIG_NAME,
     DEFAULT_MODEL,
@@ -29,26 +30,23 @@ from hear_mwmae.weights import (
     WEIGHTS_NAME,
     read_model,
     registry,
-    save_model,
     sha256_of,
 )
 
-CLIP = torch.rand(1, 20000, generator=torch.Generator().manual_seed(0)) * 2 - 1
+CLIP = noise(20000)[None]
 
 
 def embed(source: object) -> torch.Tensor:
     return hear_mwmae.get_scene_embeddings(CLIP, hear_mwmae.load_model(str(source)))
 
 
-def rewrite(file: Path, change: object) -> None:
+def rewrite(file: Path, change: object, metadata: bool = True) -> None:
     """Apply ``change`` to the tensors of a weights file, whose hash is then unknown."""
-    from safetensors import safe_open
-
     with safe_open(file, "pt") as stream:
-        metadata = stream.metadata()
+        kept = stream.metadata() if metadata else None
     tensors = load_file(file)
     change(tensors)
-    save_file(tensors, file, metadata)
+    save_file(tensors, file, kept)
     config = file.with_name(CONFIG_NAME)
     values = json.loads(config.read_text())
     values.pop("sha256", None)
@@ -133,14 +131,6 @@ def test_a_local_folder_of_a_registered_name(model_dir, monkeypatch):
     assert hear_mwmae.load_model(f"./{DEFAULT_MODEL}").scene_embedding_size == 160
 
 
-def test_the_same_model_gives_the_same_bytes(tmp_path, small_config):
-    state = MaskedAutoencoder(small_config).state_dict()
-    for folder in ("one", "two"):
-        save_model(tmp_path / folder, small_config, state)
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-
-
 def test_save_pretrained(model_dir, tmp_path):
     """What the mixin of huggingface_hub does for other models."""
     model = Embedder.from_pretrained(model_dir, pooling="max", dtype="bfloat16")
@@ -154,36 +144,17 @@ def test_save_pretrained(model_dir, tmp_path):
         MaskedAutoencoder.from_pretrained(tmp_path / "saved")  # the encoder alone
 
 
-def test_load_strictly_keeps_precision_and_trainability(small_config):
-    state = MaskedAutoencoder(small_config).half().state_dict()
-    model = MaskedAutoencoder(small_config)
-    model.decoder.requires_grad_(False)
-    load_strictly(model, state, "these")
-    for name, weight in model.named_parameters():
-        assert weight.dtype == torch.float32
-        assert weight.requires_grad == name.startswith("encoder.")
-        assert torch.equal(weight, state[name].float())
-
-
-def embeddings() -> tuple[torch.Tensor, ...]:
-    model = hear_mwmae.load_model()
-    audio = CLIP.to("cpu")
-    MaskedAutoencoder.from_pretrained()
-    return (
-        *hear_mwmae.get_timestamp_embeddings(audio, model),
-        model.embed([audio[0].numpy(), audio[0, :9000].numpy()]),
-        *model.layers(audio, [0, -1]),
-    )
-
-
 def test_default_device_and_type_of_the_process_change_nothing():
+    def embeddings() -> tuple[torch.Tensor, ...]:
+        model = hear_mwmae.load_model()
+        steps = hear_mwmae.get_timestamp_embeddings(CLIP, model)
+        return (*steps, model.embed(CLIP.numpy()), *model.layers(CLIP, [0, -1]))
+
     expected = embeddings()
     torch.set_default_device("meta")
     torch.set_default_dtype(torch.float64)
     try:
         found = embeddings()
-        assert torch.get_default_device() == torch.device("meta")
-        assert torch.get_default_dtype() == torch.float64
     finally:
         torch.set_default_device(None)
         torch.set_default_dtype(torch.float32)
@@ -196,7 +167,7 @@ def test_threads_that_load_leave_the_random_state_alone():
     torch.manual_seed(7)
     before = torch.get_rng_state()
     with ThreadPoolExecutor(4) as threads:
-        models = list(threads.map(lambda _: hear_mwmae.load_model(), range(8)))
+        models = list(threads.map(lambda _: hear_mwmae.load_model(), range(4)))
     MaskedAutoencoder.from_pretrained()
     assert torch.equal(torch.get_rng_state(), before)
     first, *others = (model.scene_embeddings(CLIP) for model in models)

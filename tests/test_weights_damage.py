@@ -29,14 +29,11 @@ def refusal(source: object) -> str:
     return str(caught.value)
 
 
-def change_config(folder: Path, *place: str, value: object) -> None:
-    """Set one key of the config.json in ``folder``."""
-    values = json.loads((folder / CONFIG_NAME).read_text())
-    inner = values
-    for key in place[:-1]:
-        inner = inner[key]
-    inner[place[-1]] = value
-    (folder / CONFIG_NAME).write_text(json.dumps(values))
+def change_config(folder: Path, part: str, **values: object) -> None:
+    """Set keys of one part of the config.json in ``folder``."""
+    config = json.loads((folder / CONFIG_NAME).read_text())
+    config[part] |= values
+    (folder / CONFIG_NAME).write_text(json.dumps(config))
 
 
 def test_a_changed_embedded_file_is_noticed(monkeypatch):
@@ -52,10 +49,6 @@ def test_a_changed_embedded_file_is_noticed(monkeypatch):
             lambda t: t.pop("encoder.norm.weight"),
             'configuration: Missing key(s) in state_dict: "norm',
         ),
-        (
-            lambda t: t.update({"encoder.extra": torch.zeros(3)}),
-            'Unexpected key(s) in state_dict: "e',
-        ),
         (lambda t: t.update({"encoder.norm.bias": torch.zeros(5)}), "size mismatch for norm.bias"),
         (lambda t: t["encoder.norm.bias"].fill_(torch.nan), "norm.bias does not hold finite"),
         (lambda t: t.update({"encoder.norm.bias": torch.zeros(32).int()}), "does not hold finite"),
@@ -66,26 +59,21 @@ def test_weights_that_do_not_match(model_dir, change, message):
     assert message in refusal(model_dir)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "config.json is not JSON: Expecting"),
-        ('{"encoder": {}}', "config.json: encoder.width: Field required"),
-    ],
-)
-def test_bad_config_is_named_before_the_weights(model_dir, text, message):
-    (model_dir / CONFIG_NAME).write_text(text)
+def test_bad_config_is_named_before_the_weights(model_dir):
     (model_dir / WEIGHTS_NAME).write_bytes(b"not even looked at")
-    assert message in refusal(model_dir)
+    (model_dir / CONFIG_NAME).write_text("{")
+    assert "config.json is not JSON: Expecting" in refusal(model_dir)
+    (model_dir / CONFIG_NAME).write_text('{"encoder": {}}')
+    assert "config.json: encoder.width: Field required" in refusal(model_dir)
 
 
 @pytest.mark.parametrize(
-    ("place", "value"), [(("encoder", "heads"), 4), (("frontend", "f_max"), 7000.0)]
+    ("part", "value"), [("encoder", {"heads": 4}), ("frontend", {"f_max": 7000.0})]
 )
-def test_a_config_of_another_model_of_the_same_shapes(model_dir, place, value):
+def test_a_config_of_another_model_of_the_same_shapes(model_dir, part, value):
     """Each of these fits the weights, and would give wrong numbers."""
-    change_config(model_dir, *place, value=value)
-    assert f"{place[-1]} is" in refusal(model_dir)
+    change_config(model_dir, part, **value)
+    assert f"{next(iter(value))} is" in refusal(model_dir)
 
 
 def test_directory_without_a_model(model_dir):
@@ -131,10 +119,8 @@ def test_a_pickle_is_never_opened(tmp_path, name, writer):
 
 
 def test_a_config_from_anywhere_takes_no_memory(model_dir):
-    file = model_dir / WEIGHTS_NAME
-    save_file(load_file(file), file)  # without a configuration
-    change_config(model_dir, "encoder", "width", value=8192)  # 6 GB
-    change_config(model_dir, "sha256", value="")
+    rewrite(model_dir / WEIGHTS_NAME, lambda tensors: None, metadata=False)
+    change_config(model_dir, "encoder", width=8192)  # 6 GB
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert "do not match its configuration" in refusal(model_dir)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # kB

