@@ -20,4 +20,4 @@ def load_model(model_file_path: str = "", pooling: str = "mean+std") -> LogMelSt
 
 def get_scene_embeddings(audio: Tensor, model: LogMelStatistics) -> Tensor:
     """(B, samples) -> (B, 80 * statistics of the pooling)."""
-    return model.scene_embeddings(audio)
+    return model(audio)

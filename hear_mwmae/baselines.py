@@ -38,9 +38,9 @@ class LogMelStatistics(nn.Module):
 
     def embed(self, clips: list[Tensor]) -> Tensor:
         """Clips (samples,) at the rate of the front-end -> (clips, bands * statistics)."""
-        return torch.cat([self.scene_embeddings(clip[None]) for clip in clips])
+        return torch.cat([self(clip[None]) for clip in clips])
 
-    def scene_embeddings(self, audio: Tensor) -> Tensor:
+    def forward(self, audio: Tensor) -> Tensor:
         """(B, samples) -> (B, bands * statistics)."""
         return pool([self.frontend(audio)], self.names)
 

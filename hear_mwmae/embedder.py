@@ -153,9 +153,19 @@ class Embedder(nn.Module, HubModel):
     def forward(
         self, audio: Tensor, lengths: Sequence[int] | Tensor | None = None, timestamps: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """`scene_embeddings`, or `timestamp_embeddings`: the HEAR functions call this method.
+        """Scene embeddings, or timestamp embeddings: what the HEAR functions call, so that hooks
+        and `torch.compile` work through them.
 
-        So hooks and `torch.compile` work through the HEAR functions.
+        Args:
+            audio: (B, samples) floating point in [-1, 1], at ``sample_rate``.
+            lengths: (B,) samples of each clip, if shorter clips are padded at their end. The
+                padding is removed. Of scene embeddings only.
+
+        Returns:
+            (B, ``scene_embedding_size``) float32, each clip's time steps pooled; or, with
+            ``timestamps``, (B, T, ``timestamp_embedding_size``) and (B, T) in milliseconds, both
+            float32. Centred timestamps are within the audio: a last time step with its centre
+            beyond the end is left out. A clip too short for one centre has one, at its middle.
         """
         audio = check_audio(audio, self.device)
         batches = [audio] if lengths is None else [clip[None] for clip in cut(audio, lengths)]
@@ -164,27 +174,6 @@ class Embedder(nn.Module, HubModel):
             (timed,) = [self._timed(pieces, samples) for pieces, samples in found]
             return timed
         return torch.cat([self._pooled(pieces) for pieces, _ in found])
-
-    def scene_embeddings(
-        self, audio: Tensor, lengths: Sequence[int] | Tensor | None = None
-    ) -> Tensor:
-        """(B, samples) float audio -> (B, scene_embedding_size) float32: each clip's time steps,
-        pooled.
-
-        Args:
-            lengths: (B,) samples of each clip, if shorter clips are padded at their end. The
-                padding is removed.
-        """
-        return self(audio, lengths)
-
-    def timestamp_embeddings(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, samples) -> embeddings (B, T, timestamp_embedding_size) and timestamps (B, T) in
-        milliseconds, both float32.
-
-        Centred timestamps are within the audio: a last time step with its centre beyond the end is
-        left out. A clip too short for one centre has one timestamp, at its middle.
-        """
-        return self(audio, timestamps=True)
 
     def layers(self, audio: Tensor, blocks: Iterable[int] | None = None) -> list[Tensor]:
         """Outputs of chosen encoder blocks, before the last layer norm.

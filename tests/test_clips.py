@@ -74,7 +74,7 @@ def test_clips_are_encoded_together_for_timestamps_too(small_model):
     handle.remove()
     assert sizes == [5]
     for clip, features, moments in zip(clips, steps, times, strict=True):
-        alone, alone_times = small_model.timestamp_embeddings(clip[None])
+        alone, alone_times = small_model(clip[None], timestamps=True)
         torch.testing.assert_close(features, alone[0], atol=1e-5, rtol=1e-5)
         assert torch.equal(moments, alone_times[0])
 

@@ -80,7 +80,7 @@ def test_lengths_cut_the_padding_off(small_model):
     alone = torch.cat([hear_mwmae.get_scene_embeddings(clip[None], small_model) for clip in clips])
     assert (scenes - alone).abs().max() < 1e-5 and torch.equal(scenes, tensors)
     # Padding is no silence to the model: it changes how the clip is normalised.
-    assert (small_model.scene_embeddings(padded)[1] - alone[1]).abs().max() > 1e-2
+    assert (small_model(padded)[1] - alone[1]).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("lengths", [[1], [0, 5], [5, 101], [5, 2.0], 5])
@@ -88,7 +88,7 @@ def test_lengths_that_do_not_fit(small_model, lengths):
     with pytest.raises(
         ValueError, match="lengths must be the samples of each of the 2 clips, from 1 to 100"
     ):
-        small_model.scene_embeddings(torch.zeros(2, 100), lengths)
+        small_model(torch.zeros(2, 100), lengths)
 
 
 def test_layers_are_the_blocks_outputs(embedded_model):
@@ -97,7 +97,7 @@ def test_layers_are_the_blocks_outputs(embedded_model):
     handle = embedded_model.encoder.blocks[3].register_forward_hook(
         lambda module, args, out: caught.append(out)
     )
-    embedded_model.scene_embeddings(audio)
+    embedded_model(audio)
     handle.remove()
     third, last = embedded_model.layers(audio, [3, -1])
     size = embedded_model.timestamp_embedding_size
@@ -106,7 +106,7 @@ def test_layers_are_the_blocks_outputs(embedded_model):
     normed = embedded_model.encoder.norm(
         last.view(2, 79, -1, embedded_model.config.encoder.width)
     ).flatten(2)
-    steps = embedded_model.timestamp_embeddings(audio)[0]
+    steps = embedded_model(audio, timestamps=True)[0]
     assert (normed[:, : steps.shape[1]] - steps).abs().max() < 1e-4
     assert len(embedded_model.layers(audio)) == embedded_model.config.encoder.depth
     assert torch.equal(embedded_model.layers(audio, np.array([3]))[0], third)
@@ -130,8 +130,8 @@ def test_a_trainable_model_learns_through_scenes_and_time_steps():
         assert all(grad is not None and grad.isfinite().all() for grad in gradients.values())
         assert gradients["blocks.0.attn.qkv.weight"].abs().max() > 0
     with torch.no_grad():
-        assert not model.scene_embeddings(noise(4000)[None]).requires_grad
-    assert not hear_mwmae.load_model().scene_embeddings(noise(4000)[None]).requires_grad
+        assert not model(noise(4000)[None]).requires_grad
+    assert not hear_mwmae.load_model()(noise(4000)[None]).requires_grad
 
 
 def test_hooks_fire_and_compiling_takes_effect_through_the_hear_functions(small_model):

@@ -45,11 +45,11 @@ def test_outputs_are_the_same_table(model, tmp_path, name, timestamps, monkeypat
     for path in paths:
         audio = read_audio(path, 16000)[None]
         if timestamps:
-            steps, times = loaded.timestamp_embeddings(audio)
+            steps, times = loaded(audio, timestamps=True)
             expected = steps[0].numpy()
             assert table["timestamp"][row : row + len(expected)].tolist() == times[0].tolist()
         else:
-            expected = loaded.scene_embeddings(audio).numpy()
+            expected = loaded(audio).numpy()
         assert set(table["path"][row : row + len(expected)]) == {str(path)}
         assert set(table["seconds"][row : row + len(expected)]) == {audio.shape[1] / 16000}
         assert np.abs(table["embedding"][row : row + len(expected)] - expected).max() < 1e-5

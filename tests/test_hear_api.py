@@ -45,7 +45,7 @@ def test_the_api_is_what_hear_asks_for(embedded_model):
 
 @pytest.mark.parametrize("samples", [1, 100, 239, 240, 16000, 31999, 32000, 53920, 160000])
 def test_centred_timestamps(small_model, samples):
-    steps, timestamps = small_model.timestamp_embeddings(noise(samples)[None])
+    steps, timestamps = small_model(noise(samples)[None], timestamps=True)
     assert steps.shape[:2] == timestamps.shape
     times, duration = timestamps[0].double().numpy(), samples / 16
     if duration < 15:
@@ -53,7 +53,7 @@ def test_centred_timestamps(small_model, samples):
         return
     assert times == pytest.approx(40 * np.arange(len(times)) + 15)
     assert times[-1] <= duration < times[-1] + 40 + 15  # none beyond the end, none missing
-    assert torch.equal(small_model.timestamp_embeddings(noise(samples)[None])[1], timestamps)
+    assert torch.equal(small_model(noise(samples)[None], timestamps=True)[1], timestamps)
 
 
 def test_timestamps_do_not_drift_over_an_hour(small_model):
@@ -65,7 +65,7 @@ def test_timestamps_do_not_drift_over_an_hour(small_model):
 @pytest.mark.parametrize("patch_size", [(8, 16), (5, 5)])
 def test_time_steps_follow_the_patch_size(patch_size):
     model = Embedder(preset("mwmae-tiny", patch_size))
-    steps, timestamps = model.timestamp_embeddings(noise(16000)[None])
+    steps, timestamps = model(noise(16000)[None], timestamps=True)
     frames = patch_size[0]
     assert timestamps[0].tolist() == pytest.approx(
         np.arange(0, 1000, 10 * frames)[: steps.shape[1]] + (frames - 1) * 5
@@ -81,7 +81,7 @@ def test_max_batch_changes_memory_not_results(small_model):
     )
     narrow = copy.copy(small_model)
     narrow.max_batch = 3
-    whole, pieces = small_model.scene_embeddings(audio), narrow.scene_embeddings(audio)
+    whole, pieces = small_model(audio), narrow(audio)
     handle.remove()
     assert sizes == [8, 3, 3, 2]  # of the batch together, at most max_batch of them at a time
     assert (whole - pieces).abs().max() < 1e-5
@@ -124,11 +124,9 @@ def test_bad_option_values(options):
 def test_silence_is_defined(small_model):
     """Zeros after normalisation, whatever the length and the constant: not 0 / 1e-8 in float32."""
     assert not LogMelFrontend(small_model.config.frontend)(torch.zeros(1, 53920)).any()
-    scenes = [
-        small_model.scene_embeddings(torch.zeros(1, samples)) for samples in (400, 32000, 53920)
-    ]
+    scenes = [small_model(torch.zeros(1, samples)) for samples in (400, 32000, 53920)]
     assert all(torch.isfinite(scene).all() and scene.abs().max() < 50 for scene in scenes)
-    quiet = small_model.scene_embeddings(1e-9 * noise(32000)[None])
+    quiet = small_model(1e-9 * noise(32000)[None])
     torch.testing.assert_close(quiet, scenes[1])
 
 
@@ -145,24 +143,24 @@ def test_blocks_of_the_frontend_leave_no_trace(small_model, monkeypatch):
 def test_bfloat16_is_close_and_the_same_in_any_batch(embedded_model):
     fast = hear_mwmae.load_model(dtype="bfloat16")
     audio = torch.stack([read_audio(PIANO, 16000)[:40000], noise(40000), torch.zeros(40000)])
-    scenes, exact = fast.scene_embeddings(audio), embedded_model.scene_embeddings(audio)
+    scenes, exact = fast(audio), embedded_model(audio)
     assert scenes.dtype == torch.float32
     assert torch.cosine_similarity(scenes, exact).min() > 0.9999
-    assert (scenes[1] - fast.scene_embeddings(audio[1:2])[0]).abs().max() < 1e-5
+    assert (scenes[1] - fast(audio[1:2])[0]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_model_may_be_cast(dtype):
     """The encoder changes its precision; the front-end stays float32."""
     model, audio = hear_mwmae.load_model(), read_audio(PIANO, 16000)[None]
-    exact = model.scene_embeddings(audio)
-    cast = model.to(dtype).scene_embeddings(audio)
+    exact = model(audio)
+    cast = model.to(dtype)(audio)
     assert cast.dtype == torch.float32 and torch.cosine_similarity(cast, exact) > 0.9999
     assert model.frontend.windows[0].filterbank.dtype == torch.float32
 
 
 def test_an_ambient_autocast_changes_nothing(small_model):
     audio = noise(20000)[None]
-    exact = small_model.scene_embeddings(audio)
+    exact = small_model(audio)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(small_model.scene_embeddings(audio), exact)
+        assert torch.equal(small_model(audio), exact)

@@ -95,7 +95,7 @@ def test_revisions(hub, models):
         assert torch.equal(embed(f"{REPO}@{revision}"), embed(models[0]))
     assert torch.equal(embed(REPO), embed(models[1]))
     old = Embedder.from_pretrained(REPO, revision=commit)
-    assert torch.equal(old.scene_embeddings(AUDIO), embed(models[0]))
+    assert torch.equal(old(AUDIO), embed(models[0]))
 
 
 def test_wrong_bytes_of_the_right_size(hub, models):
@@ -105,7 +105,7 @@ def test_wrong_bytes_of_the_right_size(hub, models):
     assert "is damaged: its sha256 is" in refusal()
     files[WEIGHTS_NAME] = data
     again = Embedder.from_pretrained(REPO, force_download=True)
-    assert torch.equal(again.scene_embeddings(AUDIO), embed(models[0]))
+    assert torch.equal(again(AUDIO), embed(models[0]))
     assert torch.equal(embed(REPO), embed(models[0]))
 
 
@@ -126,7 +126,7 @@ def test_token(hub, models, monkeypatch):
     hub.token = "hf_secret"
     assert "private or gated" in refusal()
     given = Embedder.from_pretrained(REPO, token="hf_secret")
-    assert torch.equal(given.scene_embeddings(AUDIO), embed(models[0]))
+    assert torch.equal(given(AUDIO), embed(models[0]))
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert "Invalid credentials" in refusal(f"{REPO}@tag")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -159,7 +159,7 @@ def test_embedder_push_to_hub(hub, models):
     assert entry.private and address.endswith(entry.refs["main"])
     again = Embedder.from_pretrained("org/encoder")
     assert again.config.pooling == "max"
-    assert torch.equal(again.scene_embeddings(AUDIO), model.scene_embeddings(AUDIO))
+    assert torch.equal(again(AUDIO), model(AUDIO))
     card = ModelCard(entry.commits[entry.refs["main"]][CARD_NAME].decode())
     assert card.data.library_name == "hear-mwmae" and 'load_model("org/encoder")' in card.text
 

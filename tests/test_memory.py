@@ -29,14 +29,14 @@ def model(small_config) -> Embedder:
 def test_pieces_are_the_whole(model, monkeypatch):
     """A batch of long clips too, and all that `layers` and the time steps give."""
     audio = torch.stack([noise(300_000), noise(300_000, 1)])  # ten chunks
-    whole = model.scene_embeddings(audio)
-    steps, _ = model.timestamp_embeddings(audio)
+    whole = model(audio)
+    steps, _ = model(audio, timestamps=True)
     layers = model.layers(audio, [-1])
     monkeypatch.setattr(embedder, "PIECE_CHUNKS", 3)
     pieces = [list(found) for found, _ in model.time_steps([audio])]
     assert [piece.shape[:2] for piece in pieces[0]] == [(2, 150)] * 3 + [(2, 19)]
-    assert (model.scene_embeddings(audio) - whole).abs().max() < 1e-5
-    assert (model.timestamp_embeddings(audio)[0] - steps).abs().max() < 1e-5
+    assert (model(audio) - whole).abs().max() < 1e-5
+    assert (model(audio, timestamps=True)[0] - steps).abs().max() < 1e-5
     assert (model.layers(audio, [-1])[0] - layers[0]).abs().max() < 1e-4
     mixed = model.embed([noise(5), audio[0], noise(40_000), audio[1]])
     assert (mixed[[1, 3]] - whole).abs().max() < 1e-5

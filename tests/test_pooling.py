@@ -28,12 +28,12 @@ def expected(steps: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("samples", [1, 640, 31999, 32000, 100000, 1_000_001])
 def test_statistics_are_those_of_the_time_steps(pooled, samples):
     audio = noise(samples)[None]
-    scene = pooled.scene_embeddings(audio)
+    scene = pooled(audio)
     assert (
         scene.shape == (1, pooled.scene_embedding_size) == (1, 3 * pooled.timestamp_embedding_size)
     )
     torch.testing.assert_close(
-        scene[0], expected(pooled.timestamp_embeddings(audio)[0][0]), atol=1e-5, rtol=1e-5
+        scene[0], expected(pooled(audio, timestamps=True)[0][0]), atol=1e-5, rtol=1e-5
     )
 
 
@@ -42,7 +42,7 @@ def test_statistics_come_in_the_order_given(pooled, pooling):
     model = Embedder(pooled.config, pooling=pooling)
     model.encoder.load_state_dict(pooled.encoder.state_dict())
     audio = noise(70000)[None]
-    parts = dict(zip(ALL.split("+"), pooled.scene_embeddings(audio).chunk(3, 1), strict=True))
+    parts = dict(zip(ALL.split("+"), pooled(audio).chunk(3, 1), strict=True))
     chosen = [parts[name] for name in pooling.split("+")]
-    assert torch.equal(model.scene_embeddings(audio), torch.cat(chosen, dim=1))
+    assert torch.equal(model(audio), torch.cat(chosen, dim=1))
     assert model.scene_embedding_size == len(chosen) * model.timestamp_embedding_size

@@ -72,8 +72,8 @@ def clips(draw: st.DrawFn, longest: int = 60_000) -> torch.Tensor:
 @given(clip=clips(), dtype=st.sampled_from([torch.float16, torch.float32, torch.float64]))
 def test_any_clip_has_finite_embeddings_and_increasing_timestamps(model, clip, dtype):
     clip = clip.to(dtype)
-    scene = model.scene_embeddings(clip[None])
-    steps, times = model.timestamp_embeddings(clip[None])
+    scene = model(clip[None])
+    steps, times = model(clip[None], timestamps=True)
     assert scene.shape == (1, model.scene_embedding_size)
     assert steps.shape == (*times.shape, model.timestamp_embedding_size)
     for values in (scene, steps, times):
@@ -87,10 +87,10 @@ def test_any_clip_has_finite_embeddings_and_increasing_timestamps(model, clip, d
 @settings(FIXED, max_examples=20)
 @given(several=st.lists(clips(20_000), min_size=1, max_size=6))
 def test_a_clip_has_one_embedding_alone_and_beside_any_others(model, several):
-    alone = torch.cat([model.scene_embeddings(clip[None]) for clip in several])
+    alone = torch.cat([model(clip[None]) for clip in several])
     padded = torch.nn.utils.rnn.pad_sequence(several, batch_first=True)
     assert (model.embed(several) - alone).abs().max() < 1e-5
-    beside = model.scene_embeddings(padded, [len(clip) for clip in several])
+    beside = model(padded, [len(clip) for clip in several])
     assert (beside - alone).abs().max() < 1e-5
 
 
@@ -116,7 +116,7 @@ def saved(tmp_path_factory) -> tuple[Path, torch.Tensor]:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("saved")
     save_model(folder, CONFIG, MaskedAutoencoder(CONFIG).state_dict())
-    return folder, hear_mwmae.load_model(folder).scene_embeddings(CLIP)
+    return folder, hear_mwmae.load_model(folder)(CLIP)
 
 
 @st.composite
@@ -184,4 +184,4 @@ def test_a_damaged_model_is_refused_or_gives_the_same_embeddings(saved, tmp_path
     except HearMwmaeError:
         return
     if model.config.pooling == CONFIG.pooling:  # config.json may choose another one
-        assert torch.equal(model.scene_embeddings(CLIP), scene)
+        assert torch.equal(model(CLIP), scene)

@@ -63,9 +63,9 @@ def test_the_embedded_model(embedded_model, tmp_path):
     folder = WEIGHTS_DIR / DEFAULT_MODEL
     alone = shutil.copy(folder / WEIGHTS_NAME, tmp_path / "elsewhere.safetensors")
     for source in (DEFAULT_MODEL, folder, alone):
-        assert torch.equal(embed(source), embedded_model.scene_embeddings(CLIP))
+        assert torch.equal(embed(source), embedded_model(CLIP))
     by_keyword = hear_mwmae.load_model(model_file_path=str(folder))  # HEAR's own
-    assert torch.equal(by_keyword.scene_embeddings(CLIP), embedded_model.scene_embeddings(CLIP))
+    assert torch.equal(by_keyword(CLIP), embedded_model(CLIP))
     config, state = read_model("")
     assert config.encoder == dataclasses.replace(preset("mwmae-tiny").encoder, width=256, heads=4)
     assert {name.split(".")[0] for name in state} == {"encoder", "decoder"}  # to be trained further
@@ -139,7 +139,7 @@ def test_save_pretrained(model_dir, tmp_path):
     assert names == {CONFIG_NAME, WEIGHTS_NAME, CARD_NAME}
     again = Embedder.from_pretrained(tmp_path / "saved", dtype="bfloat16")
     assert again.config == model.config and again.config.pooling == "max"
-    assert torch.equal(again.scene_embeddings(CLIP), model.scene_embeddings(CLIP))
+    assert torch.equal(again(CLIP), model(CLIP))
     with pytest.raises(HearMwmaeError, match=r"Missing .*decoder\.mask_token"):
         MaskedAutoencoder.from_pretrained(tmp_path / "saved")  # the encoder alone
 
@@ -170,5 +170,5 @@ def test_threads_that_load_leave_the_random_state_alone():
         models = list(threads.map(lambda _: hear_mwmae.load_model(), range(4)))
     MaskedAutoencoder.from_pretrained()
     assert torch.equal(torch.get_rng_state(), before)
-    first, *others = (model.scene_embeddings(CLIP) for model in models)
+    first, *others = (model(CLIP) for model in models)
     assert all(torch.equal(first, other) for other in others)

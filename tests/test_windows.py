@@ -52,5 +52,5 @@ def test_such_a_model_is_trained_saved_and_loaded(config, tmp_path):
     save_model(tmp_path / "model", config, autoencoder.state_dict())
     model = load_embedder(tmp_path / "model")
     assert model.config.frontend.win_lengths == (400, 2048)
-    steps, times = model.timestamp_embeddings(noise(40000)[None])
+    steps, times = model(noise(40000)[None], timestamps=True)
     assert steps.isfinite().all() and steps.shape[1] == times.shape[1]
