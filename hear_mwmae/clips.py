@@ -4,7 +4,6 @@ clips.
 
 from __future__ import annotations
 
-import itertools
 import operator
 import os
 import warnings
@@ -40,7 +39,7 @@ Clip = AudioSource | np.ndarray | Tensor | Mapping[str, Any] | AudioDecoder
 
 def waveforms(
     clips: Clip | Iterable[Clip],
-    sample_rate: int | Sequence[int] | None,
+    sample_rate: int | None,
     model_rate: int,
     device: torch.device,
     skipped: dict[int, str] | None = None,
@@ -58,7 +57,8 @@ def waveforms(
     else:
         prefix = "clip {}: "
         given = _many_clips(clips)
-    for number, (clip, rate) in enumerate(_with_rates(given, sample_rate)):
+    rate = _checked_rate(sample_rate)
+    for number, clip in enumerate(given):
         try:
             batch = [waveform(clip, rate, model_rate, device)[None]]
         except HearMwmaeError as error:
@@ -177,20 +177,6 @@ def _many_clips(clips: Any) -> Iterable[Any]:
             f"got {type(clips).__name__}"
         )
     return clips
-
-
-def _with_rates(
-    clips: Iterable[Any], sample_rate: int | Sequence[int] | None
-) -> Iterator[tuple[Any, int | None]]:
-    if not isinstance(sample_rate, Sequence | np.ndarray) or isinstance(sample_rate, str):
-        return zip(clips, itertools.repeat(_checked_rate(sample_rate)))
-    clips = list(clips)
-    if len(sample_rate) != len(clips):
-        raise HearMwmaeError(
-            "sample_rate must be one number or one for each clip: "
-            f"{len(sample_rate)} for {len(clips)} clips"
-        )
-    return zip(clips, list(map(_checked_rate, sample_rate)), strict=True)
 
 
 def _checked_rate(rate: Any) -> int | None:

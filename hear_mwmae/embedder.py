@@ -89,7 +89,7 @@ class Embedder(nn.Module, HubModel):
     def embed(
         self,
         clips: Clip | Iterable[Clip],
-        sample_rate: int | Sequence[int] | None = None,
+        sample_rate: int | None = None,
         timestamps: Literal[False] = False,
         errors: Literal["raise", "skip"] = "raise",
     ) -> Tensor: ...
@@ -98,7 +98,7 @@ class Embedder(nn.Module, HubModel):
     def embed(
         self,
         clips: Clip | Iterable[Clip],
-        sample_rate: int | Sequence[int] | None = None,
+        sample_rate: int | None = None,
         *,
         timestamps: Literal[True],
         errors: Literal["raise", "skip"] = "raise",
@@ -107,7 +107,7 @@ class Embedder(nn.Module, HubModel):
     def embed(
         self,
         clips: Clip | Iterable[Clip],
-        sample_rate: int | Sequence[int] | None = None,
+        sample_rate: int | None = None,
         timestamps: bool = False,
         errors: Literal["raise", "skip"] = "raise",
     ) -> Tensor | tuple[list[Tensor], list[Tensor]]:
@@ -120,8 +120,8 @@ class Embedder(nn.Module, HubModel):
             clips: a path, a file that is open for reading bytes, the bytes of a file, (samples,)
                 floating point in [-1, 1], or a clip of a data set of Hugging Face, decoded or not;
                 or a list or generator of these; also (clips, samples).
-            sample_rate: Hz of the arrays, one for all or one for each clip; the model's when None.
-                Files and clips of data sets have their own.
+            sample_rate: Hz of the arrays; the model's when None. Files and clips of data sets, such
+                as ``{"array": array, "sampling_rate": 8000}``, have their own.
             timestamps: return one embedding per time step instead of one per clip.
             errors: ``"raise"`` for the first clip that cannot be read, or ``"skip"``: its row is
                 NaN, with ``timestamps`` it has no time steps, and one warning names all such clips.
