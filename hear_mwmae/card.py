@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from .config import PAPERS_POOLING, ModelConfig
+from .config import ModelConfig
 from .mae import describe
 
 _CARD = """---
@@ -28,12 +28,12 @@ scenes = hear_mwmae.get_scene_embeddings(audio, model)  # (clips, {scene_size})
 steps, milliseconds = hear_mwmae.get_timestamp_embeddings(audio, model)
 ```
 
-A scene embedding is the {pooling} over the time steps of a clip. The paper's pooling,
-{step_size} numbers per clip, is `load_model("{load_from}", pooling="{papers_pooling}")`.
+A scene embedding is the {pooling} over the time steps of a clip.
+`load_model("{load_from}", pooling="mean")` is the paper's pooling.
 
 ## Model
 
-{kind}, whose decoder is for pretraining only.
+{kind}. The decoder is for pretraining, and not in the weights of an encoder alone.
 
 {parts}
 
@@ -76,9 +76,7 @@ def model_card(config: ModelConfig, load_from: str, sections: str = "", **metada
         load_from=load_from,
         rate=config.frontend.sample_rate,
         scene_size=config.scene_embedding_size,
-        step_size=config.embedding_size,
         pooling=config.pooling,
-        papers_pooling=PAPERS_POOLING,
         kind={"mwmae": "MW-MAE", "mae": "MAE"}[config.kind],
         parts="\n".join(f"* {part}: {said}" for part, said in describe(config).items()),
         sections=sections,

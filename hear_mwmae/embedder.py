@@ -167,6 +167,8 @@ class Embedder(nn.Module, HubModel):
             float32. Centred timestamps are within the audio: a last time step with its centre
             beyond the end is left out. A clip too short for one centre has one, at its middle.
         """
+        if timestamps and lengths is not None:
+            raise HearMwmaeError("lengths are for scene embeddings; embed a list of clips instead")
         audio = check_audio(audio, self.device)
         batches = [audio] if lengths is None else [clip[None] for clip in cut(audio, lengths)]
         found = self.time_steps(batches)

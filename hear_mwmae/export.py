@@ -108,8 +108,8 @@ def export(model: Embedder, path: str | Path) -> None:
     `ExportableEmbedder`. The configuration is in its metadata, as ``config``.
 
     Raises:
-        HearMwmaeError: another suffix; a package is missing; the model is not on the CPU, in
-            bfloat16 or above 2 GiB.
+        HearMwmaeError: another suffix; no such folder; a package is missing; the model is not on
+            the CPU, in bfloat16 or above 2 GiB.
     """
     import onnxscript  # noqa: F401
 
@@ -127,6 +127,8 @@ def export(model: Embedder, path: str | Path) -> None:
         raise HearMwmaeError(
             f"{size / 1e9:.1f} GB of weights are more than an .onnx file holds, 2 GiB"
         )
+    if not path.absolute().parent.is_dir():
+        raise HearMwmaeError(f"cannot write {path}: there is no folder {path.parent}")
     module = ExportableEmbedder(model)
     example = torch.rand(3, 150000, dtype=torch.float32, device="cpu")
     module(example[:1, :1])  # fills the attention's cache, where tracing would leave no values

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .embedder import Embedder
 
 CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
-#: What is uploaded of a folder. A card may show the loss curve and name the sources of the audio.
+#: What `hear-mwmae push` uploads. A card may show the loss curve and name the sources of the audio.
 UPLOADED = (CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, "loss.png", "audio.csv")
 
 _NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?")
@@ -55,7 +55,7 @@ def upload(
     token: str | None = None,
     **options: Any,
 ) -> str:
-    """Upload the model in a folder in one commit; returns its address.
+    """Upload the files of a folder in one commit; returns its address.
 
     Args:
         private: whether a new repository is.
@@ -65,10 +65,7 @@ def upload(
     with _in_one_line(f"cannot push to {repo}"):
         api = HfApi(token=token)
         api.create_repo(repo, private=private, exist_ok=True)
-        done = api.upload_folder(
-            repo_id=repo, folder_path=folder, allow_patterns=list(UPLOADED), **options
-        )
-        return done.commit_url
+        return api.upload_folder(repo_id=repo, folder_path=folder, **options).commit_url
 
 
 @contextmanager
@@ -122,12 +119,12 @@ class HubModel:
     def save_pretrained(
         self, save_directory: str | os.PathLike, *, repo_id: str | None = None
     ) -> None:
-        """Write config.json, model.safetensors and a model card.
+        """Write config.json and model.safetensors, and a model card for a repository.
 
         The weights are the encoder's: the decoder, which pretraining needs, was not loaded.
 
         Args:
-            repo_id: the name that the card says to load; the directory when None.
+            repo_id: the name that the card says to load; no card when None.
         """
         from .card import model_card
         from .weights import ENCODER_PREFIX, save_model
@@ -135,7 +132,8 @@ class HubModel:
         directory = Path(save_directory)
         state = {ENCODER_PREFIX + name: value for name, value in self.encoder.state_dict().items()}
         save_model(directory, self.config, state)
-        write_text(directory / CARD_NAME, model_card(self.config, repo_id or str(directory)))
+        if repo_id:
+            write_text(directory / CARD_NAME, model_card(self.config, repo_id))
 
     def push_to_hub(
         self,

@@ -150,7 +150,7 @@ def describe(config: ModelConfig) -> dict[str, str]:
         part = getattr(config, name)
         count = sum(weight.numel() for weight in module.parameters())
         said[name] = (
-            f"width {part.width}, {part.depth} blocks, {part.heads} heads, {count:,} weights, "
+            f"width {part.width}, depth {part.depth}, {part.heads} heads, {count:,} weights, "
             f"windows {describe_windows(part.window_sizes)}"
         )
     return said

@@ -86,6 +86,11 @@ def test_lengths_that_do_not_fit(small_model, lengths):
         small_model(torch.zeros(2, 100), lengths)
 
 
+def test_time_steps_have_no_lengths(small_model):
+    with pytest.raises(ValueError, match="lengths are for scene embeddings"):
+        small_model(torch.zeros(1, 100), [50], timestamps=True)
+
+
 def test_layers_are_the_blocks_outputs(embedded_model):
     audio = torch.stack([noise(50000), tone(50000)])
     caught = []

@@ -115,6 +115,8 @@ def test_what_cannot_be_exported(small_config, tmp_path, monkeypatch):
     path = tmp_path / "model.onnx"
     with pytest.raises(HearMwmaeError, match=r"must end in \.onnx, got .*model\.pt$"):
         export(model, tmp_path / "model.pt")
+    with pytest.raises(HearMwmaeError, match="there is no folder"):
+        export(model, tmp_path / "nowhere" / "model.onnx")
     with pytest.raises(HearMwmaeError, match="bfloat16"):
         export(Embedder(small_config, dtype="bfloat16"), path)
     with pytest.raises(HearMwmaeError, match="on meta"):

@@ -172,8 +172,7 @@ def test_push(model_dir, hub, monkeypatch):
     assert result.exit_code == 1 and "cannot push to org/new: 401" in result.stderr
     assert len(result.stderr.splitlines()) == 1 and "org/new" not in hub.repos
     monkeypatch.setenv("HF_TOKEN", hub.token)
-    (model_dir / CARD_NAME).unlink()
-    for _ in range(2):  # the second time the repository and the card are there
+    for _ in range(2):  # the second time the repository is there
         result = push(model_dir, "org/new", "--private")
         assert result.exit_code == 0, result.output
     entry = hub.repos["org/new"]
@@ -182,5 +181,8 @@ def test_push(model_dir, hub, monkeypatch):
     assert len(entry.commits) == 2 and entry.private
     card = entry.commits[commit].pop(CARD_NAME)
     assert entry.commits[commit] == pushed and b'load_model("org/new")' in card
-    assert card == (model_dir / CARD_NAME).read_bytes()
+    (model_dir / CARD_NAME).write_bytes(b"my card")
+    assert push(model_dir, "org/third").exit_code == 0
+    third = hub.repos["org/third"]
+    assert third.commits[third.refs["main"]] == pushed | {CARD_NAME: b"my card"}
     assert torch.equal(embed("org/new"), embed(model_dir))

@@ -20,6 +20,7 @@ from tiny_run import log, losses, tiny_recipe, write_recipe
 import hear_mwmae
 from hear_mwmae.cli import main
 from hear_mwmae.mae import MaskedAutoencoder
+from hear_mwmae.training import loop
 from hear_mwmae.training.loop import pretrain
 from hear_mwmae.training.optim import Muon, make_optimizers, orthogonalize, schedule
 from hear_mwmae.training.pack import pack
@@ -222,10 +223,18 @@ def test_a_damaged_checkpoint(data, run, tmp_path, damage):
     assert all(torch.equal(again[name], weights[name]) for name in weights)
 
 
-def test_what_is_kept(data, run, tmp_path):
+def raise_full(*_: object) -> None:
+    raise OSError("full")
+
+
+def test_what_is_kept(data, run, tmp_path, monkeypatch):
     """The newest checkpoints, and the models that the recipe asks for: those of shorter runs."""
     assert list(checkpoints(run)) == [f"step-{step:08d}.pt" for step in (10, 12)]
-    pretrain(tiny_recipe(tmp_path, keep_every=7, steps=15), data, run)
+    recipe = tiny_recipe(tmp_path, keep_every=7, steps=15)
+    with monkeypatch.context() as full, pytest.raises(OSError, match="full"):
+        full.setattr(loop, "save_model", raise_full)
+        pretrain(recipe, data, run)
+    pretrain(recipe, data, run)  # which comes to step 14 again
     assert list(checkpoints(run)) == [f"step-{step:08d}.pt" for step in (14, 15)]
     assert [path.name for path in run.glob("model-*")] == ["model-14"]
     rates = {"base_learning_rate": 0.0, "base_muon_learning_rate": 0.0}

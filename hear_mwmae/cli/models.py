@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -84,18 +85,20 @@ def push(directory: Path, repo: str, private: bool) -> None:
     """Push the model in DIRECTORY to the Hugging Face Hub.
 
     Uploads config.json, model.safetensors, and README.md, loss.png and audio.csv if they exist.
-    Without a README.md, one is made from the configuration and left in DIRECTORY. The token comes
-    from HF_TOKEN or `hf auth login`.
+    Without a README.md, one is made from the configuration. The token comes from HF_TOKEN or
+    `hf auth login`.
     """
     from ..card import model_card
-    from ..files import write_text
-    from ..hub import CARD_NAME, upload
+    from ..hub import CARD_NAME, UPLOADED, upload
     from ..weights import load_embedder
 
     # An uploaded model must load; a relative path could be a registered name.
     model = load_embedder(directory.absolute())
-    card = directory / CARD_NAME
-    if not card.exists():
-        write_text(card, model_card(model.config, repo))
-        click.echo(f"new: {card}")
-    click.echo(upload(directory, repo, private or None))
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for name in UPLOADED:
+            if (directory / name).is_file():
+                (folder / name).symlink_to((directory / name).absolute())
+        if not (folder / CARD_NAME).exists():
+            (folder / CARD_NAME).write_text(model_card(model.config, repo), encoding="utf-8")
+        click.echo(upload(folder, repo, private or None))

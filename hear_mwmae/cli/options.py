@@ -75,8 +75,9 @@ def models_option(more_help: str = "") -> Callable:
 
 
 def jobs_option(help_text: str = "Processes.") -> Callable:
-    """--jobs; the default is the number of CPUs that this process may use."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """--jobs; the default is the number of CPUs in the affinity of this process."""
+    known = hasattr(os, "sched_getaffinity")
+    allowed = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
     return click.option(
         "--jobs", type=click.IntRange(1), default=allowed, show_default=True, help=help_text
     )

@@ -148,11 +148,13 @@ def train(
             bar.set_postfix(loss=f"{mean_loss:.4f}", refresh=False)
 
             keep = recipe.keep_every and done % recipe.keep_every == 0
-            if stop or keep or done % recipe.checkpoint_every == 0 or done == recipe.steps:
+            save = stop or done % recipe.checkpoint_every == 0 or done == recipe.steps
+            if keep or save:
                 check_weights(fabric, model, step)
-                checkpoints.save(state)
-            if keep:
+            if keep:  # before the checkpoint, behind which a resumed run begins
                 save_whole(fabric, recipe, model, checkpoints.run_dir / f"model-{done}")
+            if save:
+                checkpoints.save(state)
             if stop:
                 raise SystemExit(
                     f"stopped by a signal at step {done}; the same command goes on from there"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import zipfile
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
-from ..errors import HearMwmaeError, differences
+from ..errors import HearMwmaeError, differences, reason
 from ..files import replacing
 from .dataset import AudioDataset
 from .recipe import Recipe
@@ -59,8 +60,14 @@ class Checkpoints:
         first = self.fabric.is_global_zero
         if first:
             path.parent.mkdir(exist_ok=True)
-        with replacing(path) if first else nullcontext(path) as temporary:
-            self.fabric.save(temporary, state | {"identity": self.identity})
+        try:
+            with replacing(path) if first else nullcontext(path) as temporary:
+                self.fabric.save(temporary, state | {"identity": self.identity})
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+                raise  # that is torch's writer
+            said = f"{path} cannot be written, by way of {gettempdir()}: {reason(error)}"
+            raise HearMwmaeError(said) from error
         if first:
             for old in _checkpoints(self.run_dir)[:-KEEP_LAST]:
                 old.unlink(missing_ok=True)
