@@ -26,7 +26,7 @@ report() { # NAME SECONDS WORDS...: what it prints goes to OUT/NAME.txt, its las
     tail -n 12 "$OUT/$name.txt" | tr '\r' '\n' | tail -n 12
 }
 
-right() { # the tests for a GPU: parity, devices, one process of DDP and of FSDP2
+right() { # the tests for a GPU: parity, devices, a run that resumes, one process of torchrun
     report right $LIMIT pytest -m gpu -q -p no:cacheprovider
 }
 
@@ -43,7 +43,7 @@ better() { # a checkpoint is written at the end of the time, and the same comman
     # the newest model is cut into pieces
     # shellcheck disable=SC2086 # CHANGES are words
     report better "$TRAIN" hear_mwmae.cli pretrain "$RECIPE" "$PACK" "$OUT/run" --device cuda \
-        --set keep_every=100 ${CHANGES:-}
+        --set keep_every=20 ${CHANGES:-}
     rm -f "$OUT"/model.safetensors.*
     split -b 15M -d "$(ls -t "$OUT"/run/model*/model.safetensors | head -n 1)" \
         "$OUT/model.safetensors."

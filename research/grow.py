@@ -17,7 +17,8 @@ from torch import Tensor
 from hear_mwmae.cli.options import Command, out_option
 from hear_mwmae.config import ModelConfig
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.weights import read_model, save_model
+from hear_mwmae.strict import load_strictly
+from hear_mwmae.weights import save_model
 
 PATCH_EMBEDDING = "encoder.patch_embed.weight"
 #: The layers whose outputs are channels of the encoder's residual stream.
@@ -39,7 +40,8 @@ def main(
     decoder_depth: int | None,
     seed: int,
 ) -> None:
-    config, state = read_model(model)
+    small = MaskedAutoencoder.from_pretrained(model)
+    config, state = small.config, small.state_dict()
     encoder, decoder, frontend = config.encoder, config.decoder, config.frontend
     heads = heads or encoder.heads
     width = encoder.width // encoder.heads * heads
@@ -50,13 +52,15 @@ def main(
         decoder=dataclasses.replace(decoder, depth=decoder_depth or decoder.depth),
         frontend=dataclasses.replace(frontend, win_lengths=(*frontend.win_lengths, *more)),
     )
-    save_model(out, larger, grow(state, config, larger))
+    grown = MaskedAutoencoder(larger)
+    load_strictly(grown, grow(state, config, larger), f"the larger {model}")
+    save_model(out, larger, grown.state_dict())
 
 
 def grow(state: dict[str, Tensor], config: ModelConfig, larger: ModelConfig) -> dict[str, Tensor]:
     """The weights ``state`` of a model of ``config`` for one of the configuration ``larger``."""
     fresh = MaskedAutoencoder(larger).state_dict()
-    state = {name: value.float() for name, value in state.items() if name in fresh}
+    state = {name: value for name, value in state.items() if name in fresh}
     if larger.frontend.channels > config.frontend.channels:
         state = add_channels(state, config.frontend.channels, larger.frontend.channels)
     if larger.encoder.width > config.encoder.width:

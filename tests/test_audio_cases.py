@@ -15,7 +15,7 @@ import soundfile
 import torch
 from audio_files import encode, tone
 
-from hear_mwmae import HearMwmaeError
+from hear_mwmae import HearMwmaeError, decoding
 from hear_mwmae.audio import find_audio, read_audio
 from hear_mwmae.data.sources import find_inputs, read_item
 
@@ -79,6 +79,10 @@ WHOLE: dict[str, tuple[Callable[[Encoded], bytes], float]] = {
     "two streams of Vorbis": (lambda e: written("OGG") * 2, 6.0),
     # Tags.
     "FLAC with an ID3v1 tag": (lambda e: written("FLAC") + b"TAG".ljust(128), 3.0),
+    "WAV with a tag that is no UTF-8": (
+        lambda e: wav(0).replace(b"data", b"LIST\x0e\0\0\0INFOINAM\2\0\0\0\xe9\0data", 1),
+        3.0,
+    ),
     # MP3 that does not begin with a frame.
     "MP3 behind junk": (lambda e: bytes(range(200, 256)) * 50 + mp3(e), 3.1),
     # Its bit rate varies, and nothing says how long it is.
@@ -86,8 +90,10 @@ WHOLE: dict[str, tuple[Callable[[Encoded], bytes], float]] = {
     "AMR": (lambda e: e("libopencore_amrnb", "amr", 8000), 3.0),
     # A placeholder for the size: streams.
     "WAV of 0x7FFFFFFF bytes": (lambda e: wav(0x7FFFFFFF), 3.0),
+    "WAV of 2,000,000,000 bytes": (lambda e: wav(2_000_000_000), 3.0),
     "WAV of 0 bytes": (lambda e: wav(0), 3.0),
-    # Codings that libsndfile does not know.
+    # Codings that libsndfile does not know, or whose length it guesses.
+    "MP3 in WAV": (lambda e: e("libmp3lame", "wav"), 3.1),
     "AAC in WAV": (lambda e: (CASES / "aac.wav").read_bytes(), 3.1),
     "Vorbis beside a skeleton": (lambda e: (CASES / "skeleton.oga").read_bytes(), 3.0),
     # One page whose end is trimmed: voice notes, and short effects.
@@ -176,6 +182,26 @@ def test_samples_that_are_not_finite(tmp_path, value, rate):
     (item,) = find_inputs([str(tmp_path / "nan.wav")]).items
     (recording,) = read_item(item, 16000)
     assert recording.waveform is None and recording.problem.startswith("holds NaN or infinity")
+
+
+@pytest.mark.parametrize("coding", ["PCM_U8", "PCM_S8", "PCM_16", "PCM_24", "PCM_32", "DOUBLE"])
+def test_samples_of_every_type_have_the_scale_of_libsndfile(coding):
+    stream = io.BytesIO(written("AIFF", coding=coding, channels=2))
+    expected, _ = soundfile.read(stream, dtype="float32")
+    assert np.array_equal(read_audio(stream, 16000), expected.mean(axis=1))
+
+
+def test_blocks_are_small_whatever_a_header_says(monkeypatch):
+    asked, read = [], soundfile.SoundFile.read
+
+    def counted(self: soundfile.SoundFile, frames: int, **options: object) -> np.ndarray:
+        asked.append(frames * self.channels)
+        return read(self, frames, **options)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", counted)
+    stream = io.BytesIO()
+    soundfile.write(stream, np.full((1000, 1024), 0.5), 16000, "PCM_16", format="WAV")
+    assert len(read_audio(stream, 16000)) == 1000 and 0 < max(asked) <= decoding.BLOCK_SAMPLES
 
 
 @pytest.mark.parametrize("channels", [7, 8])

@@ -37,7 +37,15 @@ def test_keys_that_are_left_out_have_their_defaults():
         (lambda: EncoderConfig(190, 12, 3), "width 190 is not divisible by 3 heads"),
         (lambda: EncoderConfig(6, 1, 3), "width 6 is not a multiple of 4"),
         (lambda: ModelConfig(preset("mae-tiny").encoder, preset("mwmae-tiny").decoder), "CLS"),
+        (lambda: EncoderConfig(64, 1, 2, cls_token=True, window_sizes=(2, 0)), "CLS token"),
+        (lambda: DecoderConfig(63, 1, 3), "width 63 is not even"),
+        (lambda: DecoderConfig(64, 1, 2, shift_windows=True), "shift_windows needs window_sizes"),
         (lambda: DecoderConfig(64, 1, 2, window_sizes=(2, 5, 0)), "2 heads, but 3 window_sizes"),
+        (
+            lambda: ModelConfig(EncoderConfig(64, 1, 2, window_sizes=(125, 0))),
+            r"\[125\] do not divide its 50 tokens",
+        ),
+        (lambda: FrontendConfig(win_lengths=(100,)), "leaves gaps"),
         (lambda: ModelConfig(ENCODER, patch_size=(7, 16)), "7 x 16 do not tile 200 frames x 80"),
         (
             lambda: ModelConfig(ENCODER, DecoderConfig(64, 1, 2, window_sizes=(3, 0))),

@@ -68,6 +68,13 @@ def test_crops_are_those_of_the_frontend(dataset, audio_folder, tmp_path):
         assert torch.allclose(values, expected, atol=1e-5)
 
 
+def test_crops_begin_anywhere(dataset, tmp_path):
+    """In clips of ten seconds, 1001 frames, so that a crop ends with its clip at the latest."""
+    sampler = StepSampler(dataset, recipe_of(tmp_path, "{notes = 1.0}"))
+    starts = [crop.start for step in range(200) for crop in sampler[step] if crop.clip < 2]
+    assert min(starts) < 10 and 790 < max(starts) <= 801 and len(set(starts)) > 300
+
+
 @pytest.mark.parametrize("kinds", ["{notes = 0.5, effects = 0.5}", "{}"])
 def test_batches_are_functions_of_seed_and_step(dataset, tmp_path, kinds):
     one, two = (recipe_of(tmp_path, kinds, seed=seed) for seed in (1, 2))

@@ -5,6 +5,8 @@ are skipped.
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import torch
 from reference import AUDIO, load, reference_model, spectrogram, waveform
 from safetensors.torch import load_file
-from tiny_run import losses, tiny_recipe
+from tiny_run import losses, tiny_recipe, write_recipe
 
 import hear_mwmae
 from hear_mwmae.config import preset
@@ -82,3 +84,17 @@ def test_training_resumes_to_the_same_bits(device, data, tmp_path):
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole")[4:], abs=1e-6)
     pretrain(recipe, data, tmp_path / "cpu", "cpu")
     assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "cpu"), abs=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_process_of_torchrun_on_a_gpu(strategy, data, tmp_path):
+    """By nccl, with the layout of several."""
+    recipe = write_recipe(tmp_path / "recipe.toml", optimizer="adamw", strategy=strategy)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1"]
+    command += ["-m", "hear_mwmae.cli", "pretrain", recipe, data, tmp_path / "run"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pretrain(tiny_recipe(tmp_path, optimizer="adamw"), data, tmp_path / "cpu", "cpu")
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "cpu"), abs=1e-4)

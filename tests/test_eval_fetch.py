@@ -112,6 +112,15 @@ def test_interrupted_while_unpacking(server, tmp_path, monkeypatch):
     assert sum(path == f"/{KEY}" for path, _ in server.asked) == 1
 
 
+def test_a_task_that_is_not_complete(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "SAMPLE_RATE", 8000)
+    code, output = fetch(server, tmp_path / "tasks")
+    assert code == 1 and "is not complete: " in output and "files missing" in output
+    assert not (tmp_path / "tasks" / FOLDER).exists()
+    code, output = fetch(server, tmp_path / "tasks", "--task", "esc-51")
+    assert code == 1 and "no task esc-51; there are beijing_opera" in output
+
+
 def test_a_task_that_fails_stops_no_other(server, tmp_path):
     """The record has one of these tasks only."""
     code, output = fetch(server, tmp_path / "tasks", "--task", "fsd50k-v1.0-full", "--task", FOLDER)

@@ -121,6 +121,10 @@ def test_what_cannot_be_exported(small_config, tmp_path, monkeypatch):
         export(Embedder(small_config, dtype="bfloat16"), path)
     with pytest.raises(HearMwmaeError, match="on meta"):
         export(Embedder(small_config).to("meta"), path)
+    with monkeypatch.context() as patch:
+        patch.setattr("hear_mwmae.export.ONNX_BYTES", 1000)
+        with pytest.raises(HearMwmaeError, match=r"more than an \.onnx file holds"):
+            export(model, path)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(HearMwmaeError, match=r"needs onnxscript: pip install '\.\[onnx\]'"):
         export(model, path)

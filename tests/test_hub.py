@@ -186,3 +186,7 @@ def test_push(model_dir, hub, monkeypatch):
     third = hub.repos["org/third"]
     assert third.commits[third.refs["main"]] == pushed | {CARD_NAME: b"my card"}
     assert torch.equal(embed("org/new"), embed(model_dir))
+    # A folder with the name of a registered model is that folder, of which the weights are missing.
+    (model_dir / "mwmae-tiny").mkdir()
+    monkeypatch.chdir(model_dir)
+    assert push(Path("mwmae-tiny"), "org/other").exit_code == 1 and "org/other" not in hub.repos

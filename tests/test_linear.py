@@ -51,6 +51,21 @@ def test_a_plain_processor_embeds(plain_processor, recwarn, dtype):
     assert torch.isfinite(model.embed(torch.rand(2, 9000) - 0.5)).all()
 
 
+class Packed(torch.Tensor):
+    """A weight of another kind, as quantisation makes them: torch's own layer knows what to do."""
+
+
+def test_other_weights_and_types_take_torchs_layer(monkeypatch):
+    monkeypatch.setattr(linear, "_FUSED", lambda *_: pytest.fail("taken"))
+    layer = Linear(8, 4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(2, 8)).dtype == torch.bfloat16
+    packed = layer.weight.detach().as_subclass(Packed)
+    layer.weight = torch.nn.Parameter(packed, requires_grad=False)
+    with torch.no_grad():
+        assert layer(torch.randn(2, 8)).shape == (2, 4)
+
+
 def test_gradients_and_hooks_work():
     mlp, seen = Mlp(8, 16), []
     mlp.fc1.register_forward_hook(lambda module, args, output: seen.append(output))

@@ -45,6 +45,7 @@ KINDS = {
     "mae": PLAIN,
     "8x16": dataclasses.replace(small(decoder=(5, 25, 0, 0)), patch_size=(8, 16)),
     "encoder windows": small(encoder=(5, 10, 0)),
+    "another order": small(decoder=(0, 125, 2, 0, 50, 10, 25, 5)),
 }
 
 

@@ -15,7 +15,7 @@ from hear_tasks import make_task
 from reference import AUDIO
 
 from hear_mwmae.audio import read_audio
-from hear_mwmae.baselines import LogMelStatistics
+from hear_mwmae.baselines import LogMelStatistics, load_models, untrained
 from hear_mwmae.cli import main
 from hear_mwmae.probe import Score, embed_splits, right_answers
 from hear_mwmae.tasks import read_task
@@ -57,10 +57,10 @@ def test_the_ridge_classifier_by_hand(task, tmp_path, folds):
         train_valid_test(folder)
     read = read_task(folder)
     rng = np.random.default_rng(0)
-    x = [rng.normal(size=(12, 4)) for _ in range(3)]
+    x = [rng.normal(size=(12, 60)) for _ in range(3)]  # where the penalty decides
     y = [np.array([label for (label,) in split.values()]) for split in read.splits]
     for split, labels in zip(x, y, strict=True):
-        split[:, 2] += labels == "high"
+        split[:, 2] += 2.0 * (labels == "high")
         split[:, 2] *= 0.01  # of another scale, which is standardised
     found = right_answers(read, x, "ridge")
     tested = [0, 1, 2] if folds else [2]
@@ -69,7 +69,7 @@ def test_the_ridge_classifier_by_hand(task, tmp_path, folds):
         inputs = np.concatenate([x[number] for number in others])
         targets = np.where(np.concatenate([y[number] for number in others]) == "high", 1.0, -1.0)
         z = (inputs - inputs.mean(0)) / inputs.std(0)
-        weights = np.linalg.solve(z.T @ z + 4 * np.eye(4), z.T @ (targets - targets.mean()))
+        weights = np.linalg.solve(z.T @ z + 60 * np.eye(60), z.T @ (targets - targets.mean()))
         ranking = (x[held_out] - inputs.mean(0)) / inputs.std(0) @ weights + targets.mean()
         assert (right == ((ranking > 0) == (y[held_out] == "high"))).all()
         assert 0 < right.mean() < 1
@@ -79,6 +79,16 @@ def test_the_log_mel_baseline():
     model, audio = LogMelStatistics(), read_audio(AUDIO / "crow.wav", 16000)[None]
     frames = model.frontend(audio)[0].double().numpy()
     assert np.allclose(model(audio)[0], [*frames.mean(0), *frames.std(0)], atol=1e-5)
+
+
+def test_untrained_models_are_always_the_same(small_config):
+    state = torch.get_rng_state()
+    one, other = untrained(small_config).state_dict(), untrained(small_config).state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert torch.equal(torch.get_rng_state(), state)
+    models, pooling = load_models({"a": "untrained", "b": "log-mel"}, "max")
+    assert [model.scene_embedding_size for model in models.values()] == [1280, 160]
+    assert pooling == "max"
 
 
 def test_the_command(task, tmp_path, saved_model):

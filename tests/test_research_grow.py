@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
+from click import ClickException
 
 from hear_mwmae.mae import MaskedAutoencoder
 from hear_mwmae.weights import save_model
@@ -55,4 +57,7 @@ def test_fewer_decoder_blocks(small_config, tmp_path):
     save_model(tmp_path / "deeper", deeper, state)
     model = grown(tmp_path / "deeper", tmp_path / "grown", "--decoder-depth", "1")
     assert model.config == small_config
+    with pytest.raises(ClickException, match="Missing key"):
+        grown(tmp_path / "deeper", tmp_path / "more", "--decoder-depth", "3")
+    assert not (tmp_path / "more").exists()
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from small_encoders import CROSSINGS, ELSEWHERE
 from research.peers import __main__ as peers
 from research.peers import encoders
 from research.peers import measure as measuring
-from research.peers.tables import cost_table, licence_table, task_table
+from research.peers.tables import all_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -57,12 +56,7 @@ def test_the_page_has_the_results():
     for encoder in encoders.read_encoders():
         file = ROOT / "research" / "peers" / "results" / f"{encoder.key}.json"
         results.append((encoder, measuring.Result.model_validate_json(file.read_bytes())))
-    embedded = results[0][1]
-    for row in [*cost_table(results), *licence_table(results), *task_table(embedded)]:
-        cells = " *\\| *".join(map(re.escape, row.values()))
-        assert re.search(rf"^\| {cells} *\|$", page, re.MULTILINE)
-    for seed, answers in enumerate(embedded.tasks.values()):
-        assert str(answers.score("logistic", seed)) in page
+    assert set(all_tables(results).splitlines()) <= set(page.splitlines())
 
 
 def test_the_embedded_model_is_an_encoder():

@@ -154,6 +154,7 @@ def test_a_damaged_parquet_shard_does_not_stop_the_others(tmp_path, place):
         ("file,kind\ncrow.flac,effects\n", "has no column path"),
         ("path,kind\n", "lists no audio"),
         ("kind,path\neffects\n", "row 2 names no path"),
+        ("path\na\0.wav\n", "row 2 names no path"),
         ('path,kind\n"' + "x" * 200_000, "cannot be read as a CSV"),
     ],
 )

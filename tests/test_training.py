@@ -92,6 +92,9 @@ def test_muon_takes_the_hidden_matrices_only(tmp_path):
     )
     assert adamw | muon == set(names.values()) and not adamw & muon
     assert all(name.endswith(".weight") and ".blocks." in name for name in muon) and len(muon) == 8
+    optimizers = make_optimizers(model, recipe)
+    decays = [group["weight_decay"] for optimizer in optimizers for group in optimizer.param_groups]
+    assert set(decays) == {recipe.weight_decay} and recipe.weight_decay > 0
 
 
 def test_the_loss_goes_down(data, tmp_path):
@@ -132,10 +135,12 @@ def test_killed_and_started_again_ends_with_the_same_weights(data, tmp_path):
 
 def test_a_run_is_lengthened_and_keeps_its_warm_up(data, run, tmp_path):
     """Derived from the steps that it began with: the log says what the rates were."""
-    recipe, longer = tiny_recipe(tmp_path), tiny_recipe(tmp_path, steps=16)
-    pretrain(longer, data, run)
-    factors = [schedule(step, recipe, 3) for step in range(12)]
-    factors += [schedule(step, longer, 3) for step in range(12, 16)]
+    recipe, longer = tiny_recipe(tmp_path), tiny_recipe(tmp_path, steps=60)
+    (run / "checkpoints" / "step-00000012.pt").unlink()
+    pretrain(longer, data, run)  # from step 10 on; its own warm-up would have 15 steps
+    factors = [schedule(step, recipe, 3) for step in range(10)]
+    factors += [schedule(step, longer, 3) for step in range(10, 60)]
+    assert factors[10:15] == [1] * 5
     names = ("learning_rate", "muon_learning_rate")
     for name, peak in zip(names, recipe.learning_rates, strict=True):
         rates = [float(row[name]) for row in log(run)]

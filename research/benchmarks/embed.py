@@ -11,16 +11,18 @@ TABLE` beside the encoder alone, both on as many clips of a second. All run in t
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
+from unittest.mock import patch
 
 import click
 import numpy as np
 import soundfile
 import torch
 
-from hear_mwmae import load_model
+from hear_mwmae import linear, load_model
 from hear_mwmae.cli.options import DEVICE
 from hear_mwmae.config import preset
 from hear_mwmae.embedder import DTYPES, Embedder
@@ -43,6 +45,8 @@ def encoder(size: str, rounds: int, batch: int, device: str, onnx: bool) -> None
         torch.manual_seed(0)
         models[name] = Embedder(config, dtype=name).to(device)
     ways = {name: partial(model.embed, audio) for name, model in models.items()}
+    if device == "cpu":
+        ways["float32, torch's layers"] = partial(unfused, ways["float32"])
     cosine = torch.cosine_similarity(ways["bfloat16"](), ways["float32"]()).min()
     print(f"{size}: cosine of bfloat16 to float32 {cosine:.6f}")
     if onnx:
@@ -52,6 +56,12 @@ def encoder(size: str, rounds: int, batch: int, device: str, onnx: bool) -> None
         ways["onnx"] = partial(exported, audio)
     for name, durations in in_turn(ways, rounds, device).items():
         print(f"{size} {name}: {batch * SECONDS / median(durations):.1f} s of audio / s")
+
+
+def unfused(embed: Callable[[], torch.Tensor]) -> None:
+    """Without oneDNN's private operation, as on a processor without AVX-512."""
+    with patch.object(linear, "fuses", lambda *_: False):
+        embed()
 
 
 def files(clips: int, rounds: int) -> None:
