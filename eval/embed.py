@@ -11,8 +11,8 @@ import torch
 
 from hear_mwmae.errors import HearMwmaeError
 from hear_mwmae.files import read_json
-from hear_mwmae.strict import hash_weights
 from hear_mwmae.tasks import METADATA, VOCABULARY, read_metadata
+from hear_mwmae.weights import hash_weights
 
 from . import kit
 from .check import problems_of

@@ -21,7 +21,7 @@ from mteb.models.modality_collators import AudioCollator
 from mteb.models.model_meta import ScoringFunction
 
 import hear_mwmae
-from hear_mwmae.strict import hash_weights
+from hear_mwmae.weights import hash_weights
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader

@@ -1,7 +1,5 @@
 """Self-attention, and the paper's multi-window multi-head attention (MW-MHA)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any

@@ -1,7 +1,5 @@
 """Audio files: found in folders, decoded as a stream, mixed down and resampled."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Iterable, Iterator

@@ -2,8 +2,6 @@
 its input.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import torch

@@ -1,7 +1,6 @@
 """Model cards: the README.md of a model's folder."""
 
-from __future__ import annotations
-
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
@@ -9,47 +8,7 @@ from huggingface_hub import ModelCardData
 from .config import ModelConfig
 from .mae import describe
 
-_CARD = """---
-{metadata}
----
-
-# {name}
-
-A masked autoencoder for general-purpose audio embeddings, for the package `hear-mwmae`.
-
-## Use
-
-```python
-import hear_mwmae
-
-model = hear_mwmae.load_model("{load_from}")
-# audio: (clips, samples) float32 at {rate} Hz
-scenes = hear_mwmae.get_scene_embeddings(audio, model)  # (clips, {scene_size})
-steps, milliseconds = hear_mwmae.get_timestamp_embeddings(audio, model)
-```
-
-A scene embedding is the {pooling} over the time steps of a clip.
-`load_model("{load_from}", pooling="mean")` is the paper's pooling.
-
-## Model
-
-{kind}. The decoder is for pretraining, and not in the weights of an encoder alone.
-
-{parts}
-
-{sections}## Citation
-
-```bibtex
-@inproceedings{{yadav2024masked,
-  title     = {{Masked Autoencoders with Multi-Window Local-Global Attention Are Better Audio
-               Learners}},
-  author    = {{Yadav, Sarthak and Theodoridis, Sergios and Hansen, Lars Kai and Tan, Zheng-Hua}},
-  booktitle = {{The Twelfth International Conference on Learning Representations (ICLR)}},
-  year      = {{2024}},
-  url       = {{https://arxiv.org/abs/2306.00561}}
-}}
-```
-"""
+_CARD = Path(__file__).with_name("card.md")
 
 
 def model_card(config: ModelConfig, load_from: str, sections: str = "", **metadata: Any) -> str:
@@ -70,7 +29,7 @@ def model_card(config: ModelConfig, load_from: str, sections: str = "", **metada
         model_name=name,
         **metadata,
     )
-    return _CARD.format(
+    return _CARD.read_text(encoding="utf-8").format(
         metadata=data.to_yaml(),
         name=name,
         load_from=load_from,

@@ -77,11 +77,6 @@ def derive_window_sizes(num_tokens: int) -> tuple[int, ...]:
     return (*(w for w in range(2, num_tokens) if num_tokens % w == 0), 0, 0)
 
 
-def describe_windows(window_sizes: tuple[int, ...]) -> str:
-    """``(2, 5, 0)`` -> ``"2, 5, global"``; without sizes all heads are global."""
-    return ", ".join(str(w) if w else "global" for w in window_sizes) or "global"
-
-
 def parse_pooling(pooling: str) -> tuple[str, ...]:
     """``"mean+std"`` -> ``("mean", "std")``.
 

@@ -1,21 +1,17 @@
 """Open audio files -> samples at their own rate, channels averaged: FFmpeg, through PyAV."""
 
-from __future__ import annotations
-
 import os
 import re
 import struct
 from collections.abc import Iterable, Iterator
 from itertools import chain, groupby
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import BinaryIO, cast
 
+import av
 import numpy as np
 import soundfile
 
 from .errors import HearMwmaeError
-
-if TYPE_CHECKING:
-    import av
 
 #: FFmpeg's names of the containers that are opened, and the endings of their files. No other one
 #: is: some formats of FFmpeg, such as playlists, open further files and addresses.
@@ -172,8 +168,6 @@ def _form(frame: av.AudioFrame) -> tuple[int, str, int]:
 
 def _mean(frames: list[av.AudioFrame]) -> np.ndarray:
     """Frames of one form -> (samples,) float32, the mean of the channels."""
-    import av
-
     form, channels = frames[0].format, frames[0].layout.nb_channels
     planar = form.is_planar and channels < 8
     if form.is_planar and not planar:  # of eight planes and more, PyAV 18 reads what is behind them
@@ -192,8 +186,6 @@ def _mean(frames: list[av.AudioFrame]) -> np.ndarray:
 
 def _frames(file: BinaryIO, name: str) -> Iterator[av.AudioFrame]:
     """Of the default stream of audio, by FFmpeg."""
-    import av
-
     seconds = 0.0
     announced = 0.0
     tolerance = 0.0
@@ -230,8 +222,6 @@ def _frames(file: BinaryIO, name: str) -> Iterator[av.AudioFrame]:
 
 
 def _open(file: BinaryIO) -> av.container.InputContainer:
-    import av
-
     file.seek(0)
     # As a file object: a name may not be UTF-8, or look like a protocol of FFmpeg.
     options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "none"}
@@ -239,8 +229,6 @@ def _open(file: BinaryIO) -> av.container.InputContainer:
 
 
 def _audio_stream(container: av.container.InputContainer, name: str) -> av.AudioStream:
-    import av
-
     stream = container.streams.best("audio")
     if not isinstance(stream, av.AudioStream) or stream.codec_context is None:
         raise HearMwmaeError(f"{name}: holds no audio that FFmpeg decodes")
@@ -261,8 +249,6 @@ def _seconds(container: av.container.InputContainer, stream: av.AudioStream) -> 
 
 
 def _frames_of(packet: av.Packet, kind: str) -> list[av.AudioFrame]:
-    import av
-
     try:
         return cast("list[av.AudioFrame]", packet.decode())
     except av.InvalidDataError:

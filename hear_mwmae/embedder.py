@@ -1,7 +1,5 @@
 """The HEAR model: waveform -> front-end -> chunks -> encoder -> timestamp and scene embeddings."""
 
-from __future__ import annotations
-
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence

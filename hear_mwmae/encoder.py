@@ -1,7 +1,5 @@
 """Transformer block and the encoder: spectrogram patches -> tokens."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

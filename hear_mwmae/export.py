@@ -1,7 +1,5 @@
 """Exports a model, from waveform to embeddings, as an ONNX file for other runtimes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Atomic writes, single-process locks, and names that are not UTF-8."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -78,12 +76,9 @@ def one_at_a_time(lock: Path, busy: str) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    held = FileLock(lock, timeout=0)
     try:
-        held.acquire()
+        held = FileLock(lock, timeout=0).acquire()
     except Timeout as error:
         raise HearMwmaeError(busy) from error
-    try:
+    with held:
         yield
-    finally:
-        held.release()

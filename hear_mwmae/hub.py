@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from .errors import HearMwmaeError
 from .files import write_text
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor
 
     from .config import ModelConfig
     from .embedder import Embedder
@@ -84,7 +84,7 @@ class HubModel:
     """
 
     config: ModelConfig
-    encoder: nn.Module
+    state_dict: Callable[[], dict[str, Tensor]]
 
     @classmethod
     def from_pretrained(
@@ -127,11 +127,10 @@ class HubModel:
             repo_id: the name that the card says to load; no card when None.
         """
         from .card import model_card
-        from .weights import ENCODER_PREFIX, save_model
+        from .weights import save_model
 
         directory = Path(save_directory)
-        state = {ENCODER_PREFIX + name: value for name, value in self.encoder.state_dict().items()}
-        save_model(directory, self.config, state)
+        save_model(directory, self.config, self.state_dict())
         if repo_id:
             write_text(directory / CARD_NAME, model_card(self.config, repo_id))
 

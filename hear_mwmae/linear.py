@@ -1,7 +1,5 @@
 """The linear layer and the GELU, on the fastest exact path of the processor."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from functools import lru_cache

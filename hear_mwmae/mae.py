@@ -5,18 +5,16 @@ Inference never imports this module.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .config import ModelConfig, describe_windows
+from .config import ModelConfig
 from .encoder import LAYER_NORM_EPS, Block, Encoder
 from .linear import Linear
 from .patches import patchify, sincos_1d
-from .strict import load_strictly
-from .weights import read_model
+from .weights import load_strictly, read_model
 
 
 class MaskedAutoencoderOutput(NamedTuple):
@@ -84,18 +82,11 @@ class MaskedAutoencoder(nn.Module):
         self.decoder = Decoder(config)
 
     @classmethod
-    def from_pretrained(
-        cls, source: str = "", mask_ratio: float | None = None
-    ) -> MaskedAutoencoder:
+    def from_pretrained(cls, source: str = "") -> MaskedAutoencoder:
         """Encoder and decoder of a pretrained model, to continue training; ``source`` as in
         `hear_mwmae.load_model`.
-
-        Args:
-            mask_ratio: share of the patches to hide; the model's when None.
         """
         config, state = read_model(source)
-        if mask_ratio is not None:
-            config = dataclasses.replace(config, mask_ratio=mask_ratio)
         with torch.device("meta"):  # as in load_embedder
             model = cls(config).float()
         load_strictly(model, state, source or "the embedded model")
@@ -114,10 +105,6 @@ class MaskedAutoencoder(nn.Module):
         return MaskedAutoencoderOutput(
             self.loss(spectrogram, pred, mask), pred, mask, ids_restore, latent
         )
-
-    def forward_features(self, spectrogram: Tensor) -> Tensor:
-        """(B, input_frames, channels * n_mels) -> (B, time steps, bands * width), unmasked."""
-        return self.encoder.forward_features(spectrogram)
 
     def loss(self, spectrogram: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
         """Mean squared error over the masked patches, in float32.
@@ -148,10 +135,11 @@ def describe(config: ModelConfig) -> dict[str, str]:
         model = MaskedAutoencoder(config)
     for name, module in model.named_children():
         part = getattr(config, name)
+        windows = ", ".join(str(w) if w else "global" for w in part.window_sizes) or "global"
         count = sum(weight.numel() for weight in module.parameters())
         said[name] = (
             f"width {part.width}, depth {part.depth}, {part.heads} heads, {count:,} weights, "
-            f"windows {describe_windows(part.window_sizes)}"
+            f"windows {windows}"
         )
     return said
 

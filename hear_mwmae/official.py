@@ -5,8 +5,6 @@ which has such a map in a file named ``checkpoint``. They are read with msgpack 
 nothing is unpickled, and only the parameters are decoded.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Spectrogram <-> patches, sin-cos position tables, random masking."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The time steps of a clip: how they are pooled into its scene embedding, and their timestamps."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from functools import reduce
 from typing import NamedTuple

@@ -4,8 +4,6 @@ The result is that of `attention.MultiWindowAttention`, the reference, to roundi
 of the tiny model takes 0.75 to 0.9 of its time (research/benchmarks/attention.py).
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch

@@ -4,8 +4,6 @@ A name is found, its configuration read and compared with the one inside the wei
 of the file is checked, and the weights are read.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -30,7 +28,6 @@ from .errors import HearMwmaeError, differences, reason
 from .files import read_json, replacing, write_text
 from .hub import CONFIG_NAME, WEIGHTS_NAME
 from .linear import warn_of_emulation
-from .strict import load_strictly
 
 DEFAULT_MODEL = "mwmae-tiny-2"
 #: Installed, the files lie inside the package; in a checkout beside it.
@@ -87,24 +84,52 @@ def load_embedder(
     # Without values, because drawing weights that are replaced would change torch's random state.
     with torch.device("meta"):
         embedder = Embedder(found.config, **options)
-    load_strictly(embedder.encoder, _read_weights(found, ENCODER_PREFIX), found.name)
+    load_strictly(embedder, _read_weights(found, ENCODER_PREFIX), found.name)
     to_device(embedder, torch.device("cpu") if device is None else device)
     warn_of_emulation(embedder.encoder.pos_embed.dtype, embedder.device)
     return embedder
 
 
-def read_model(
-    source: str | os.PathLike = "", prefix: str = ""
-) -> tuple[ModelConfig, dict[str, Tensor]]:
+def read_model(source: str | os.PathLike = "") -> tuple[ModelConfig, dict[str, Tensor]]:
     """Configuration and weights from anywhere: the names that `hear_mwmae.load_model` takes.
 
     `load_strictly` notices weights that do not fit the configuration.
-
-    Args:
-        prefix: ``"encoder."`` reads only the encoder's weights, and strips it from their names.
     """
     found = find_model(source)
-    return found.config, _read_weights(found, prefix)
+    return found.config, _read_weights(found)
+
+
+def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
+    """Give ``module`` the weights of ``state``, in its own precision.
+
+    Raises HearMwmaeError, which names ``what``, if weights are missing, unexpected, of another
+    shape, or not finite floats.
+    """
+    bad = [name for name, v in state.items() if not (v.is_floating_point() and v.isfinite().all())]
+    if bad:
+        raise HearMwmaeError(f"{what}: {bad[0]} does not hold finite floating-point numbers")
+    dtype = next(module.parameters()).dtype
+    cast = {name: value.to(dtype) for name, value in state.items()}
+    try:
+        module.load_state_dict(cast, assign=True)
+    except RuntimeError as error:  # a heading, then what is missing, unexpected, of another shape
+        first = str(error).splitlines()[1].strip()
+        said = f"the weights of {what} do not match its configuration: {first:.300}"
+        raise HearMwmaeError(said) from error
+
+
+def hash_weights(module: nn.Module, about: str = "") -> str:
+    """SHA-256 of the names, types, shapes and values of all weights, and of the text ``about``;
+    "none" without any.
+    """
+    weights = module.state_dict()
+    if not weights:
+        return "none"
+    digest = hashlib.sha256(about.encode())
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def save_model(
@@ -278,16 +303,14 @@ def _config_inside(path: Path) -> ModelConfig | None:
     return _parse_config(values, path)
 
 
-def _read_weights(found: Found, prefix: str) -> dict[str, Tensor]:
+def _read_weights(found: Found, prefix: str = "") -> dict[str, Tensor]:
     """The weights whose names begin with ``prefix``; HearMwmaeError if the file's hash is wrong."""
     if isinstance(found.weights, dict):
-        state = found.weights.items()
-        return {name.removeprefix(prefix): v for name, v in state if name.startswith(prefix)}
+        return {name: v for name, v in found.weights.items() if name.startswith(prefix)}
     with _opened(found.weights) as file:
         if found.sha256 and (actual := sha256_of(found.weights)) != found.sha256:
             raise HearMwmaeError(
                 f"{found.weights} is damaged: its sha256 is {actual}, and should be {found.sha256}"
             )
         stored = file.keys()
-        names = [name for name in stored if name.startswith(prefix)]
-        return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+        return {name: file.get_tensor(name) for name in stored if name.startswith(prefix)}

@@ -17,8 +17,7 @@ from torch import Tensor
 from hear_mwmae.cli.options import Command, out_option
 from hear_mwmae.config import ModelConfig
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.strict import load_strictly
-from hear_mwmae.weights import save_model
+from hear_mwmae.weights import load_strictly, save_model
 
 PATCH_EMBEDDING = "encoder.patch_embed.weight"
 #: The layers whose outputs are channels of the encoder's residual stream.

@@ -6,6 +6,7 @@ Writes a picture of the first ten seconds: masked input, reconstruction and targ
 window, if the model has several. Values are the normalised log-mel, as in pretraining.
 """
 
+import dataclasses
 from pathlib import Path
 
 import click
@@ -87,7 +88,10 @@ def draw(parts: list[np.ndarray], config: FrontendConfig) -> Figure:
 @MODEL
 @click.option("--mask-ratio", type=float, help="Share of hidden patches, of pretraining if unset.")
 def main(audio: Path, out: Path | None, model: str, mask_ratio: float | None) -> None:
-    autoencoder = MaskedAutoencoder.from_pretrained(model, mask_ratio).eval()
+    pretrained = MaskedAutoencoder.from_pretrained(model)
+    ratio = mask_ratio or pretrained.config.mask_ratio
+    autoencoder = MaskedAutoencoder(dataclasses.replace(pretrained.config, mask_ratio=ratio)).eval()
+    autoencoder.load_state_dict(pretrained.state_dict())
     parts = reconstruct(autoencoder, audio)
     picture = out or Path(f"{audio.stem}-reconstruction.png")
     save(draw(parts, autoencoder.config.frontend), picture)

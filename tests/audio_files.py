@@ -1,7 +1,5 @@
 """Audio files for tests, written through FFmpeg."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Settings that must be in place before torch is imported, and fixtures shared by the tests."""
 
-from __future__ import annotations
-
 import os
 
 # MKL picks its Fourier transform by processor, and their float32 roundings differ: in the nearly

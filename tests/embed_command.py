@@ -1,7 +1,5 @@
 """Runs `hear-mwmae embed` and reads what it writes."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,7 +1,5 @@
 """Writes checkpoints as flax does, from the weights of this package's models."""
 
-from __future__ import annotations
-
 import msgpack
 import numpy as np
 import torch

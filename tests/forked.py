@@ -4,8 +4,6 @@ imports take seconds.
 Tests of imports, of memory, of torchrun and of unpacked wheels start Python itself.
 """
 
-from __future__ import annotations
-
 import importlib
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Small tasks in HEAR's format, of generated sounds."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -5,8 +5,6 @@ All files are small ones of git; the real Hub stores large ones elsewhere, which
 huggingface_hub's concern.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -7,8 +7,6 @@ of the model); then one is left to its end. For every clip that goes through the
 to stdout.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import signal

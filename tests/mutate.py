@@ -7,8 +7,6 @@ Prints a Markdown row per mutation; the table in docs/design.md is its output. N
 pytest: it takes minutes.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

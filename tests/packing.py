@@ -1,7 +1,5 @@
 """Running the command that packs, and reading what it made."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable
 from pathlib import Path

@@ -2,8 +2,6 @@
 tests/data/README.md.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import zlib

@@ -1,7 +1,5 @@
 """Audio files: decoded in any format, mixed down, resampled; damaged ones are noticed."""
 
-from __future__ import annotations
-
 import io
 import os
 

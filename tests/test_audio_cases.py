@@ -2,8 +2,6 @@
 tagged, damaged.
 """
 
-from __future__ import annotations
-
 import io
 import struct
 from collections.abc import Callable

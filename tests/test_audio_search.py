@@ -1,7 +1,5 @@
 """Audio files are found in folders, behind links and under odd names."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The commands, through the real entry point."""
 
-from __future__ import annotations
-
 import errno
 import subprocess
 import sys

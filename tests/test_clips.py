@@ -2,8 +2,6 @@
 what cannot be read.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Configurations: bounds, JSON of any origin, and what frozen dataclasses do."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 

@@ -1,7 +1,5 @@
 """Batches: which clips and crops, by how many processes, streamed and resident."""
 
-from __future__ import annotations
-
 import multiprocessing
 from pathlib import Path
 

@@ -8,8 +8,6 @@ docs/integrations.md are scripts, which tests/test_integrations.py runs. Links a
 `make docs`.
 """
 
-from __future__ import annotations
-
 import importlib
 import re
 import shlex

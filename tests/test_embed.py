@@ -2,8 +2,6 @@
 HEAR's two functions.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import soundfile

@@ -1,7 +1,5 @@
 """`hear-mwmae embed`: inputs of every kind, outputs, failures, memory."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

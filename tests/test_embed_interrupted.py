@@ -1,7 +1,5 @@
 """`hear-mwmae embed`: what any interruption leaves, and how an output grows."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

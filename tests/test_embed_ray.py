@@ -1,7 +1,5 @@
 """`hear-mwmae embed --ray`: two processes, of which one is killed."""
 
-from __future__ import annotations
-
 import threading
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """eval/: real heareval on small tasks of both kinds, made from generated sounds."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

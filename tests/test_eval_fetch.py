@@ -1,7 +1,5 @@
 """eval fetch: a record and its archives on a local server, cut off, damaged, interrupted."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

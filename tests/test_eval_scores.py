@@ -1,7 +1,5 @@
 """eval/: intervals, s(m), tables, the report."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The examples, run as scripts."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

@@ -1,7 +1,5 @@
 """Exported models: the files give what the model gives, for every length and number of clips."""
 
-from __future__ import annotations
-
 import json
 import sys
 

@@ -2,8 +2,6 @@
 compiler; and dry runs.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import subprocess

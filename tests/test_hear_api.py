@@ -1,7 +1,5 @@
 """The HEAR API: shapes, timestamps, batches, bad input."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

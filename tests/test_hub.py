@@ -1,7 +1,5 @@
 """Models of the Hugging Face Hub, loaded from and pushed to a local server."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The scripts of docs/integrations.md, run as people run them."""
 
-from __future__ import annotations
-
 import io
 import runpy
 import socket

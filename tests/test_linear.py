@@ -1,7 +1,5 @@
 """The fused path gives what torch's own layers give, and is taken only where it may be."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """Long recordings: pieces that give the same embeddings, and memory that hardly grows."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """The model: sizes, shapes, windows, masking, errors."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest
@@ -63,7 +61,7 @@ def test_patch_sizes(kind, patch_size):
     assert out.mask.sum(dim=1).tolist() == [tokens - kept] * 2
     out.loss.backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
-    features = model.forward_features(torch.randn(2, 200, 80))
+    features = model.encoder.forward_features(torch.randn(2, 200, 80))
     assert features.shape == (2, 200 // patch_size[0], 80 // patch_size[1] * 48)
 
 

@@ -1,7 +1,5 @@
 """eval/mteb_encoder.py under mteb's own evaluation."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hear_tasks import tone

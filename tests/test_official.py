@@ -2,8 +2,6 @@
 with damaged ones.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

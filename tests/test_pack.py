@@ -1,7 +1,5 @@
 """Data sets of audio: made from folders and manifests, read from a folder and from the Hub."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

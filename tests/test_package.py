@@ -1,7 +1,5 @@
 """What is installed: the wheel, what it needs and does without, and an uninstalled checkout."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

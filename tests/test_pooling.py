@@ -1,7 +1,5 @@
 """Pooling over time: exact over chunks, whatever the batch, and padding never counts."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from test_hear_api import noise

@@ -2,8 +2,6 @@
 hypothesis.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import resource

@@ -1,21 +1,19 @@
 """Recipes: those of the package, changes, and what is refused."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest
 from tiny_run import tiny_recipe, write_recipe
 
 from hear_mwmae.config import derive_window_sizes, preset
-from hear_mwmae.training.recipe import Recipe, recipe_names
+from hear_mwmae.training.recipe import RECIPES_DIR, Recipe
 from hear_mwmae.weights import DEFAULT_MODEL, WEIGHTS_DIR, read_config
 
 
 def test_shipped_recipes_are_what_their_names_say():
-    assert recipe_names() == ["audioset", "base", "small", "tiny"]
     sizes = {"tiny": "tiny", "small": "small", "base": "base", "audioset": "base"}
     embedded = read_config(WEIGHTS_DIR / DEFAULT_MODEL / "config.json")
+    assert {file.stem for file in RECIPES_DIR.iterdir()} == set(sizes)
     for name, size in sizes.items():
         config = Recipe.read(name).model_config()
         assert config.encoder == preset(f"mwmae-{size}").encoder

@@ -1,7 +1,5 @@
 """Commands of research: analyze, reconstruct, publish, the benchmarks, the script for a GPU."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import os

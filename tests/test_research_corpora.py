@@ -1,7 +1,5 @@
 """Corpora: procedural sound, recorded speech, the audio of Debian packages, development tasks."""
 
-from __future__ import annotations
-
 import io
 import shutil
 import subprocess

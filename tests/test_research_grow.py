@@ -1,7 +1,5 @@
 """Models that grow: they compute the same at first, and all of what is new learns."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

@@ -1,7 +1,5 @@
 """research.peers: the comparison with other packages, on a small task with small encoders."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

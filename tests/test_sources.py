@@ -1,7 +1,5 @@
 """Folders, manifests and shards, here and on a server, damaged, failing."""
 
-from __future__ import annotations
-
 import errno
 import io
 import json
@@ -132,7 +130,7 @@ def test_hidden_and_repeated_members_are_skipped(tmp_path):
     (tmp_path / "train.tar").symlink_to("a.tar")
     found = recordings(tmp_path / "train.tar")
     assert [recording.member for recording in found[:-1]] == ["./a.wav", "sub/c.wav"]
-    assert problems(found) == {f"{tmp_path}/train.tar text (txt)": "holds no audio"}
+    assert problems(found) == {f"{tmp_path}/train.tar text.txt": "holds no audio"}
 
 
 @pytest.mark.parametrize("place", ["page", "footer", "all"])

@@ -1,7 +1,5 @@
 """Runs that start from other models."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 

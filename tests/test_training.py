@@ -1,7 +1,5 @@
 """Pretraining: schedule, optimizers, runs that are really killed, and what is kept of them."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import resource

@@ -2,8 +2,6 @@
 validate` runs it on the embedded model.
 """
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

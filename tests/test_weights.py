@@ -3,8 +3,6 @@
 Damaged ones have test_weights_damage.py, the Hub test_hub.py.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil
@@ -136,7 +134,7 @@ def test_save_pretrained(model_dir, tmp_path):
     model = Embedder.from_pretrained(model_dir, pooling="max", dtype="bfloat16")
     model.save_pretrained(tmp_path / "saved")
     names = {file.name for file in (tmp_path / "saved").iterdir()}
-    assert names == {CONFIG_NAME, WEIGHTS_NAME, CARD_NAME}
+    assert names == {CONFIG_NAME, WEIGHTS_NAME}
     again = Embedder.from_pretrained(tmp_path / "saved", dtype="bfloat16")
     assert again.config == model.config and again.config.pooling == "max"
     assert torch.equal(again(CLIP), model(CLIP))

@@ -1,7 +1,5 @@
 """Front-ends of several windows: one input channel for each."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

@@ -1,7 +1,5 @@
 """A recipe small enough for tests."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

@@ -4,16 +4,12 @@ The modules import torch and other slow libraries inside their commands, so that
 `--version` are fast.
 """
 
-from __future__ import annotations
-
 import click
 
 from .._version import __version__
 from .embed import embed
-from .export import export
-from .models import convert, info, push
+from .models import convert, export, info, probe, push
 from .options import Group
-from .probe import probe
 from .training import pack, pretrain
 
 

@@ -1,20 +1,15 @@
 """`hear-mwmae embed`."""
 
-from __future__ import annotations
-
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ..errors import HearMwmaeError, needs_extra
 from ..files import printable
 from .options import DEVICE, DTYPE, MODEL, POOLING, Command, out_option
-
-if TYPE_CHECKING:
-    from ..embedding.run import Share
 
 
 @click.command(cls=Command, short_help="Audio files to a table of embeddings.")
@@ -90,7 +85,11 @@ def embed(
     found = find_inputs(inputs)
     if not found.items:
         found.check()
-    share = None if address is None else _ray(address, device, ray_cpus)
+    share = None
+    if address is not None:
+        with needs_extra("ray", "--ray"):
+            from ..embedding.cluster import embed_parts
+        share = partial(embed_parts, address=address, device=device, cpus=ray_cpus)
     options: dict[str, Any] = {"pooling": pooling, "dtype": dtype, "max_batch": batch_size}
     embedder = load_embedder(model, "cpu" if share else device, **options)
     if target is None:
@@ -136,10 +135,3 @@ def _output(path: Path) -> Path:
     if not path.absolute().parent.is_dir():
         raise HearMwmaeError(f"cannot write {path}: there is no folder {path.absolute().parent}")
     return path
-
-
-@needs_extra("ray", "--ray")
-def _ray(address: str, device: str, cpus: int) -> Share:
-    from ..embedding.cluster import embed_parts
-
-    return partial(embed_parts, address=address, device=device, cpus=cpus)

@@ -1,13 +1,29 @@
-"""Commands on models: `info`, `convert`, `push`."""
+"""Commands on models: `info`, `convert`, `push`, `export`, `probe`."""
 
-from __future__ import annotations
-
+import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import click
 
-from .options import Command
+from ..errors import HearMwmaeError, needs_extra
+from .options import (
+    DEVICE,
+    POOLING,
+    TASKS,
+    Command,
+    models_option,
+    named_models,
+    out_option,
+)
+
+#: Largest difference between an exported file and its model.
+TOLERANCE = 1e-4
+MORE_MODELS = (
+    " Also 'untrained' (the architecture of the first trained model, with random weights) and "
+    "'log-mel' (statistics of its input)."
+)
 
 
 @click.command(cls=Command, short_help="Describe a model.")
@@ -18,18 +34,10 @@ def info(model: str) -> None:
     MODEL is a registered name, a folder, a .safetensors file, org/repo[@revision] on the Hugging
     Face Hub, or a checkpoint of the authors' code. The default is the embedded model.
     """
-    import torch
-
-    from ..encoder import Encoder
     from ..mae import describe
-    from ..strict import load_strictly
-    from ..weights import ENCODER_PREFIX, read_model
+    from ..weights import load_embedder
 
-    config, state = read_model(model, ENCODER_PREFIX)
-    with torch.device("meta"):
-        encoder = Encoder(config)
-    load_strictly(encoder, state, model or "the embedded model")
-    dtypes = {str(value.dtype).removeprefix("torch.") for value in state.values()}
+    config = load_embedder(model).config
     rate = config.frontend.sample_rate
     step = 1000 * config.patch_size[0] * config.frontend.hop_length / rate
     rows = {
@@ -37,7 +45,6 @@ def info(model: str) -> None:
         "kind": "MW-MAE (multi-window)" if config.kind == "mwmae" else "MAE (global attention)",
         "sample rate": f"{rate} Hz, mono",
         **describe(config),
-        "stored as": ", ".join(sorted(dtypes)),
         "scene embedding": f"{config.scene_embedding_size} numbers per clip, {config.pooling} over "
         "time",
         "timestamp embedding": f"{config.embedding_size} numbers every {step:g} ms",
@@ -62,8 +69,7 @@ def convert(source: Path, destination: Path, encoder_heads: int | None) -> None:
 
     from ..mae import MaskedAutoencoder
     from ..official import load_official
-    from ..strict import load_strictly
-    from ..weights import save_model
+    from ..weights import load_strictly, save_model
 
     config, state = load_official(source, encoder_heads)
     with torch.device("meta"):
@@ -102,3 +108,87 @@ def push(directory: Path, repo: str, private: bool) -> None:
         if not (folder / CARD_NAME).exists():
             (folder / CARD_NAME).write_text(model_card(model.config, repo), encoding="utf-8")
         click.echo(upload(folder, repo, private or None))
+
+
+@click.command(cls=Command, short_help="Export a model as an .onnx file.")
+@click.argument("model", default="")
+@out_option("File to write, .onnx.", folder=False)
+@POOLING
+def export(model: str, out: Path, pooling: str | None) -> None:
+    """Export MODEL, waveform to scene and timestamp embeddings, as one file for onnxruntime and
+    other readers of ONNX.
+
+    It takes float32 audio (clips, samples) at 16 kHz, of any number and length, and computes
+    scene_embeddings, timestamp_embeddings and timestamps. MODEL defaults to the embedded model. The
+    command compares the file with the model.
+    """
+    from ..export import export as export_model
+    from ..export import largest_difference
+    from ..weights import load_embedder
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names packages that are not used
+    embedder = load_embedder(model, pooling=pooling)
+    export_model(embedder, out)
+    size = f"{out}: {out.stat().st_size / 1e6:.1f} MB"
+    try:
+        difference = largest_difference(embedder, out)
+    except ModuleNotFoundError as error:
+        click.echo(f"{size}; not compared with the model, which needs {error.name}")
+        return
+    if not difference <= TOLERANCE:
+        raise HearMwmaeError(
+            f"{size}, but it differs from the model by {difference:.1e}, more than {TOLERANCE:.0e}"
+        )
+    click.echo(f"{size}; differs from the model by at most {difference:.1e}")
+
+
+@click.command(cls=Command, short_help="Linear probes of models on HEAR tasks, with intervals.")
+@TASKS
+@models_option(MORE_MODELS)
+@click.option("--baselines", is_flag=True, help="Also the models 'untrained' and 'log-mel'.")
+@POOLING
+@click.option(
+    "--classifier",
+    type=click.Choice(["logistic", "ridge"]),
+    default="logistic",
+    show_default=True,
+    help="Of the embeddings.",
+)
+@DEVICE
+@needs_extra("probe", "probing")
+def probe(
+    tasks: tuple[Path, ...],
+    models: tuple[str, ...],
+    baselines: bool,
+    pooling: str | None,
+    classifier: Literal["logistic", "ridge"],
+    device: str,
+) -> None:
+    """Probe models on HEAR tasks with a linear classifier: seconds to minutes, not HEAR's own
+    protocol.
+
+    TASKS are task folders, or folders of them, with one label per clip. A score is accuracy in
+    percent, the mean over the tested splits. Each score has a 95 % bootstrap interval over the
+    tested clips. All models have one pooling, and are scored on the same draws of the clips, so the
+    interval of a difference of means is paired.
+
+    \b
+    hear-mwmae probe tasks/ --model run/model --baselines
+    """
+    from tabulate import tabulate
+
+    from ..baselines import BASELINES, load_models
+    from ..probe import read_tasks, score_models, table
+
+    sources = named_models(models)
+    if baselines:
+        for name in BASELINES:
+            sources.setdefault(name, name)
+    read = read_tasks(tasks)
+    probed, pooling = load_models(sources, pooling, device)
+    rows = table(read, probed, score_models(read, probed, classifier))
+    click.echo(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
+    click.echo(
+        "\nAccuracy in percent, with 95 % intervals over clips. "
+        f"Pooling {pooling}, classifier {classifier}."
+    )

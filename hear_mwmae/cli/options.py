@@ -1,7 +1,5 @@
 """Base classes of the commands, with one-line errors, and shared options."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

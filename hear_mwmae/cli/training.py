@@ -1,7 +1,5 @@
 """Commands of training: `pack`, `pretrain`."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

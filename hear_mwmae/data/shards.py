@@ -3,11 +3,10 @@
 The packages that this needs are imported where they are used, because files need none of them.
 """
 
-from __future__ import annotations
-
 import json
 import tarfile
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import PurePosixPath
 
 from ..audio import AUDIO_SUFFIXES, is_hidden
@@ -44,37 +43,46 @@ def is_damage(error: Exception) -> bool:
 
 
 def tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
-    """(name, content, labels) of a WebDataset shard: members of one key are one entry, .json among
-    them its labels.
+    """(name, content, labels) of a WebDataset shard: neighbours of one name up to its first dot are
+    one entry, .json among them its labels.
 
-    WebDataset ends a key at the first dot. Names of clips may contain more dots (seconds, mostly),
-    so only the text after the last dot counts as a type.
+    Names of clips may contain more dots (seconds, mostly): the text after the last one is the type.
     """
     import fsspec
-    from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    seen = set()
-
-    def is_wanted(member: str) -> bool:
-        """As in folders, what macOS adds (._clip.wav) is no audio. WebDataset would end at a name
-        that is there again, whatever its case.
-        """
-        if member.lower() in seen or any(map(is_hidden, PurePosixPath(member).parts)):
-            return False
-        seen.add(member.lower())
-        return True
-
-    with fsspec.open(url, "rb", **connection_options(url)) as stream:
-        sources = [{"url": url, "stream": stream}]
-        for sample in group_by_keys(tar_file_expander(sources, select_files=is_wanted)):
-            ends = [end for end in sample if not end.startswith("__")]
-            audio = [end for end in ends if f".{end.rpartition('.')[2]}" in AUDIO_SUFFIXES]
-            for end in audio:
-                stem = end.rpartition(".")[0]
-                labels = _labels(sample.get(f"{stem}.json" if stem else "json"))
-                yield f"{sample['__key__']}.{end}", sample[end], labels
+    with (
+        fsspec.open(url, "rb", **connection_options(url)) as stream,
+        tarfile.open(fileobj=stream, mode="r|*") as archive,
+    ):
+        for _, entry in groupby(_files(archive), lambda file: _key(file[0])):
+            contents = dict(entry)
+            audio = [name for name in contents if _suffix(name) in AUDIO_SUFFIXES]
+            for name in audio:
+                labels = _labels(contents.get(f"{name.rpartition('.')[0]}.json"))
+                yield name, contents[name], labels
             if not audio:
-                yield f"{sample['__key__']} ({', '.join(ends)})", b"", {}
+                yield ", ".join(contents), b"", {}
+
+
+def _files(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+    """As in folders, what macOS adds (._clip.wav) is no audio. `tar -r` repeats names."""
+    seen = set()
+    for member in archive:
+        name = member.name
+        content = archive.extractfile(member) if member.isfile() else None
+        hidden = any(map(is_hidden, PurePosixPath(name).parts))
+        if content and _suffix(name) and not hidden and name.lower() not in seen:
+            seen.add(name.lower())
+            yield name, content.read()
+
+
+def _key(name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    return path.parent / path.name.partition(".")[0]
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
 
 
 def _labels(content: bytes | None) -> dict:

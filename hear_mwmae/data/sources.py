@@ -4,8 +4,6 @@ Only shards need more than files do: the packages of the extra ``shards`` are im
 are used.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import os
@@ -136,8 +134,8 @@ def entries(item: Item) -> Iterator[Recording]:
             yield Recording(item.url, about, member, content, problem)
     except Exception as error:  # every file system has its own
         if not is_damage(error):
-            raise HearMwmaeError(f"{item.url} cannot be read: {_reason(error)}") from error
-        problem = f"damaged, what follows is lost: {_reason(error)}"
+            raise HearMwmaeError(f"{item.url} cannot be read: {reason(error)}") from error
+        problem = f"damaged, what follows is lost: {reason(error)}"
         yield Recording(item.url, item.about, problem=problem)
 
 
@@ -166,7 +164,6 @@ def _local(file: Path, about: dict) -> Item:
 def _shards(source: str, about: dict) -> list[Item]:
     with needs_extra("shards", f"reading {source}"):
         import fsspec
-        import webdataset  # noqa: F401
         from braceexpand import braceexpand
 
     items, pattern = [], source
@@ -185,15 +182,9 @@ def _shards(source: str, about: dict) -> list[Item]:
                 versions = [str(about_file[key]) for key in VERSION_KEYS if key in about_file]
                 items.append(Item(url, url, size, "".join(versions[:1]), about))
     except Exception as error:  # every file system has its own
-        said = _reason(error.__cause__ or error)  # that of the web is always FileNotFoundError
+        said = reason(error.__cause__ or error)  # that of the web is always FileNotFoundError
         raise HearMwmaeError(f"{pattern} cannot be listed: {said}") from error
     return items
-
-
-def _reason(error: BaseException) -> str:
-    """The error without the name of the file, which webdataset appends to its arguments."""
-    first = error.args[0] if error.args else None
-    return first if isinstance(first, str) else reason(error)
 
 
 def _manifest(path: Path, labels: dict) -> list[Item]:

@@ -1,7 +1,5 @@
 """Parts as tasks of Ray, in actors that hold the model. Needs the extra ``ray``."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Recordings -> embeddings: decoded ahead in threads, encoded together."""
 
-from __future__ import annotations
-
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence

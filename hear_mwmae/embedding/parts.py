@@ -4,8 +4,6 @@ A part names in its metadata what made it and the inputs that it holds, so the p
 is done. Columns: ``path``, ``seconds``, the labels, ``timestamp`` if requested, ``embedding``.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Inputs -> an output. A run embeds what is new or changed, so that it resumes, and grows."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil
@@ -17,7 +15,7 @@ from ..data.sources import Inputs, Item
 from ..embedder import Embedder
 from ..errors import HearMwmaeError
 from ..files import UNFINISHED, one_at_a_time, printable, replacing
-from ..strict import hash_weights
+from ..weights import hash_weights
 from .encode import embed_items, labels_of
 from .parts import Failures, Part, embed_part, part_files, read_parts, rewrite_part
 from .tables import TABLE_SUFFIXES, write_table
@@ -140,9 +138,9 @@ def _missing(
     todo = [item for key, item in wanted.items() if key not in kept]
     before = {item.url for item in stored if item.identity not in kept}
     now = {item.url for item in todo}
-    counts = len(now - before), len(now & before), len(before - now), len(kept)
+    new, changed, gone = now - before, now & before, before - now
     if parts:
-        echo("{} new, {} changed, {} gone, {} kept".format(*counts))
+        echo(f"{len(new)} new, {len(changed)} changed, {len(gone)} gone, {len(kept)} kept")
     return todo
 
 

@@ -4,8 +4,6 @@ The provenance is in the metadata of a .parquet, in an entry of a .npz, and in O
 .csv.
 """
 
-from __future__ import annotations
-
 import json
 import zipfile
 from collections.abc import Iterator

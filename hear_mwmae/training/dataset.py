@@ -1,7 +1,5 @@
 """The clips of a data set that `hear-mwmae pack` made: a folder, or a repository of the Hub."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 from pathlib import Path

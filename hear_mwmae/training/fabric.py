@@ -4,8 +4,6 @@ A process computes its share of a global batch; `torchrun --nproc-per-node N ...
 pretrain` starts N of them.
 """
 
-from __future__ import annotations
-
 import ctypes
 import dataclasses
 import os
@@ -117,7 +115,7 @@ def prepare(fabric: Fabric, model: nn.Module, recipe: Recipe) -> nn.Module:
             forward = partial(checkpoint, block.forward, use_reentrant=False)
             block.forward = forward  # type: ignore[method-assign]
     if recipe.compile:
-        # attention.plan_groups is a pure function: traced, it gives what its cache gives.
+        # tiles.group_heads is a pure function: traced, it gives what its cache gives.
         warnings.filterwarnings("ignore", "(?s).*functools.lru_cache")
         model = cast(nn.Module, torch.compile(model))
     return fabric.setup_module(model)

@@ -1,7 +1,5 @@
 """The pretraining loop, resumable at any moment."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import time

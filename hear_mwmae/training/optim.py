@@ -1,7 +1,5 @@
 """Optimizers and the learning-rate schedule."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterable
@@ -16,34 +14,27 @@ EPS = 1e-8
 
 
 def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """AdamW over everything (the paper's), or Muon on the hidden matrices and AdamW on the rest.
+    """AdamW over everything (the paper's), or Muon on the blocks' matrices and AdamW on the rest.
 
     The paper decays every parameter, biases and norms included; so does this. Each group of
     parameters has its peak rate as ``initial_lr``.
     """
-    hidden = hidden_matrices(model) if recipe.optimizer == "muon" else set()
-    parameters = dict(model.named_parameters())
-    rest = [parameter for name, parameter in parameters.items() if name not in hidden]
+    hidden, rest = [], []
+    for name, parameter in model.named_parameters():
+        if recipe.optimizer == "muon" and parameter.ndim == 2 and ".blocks." in name:
+            hidden.append(parameter)
+        else:
+            rest.append(parameter)
     adamw_rate, muon_rate = recipe.learning_rates
     adamw = torch.optim.AdamW(rest, adamw_rate, BETAS, EPS, recipe.weight_decay, fused=True)
     optimizers: list[torch.optim.Optimizer] = [adamw]
     if hidden:
-        matrices = [parameter for name, parameter in parameters.items() if name in hidden]
         dtype = torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32
-        optimizers.append(Muon(matrices, muon_rate, recipe.weight_decay, dtype))
+        optimizers.append(Muon(hidden, muon_rate, recipe.weight_decay, dtype))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
     return optimizers
-
-
-def hidden_matrices(model: nn.Module) -> set[str]:
-    """Names of the parameters that Muon updates: the matrices of the blocks."""
-    return {
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.ndim == 2 and ".blocks." in name
-    }
 
 
 class Muon(torch.optim.Muon):

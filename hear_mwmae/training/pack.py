@@ -1,7 +1,5 @@
 """Audio from anywhere -> a Hugging Face data set of clips of at most ten seconds at 16 kHz."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -177,16 +177,11 @@ class Recipe:
         write_text(path, tomli_w.dumps(dataclasses.asdict(self)))
 
 
-def recipe_names() -> list[str]:
-    """Recipes that come with the package."""
-    return sorted(file.stem for file in RECIPES_DIR.glob("*.toml"))
-
-
 def _find(name: str | Path) -> Path:
     """The file ``name``, or the package's recipe of that name."""
     if Path(name).is_file():
         return Path(name)
-    names = recipe_names()
+    names = sorted(file.stem for file in RECIPES_DIR.glob("*.toml"))
     if str(name) in names:
         return RECIPES_DIR / f"{name}.toml"
     raise HearMwmaeError(

@@ -1,7 +1,5 @@
 """The checkpoints of a run: atomic writes, and a check that they belong to it."""
 
-from __future__ import annotations
-
 import zipfile
 from contextlib import nullcontext
 from pathlib import Path

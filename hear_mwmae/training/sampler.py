@@ -4,8 +4,6 @@ So a run resumes at any step without a saved position, and a batch is the same f
 processes and workers.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import NamedTuple
 

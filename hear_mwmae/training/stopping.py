@@ -1,7 +1,5 @@
 """Signals that stop a run after the step in progress."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading
