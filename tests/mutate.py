@@ -49,11 +49,11 @@ MUTATIONS = {
     "erf GELU, in training": ("linear.py", 'approximate="tanh"', 'approximate="none"'),
     "LayerNorm eps 1e-5": ("encoder.py", "LAYER_NORM_EPS = 1e-6", "LAYER_NORM_EPS = 1e-5"),
     "position tables regenerated": (
-        "strict.py",
+        "weights.py",
         "    dtype = next(",
         "    from .patches import sincos_2d\n"
         "    width = module.config.encoder.width\n"
-        "    state = {**state, 'pos_embed': sincos_2d(width, (50, 5))[None]}\n"
+        "    state = {**state, 'encoder.pos_embed': sincos_2d(width, (50, 5))[None]}\n"
         "    dtype = next(",
     ),
     "time in the first half of the position table": (
