@@ -36,7 +36,6 @@ def model_card(config: ModelConfig, load_from: str, sections: str = "", **metada
         rate=config.frontend.sample_rate,
         scene_size=config.scene_embedding_size,
         pooling=config.pooling,
-        kind={"mwmae": "MW-MAE", "mae": "MAE"}[config.kind],
         parts="\n".join(f"* {part}: {said}" for part, said in describe(config).items()),
         sections=sections,
     )

@@ -11,7 +11,7 @@ from ._version import __version__
 from .config import parse_pooling
 from .embedder import Embedder, chunked
 from .errors import HearMwmaeError, needs_extra
-from .files import replacing
+from .files import check_folder_of, replacing
 from .frontend import LogMel, normalise, reflect_index
 from .pooling import count_time_steps, pool, time_step_ms
 
@@ -125,8 +125,7 @@ def export(model: Embedder, path: str | Path) -> None:
         raise HearMwmaeError(
             f"{size / 1e9:.1f} GB of weights are more than an .onnx file holds, 2 GiB"
         )
-    if not path.absolute().parent.is_dir():
-        raise HearMwmaeError(f"cannot write {path}: there is no folder {path.parent}")
+    check_folder_of(path)
     module = ExportableEmbedder(model)
     example = torch.rand(3, 150000, dtype=torch.float32, device="cpu")
     module(example[:1, :1])  # fills the attention's cache, where tracing would leave no values

@@ -36,6 +36,13 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_folder_of(path: Path) -> None:
+    """HearMwmaeError if there is no folder to write ``path`` into: checked before long work."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise HearMwmaeError(f"cannot write {path}: there is no folder {folder}")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with replacing(path) as temporary:

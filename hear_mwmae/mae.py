@@ -122,10 +122,11 @@ class MaskedAutoencoder(nn.Module):
 
 
 def describe(config: ModelConfig) -> dict[str, str]:
-    """Input, patches, encoder and decoder of a model, in words."""
+    """Kind, input, patches, encoder and decoder of a model, in words."""
     frontend, (frames, bands) = config.frontend, config.patch_size
     lengths = " and ".join(map(str, frontend.win_lengths))
     said = {
+        "kind": "MW-MAE (multi-window)" if config.kind == "mwmae" else "MAE (global attention)",
         "input": f"log-mel of {lengths} samples, {config.input_frames} frames x "
         f"{frontend.n_mels} bands per chunk",
         "patches": f"{frames} frames x {bands} bands, {config.num_tokens} tokens, of which "

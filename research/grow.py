@@ -40,7 +40,7 @@ def main(
     seed: int,
 ) -> None:
     small = MaskedAutoencoder.from_pretrained(model)
-    config, state = small.config, small.state_dict()
+    config = small.config
     encoder, decoder, frontend = config.encoder, config.decoder, config.frontend
     heads = heads or encoder.heads
     width = encoder.width // encoder.heads * heads
@@ -51,20 +51,23 @@ def main(
         decoder=dataclasses.replace(decoder, depth=decoder_depth or decoder.depth),
         frontend=dataclasses.replace(frontend, win_lengths=(*frontend.win_lengths, *more)),
     )
-    grown = MaskedAutoencoder(larger)
-    load_strictly(grown, grow(state, config, larger), f"the larger {model}")
-    save_model(out, larger, grown.state_dict())
+    save_model(out, larger, grow(small, larger).state_dict())
 
 
-def grow(state: dict[str, Tensor], config: ModelConfig, larger: ModelConfig) -> dict[str, Tensor]:
-    """The weights ``state`` of a model of ``config`` for one of the configuration ``larger``."""
-    fresh = MaskedAutoencoder(larger).state_dict()
-    state = {name: value for name, value in state.items() if name in fresh}
+def grow(small: MaskedAutoencoder, larger: ModelConfig) -> MaskedAutoencoder:
+    """A model of the configuration ``larger`` with the weights of ``small``.
+
+    HearMwmaeError if these do not give all of its weights.
+    """
+    grown, config = MaskedAutoencoder(larger), small.config
+    fresh = grown.state_dict()
+    state = {name: value for name, value in small.state_dict().items() if name in fresh}
     if larger.frontend.channels > config.frontend.channels:
         state = add_channels(state, config.frontend.channels, larger.frontend.channels)
     if larger.encoder.width > config.encoder.width:
         state = widen(state, fresh, larger.encoder.heads)
-    return state
+    load_strictly(grown, state, "the smaller model")
+    return grown
 
 
 def add_channels(state: dict[str, Tensor], old: int, new: int) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ def test_embed_prints_a_line_per_file(saved_model):
     [
         (["embed", "missing.wav"], "missing.wav"),
         (["embed", "{clip}", "-o", "{tmp}/out.txt"], ".parquet"),
+        (["embed", "{clip}", "-o", "{tmp}/no/out.npz"], "there is no folder"),
         (["embed", "{clip}", "-o", "/proc/out.npz"], "cannot write /proc/out.npz"),
         (["embed", "{clip}", "--device", "toaster"], "'toaster'"),
         (["push", "{tmp}", "org/repo"], "no model"),

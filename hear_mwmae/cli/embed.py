@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..errors import HearMwmaeError, needs_extra
-from ..files import printable
+from ..files import check_folder_of, printable
 from .options import DEVICE, DTYPE, MODEL, POOLING, Command, out_option
 
 
@@ -132,6 +132,5 @@ def _output(path: Path) -> Path:
     if path.suffix and path.suffix not in TABLE_SUFFIXES and not path.is_dir():
         endings = ", ".join(TABLE_SUFFIXES)
         raise HearMwmaeError(f"output must be a folder, or end in {endings}, got {path}")
-    if not path.absolute().parent.is_dir():
-        raise HearMwmaeError(f"cannot write {path}: there is no folder {path.absolute().parent}")
+    check_folder_of(path)
     return path

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +17,9 @@ from .options import (
     named_models,
     out_option,
 )
+
+if TYPE_CHECKING:
+    from ..probe import Classifier
 
 #: Largest difference between an exported file and its model.
 TOLERANCE = 1e-4
@@ -42,7 +45,6 @@ def info(model: str) -> None:
     step = 1000 * config.patch_size[0] * config.frontend.hop_length / rate
     rows = {
         "model": model or "embedded",
-        "kind": "MW-MAE (multi-window)" if config.kind == "mwmae" else "MAE (global attention)",
         "sample rate": f"{rate} Hz, mono",
         **describe(config),
         "scene embedding": f"{config.scene_embedding_size} numbers per clip, {config.pooling} over "
@@ -161,7 +163,7 @@ def probe(
     models: tuple[str, ...],
     baselines: bool,
     pooling: str | None,
-    classifier: Literal["logistic", "ridge"],
+    classifier: "Classifier",
     device: str,
 ) -> None:
     """Probe models on HEAR tasks with a linear classifier: seconds to minutes, not HEAR's own
