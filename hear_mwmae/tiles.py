@@ -1,7 +1,7 @@
 """MW-MHA on a CPU: heads of small windows share tiles, and nothing outside the tiles is computed.
 
 The result is that of `attention.MultiWindowAttention`, the reference, to rounding. A training step
-of the tiny model takes 0.75 to 0.9 of its time (research/benchmarks/attention.py).
+of the tiny model takes 0.73 to 0.8 of its time (research/benchmarks/attention.py).
 """
 
 from functools import lru_cache
