@@ -97,11 +97,15 @@ def test_worker_processes_read_the_same(dataset, tmp_path):
 
 def test_without_kinds_every_clip_comes_once_per_epoch(dataset, tmp_path):
     recipe = recipe_of(tmp_path, "{}", batch_size=6)
+    other_seed = recipe_of(tmp_path, "{}", batch_size=6, seed=recipe.seed + 1)
     # 4 clips: six epochs in four batches
-    drawn = [clip for step in range(4) for clip in picked(dataset, recipe, step)]
+    drawn, others = (
+        [clip for step in range(4) for clip in picked(dataset, seeded, step)]
+        for seeded in (recipe, other_seed)
+    )
     epochs = [drawn[start : start + 4] for start in range(0, 24, 4)]
     assert all(sorted(epoch) == [0, 1, 2, 3] for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) > 1
+    assert len({tuple(epoch) for epoch in epochs}) > 1 and drawn != others
     assert picked(dataset, recipe, 1) == drawn[6:12]  # out of order, too
 
 
@@ -120,6 +124,13 @@ def test_short_clips_are_reflected_and_shares_kept(dataset, tmp_path):
     assert torch.equal(crop[len(frames)], crop[len(frames) - 2])
     shares = recipe_of(tmp_path, "{notes = 0.25, effects = 0.75}", batch_size=1000)
     assert 0.7 < np.mean(np.array(picked(dataset, shares, 0)) == crow) < 0.8
+
+
+def test_clips_of_a_kind_come_by_the_root_of_their_length(dataset, tmp_path):
+    sampler = StepSampler(dataset, recipe_of(tmp_path, "{notes = 1.0}", batch_size=20000))
+    counts = np.bincount([crop.clip for crop in sampler[0]], minlength=len(dataset))
+    roots = np.sqrt(dataset.samples) * (dataset.kind_of == dataset.kinds.index("notes"))
+    assert np.allclose(counts / counts.sum(), roots / roots.sum(), atol=0.01)
 
 
 def test_kinds_that_are_not_there(data, dataset, tmp_path):
