@@ -232,9 +232,9 @@ def _as_tensor(clip: np.ndarray) -> Tensor:
 
 
 def _not_floats(dtype: object) -> str:
-    return (
-        f"audio must be floating point within [-1, 1], got {dtype}: divide integers by their range"
-    )
+    named = isinstance(dtype, np.dtype) and dtype.kind in "OSU"
+    hint = "give files as a list" if named else "divide integers by their range"
+    return f"audio must be floating point within [-1, 1], got {dtype}: {hint}"
 
 
 def _refuse_channels_last(shape: Sequence[int]) -> None:

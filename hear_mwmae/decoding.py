@@ -66,6 +66,8 @@ def decode(file: BinaryIO, name: str) -> Iterator[tuple[int, np.ndarray]]:
     Raises HearMwmaeError, possibly at the end, for a file that is not audio, damaged, or shorter
     than its header says. A header may say that the length is unknown.
     """
+    if not file.seek(0, os.SEEK_END):
+        raise HearMwmaeError(f"{name}: an empty file")
     announced, there = _wav_sizes(file)
     if announced > there + _WAV_TOLERANCE and not _is_placeholder(announced):
         raise HearMwmaeError(

@@ -69,6 +69,7 @@ def test_a_clip_shorter_than_a_sample_is_one(tmp_path):
 
 def test_unreadable_files_have_a_clear_reason(tmp_path):
     contents = {
+        "nothing.mp3": (b"", "an empty file"),
         "text.wav": (b"this is not audio", "not an audio file"),
         "headerless.raw": (bytes(1000), "not an audio file"),
         "header.wav": ((AUDIO / "crow.wav").read_bytes()[:30], "not an audio file|no samples"),

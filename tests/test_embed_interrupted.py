@@ -199,6 +199,32 @@ def test_a_shard_is_whole_or_not_there(model, tmp_path, monkeypatch, embedded):
     assert equal(read(tmp_path / "out.npz"), table)
 
 
+def test_what_cannot_be_found_now_is_kept(model, tmp_path, embedded):
+    """As on a disk that is not there; but what is not among the inputs any more is dropped."""
+    for number, name in enumerate(("a", "b", "listed")):
+        (tmp_path / name).mkdir()
+        noise(tmp_path / name / "clip.wav", number)
+    noise(tmp_path / "a" / "deleted.wav", 3)
+    (tmp_path / "list.csv").write_text("path\nlisted/clip.wav\n")
+    sources = [tmp_path / name for name in ("a", "b", "list.csv")]
+    command = *sources, "-o", tmp_path / "out.npz", "--model", model
+    assert run(*command).exit_code == 0
+    before = read(tmp_path / "out.npz")["embedding"]
+    embedded.clear()
+    for name in ("listed", "b"):
+        (tmp_path / name).rename(tmp_path / "away")
+        result = run(*command)
+        assert result.exit_code == 1 and "not embedded: " in result.stderr
+        assert ", 0 changed, 0 gone, 4 kept" in result.stdout
+        assert np.array_equal(read(tmp_path / "out.npz")["embedding"], before)
+        (tmp_path / "away").rename(tmp_path / name)
+    (tmp_path / "a" / "deleted.wav").unlink()
+    result = run(*command)
+    assert result.exit_code == 0 and not embedded
+    assert result.stdout.startswith("0 new, 0 changed, 1 gone, 3 kept")
+    assert len(read(tmp_path / "out.npz")["path"]) == 3
+
+
 def test_what_is_in_the_way(model, tmp_path):
     """Another model, other files, a table of somebody's: one line, and nothing is touched."""
     crow = AUDIO / "crow.wav"
@@ -225,8 +251,9 @@ def test_what_is_in_the_way(model, tmp_path):
             assert result.exit_code == 1 and differs in result.stderr, result.stderr
             assert result.stderr.count("\n") == 1 and "--overwrite" in result.stderr
         assert {path: path.read_bytes() for path in before} == before
-    changed = run(crow, "-o", tmp_path / "a.npz", "--model", model, "--timestamps", "--overwrite")
-    assert changed.exit_code == 0 and "timestamp" in read(tmp_path / "a.npz")
+    change = crow, "-o", tmp_path / "a.npz", "--model", model, "--timestamps", "--overwrite"
+    assert run(*change).exit_code == 0 and "timestamp" in read(tmp_path / "a.npz")
+    assert "0 new, 0 changed, 0 gone, 1 kept" in run(*change).stdout  # so it resumes, too
 
 
 def test_two_runs_into_one_output_and_a_damaged_part(model, tmp_path):

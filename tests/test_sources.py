@@ -123,13 +123,13 @@ def test_a_server_or_disk_that_fails_is_no_damage(tmp_path, monkeypatch):
         find_inputs([str(tmp_path / "0.tar")])
 
 
-def test_hidden_and_repeated_members_are_skipped(tmp_path):
-    """macOS adds the first to archives, and `tar -r` the others. What holds no audio is listed."""
-    names = ("./a.wav", "./._a.wav", "__MACOSX/a.wav", ".git/b.wav", "./a.WAV", "sub/c.wav")
+def test_hidden_members_are_skipped(tmp_path):
+    """macOS adds them to archives. What holds no audio is listed."""
+    names = ("./a.wav", "./._a.wav", "__MACOSX/a.wav", ".git/b.wav", "./A.wav", "sub/c.wav")
     write_tar(tmp_path / "a.tar", dict.fromkeys(names, CROW) | {"text.txt": b"no audio"})
     (tmp_path / "train.tar").symlink_to("a.tar")
     found = recordings(tmp_path / "train.tar")
-    assert [recording.member for recording in found[:-1]] == ["./a.wav", "sub/c.wav"]
+    assert [recording.member for recording in found[:-1]] == ["./a.wav", "./A.wav", "sub/c.wav"]
     assert problems(found) == {f"{tmp_path}/train.tar text.txt": "holds no audio"}
 
 

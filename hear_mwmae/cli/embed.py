@@ -29,7 +29,7 @@ from .options import DEVICE, DTYPE, MODEL, POOLING, Command, out_option
     show_default=True,
     help="Two-second chunks per encoder call.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace an output of another model or settings.")
+@click.option("--overwrite", is_flag=True, help="Replace what another model or settings made.")
 @click.option(
     "--ray",
     "address",

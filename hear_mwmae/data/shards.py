@@ -65,14 +65,12 @@ def tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
 
 
 def _files(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
-    """As in folders, what macOS adds (._clip.wav) is no audio. `tar -r` repeats names."""
-    seen = set()
+    """As in folders, what macOS adds (._clip.wav) is no audio."""
     for member in archive:
         name = member.name
         content = archive.extractfile(member) if member.isfile() else None
         hidden = any(map(is_hidden, PurePosixPath(name).parts))
-        if content and _suffix(name) and not hidden and name.lower() not in seen:
-            seen.add(name.lower())
+        if content and _suffix(name) and not hidden:
             yield name, content.read()
 
 

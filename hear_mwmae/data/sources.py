@@ -39,6 +39,11 @@ class Item:
     def is_shard(self) -> bool:
         return self.url.lower().endswith(SHARD_SUFFIXES)
 
+    @property
+    def exists(self) -> bool:
+        """Whether it was found; a manifest may name a file that is not there."""
+        return bool(self.version or self.size)
+
     @cached_property
     def identity(self) -> str:
         """All of it: with another name, size, time or label it is another input."""
@@ -73,7 +78,7 @@ class Inputs:
     def check(self) -> None:
         """HearMwmaeError for the first failure."""
         for name, why in self.failures:
-            raise HearMwmaeError(why if name in why else f"{name}: {why}")
+            raise HearMwmaeError(why if why.startswith(name) else f"{name}: {why}")
 
 
 def find_inputs(sources: Sequence[str], kind: str = "") -> Inputs:
@@ -135,7 +140,8 @@ def entries(item: Item) -> Iterator[Recording]:
     except Exception as error:  # every file system has its own
         if not is_damage(error):
             raise HearMwmaeError(f"{item.url} cannot be read: {reason(error)}") from error
-        problem = f"damaged, what follows is lost: {reason(error)}"
+        known = isinstance(error, HearMwmaeError)
+        problem = str(error) if known else f"damaged, what follows is lost: {reason(error)}"
         yield Recording(item.url, item.about, problem=problem)
 
 

@@ -64,10 +64,11 @@ def part_files(folder: Path) -> list[Path]:
 
 def read_parts(folder: Path) -> list[Part]:
     """All parts in a folder, in the order of their names."""
-    return [_read_part(file) for file in part_files(folder)]
+    return [read_part(file) for file in part_files(folder)]
 
 
-def _read_part(file: Path) -> Part:
+def read_part(file: Path) -> Part:
+    """What a part says about itself; HearMwmaeError if it is damaged."""
     try:
         schema = pq.read_schema(file)
         provenance = json.loads(schema.metadata[PROVENANCE])

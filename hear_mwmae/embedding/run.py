@@ -17,7 +17,7 @@ from ..errors import HearMwmaeError
 from ..files import UNFINISHED, one_at_a_time, printable, replacing
 from ..weights import hash_weights
 from .encode import embed_items, labels_of
-from .parts import Failures, Part, embed_part, part_files, read_parts, rewrite_part
+from .parts import Failures, Part, embed_part, part_files, read_part, read_parts, rewrite_part
 from .tables import TABLE_SUFFIXES, write_table
 
 #: Files that are embedded together: at most so many, and about so many bytes.
@@ -47,7 +47,7 @@ def embed_to(
     Args:
         output: a table (.npz, .csv, .parquet), or a folder of parts.
         name: of the model, for the metadata of the output.
-        overwrite: replace an output of another model or other settings.
+        overwrite: replace what the output holds of another model or other settings.
         share: embeds the parts in other processes.
         echo: receives a line about an output that exists: what is new, changed, gone and kept.
 
@@ -66,13 +66,17 @@ def embed_to(
     with one_at_a_time(folder / ".lock", f"another process is embedding into {output}"):
         for leftover in folder.glob(f".part-*{UNFINISHED}"):  # of a process that was killed
             leftover.unlink()
-        if overwrite:
-            for file in part_files(folder):
+        parts = []
+        for file in part_files(folder):
+            try:
+                part = read_part(file)
+                _check_provenance(part.provenance, provenance, output)
+                parts.append(part)
+            except HearMwmaeError:
+                if not overwrite:
+                    raise
                 file.unlink()
-        parts = read_parts(folder)
-        for part in parts:
-            _check_provenance(part.provenance, provenance, output)
-        wanted = {item.identity: item for item in inputs.items}
+        wanted = {item.identity: item for item in (*inputs.items, *_not_found(inputs, parts))}
         todo = _missing(wanted, parts, echo)
         failures = [(printable(source), printable(reason)) for source, reason in inputs.failures]
         groups = _groups(todo, parts, folder)
@@ -127,6 +131,17 @@ def provenance_of(model: Embedder, name: str, timestamps: bool) -> dict[str, str
         "timestamps": model.timestamps if timestamps else "none",
         "pooling": "none" if timestamps else model.config.pooling,
     }
+
+
+def _not_found(inputs: Inputs, parts: Sequence[Part]) -> Iterator[Item]:
+    """The inputs in the parts that cannot be looked for now, as those on a disk that is not there:
+    they may be found again, so they are kept.
+    """
+    there = {item.url for item in inputs.items if item.exists}
+    missing = {item.url for item in inputs.items} - there
+    for item in (entry.item for part in parts for entry in part.inputs):
+        if item.url in missing or (inputs.failures and item.url not in there):
+            yield item
 
 
 def _missing(
