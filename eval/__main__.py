@@ -141,7 +141,10 @@ def _seeds(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
         first, _, last = part.partition("-")
         if not first.isdecimal() or not (last or first).isdecimal():
             raise click.BadParameter(f"{value!r} is not like 0-9 or 0,4,7")
-        seeds += range(int(first), int(last or first) + 1)
+        numbers = range(int(first), int(last or first) + 1)
+        if not numbers:
+            raise click.BadParameter(f"{part!r} is no range of seeds")
+        seeds += numbers
     return seeds
 
 

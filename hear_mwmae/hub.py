@@ -121,7 +121,8 @@ class HubModel:
     ) -> None:
         """Write config.json and model.safetensors, and a model card for a repository.
 
-        The weights are the encoder's: the decoder, which pretraining needs, was not loaded.
+        The weights are the encoder's, in the precision it was loaded in: the decoder, which
+        pretraining needs, was not loaded.
 
         Args:
             repo_id: the name that the card says to load; no card when None.

@@ -115,6 +115,11 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> Non
     except RuntimeError as error:  # a heading, then what is missing, unexpected, of another shape
         first = str(error).splitlines()[1].strip()
         said = f"the weights of {what} do not match its configuration: {first:.300}"
+        wanted, given = (
+            {name.partition(".")[0] for name in names} for names in (module.state_dict(), state)
+        )
+        if lacking := wanted - given:  # an encoder alone, say
+            said = f"{what} has no weights of the {' and '.join(sorted(lacking))}"
         raise HearMwmaeError(said) from error
 
 
@@ -159,6 +164,12 @@ def save_model(
         temporary.chmod(0o644)  # safetensors keeps its files to their owner
         values[SHA256] = sha256_of(temporary)
     write_text(directory / CONFIG_NAME, json.dumps(values, indent=2) + "\n")
+
+
+def check_no_model(directory: Path) -> None:
+    """HearMwmaeError if there is a model in the directory, which `save_model` would replace."""
+    if (directory / CONFIG_NAME).exists() or (directory / WEIGHTS_NAME).exists():
+        raise HearMwmaeError(f"{directory} holds a model: give another folder, or remove it")
 
 
 def sha256_of(path: Path) -> str:

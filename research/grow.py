@@ -17,7 +17,7 @@ from torch import Tensor
 from hear_mwmae.cli.options import Command, out_option
 from hear_mwmae.config import ModelConfig
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.weights import load_strictly, save_model
+from hear_mwmae.weights import check_no_model, load_strictly, save_model
 
 PATCH_EMBEDDING = "encoder.patch_embed.weight"
 #: The layers whose outputs are channels of the encoder's residual stream.
@@ -39,6 +39,7 @@ def main(
     decoder_depth: int | None,
     seed: int,
 ) -> None:
+    check_no_model(out)
     small = MaskedAutoencoder.from_pretrained(model)
     config = small.config
     encoder, decoder, frontend = config.encoder, config.decoder, config.frontend

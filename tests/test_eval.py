@@ -88,6 +88,7 @@ def test_predictions_of_every_kind(embedded, tmp_path):
     missing = missing_results(results, "paper", [0])
     assert len(missing) == 3
     first = next(result for result in missing if result.task_dir.name == "multiclass-v1")
+    assert "'2-1' is no range" in run("predict", results, "--seeds", "0,2-1", expect=2)
     output = run("predict", results, "--seeds", "0", "--jobs", 2, expect=1)
     assert "2 of 3 predictions done" in output and "failed: broken, paper, seed 0" in output
     assert "fold01.embeddings.npy" in output

@@ -118,6 +118,8 @@ def test_convert(tmp_path, leaves):
     command = ["convert", str(source), str(source), "--encoder-heads", "4"]
     assert CliRunner().invoke(main, command).exit_code == 0
     assert hear_mwmae.load_model(source).config.encoder.heads == 4
+    refused = CliRunner().invoke(main, command)
+    assert refused.exit_code == 1 and f"{source} holds a model: " in refused.stderr
 
 
 def refusal(path: Path) -> str:

@@ -84,7 +84,8 @@ def test_an_item_knows_its_version(tmp_path):
     (tmp_path / "a.wav").write_bytes(CROW)
     (tmp_path / "list.csv").write_text("path\na.wav\ngone.wav\n")
     sources = [str(tmp_path / name) for name in ("a.tar", "a.wav", "list.csv")]
-    before = [item.identity for item in find_inputs(sources).items]
+    before = [item.identity for item in find_inputs([*sources, sources[1]]).items]
+    assert len(before) == 4  # one that is listed twice is there once
     assert before == [item.identity for item in find_inputs(sources).items]
     for name in ("a.tar", "a.wav"):
         os.utime(tmp_path / name, ns=(1, 1))

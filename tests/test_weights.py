@@ -138,7 +138,7 @@ def test_save_pretrained(model_dir, tmp_path):
     again = Embedder.from_pretrained(tmp_path / "saved", dtype="bfloat16")
     assert again.config == model.config and again.config.pooling == "max"
     assert torch.equal(again(CLIP), model(CLIP))
-    with pytest.raises(HearMwmaeError, match=r"Missing .*decoder\.mask_token"):
+    with pytest.raises(HearMwmaeError, match=r"saved has no weights of the decoder$"):
         MaskedAutoencoder.from_pretrained(tmp_path / "saved")  # the encoder alone
 
 

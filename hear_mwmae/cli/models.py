@@ -38,13 +38,13 @@ def info(model: str) -> None:
     Face Hub, or a checkpoint of the authors' code. The default is the embedded model.
     """
     from ..mae import describe
-    from ..weights import load_embedder
+    from ..weights import DEFAULT_MODEL, load_embedder
 
     config = load_embedder(model).config
     rate = config.frontend.sample_rate
     step = 1000 * config.patch_size[0] * config.frontend.hop_length / rate
     rows = {
-        "model": model or "embedded",
+        "model": model or f"{DEFAULT_MODEL}, the embedded model",
         "sample rate": f"{rate} Hz, mono",
         **describe(config),
         "scene embedding": f"{config.scene_embedding_size} numbers per clip, {config.pooling} over "
@@ -71,8 +71,9 @@ def convert(source: Path, destination: Path, encoder_heads: int | None) -> None:
 
     from ..mae import MaskedAutoencoder
     from ..official import load_official
-    from ..weights import load_strictly, save_model
+    from ..weights import check_no_model, load_strictly, save_model
 
+    check_no_model(destination)
     config, state = load_official(source, encoder_heads)
     with torch.device("meta"):
         model = MaskedAutoencoder(config)

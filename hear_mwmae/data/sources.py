@@ -82,7 +82,8 @@ class Inputs:
 
 
 def find_inputs(sources: Sequence[str], kind: str = "") -> Inputs:
-    """The files and shards of ``sources``, in a fixed order.
+    """The files and shards of ``sources``, in a fixed order; one that is listed twice is there
+    once.
 
     A source is a folder, an audio file or a manifest (.csv) on a local disk, or shards (.tar,
     .parquet): a path or URL of any file system that fsspec knows (https, s3, gs, hf, ...), with *
@@ -114,6 +115,7 @@ def find_inputs(sources: Sequence[str], kind: str = "") -> Inputs:
             if "://" in source or fails:
                 raise  # what a server or a disk has is not known: nothing may count as gone
             found.failures.append((source, str(error)))
+    found.items = list({item.identity: item for item in found.items}.values())
     return found
 
 
