@@ -72,7 +72,13 @@ def spreads(heads: pd.DataFrame, name: str) -> pd.DataFrame:
 @click.argument("audio", nargs=-1, required=True)
 @out_option("Folder to write.", folder=True)
 @models_option()
-@click.option("--clips", default=200, show_default=True, help="Clips to draw; all if fewer.")
+@click.option(
+    "--clips",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="Clips to draw; all if fewer.",
+)
 @DEVICE
 def main(
     audio: tuple[str, ...], out: Path, models: tuple[str, ...], clips: int, device: str
