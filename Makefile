@@ -7,6 +7,7 @@
 # make validate hear-validator on SOURCE, a model that load_model takes
 # make dist     source distribution and wheel, checked, in dist/
 # The environments are .venv, which grows, and .venv-docs; PYTHON=python3.12 picks another interpreter.
+# TORCH and PYTHON are for a new environment: make clean before.
 
 PYTHON ?= python3
 TORCH ?= torch

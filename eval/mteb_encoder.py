@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
-from mteb.models.modality_collators import AudioCollator
 from mteb.models.model_meta import ScoringFunction
 
 import hear_mwmae
@@ -55,11 +54,17 @@ class MwMaeEncoder(AbsEncoder):
         columns = getattr(inputs.dataset, "features", {})
         if "audio" not in columns:
             raise hear_mwmae.HearMwmaeError(f"mteb gave no audio, but {', '.join(columns)}")
-        inputs.collate_fn = AudioCollator(target_sampling_rate=self.model.sample_rate)
-        batches = (
-            [np.asarray(clip["array"]).reshape(-1) for clip in batch["audio"]] for batch in inputs
-        )
-        return np.concatenate([self.model.embed(clips).cpu().numpy() for clips in batches])
+        inputs.collate_fn = _clips  # mteb's own resamples in another way than the package
+        return np.concatenate([self.model.embed(clips).cpu().numpy() for clips in inputs])
+
+
+def _clips(rows: list[dict]) -> list:
+    """The clips of a batch, decoded or not, with their own rates."""
+    clips = [row["audio"] for row in rows]
+    for number, clip in enumerate(clips):
+        if isinstance(clip, dict) and np.ndim(clip.get("array", 0)) == 2:  # (channels, samples)
+            clips[number] = clip | {"array": np.mean(clip["array"], axis=0)}
+    return clips
 
 
 def model_meta(source: str = "", pooling: str | None = None) -> ModelMeta:

@@ -76,7 +76,7 @@ def read_scores(results: Path, protocol: str) -> ModelScores:
 
 def overall(scores: ModelScores) -> float | None:
     """s(m), reconstructed; None unless all ten tasks of the paper have scores."""
-    weights = {name: row["s_weight"] for name, row in registry().items()}
+    weights = {name: row["s_weight"] for name, row in registry().items() if row["s_weight"]}
     if not weights.keys() <= scores.keys():
         return None
     return S_CONSTANT + sum(float(weights[name]) * scores[name].mean for name in weights)
@@ -105,6 +105,7 @@ def table(models: dict[str, ModelScores], protocol: str) -> pandas.DataFrame:
     own = pandas.DataFrame([_row(*model, protocol, heads) for model in models.items()])
     published = references().rename(columns={"name": "model", "s": "s(m)"})
     keys = [row["key"] for folder, row in registry().items() if folder in heads]
+    keys = [key for key in keys if key in published]
     comparable = (published["protocol"] == protocol) & (published[keys] != "").any(axis=1)
     shown = published.loc[comparable, ["model", "seeds", *keys, "s(m)", "source"]]
     return filled(pandas.concat([own, shown]))

@@ -1,4 +1,4 @@
-"""The tasks of the paper."""
+"""The tasks of the paper, and others of HEAR."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ def registry() -> dict[str, dict[str, str]]:
 
     ``key`` is the paper's name of the task, ``metric`` heareval's name of the score, ``seconds``
     the length of a clip (empty if they differ), ``licence`` that of the audio as far as
-    ``licence_source`` says it, ``s_weight`` the task's weight in the paper's overall score.
+    ``licence_source`` says it, ``s_weight`` the task's weight in the paper's overall score, empty
+    for tasks that are not the paper's.
     """
     with open(TASKS_CSV, newline="", encoding="utf-8") as stream:
         return {row["folder"]: row for row in csv.DictReader(stream)}

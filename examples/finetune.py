@@ -1,15 +1,17 @@
 """Fine-tuning on a task in HEAR's format with one label per clip: the encoder learns along with a
 linear layer.
 
-    python examples/finetune.py TASK [--epochs 5] [-o WEIGHTS.safetensors]
+    python examples/finetune.py TASK [--epochs 5] [-o FOLDER]
 
 The last split is held out; its accuracy is printed before (nothing trained but the linear layer)
-and after every epoch.
+and after every epoch. FOLDER is a model for `load_model` and the commands, and has the layer behind
+it, with the names of the classes in its metadata, in head.safetensors.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -44,7 +46,7 @@ def main() -> None:
     parser.add_argument(
         "--learning-rate", type=float, default=3e-5, help="of the encoder, 3e-5 when not given"
     )
-    parser.add_argument("-o", "--out", type=Path, help="where the trained weights go, .safetensors")
+    parser.add_argument("-o", "--out", type=Path, help="folder for the trained model")
     args = parser.parse_args()
 
     if args.batch_size < 2:
@@ -97,7 +99,9 @@ def main() -> None:
                 )
         print(f"epoch {epoch}: loss {sum(losses) / len(losses):.3f}, {accuracy(model, test):.1%}")
     if args.out:
-        save_file(model.state_dict(), args.out)
+        model.embedder.save_pretrained(args.out)
+        classes = {"classes": json.dumps(task.labels)}
+        save_file(model.head.state_dict(), args.out / "head.safetensors", classes)
 
 
 def step(optimizer: torch.optim.Optimizer, logits: Tensor, targets: Tensor) -> float:

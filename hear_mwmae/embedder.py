@@ -69,6 +69,8 @@ class Embedder(nn.Module, HubModel):
             )
         if not isinstance(trainable, bool):
             raise HearMwmaeError(f"trainable must be True or False, got {trainable!r}")
+        if trainable and precision == torch.bfloat16:
+            warnings.warn("weights in bfloat16 do not take small updates", stacklevel=4)
         if pooling is not None:
             config = dataclasses.replace(config, pooling=pooling)
         self.config = config

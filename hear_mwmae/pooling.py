@@ -35,8 +35,10 @@ def pool(pieces: Iterable[Tensor], statistics: tuple[str, ...]) -> Tensor:
             # The root's gradient at 0, where nothing changes over time, would be infinite.
             still = whole.variance <= 0
             pooled.append(torch.where(still, 1, whole.variance).sqrt() * ~still)
-        else:
+        elif name == "max":
             pooled.append(whole.maximum)
+        else:
+            raise NotImplementedError(name)
     return torch.cat(pooled, dim=1)
 
 

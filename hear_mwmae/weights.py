@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -123,14 +123,17 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> Non
         raise HearMwmaeError(said) from error
 
 
-def hash_weights(module: nn.Module, about: str = "") -> str:
-    """SHA-256 of the names, types, shapes and values of all weights, and of the text ``about``;
-    "none" without any.
+def hash_weights(module: nn.Module) -> str:
+    """SHA-256 of the names, types, shapes and values of all weights, and of the ``config`` of a
+    model but for its pooling; "none" without weights.
     """
     weights = module.state_dict()
     if not weights:
         return "none"
-    digest = hashlib.sha256(about.encode())
+    digest = hashlib.sha256()
+    if isinstance(config := getattr(module, "config", None), ModelConfig):
+        values = {key: value for key, value in config.to_dict().items() if key != "pooling"}
+        digest.update(json.dumps(values, sort_keys=True).encode())
     for name, value in sorted(weights.items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -151,9 +154,16 @@ def save_model(
     Args:
         state: the state dict of a `MaskedAutoencoder`, or its ``encoder.*`` alone.
         dtype: precision of the stored weights; unchanged when None.
+
+    HearMwmaeError if an encoder alone would replace a model with a decoder.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    if not _has_decoder(state) and (directory / WEIGHTS_NAME).exists():
+        with _opened(directory / WEIGHTS_NAME) as file:
+            if _has_decoder(file.keys()):
+                said = f"{directory} holds a model with its decoder, and this is an encoder alone"
+                raise HearMwmaeError(f"{said}: give another folder")
     values = config.to_dict()
     tensors = {name: value.to(dtype or value.dtype).contiguous() for name, value in state.items()}
     with replacing(directory / WEIGHTS_NAME) as temporary:
@@ -164,6 +174,10 @@ def save_model(
         temporary.chmod(0o644)  # safetensors keeps its files to their owner
         values[SHA256] = sha256_of(temporary)
     write_text(directory / CONFIG_NAME, json.dumps(values, indent=2) + "\n")
+
+
+def _has_decoder(names: Iterable[str]) -> bool:
+    return any(name.startswith("decoder.") for name in names)
 
 
 def check_no_model(directory: Path) -> None:

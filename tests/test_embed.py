@@ -130,6 +130,8 @@ def test_a_trainable_model_learns_through_scenes_and_time_steps():
     with torch.no_grad():
         assert not model(noise(4000)[None]).requires_grad
     assert not hear_mwmae.load_model()(noise(4000)[None]).requires_grad
+    with pytest.warns(UserWarning, match="bfloat16 do not take small updates"):
+        hear_mwmae.load_model(trainable=True, dtype="bfloat16")
 
 
 def test_hooks_fire_and_compiling_takes_effect_through_the_hear_functions(small_model):

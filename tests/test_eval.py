@@ -1,5 +1,6 @@
 """eval/: real heareval on small tasks of both kinds, made from generated sounds."""
 
+import dataclasses
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from eval.__main__ import main
 from eval.predict import missing_results
 from eval.scores import read_scores
 from hear_mwmae.mae import MaskedAutoencoder
-from hear_mwmae.weights import save_model
+from hear_mwmae.weights import read_model, save_model
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +204,9 @@ def test_check_finds_tasks_that_the_kit_cannot_use(tasks_dir, tmp_path, change, 
 
 
 def test_a_changed_model_or_task_is_another(tasks_dir, embedded, tmp_path):
-    """A model is known by its weights, wherever they lie, and its options; a task by its labels."""
+    """A model is known by its weights and configuration, wherever they lie, and its options; a task
+    by its labels.
+    """
     task = shutil.copytree(tasks_dir / "multiclass-v1", tmp_path / "multiclass-v1")
     small = tiny_recipe(tmp_path).model_config()
     for seed, name in enumerate(("one", "two")):
@@ -220,7 +223,10 @@ def test_a_changed_model_or_task_is_another(tasks_dir, embedded, tmp_path):
     assert json.loads(dimensions.read_text()) == [12, 320]
     (tmp_path / "one").rename(tmp_path / "elsewhere")
     assert "1 already embedded" in embed("elsewhere")
-    assert "was made with another weights" in embed("two", expect=1)
+    other = dataclasses.replace(small, frontend=dataclasses.replace(small.frontend, f_min=1000.0))
+    save_model(tmp_path / "other-input", other, read_model(tmp_path / "elsewhere")[1])
+    for name in ("two", "other-input"):
+        assert "was made with another weights" in embed(name, expect=1)
     assert "was made with another options, pooling" in embed("elsewhere", "max", expect=1)
     (task / "fold01.json").write_text((task / "fold01.json").read_text().replace("high", "low"))
     output = run("embed", task, "-o", embedded, "--module", "eval.log_mel", expect=1)

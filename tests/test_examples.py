@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 from hear_tasks import make_task
 from reference import AUDIO
-from safetensors.torch import load_file
+from safetensors import safe_open
 
 from hear_mwmae import load_model
 
@@ -62,10 +62,13 @@ def test_classifier(tones):
 
 
 def test_finetune(tones, tmp_path):
-    words = [tones / "tones", "--epochs", 1, "-o", tmp_path / "tuned.safetensors"]
+    words = [tones / "tones", "--epochs", 1, "-o", tmp_path / "tuned"]
     linear, epoch = run("finetune.py", *words).splitlines()
     assert linear.startswith("linear layer: ") and epoch.startswith("epoch 1: loss ")
     assert float(epoch.split(", ")[1].rstrip("%")) > 90
-    tuned, before = load_file(tmp_path / "tuned.safetensors"), load_model().encoder.state_dict()
-    moved = [not value.equal(tuned[f"embedder.encoder.{name}"]) for name, value in before.items()]
+    before, tuned = (load_model(name).encoder.state_dict() for name in ("", tmp_path / "tuned"))
+    moved = [not value.equal(tuned[name]) for name, value in before.items()]
     assert all(moved)  # what has no gradient stays where it was
+    with safe_open(tmp_path / "tuned" / "head.safetensors", "pt") as head:
+        assert json.loads(head.metadata()["classes"]) == ["high", "low"]
+        assert head.get_tensor("1.weight").shape == (2, load_model().scene_embedding_size)

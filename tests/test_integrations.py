@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -81,7 +82,7 @@ def test_ray(run, sounds, embedded_model, ray_cluster):
 
 def test_stream(run, monkeypatch, capsys):
     audio = torch.cat([tone(40000, 300), tone(40000, 3000)]).numpy()
-    stdin = SimpleNamespace(buffer=io.BytesIO(audio.tobytes()))
+    stdin = SimpleNamespace(buffer=io.BytesIO(audio.tobytes()[:-3]))
     monkeypatch.setattr(sys, "stdin", stdin)
     assert len(run("sys.stdin")["window"]) == 32000
     similar = [float(line) for line in capsys.readouterr().out.split()]
@@ -108,8 +109,11 @@ def test_server(sounds, exported):
             time.sleep(0.05)
         scene = runpy.run_path("client.py")["scene"]
         assert_close([scene], model.embed("sounds/high/0.wav"))
-        with pytest.raises(HTTPError, match="400"):
-            urlopen(f"http://127.0.0.1:{port}", b"no audio")
+        for name, samples in (("nan.wav", [np.nan] * 9), ("none.wav", [])):
+            soundfile.write(name, np.array(samples, "f4"), 16000, subtype="FLOAT")
+        for bad in (b"no audio", Path("nan.wav").read_bytes(), Path("none.wav").read_bytes()):
+            with pytest.raises(HTTPError, match="400"):
+                urlopen(f"http://127.0.0.1:{port}", bad)
     finally:
         server.kill()
         server.wait()

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from hear_tasks import tone
 
+from hear_mwmae import load_model
+
 mteb = pytest.importorskip("mteb", reason="make test installs it")
 
 
@@ -46,3 +48,18 @@ def test_mteb_evaluates_the_encoder(saved_model):
     assert results.model_name == meta.name
     (result,) = results.task_results
     assert result.get_score() > 0.9
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_clips_are_resampled_as_everywhere(saved_model, channels):
+    from datasets import Dataset
+    from torch.utils.data import DataLoader
+
+    from eval.mteb_encoder import MwMaeEncoder
+
+    mono = clips(4, np.random.default_rng(1))["audio"]
+    expected = load_model(saved_model).embed(mono).numpy()
+    heard = [clip | {"array": [clip["array"]] * channels} for clip in mono]
+    loader = DataLoader(Dataset.from_dict({"audio": heard}), batch_size=3)
+    embedded = MwMaeEncoder(source=str(saved_model)).encode(loader)
+    assert np.abs(embedded - expected).max() < 1e-5

@@ -140,6 +140,9 @@ def test_save_pretrained(model_dir, tmp_path):
     assert torch.equal(again(CLIP), model(CLIP))
     with pytest.raises(HearMwmaeError, match=r"saved has no weights of the decoder$"):
         MaskedAutoencoder.from_pretrained(tmp_path / "saved")  # the encoder alone
+    with pytest.raises(HearMwmaeError, match="with its decoder, and this is an encoder alone"):
+        model.save_pretrained(model_dir)
+    MaskedAutoencoder.from_pretrained(model_dir)
 
 
 def test_default_device_and_type_of_the_process_change_nothing():

@@ -1,7 +1,6 @@
 """Inputs -> an output. A run embeds what is new or changed, so that it resumes, and grows."""
 
 import csv
-import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -122,11 +121,10 @@ def show(model: Embedder, inputs: Inputs, timestamps: bool, progress: bool = Tru
 
 def provenance_of(model: Embedder, name: str, timestamps: bool) -> dict[str, str]:
     """What makes embeddings; ``name`` is the name of the model."""
-    config = {key: value for key, value in model.config.to_dict().items() if key != "pooling"}
     return {
         "package": f"hear-mwmae {__version__}",
         "model": name,
-        "weights": hash_weights(model, json.dumps(config, sort_keys=True)),
+        "weights": hash_weights(model),
         "dtype": str(next(model.encoder.parameters()).dtype).removeprefix("torch."),
         "timestamps": model.timestamps if timestamps else "none",
         "pooling": "none" if timestamps else model.config.pooling,
