@@ -11,18 +11,22 @@ Clips keep their lengths: nothing is padded or cut.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ScoringFunction
 
 import hear_mwmae
+from hear_mwmae.clips import waveform
 from hear_mwmae.weights import hash_weights
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.utils.data import DataLoader
 
 
@@ -54,17 +58,18 @@ class MwMaeEncoder(AbsEncoder):
         columns = getattr(inputs.dataset, "features", {})
         if "audio" not in columns:
             raise hear_mwmae.HearMwmaeError(f"mteb gave no audio, but {', '.join(columns)}")
-        inputs.collate_fn = _clips  # mteb's own resamples in another way than the package
+        # mteb's own resamples in another way than the package.
+        inputs.collate_fn = partial(_waveforms, sample_rate=self.model.sample_rate)
         return np.concatenate([self.model.embed(clips).cpu().numpy() for clips in inputs])
 
 
-def _clips(rows: list[dict]) -> list:
-    """The clips of a batch, decoded or not, with their own rates."""
+def _waveforms(rows: list[dict], sample_rate: int) -> list[Tensor]:
+    """The clips of a batch, decoded before or here."""
     clips = [row["audio"] for row in rows]
     for number, clip in enumerate(clips):
         if isinstance(clip, dict) and np.ndim(clip.get("array", 0)) == 2:  # (channels, samples)
             clips[number] = clip | {"array": np.mean(clip["array"], axis=0)}
-    return clips
+    return [waveform(clip, None, sample_rate, torch.device("cpu")) for clip in clips]
 
 
 def model_meta(source: str = "", pooling: str | None = None) -> ModelMeta:

@@ -54,12 +54,13 @@ def tar_entries(url: str) -> Iterator[tuple[str, bytes, dict]]:
         fsspec.open(url, "rb", **connection_options(url)) as stream,
         tarfile.open(fileobj=stream, mode="r|*") as archive,
     ):
-        for _, entry in groupby(_files(archive), lambda file: _key(file[0])):
+        for _, group in groupby(_files(archive), lambda file: _key(file[0])):
+            entry = list(group)
             contents = dict(entry)
-            audio = [name for name in contents if _suffix(name) in AUDIO_SUFFIXES]
-            for name in audio:
+            audio = [file for file in entry if _suffix(file[0]) in AUDIO_SUFFIXES]
+            for name, content in audio:
                 labels = _labels(contents.get(f"{name.rpartition('.')[0]}.json"))
-                yield name, contents[name], labels
+                yield name, content, labels
             if not audio:
                 yield ", ".join(contents), b"", {}
 

@@ -82,8 +82,8 @@ class Inputs:
 
 
 def find_inputs(sources: Sequence[str], kind: str = "") -> Inputs:
-    """The files and shards of ``sources``, in a fixed order; one that is listed twice is there
-    once.
+    """The files and shards of ``sources``, in a fixed order; one that is listed twice, by the
+    same name and with the same labels, is there once.
 
     A source is a folder, an audio file or a manifest (.csv) on a local disk, or shards (.tar,
     .parquet): a path or URL of any file system that fsspec knows (https, s3, gs, hf, ...), with *

@@ -74,7 +74,9 @@ def read_part(file: Path) -> Part:
         provenance = json.loads(schema.metadata[PROVENANCE])
         entries = json.loads(schema.metadata[INPUTS])
         inputs = [Input(Item(**entry.pop("item")), **entry) for entry in entries]
-    except (pa.ArrowInvalid, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, OSError) and error.errno:  # pyarrow's, about content, have no number
+            raise
         said = f"{file} is damaged, or not a part of embeddings: remove it"
         raise HearMwmaeError(said) from error
     return Part(file, provenance, inputs, [name for name in schema.names if name not in OURS])

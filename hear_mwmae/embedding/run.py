@@ -150,7 +150,7 @@ def _missing(
     kept = wanted.keys() & {item.identity for item in stored}
     todo = [item for key, item in wanted.items() if key not in kept]
     before = {item.url for item in stored if item.identity not in kept}
-    now = {item.url for item in todo}
+    now = {item.url for item in todo if item.exists}
     new, changed, gone = now - before, now & before, before - now
     if parts:
         echo(f"{len(new)} new, {len(changed)} changed, {len(gone)} gone, {len(kept)} kept")
