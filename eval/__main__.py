@@ -62,10 +62,10 @@ def main() -> None:
     "--record", default=fetch.RECORD, show_default=True, help="Zenodo record of the files."
 )
 def fetch_command(folder: Path, names: tuple[str, ...], record: str) -> None:
-    """Download the ten tasks of the paper, or some of them, into FOLDER, resampled to 16 kHz.
+    """Download the tasks of eval/tasks.csv, or some of them, into FOLDER, resampled to 16 kHz.
 
-    The same command resumes an interrupted download. eval/tasks.csv has the names, sources and
-    licences of the tasks.
+    The same command resumes an interrupted download. The table has the names, sources and licences
+    of the ten tasks of the paper.
     """
     known = registry()
     if unknown := sorted(set(names) - known.keys()):

@@ -65,11 +65,7 @@ class MwMaeEncoder(AbsEncoder):
 
 def _waveforms(rows: list[dict], sample_rate: int) -> list[Tensor]:
     """The clips of a batch, decoded before or here."""
-    clips = [row["audio"] for row in rows]
-    for number, clip in enumerate(clips):
-        if isinstance(clip, dict) and np.ndim(clip.get("array", 0)) == 2:  # (channels, samples)
-            clips[number] = clip | {"array": np.mean(clip["array"], axis=0)}
-    return [waveform(clip, None, sample_rate, torch.device("cpu")) for clip in clips]
+    return [waveform(row["audio"], None, sample_rate, torch.device("cpu")) for row in rows]
 
 
 def model_meta(source: str = "", pooling: str | None = None) -> ModelMeta:

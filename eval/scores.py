@@ -104,8 +104,8 @@ def table(models: dict[str, ModelScores], protocol: str) -> pandas.DataFrame:
     heads = columns(models)
     own = pandas.DataFrame([_row(*model, protocol, heads) for model in models.items()])
     published = references().rename(columns={"name": "model", "s": "s(m)"})
-    keys = [row["key"] for folder, row in registry().items() if folder in heads]
-    keys = [key for key in keys if key in published]
+    known = {row["key"] for folder, row in registry().items() if folder in heads}
+    keys = [column for column in published if column in known]
     comparable = (published["protocol"] == protocol) & (published[keys] != "").any(axis=1)
     shown = published.loc[comparable, ["model", "seeds", *keys, "s(m)", "source"]]
     return filled(pandas.concat([own, shown]))

@@ -53,8 +53,10 @@ def main() -> None:
         parser.error(
             "--batch-size must be 2 or above: BatchNorm knows no deviation of a single clip"
         )
-    if args.out and (args.out.exists() or not args.out.parent.is_dir()):
-        parser.error(f"{args.out} exists, or there is no folder to make it in")
+    if args.out and args.out.exists():
+        parser.error(f"{args.out} exists")
+    if args.out and not args.out.parent.is_dir():
+        parser.error(f"no folder {args.out.parent}")
     task = read_task(args.task)
     if task.multilabel:
         parser.error(f"{task.name} has several labels per clip; this example takes one")

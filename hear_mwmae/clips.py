@@ -93,6 +93,9 @@ def waveform(clip: Clip, rate: int | None, sample_rate: int, device: torch.devic
             "a clip must be a path, an open file or its bytes, an audio dict of datasets, or an "
             f"array or tensor (sample_rate={sample_rate} unless it is given), got {given!r:.100}"
         )
+    if isinstance(clip, Mapping) and given.ndim == 2 and given.is_floating_point():
+        _refuse_channels_last(given.shape)
+        given = given.mean(0)  # `datasets` may decode to (channels, samples)
     if given.ndim != 1:
         raise HearMwmaeError(f"a clip must have shape (samples,), got shape {tuple(given.shape)}")
     audio = check_audio(given[None], device)[0]

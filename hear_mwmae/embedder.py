@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, groupby
 from operator import itemgetter
-from typing import Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -135,8 +135,8 @@ class Embedder(nn.Module, HubModel):
         skipped: dict[int, str] = {}
         kept = skipped if errors == "skip" else None
         found = waveforms(clips, sample_rate, self.sample_rate, self.device, kept)
-        results: list[tuple[Tensor, ...]] = [
-            self._timed(pieces, samples) if timestamps else (self._pooled(pieces),)
+        results: list[Any] = [  # scenes, or time steps and their times, each of one clip
+            self._timed(pieces, samples) if timestamps else self._pooled(pieces)
             for pieces, samples in self.time_steps(found)
         ]
         if skipped:
@@ -147,7 +147,7 @@ class Embedder(nn.Module, HubModel):
         if not results:
             raise HearMwmaeError("no audio: the list of clips is empty")
         if not timestamps:
-            return torch.cat([scenes for (scenes,) in results])
+            return torch.cat(results)
         return [features[0] for features, _ in results], [times[0] for _, times in results]
 
     def forward(
@@ -279,11 +279,11 @@ class Embedder(nn.Module, HubModel):
     def _pooled(self, pieces: Iterable[Tensor]) -> Tensor:
         return pool(pieces, parse_pooling(self.config.pooling))
 
-    def _nothing(self, timestamps: bool) -> tuple[Tensor, ...]:
+    def _nothing(self, timestamps: bool) -> Tensor | tuple[Tensor, Tensor]:
         """In place of the embeddings of a clip that cannot be read."""
         one = torch.ones(1, dtype=torch.float32, device=self.device)
         if not timestamps:
-            return (one.new_full((1, self.scene_embedding_size), torch.nan),)
+            return one.new_full((1, self.scene_embedding_size), torch.nan)
         return one.new_empty(1, 0, self.timestamp_embedding_size), one.new_empty(1, 0)
 
     def _timed(self, pieces: Iterable[Tensor], samples: int) -> tuple[Tensor, Tensor]:

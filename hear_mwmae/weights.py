@@ -115,10 +115,7 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> Non
     except RuntimeError as error:  # a heading, then what is missing, unexpected, of another shape
         first = str(error).splitlines()[1].strip()
         said = f"the weights of {what} do not match its configuration: {first:.300}"
-        wanted, given = (
-            {name.partition(".")[0] for name in names} for names in (module.state_dict(), state)
-        )
-        if lacking := wanted - given:  # an encoder alone, say
+        if lacking := _parts(module.state_dict()) - _parts(state):  # an encoder alone, say
             said = f"{what} has no weights of the {' and '.join(sorted(lacking))}"
         raise HearMwmaeError(said) from error
 
@@ -159,11 +156,12 @@ def save_model(
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    if not _has_decoder(state) and (directory / WEIGHTS_NAME).exists():
+    if (directory / WEIGHTS_NAME).exists():
         with _opened(directory / WEIGHTS_NAME) as file:
-            if _has_decoder(file.keys()):
-                said = f"{directory} holds a model with its decoder, and this is an encoder alone"
-                raise HearMwmaeError(f"{said}: give another folder")
+            lost = _parts(file.keys()) - _parts(state)
+        if lost:
+            said = f"the {' and '.join(sorted(lost))} of the model in {directory} would be lost"
+            raise HearMwmaeError(f"{said}: give another folder")
     values = config.to_dict()
     tensors = {name: value.to(dtype or value.dtype).contiguous() for name, value in state.items()}
     with replacing(directory / WEIGHTS_NAME) as temporary:
@@ -176,8 +174,9 @@ def save_model(
     write_text(directory / CONFIG_NAME, json.dumps(values, indent=2) + "\n")
 
 
-def _has_decoder(names: Iterable[str]) -> bool:
-    return any(name.startswith("decoder.") for name in names)
+def _parts(names: Iterable[str]) -> set[str]:
+    """The parts of a model, encoder and decoder, that weights of these names belong to."""
+    return {name.partition(".")[0] for name in names}
 
 
 def check_no_model(directory: Path) -> None:

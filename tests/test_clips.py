@@ -135,6 +135,8 @@ def test_every_decoded_clip_has_its_own_rate(small_model):
     dicts = [{"array": samples, "sampling_rate": rate} for rate in rates]
     expected = torch.cat([small_model.embed(samples, rate) for rate in rates])
     assert (small_model.embed(dicts, 22050) - expected).abs().max() < 1e-5
+    stereo = {"array": np.stack([samples * 0.5, samples * 1.5]), "sampling_rate": 8000}
+    assert (small_model.embed(stereo) - expected[0]).abs().max() < 1e-5
     listed = {"array": samples.tolist(), "sampling_rate": torch.tensor(8000)}
     assert (small_model.embed([listed, samples], 44100) - expected[[0, 2]]).abs().max() < 1e-5
 
@@ -144,6 +146,11 @@ def test_every_decoded_clip_has_its_own_rate(small_model):
     [
         ({"array": CLIP}, "an audio dict with an array needs its sampling_rate in Hz"),
         ({"array": CLIP, "sampling_rate": 0}, "sample_rate must be a whole number of Hz.*got 0"),
+        (
+            {"array": np.zeros((999, 2), "f4"), "sampling_rate": 8000},
+            "looks like .samples, channels",
+        ),
+        ({"array": np.zeros((2, 999), int), "sampling_rate": 8000}, "floating point.*got int64"),
         (DamagedDecoder(), "cannot be decoded: Could not decode$"),
         ({"audio": b"", "label": 3}, "bytes or path, got the keys audio, label"),
         ({"bytes": b"RIFF", "path": "a.wav"}, "a.wav: not an audio file, or damaged"),

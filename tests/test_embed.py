@@ -161,6 +161,15 @@ def test_hooks_fire_and_compiling_takes_effect_through_the_hear_functions(small_
     assert any("scaled_dot_product_attention" in str(graph.graph) for graph in graphs)
 
 
+@pytest.mark.parametrize("name", [path.name for path in sorted(AUDIO.iterdir())])
+def test_the_level_matters_little(embedded_model, name):
+    """As docs/audio.md says."""
+    audio = read_audio(AUDIO / name, 16000)
+    scenes = embedded_model.embed([audio, audio * 0.5, audio * 2, audio * 0.1])
+    similar = torch.cosine_similarity(scenes[:1], scenes[1:])
+    assert (similar >= torch.tensor([0.998, 0.998, 0.979])).all() and similar.max() < 0.99999
+
+
 def test_device():
     assert hear_mwmae.load_model(device="cpu").encoder.pos_embed.device.type == "cpu"
     for device in ("tpu", "meta", "cuda:99", 1.5):

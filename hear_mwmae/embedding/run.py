@@ -65,16 +65,7 @@ def embed_to(
     with one_at_a_time(folder / ".lock", f"another process is embedding into {output}"):
         for leftover in folder.glob(f".part-*{UNFINISHED}"):  # of a process that was killed
             leftover.unlink()
-        parts = []
-        for file in part_files(folder):
-            try:
-                part = read_part(file)
-                _check_provenance(part.provenance, provenance, output)
-                parts.append(part)
-            except HearMwmaeError:
-                if not overwrite:
-                    raise
-                file.unlink()
+        parts = _parts_of(provenance, folder, output, overwrite)
         wanted = {item.identity: item for item in (*inputs.items, *_not_found(inputs, parts))}
         todo = _missing(wanted, parts, echo)
         failures = [(printable(source), printable(reason)) for source, reason in inputs.failures]
@@ -167,6 +158,26 @@ def _make(folder: Path) -> None:
     if others:
         held = f"{folder} is not empty (it holds {min(others)})"
         raise HearMwmaeError(f"{held}: parts need a folder of their own")
+
+
+def _parts_of(
+    provenance: Mapping[str, str], folder: Path, output: Path, overwrite: bool
+) -> list[Part]:
+    """The parts that hold numbers of this kind. Others, and damaged ones, are removed if
+    ``overwrite``, and else a HearMwmaeError.
+    """
+    parts = []
+    for file in part_files(folder):
+        try:
+            part = read_part(file)
+            _check_provenance(part.provenance, provenance, output)
+        except HearMwmaeError:
+            if not overwrite:
+                raise
+            file.unlink()
+        else:
+            parts.append(part)
+    return parts
 
 
 def _check_provenance(found: Mapping[str, str], wanted: Mapping[str, str], where: Path) -> None:
